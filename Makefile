@@ -1,0 +1,39 @@
+# Two commands need no other step:  make demo   and   make test
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+CONSTRAINTS ?= -c constraints.txt
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check setup docs clean help
+
+help: ## show the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+demo: $(VENV)/.ready ## train a network on real digits, make it small, prove it, write runs/demo
+	@echo "paring: running the demo (about a minute)"
+	@$(BIN)/paring demo
+
+test: $(VENV)/.ready ## run the tests
+	@echo "paring: running the tests (a few minutes)"
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.ready ## lint and type-check
+	@$(BIN)/ruff check src tests
+	@$(BIN)/ruff format --check src tests
+	@$(BIN)/mypy
+
+docs: $(VENV)/.ready ## regenerate the tables and figures of README and docs from results/
+	@$(BIN)/paring docs
+
+setup: $(VENV)/.ready ## only set up the virtual environment
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "paring needs Python 3.11 or newer on the PATH; none was found. Or say which: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "paring: setting up $(VENV) with $(PYTHON) (once; downloads PyTorch and a few packages, takes some minutes)"
+	@$(PYTHON) -m venv $(VENV) || { echo "paring: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu install the package python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+	@echo "paring: set up"
+
+clean: ## remove the virtual environment and all runs
+	rm -rf $(VENV) runs

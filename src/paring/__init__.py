@@ -1,0 +1,41 @@
+"""paring: train PyTorch networks that come out small, and remove what was lost exactly.
+
+    run = pr.attach(net, pr.L0(price=1e-6, at="units"), example=x[:2])
+    opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
+    ...  (loss + run.penalty()).backward(); run.step(opt)
+    small = run.finish()
+"""
+
+from paring import core, cost, data, gates, graph, methods, models, relax, train
+from paring.core import Clock, Gate, Method, Stack
+from paring.cost import report
+from paring.graph import CaptureError, FileError, compact, load, save
+from paring.handle import Run, attach
+from paring.methods import L0, Budget, Dense, Price
+from paring.relax import HardConcrete, Relaxation
+from paring.train import Recipe, fit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "L0",
+    "Budget",
+    "CaptureError",
+    "Clock",
+    "Dense",
+    "FileError",
+    "Gate",
+    "HardConcrete",
+    "Method",
+    "Price",
+    "Recipe",
+    "Relaxation",
+    "Run",
+    "Stack",
+    "attach",
+    "compact",
+    "fit",
+    "load",
+    "report",
+    "save",
+]

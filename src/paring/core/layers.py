@@ -1,0 +1,288 @@
+"""Gated layers: stock layers whose class is swapped, so that keys, copies, pickles and exports stay as they were.
+
+`put` swaps the class of one stock layer and hangs a gate on it; `release` multiplies the test-time gates into the
+weights and swaps the stock class back. The parameter keys (`weight`, `bias`) never change; a gate's parameters appear
+beside them (`unit_gate.…`, `input_gate.…`, `weight_gate.…`).
+
+Three places:
+
+* `units`: z of shape (units,) multiplies each output unit after the layer's bias. A closed unit is exactly zero.
+* `inputs`: z of shape (inputs,) multiplies each input feature or channel.
+* `weights`: z of the weight's shape multiplies each weight.
+
+For convolutions and norms one sample per minibatch multiplies the parameters (same function as multiplying the maps,
+and much cheaper); linear layers multiply activations, which are smaller than their weights. One sample per example
+always multiplies activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.core.gate import Gate
+
+Kind = Literal["units", "inputs", "weights"]
+KINDS: tuple[Kind, ...] = ("units", "inputs", "weights")
+
+
+class Gated(nn.Module):
+    """What all gated layers share: up to one gate per place."""
+
+    unit_gate: Gate | None
+    input_gate: Gate | None
+    weight_gate: Gate | None
+
+    def gates(self) -> dict[Kind, Gate]:
+        """The gates of this layer by place."""
+        found = {"units": self.unit_gate, "inputs": self.input_gate, "weights": self.weight_gate}
+        return {cast(Kind, kind): gate for kind, gate in found.items() if gate is not None}
+
+    def multiply_inputs(self, x: Tensor) -> Tensor:
+        if self.input_gate is None:
+            return x
+        return _along(x, self.input_gate(x.shape[0]), self.feature_axis(x))
+
+    def multiply_units(self, y: Tensor) -> Tensor:
+        if self.unit_gate is None:
+            return y
+        return _along(y, self.unit_gate(y.shape[0]), self.feature_axis(y))
+
+    def gated_weight(self, weight: Tensor) -> Tensor:
+        return weight if self.weight_gate is None else weight * self.weight_gate().to(weight.dtype)
+
+    def feature_axis(self, x: Tensor) -> int:
+        """Axis of `x` that carries the features (last for linear layers and embeddings, 1 for channels)."""
+        return x.dim() - 1
+
+
+def _along(x: Tensor, z: Tensor, axis: int) -> Tensor:
+    """`x` times `z` along `axis`; z is (features,) or (batch, features)."""
+    shape = [1] * x.dim()
+    shape[axis] = z.shape[-1]
+    if z.dim() == 2:
+        shape[0] = z.shape[0]
+    return x * z.view(shape).to(x.dtype)
+
+
+def _whole_batch(gate: Gate | None) -> bool:
+    """True when the gate exists and its multiplier does not depend on the example."""
+    return gate is not None and not (gate.per_example and gate.training)
+
+
+class GatedLinear(Gated, nn.Linear):
+    """`nn.Linear` with gates."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = F.linear(self.multiply_inputs(input), self.gated_weight(self.weight), self.bias)
+        return self.multiply_units(y)
+
+
+class GatedEmbedding(Gated, nn.Embedding):
+    """`nn.Embedding` with gates on its output features or weights (an index has no input features to gate)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        y = F.embedding(
+            input,
+            self.gated_weight(self.weight),
+            self.padding_idx,
+            self.max_norm,
+            self.norm_type,
+            self.scale_grad_by_freq,
+            self.sparse,
+        )
+        return self.multiply_units(y)
+
+
+class _GatedConv(Gated, nn.modules.conv._ConvNd):
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.gated_weight(self.weight), self.bias
+        fold_inputs = _whole_batch(self.input_gate) and self.groups == 1
+        fold_units = _whole_batch(self.unit_gate)
+        ones = [1] * (weight.dim() - 2)
+        if fold_inputs:
+            assert self.input_gate is not None
+            weight = weight * self.input_gate().view(1, -1, *ones).to(weight.dtype)
+        if fold_units:
+            assert self.unit_gate is not None
+            z = self.unit_gate().to(weight.dtype)
+            weight = weight * z.view(-1, 1, *ones)
+            bias = None if bias is None else bias * z
+        x = input if fold_inputs else self.multiply_inputs(input)
+        y: Tensor = self._conv_forward(x, weight, bias)  # type: ignore[operator]  # defined by Conv1d, 2d and 3d
+        return y if fold_units else self.multiply_units(y)
+
+    def feature_axis(self, x: Tensor) -> int:
+        return x.dim() - 1 - len(self.kernel_size)
+
+
+class GatedConv1d(_GatedConv, nn.Conv1d):
+    """`nn.Conv1d` with gates."""
+
+
+class GatedConv2d(_GatedConv, nn.Conv2d):
+    """`nn.Conv2d` with gates."""
+
+
+class GatedConv3d(_GatedConv, nn.Conv3d):
+    """`nn.Conv3d` with gates."""
+
+
+class _GatedBatchNorm(Gated, nn.modules.batchnorm._BatchNorm):
+    """A norm carries the unit gates of the layer in front of it: there a closed unit is exactly zero."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        momentum = 0.0 if self.momentum is None else self.momentum
+        if self.training and self.track_running_stats and self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1.0 / float(self.num_batches_tracked)
+        fold = _whole_batch(self.unit_gate)
+        weight, bias = self.weight, self.bias
+        if fold:
+            assert self.unit_gate is not None
+            z = self.unit_gate().to(weight.dtype)
+            weight, bias = weight * z, bias * z
+        y = F.batch_norm(
+            input,
+            self.running_mean if not self.training or self.track_running_stats else None,
+            self.running_var if not self.training or self.track_running_stats else None,
+            weight,
+            bias,
+            self.training or (self.running_mean is None and self.running_var is None),
+            momentum,
+            self.eps,
+        )
+        return y if fold else self.multiply_units(y)
+
+    def feature_axis(self, x: Tensor) -> int:
+        return 1
+
+
+class GatedBatchNorm1d(_GatedBatchNorm, nn.BatchNorm1d):
+    """`nn.BatchNorm1d` with unit gates."""
+
+
+class GatedBatchNorm2d(_GatedBatchNorm, nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with unit gates."""
+
+
+class GatedBatchNorm3d(_GatedBatchNorm, nn.BatchNorm3d):
+    """`nn.BatchNorm3d` with unit gates."""
+
+
+GATED: dict[type[nn.Module], type[Gated]] = {
+    nn.Linear: GatedLinear,
+    nn.Conv1d: GatedConv1d,
+    nn.Conv2d: GatedConv2d,
+    nn.Conv3d: GatedConv3d,
+    nn.Embedding: GatedEmbedding,
+    nn.BatchNorm1d: GatedBatchNorm1d,
+    nn.BatchNorm2d: GatedBatchNorm2d,
+    nn.BatchNorm3d: GatedBatchNorm3d,
+}
+STOCK: dict[type[nn.Module], type[nn.Module]] = {gated: stock for stock, gated in GATED.items()}
+
+
+def gate_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
+    """Shape of a gate of this kind on a (stock or gated) layer.
+
+    Raises:
+        TypeError: the layer cannot carry a gate of this kind; the message says why.
+    """
+    name = type(module).__name__
+    if type(module) not in GATED and type(module) not in STOCK:
+        allowed = ", ".join(sorted(stock.__name__ for stock in GATED))
+        raise TypeError(f"{name} cannot carry gates: only the stock layers {allowed} can (a subclass may compute differently)")
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if kind != "units":
+            raise TypeError(f"{name} cannot carry a gate at '{kind}': a norm has unit gates only")
+        if not module.affine:
+            raise TypeError(f"{name}(affine=False) cannot carry unit gates: there is no scale to fold them into")
+        return (module.num_features,)
+    assert isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd)
+    if kind == "weights":
+        return tuple(module.weight.shape)
+    if isinstance(module, nn.Embedding):
+        if kind == "inputs":
+            raise TypeError("Embedding cannot carry a gate at 'inputs': an index has no features to gate")
+        return (module.embedding_dim,)
+    if isinstance(module, nn.Linear):
+        return (module.in_features if kind == "inputs" else module.out_features,)
+    return (module.in_channels if kind == "inputs" else module.out_channels,)
+
+
+_SLOT: dict[Kind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
+
+
+def put(module: nn.Module, kind: Kind, gate: Gate) -> Gated:
+    """Hang `gate` on `module` in place, swapping its class to the gated one.
+
+    Raises:
+        TypeError: the layer cannot carry this kind of gate.
+        ValueError: the gate has the wrong shape, or there is one in this place already.
+    """
+    shape = gate_shape(module, kind)
+    if tuple(gate.shape) != shape:
+        raise ValueError(f"a gate at '{kind}' of this {type(module).__name__} needs shape {shape}, got {tuple(gate.shape)}")
+    if not isinstance(module, Gated):
+        module.__class__ = GATED[type(module)]
+        for slot in _SLOT.values():
+            module.register_module(slot, None)
+    gated = cast(Gated, module)
+    if getattr(gated, _SLOT[kind]) is not None:
+        raise ValueError(f"this {type(module).__name__} already has a gate at '{kind}'")
+    setattr(gated, _SLOT[kind], gate)
+    gate.train(module.training)
+    return gated
+
+
+def gated_layers(net: nn.Module) -> Iterator[tuple[str, Gated]]:
+    """(name, layer) for every gated layer of `net`."""
+    for name, module in net.named_modules():
+        if isinstance(module, Gated):
+            yield name, module
+
+
+def gates(net: nn.Module) -> Iterator[tuple[str, Kind, Gate]]:
+    """(layer name, place, gate) for every gate of `net`, in module order."""
+    for name, layer in gated_layers(net):
+        for kind, gate in layer.gates().items():
+            yield name, kind, gate
+
+
+@torch.no_grad()
+def release(net: nn.Module) -> None:
+    """Multiply every test-time gate into the weights and give every layer its stock class back, in place."""
+    for _, layer in list(gated_layers(net)):
+        weight = cast(Tensor, layer.weight)
+        bias = cast("Tensor | None", getattr(layer, "bias", None))
+        for kind, gate in layer.gates().items():
+            value = gate.value().to(weight.dtype)
+            if kind == "weights":
+                weight.mul_(value)
+            elif kind == "inputs":
+                weight.mul_(_input_columns(layer, value))
+            elif isinstance(layer, nn.Embedding):
+                weight.mul_(value)
+            else:
+                weight.mul_(value.view(-1, *[1] * (weight.dim() - 1)))
+                if bias is not None:
+                    bias.mul_(value)
+        for slot in _SLOT.values():
+            delattr(layer, slot)
+        layer.__class__ = STOCK[type(layer)]
+
+
+def _input_columns(layer: Gated, value: Tensor) -> Tensor:
+    """`value` (inputs,) laid out against the layer's weight; grouped convolutions see their own slice."""
+    if not isinstance(layer, nn.modules.conv._ConvNd):
+        return value
+    ones = [1] * len(layer.kernel_size)
+    per_group = value.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, dim=0)
+    return per_group.view(layer.out_channels, -1, *ones)

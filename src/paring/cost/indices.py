@@ -1,0 +1,90 @@
+"""Index tensors for counting: a wiring, flattened over all layers, so that a count is a dozen vector operations.
+
+Units of all layers are concatenated in one vector, input columns in another, both ended by a sentinel that is always
+open. "Ragged" sums and products over these vectors run over consecutive stretches, given by their lengths.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from paring.graph.wiring import Layer, Wiring
+
+
+def indices(wiring: Wiring) -> dict[str, Tensor]:
+    """The constants of ``CostModel``, with U labels, N units, M columns and S (layer, group) segments:
+
+    ``label`` (N,), ``source`` (M,), ``norm_label``: position in 0..U of a unit's, a column's or a norm channel's label,
+    U where there is none. ``writer``: units by label, ``joined`` (U,): how many, only if some label has several.
+    ``reader``: columns by label, ``readers`` (U,): how many. ``always_read`` (U,), ``from_input`` (M,): masks.
+    ``row_lengths``, ``col_lengths``, ``kernel``, ``col_constant`` (S,); ``groups`` (layers,), only if some has several;
+    ``bias``, ``positions`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
+    """
+    layers = wiring.layers
+    labels, sources = _cat(layer.labels for layer in layers), _cat(layer.sources for layer in layers)
+    norms = _cat(norm.labels for norm in wiring.norms)
+    ids = torch.cat([labels, sources, norms])
+    ids = torch.unique(ids[ids >= 0])
+    label, source, norm_label = (_position(part, ids) for part in (labels, sources, norms))
+    count = len(ids)
+
+    written = torch.bincount(label, minlength=count)
+    orphans = (written == 0).nonzero().flatten()
+    writer = torch.cat([torch.arange(len(label)), torch.full_like(orphans, len(label))])
+    writer = writer[torch.cat([label, orphans]).argsort(stable=True)]
+    readers = torch.bincount(source[source < count], minlength=count)
+    fixed = _cat(layer.labels for layer in layers if not layer.gateable)
+    always_read = readers == 0
+    always_read[_position(fixed, ids)] = True
+
+    out = {
+        "label": label,
+        "source": source,
+        "norm_label": norm_label,
+        "writer": writer,
+        "reader": source.argsort(stable=True)[: int(readers.sum())],
+        "readers": readers,
+        "always_read": always_read,
+        "from_input": source == count,
+        "row_lengths": _per_group(layers, [layer.outputs // layer.groups for layer in layers]),
+        "col_lengths": _per_group(layers, [layer.inputs // layer.groups for layer in layers]),
+        "kernel": _per_group(layers, [math.prod(layer.weight[2:]) for layer in layers]).double(),
+        "col_constant": _per_group(layers, [_entries(layer) for layer in layers]).double(),
+        "bias": torch.tensor([layer.bias for layer in layers], dtype=torch.float64),
+        "positions": torch.tensor([_positions(layer) for layer in layers], dtype=torch.float64),
+        "affine": torch.tensor([2 * norm.affine for norm in wiring.norms], dtype=torch.float64),
+        "norm_lengths": torch.tensor([len(norm.labels) for norm in wiring.norms], dtype=torch.int64),
+        "one": torch.ones(1, dtype=torch.float64),
+    }
+    if (written > 1).any():
+        out["joined"] = written.clamp(min=1)
+    if any(layer.groups > 1 for layer in layers):
+        out["groups"] = torch.tensor([layer.groups for layer in layers])
+    return out
+
+
+def _cat(parts: Iterable[Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0, dtype=torch.int64), *(part.cpu() for part in parts)])
+
+
+def _position(values: Tensor, ids: Tensor) -> Tensor:
+    """Where each value is in sorted ``ids``; their number for negative values, which have no label."""
+    return torch.where(values >= 0, torch.searchsorted(ids, values), len(ids))
+
+
+def _per_group(layers: tuple[Layer, ...], values: list[int]) -> Tensor:
+    """A layer's value once for each of its groups."""
+    return torch.tensor([v for layer, v in zip(layers, values, strict=True) for _ in range(layer.groups)]).long()
+
+
+def _positions(layer: Layer) -> int:
+    return 0 if layer.kind == "embedding" else layer.positions  # a lookup multiplies nothing
+
+
+def _entries(layer: Layer) -> int:
+    """Rows of an embedding's table when the wiring does not count them as input columns."""
+    return layer.weight[0] if layer.kind == "embedding" and layer.inputs == 0 else 0

@@ -1,0 +1,119 @@
+"""Capture of a network as a flat graph of tensor operations: a thin adapter over `torch.export` (torch >= 2.6).
+
+The network is traced in the mode it is in (train or eval), with a batch of two examples, on fake tensors: parameters,
+buffers, training flags and random states stay as they are. Every operation knows the module it came from, every
+parameter its name. What cannot be traced raises `CaptureError` with the line of the user's model.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree as pytree
+
+Example = Tensor | tuple[object, ...]
+
+
+class CaptureError(ValueError):
+    """The network could not be captured as a graph; the message says what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A traced network.
+
+    program: what `torch.export` returned. tensors: placeholder name -> parameter or buffer name as in `net`.
+    constants: placeholder name -> tensor written in the forward. batch: examples in the traced batch.
+    """
+
+    program: ExportedProgram
+    tensors: dict[str, str]
+    constants: dict[str, Tensor]
+    batch: int
+
+    @property
+    def nodes(self) -> Iterable[fx.Node]:
+        return self.program.graph.nodes
+
+
+def as_inputs(example: Example) -> tuple[object, ...]:
+    """The example as a tuple of positional arguments."""
+    return example if isinstance(example, tuple) else (example,)
+
+
+def batch_size(inputs: tuple[object, ...]) -> int | None:
+    """The first dimension that all tensors of the inputs share; None if they do not share one."""
+    sizes = {t.shape[0] if t.dim() else -1 for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)}
+    size = sizes.pop() if len(sizes) == 1 else None
+    return size if size and size > 0 else None
+
+
+def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captured:
+    """Trace `net` on `example`, a tensor or a tuple of arguments with the batch first.
+
+    dynamic: leave the batch size symbolic where the network allows it. Raises `CaptureError`.
+    """
+    inputs = _pair(as_inputs(example))
+    shapes = pytree.tree_map(_first_dimension, inputs) if dynamic else None
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        try:
+            program = torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
+        except Exception as error:  # noqa: BLE001 (export has no common base for its failures; all become one error)
+            raise CaptureError(_explain(net, inputs, error)) from error
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = {
+        name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()
+    }
+    return Captured(program, dict(names), lifted, batch_size(inputs) or 1)
+
+
+def _pair(inputs: tuple[object, ...]) -> tuple[object, ...]:
+    """The first two examples; a single one is repeated, because tracers treat a batch of one as a special case."""
+    size = batch_size(inputs)
+    if size is None:
+        return inputs
+    rows = [0, 1] if size > 1 else [0, 0]
+
+    def take(leaf: object) -> object:
+        return leaf[rows].detach() if isinstance(leaf, Tensor) else leaf
+
+    return tuple(pytree.tree_map(take, inputs))
+
+
+def _first_dimension(leaf: object) -> object:
+    return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None
+
+
+def _explain(net: nn.Module, inputs: tuple[object, ...], error: Exception) -> str:
+    shapes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)) or "no tensor"
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (
+        f"{type(net).__name__} could not be captured on inputs of shape {shapes}{_line_of_model(error)}: "
+        f"{type(error).__name__}: {first[:300]} "
+        "Check that the example is what forward takes (a tensor, or a tuple of arguments), and keep Python branches "
+        "and loops in forward independent of tensor values (torch.where, or move them out of the network)."
+    )
+
+
+def _line_of_model(error: BaseException) -> str:
+    """The deepest frame outside torch and outside this package, as ' (in file, line n: code)'."""
+    ours, torchs = Path(__file__).resolve().parent, Path(torch.__file__).resolve().parent
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    for one in chain:
+        for frame in reversed(traceback.extract_tb(one.__traceback__)):
+            file = Path(frame.filename)
+            if file.is_file() and not {ours, torchs} & set(file.resolve().parents) and "contextlib" not in file.name:
+                return f" (in {frame.filename}, line {frame.lineno}: {frame.line})"
+    return ""

@@ -1,0 +1,56 @@
+"""Small tools on label tensors: which dimension the units lie along, and which units are tied to each other.
+
+A label tensor has the shape of an activation; each entry holds the id of the unit it carries, -1 for none. As long as
+labels vary along one dimension only, leaving out a unit leaves out whole slices of the activation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def varying(labels: Tensor) -> list[int]:
+    """The dimensions along which labels are not all the same."""
+    return [
+        d
+        for d in range(labels.dim())
+        if labels.shape[d] > 1 and bool((labels != labels.narrow(d, 0, 1)).any())
+    ]
+
+
+def along(labels: Tensor, dim: int) -> Tensor | None:
+    """The labels of the slices along `dim`, (size,); None if some slice holds several."""
+    if set(varying(labels)) - {dim % labels.dim()} or labels.numel() == 0:
+        return None
+    return labels.movedim(dim, 0).flatten(1)[:, 0].clone() if labels.dim() > 1 else labels.clone()
+
+
+def uniform(values: Tensor, dim: int) -> Tensor:
+    """Per slice along `dim` the constant that all its entries share; NaN where there is none."""
+    rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
+    first = rows[:, 0]
+    return torch.where((rows == rows[:, :1]).all(1), first, torch.full_like(first, torch.nan))
+
+
+def spread(vector: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
+    """A tensor of the shape that holds vector[i] all over slice i along `dim`."""
+    ones = [1] * len(shape)
+    ones[dim] = len(vector)
+    return vector.view(ones).expand(shape).clone()
+
+
+def representatives(count: int, pairs: Tensor) -> Tensor:
+    """Smallest id of each id's connected component, (count,); `pairs` is (2, m): ids that belong together."""
+    smallest = torch.arange(count)
+    if pairs.numel() == 0:
+        return smallest
+    a, b = pairs.unique(dim=1)
+    while True:
+        low = torch.minimum(smallest[a], smallest[b])
+        new = smallest.scatter_reduce(0, a, low, "amin").scatter_reduce(0, b, low, "amin")
+        new = new.scatter_reduce(0, smallest, new, "amin")[smallest]
+        new = new[new]
+        if torch.equal(new, smallest):
+            return smallest
+        smallest = new

@@ -1,0 +1,233 @@
+"""How each kind of operation moves labels and values; `apply_rule` picks the rule by the operation's name.
+
+A rule may assume nothing about its inputs: when they are not what it understands, it calls the barrier.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from paring.graph import ops
+from paring.graph.labels import along, spread, varying
+from paring.graph.layer_rules import batch_norm, conv, embedding, linear
+from paring.graph.state import State, blank, known, packet, place
+
+if TYPE_CHECKING:
+    from paring.graph.interpret import Interpreter
+
+
+def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
+    """The result of a node that has tensor arguments. In-place operations also write into their first argument."""
+    inplace = name.endswith("_") and not name.endswith("__")
+    result = _pure(run, node, name.rstrip("_"))
+    if inplace and isinstance(result, State):
+        target = run.values(node.args[0])
+        if isinstance(target, State) and target.value.shape == result.value.shape:
+            target.labels.copy_(result.labels)
+            target.value.copy_(result.value)
+            return target
+    return result
+
+
+def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
+    if name in ops.LINEAR:
+        return linear(run, node)
+    if name in ops.CONVS:
+        return conv(run, node)
+    if name in ops.EMBEDDINGS:
+        return embedding(run, node)
+    if name in ops.BATCH_NORMS:
+        return batch_norm(run, node)
+    if name in ("cat", "stack", "concat", "concatenate"):
+        return _cat(run, node, name)
+    tensors = [v for v in pytree.tree_leaves(run.states((node.args, node.kwargs))) if isinstance(v, State)]
+    first = run.states(node.args[0]) if node.args else None
+    if not isinstance(first, State):
+        return run.barrier(node)
+    if name in ops.PAIRWISE and len(node.args) > 1:
+        return _pairwise(run, node, name, first)
+    if name == "copy" and len(tensors) == 2:
+        source = tensors[1]
+        return State(source.labels.expand_as(first.labels), source.value.expand_as(first.value))
+    if name in ops.MOVES and (len(tensors) == 1 or name.endswith("_as")):
+        return _move(run, node, name, first)
+    if name in ops.CASTS:
+        return _cast(run, node, first)
+    if len(tensors) == 1:
+        if name in ops.POINTWISE:
+            return State(first.labels.clone(), _masked(_run(run, node, "value"), first.value.isnan()))
+        if name in ops.DROPOUTS:
+            return _dropout(run, name, first)
+        if name in ops.LIKE:
+            return known(_run(run, node, "value"))
+        if name in ops.REDUCTIONS:
+            return _reduce(run, node, first)
+        if name in ops.POOLS:
+            return _pool(run, node, name, first)
+        if name in ops.PADS:
+            return _pad(run, node, first)
+    if name == "prelu" and len(tensors) == 2 and tensors[1].value.numel() == 1:
+        return State(first.labels.clone(), _masked(_run(run, node, "value"), first.value.isnan()))
+    return run.barrier(node)
+
+
+def _run(run: Interpreter, node: fx.Node, part: str, first: Tensor | None = None) -> Tensor:
+    """Execute the operation itself, out of place, on the labels or the values of its arguments."""
+    args, kwargs = pytree.tree_map(
+        lambda v: getattr(v, part) if isinstance(v, State) else v, run.states((node.args, node.kwargs))
+    )
+    if first is not None:
+        args = (first, *args[1:])
+    call = node.target
+    name = packet(call)
+    if name.endswith("_") and not name.endswith("__"):
+        args = (args[0].clone(), *args[1:])
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "dtype", "layout", "pin_memory")}
+    result: Tensor = call(*args, **kwargs)  # type: ignore[operator]
+    return result
+
+
+def _masked(value: Tensor, dynamic: Tensor) -> Tensor:
+    """NaN where the input was dynamic, whatever the operation makes of NaN."""
+    return value.masked_fill(dynamic, torch.nan)
+
+
+def _move(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
+    labels, values = _run(run, node, "labels"), _run(run, node, "value")
+    before = first.labels[first.labels >= 0].unique() if name in ops.CUTS else None
+    outs = list(labels) if isinstance(labels, list | tuple) else [labels]
+    for out in outs:
+        if len(varying(out)) > 1:
+            run.keep(out, f"spread over several dimensions by {name} in {place(node)}")
+        if before is not None and not torch.equal(out[out >= 0].unique(), before):
+            run.keep(first.labels, f"cut at a fixed position by {name} in {place(node)}")
+    if isinstance(labels, list | tuple):
+        return [State(a, b) for a, b in zip(labels, values, strict=True)]
+    return State(labels, values)
+
+
+def _cat(run: Interpreter, node: fx.Node, name: str) -> object:
+    parts = run.states(node.args[0])
+    if not isinstance(parts, list | tuple) or not all(isinstance(p, State) for p in parts):
+        return run.barrier(node)
+    dim = run.values(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0))
+    states = [p for p in parts if isinstance(p, State) and p.value.dim()]
+    if name == "stack":
+        states = [State(p.labels.unsqueeze(dim), p.value.unsqueeze(dim)) for p in states]  # type: ignore[arg-type]
+    dim = dim % states[0].labels.dim()  # type: ignore[operator]
+    ways = [set(varying(p.labels)) for p in states]
+    if any(way - {dim} for way in ways):  # units lie across the joint: they have to shrink together
+        if any(dim in way for way in ways):
+            return run.barrier(node)
+        head = states[0].labels.narrow(dim, 0, 1)
+        for other in states[1:]:
+            run.couple(head, other.labels.narrow(dim, 0, 1), f"coupled by {name}")
+    labels = torch.cat([p.labels for p in states], dim)
+    return State(labels, torch.cat([p.value for p in states], dim))
+
+
+def _pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:
+    second = run.states(node.args[1])
+    b = second if isinstance(second, State) else known(torch.tensor(second, dtype=torch.float64))
+    assert isinstance(b, State)
+    value = _run(run, node, "value")
+    if name == "mul":
+        value = value.masked_fill((a.value == 0) | (b.value == 0), 0.0)
+    left, right = torch.broadcast_tensors(a.labels, b.labels)
+    meet = True
+    for one, other, full in ((a, b, left), (b, a, right)):
+        units = varying(full)
+        if any(_size(other.labels, d - full.dim()) == 1 for d in units):  # broadcast over the units of `one`
+            run.keep(other.labels, f"broadcast over other units in {place(node)}")
+            meet = False
+            labels = full
+    if meet:
+        reason = ops.PAIRWISE[name]
+        if a.value.numel() > 1 and b.value.numel() > 1:
+            run.couple(left, right, reason)
+        labels = torch.where(left >= 0, left, right)
+    return State(labels.clone(), value)
+
+
+def _size(tensor: Tensor, dim: int) -> int:
+    """Size along a dimension counted from the end; 1 where there is none."""
+    return tensor.shape[dim] if -dim <= tensor.dim() else 1
+
+
+def _cast(run: Interpreter, node: fx.Node, first: State) -> object:
+    result = node.meta.get("val")
+    if not isinstance(result, Tensor) or not result.dtype.is_floating_point:
+        return run.barrier(node)
+    return State(first.labels.clone(), first.value.clone())
+
+
+def _dropout(run: Interpreter, name: str, first: State) -> State:
+    value = first.value.clone()
+    if run.training:
+        keeps = (value == 0) if "alpha" not in name else torch.zeros_like(value, dtype=torch.bool)
+        value = value.masked_fill(~keeps, torch.nan)
+    return State(first.labels.clone(), value)
+
+
+def _reduce(run: Interpreter, node: fx.Node, first: State) -> object:
+    dims = run.values(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim")
+    listed = [dims] if isinstance(dims, int) else list(dims or range(first.labels.dim()))  # type: ignore[call-overload]
+    over = {d % first.labels.dim() for d in listed if first.labels.dim()}
+    if over & set(varying(first.labels)):
+        return run.barrier(node)
+    value = _run(run, node, "value")
+    labels = first.labels
+    for d in sorted(over, reverse=True):
+        labels = labels.narrow(d, 0, 1)
+    return State(labels.reshape(value.shape).clone(), value)
+
+
+def _pool(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
+    spatial = next(int(c) for c in name if c.isdigit())
+    channel = first.labels.dim() - spatial - 1
+    units = along(first.labels, channel)
+    if units is None:
+        return run.barrier(node)
+    result = _run(run, node, "value")
+    value = result[0] if isinstance(result, tuple | list) else result
+    dynamic = first.value.isnan().movedim(channel, 0).flatten(1).any(1)
+    value = _masked(value, spread(dynamic, tuple(value.shape), channel))
+    state = State(spread(units, tuple(value.shape), channel), value)
+    return (state, blank(tuple(value.shape))) if isinstance(result, tuple | list) else state
+
+
+def _pad(run: Interpreter, node: fx.Node, first: State) -> object:
+    value = _run(run, node, "value")
+    grown = [d for d in range(value.dim()) if value.shape[d] != first.value.shape[d]]
+    lies = varying(first.labels)
+    if not lies:
+        units = first.labels.flatten()[:1] if first.labels.numel() else None
+        if units is None or int(units) >= 0:
+            return run.barrier(node)
+        return State(torch.full(value.shape, -1), value)
+    if set(grown) & set(lies):
+        return _pad_units(run, node, first, value)
+    labels = first.labels
+    for d in grown:
+        labels = labels.narrow(d, 0, 1)
+    return State(labels.expand(value.shape).clone(), value)
+
+
+def _pad_units(run: Interpreter, node: fx.Node, first: State, value: Tensor) -> object:
+    """Extra channels of a fixed number beside the units: they carry no unit."""
+    if packet(node.target) not in ("pad", "constant_pad_nd"):
+        return run.barrier(node)
+    widths = run.values(node.args[1])
+    if any(w < 0 for w in widths) or "constant" not in [*node.args[2:3], "constant"][:1]:  # type: ignore[attr-defined]
+        return run.barrier(node)
+    labels = torch.nn.functional.pad(first.labels, widths, value=-1)  # type: ignore[arg-type]
+    for d in range(labels.dim()):
+        if d not in varying(first.labels) and labels.shape[d] != first.labels.shape[d]:
+            return run.barrier(node)
+    return State(labels, value)
+
+

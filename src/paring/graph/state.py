@@ -1,0 +1,103 @@
+"""What the interpretation knows about one activation, one layer call and one graph node."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+
+@dataclass
+class State:
+    """One activation: labels (int64, -1 none) and value (float64, NaN dynamic), both of its shape."""
+
+    labels: Tensor
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Ref:
+    """A parameter or buffer of the network, by name, not yet used as an operand."""
+
+    name: str
+    tensor: Tensor
+
+
+@dataclass
+class Site:
+    """One call of a layer.
+
+    units (outputs,): ids. columns (inputs,): the unit that each input column reads, -1 none. constants (inputs,): the
+    constant that the column always reads, NaN none. value (outputs,): the same for the units, before any norm.
+    padded: zeros come in at the border, so a constant input is not constant at all positions. plain: weight and bias
+    are the module's own parameters.
+    """
+
+    name: str
+    kind: str
+    module: nn.Module
+    node: fx.Node
+    units: Tensor
+    columns: Tensor
+    constants: Tensor
+    value: Tensor
+    padded: bool
+    positions: int
+    plain: bool
+
+
+@dataclass
+class NormSite:
+    """One call of a BatchNorm; labels (C,)."""
+
+    name: str
+    module: nn.Module
+    node: fx.Node
+    labels: Tensor
+
+
+def known(tensor: Tensor) -> State:
+    """A tensor that is the same for every input of the network."""
+    value = tensor.detach().to("cpu", torch.float64, copy=True)
+    return State(torch.full(value.shape, -1), value)
+
+
+def blank(shape: tuple[int, ...]) -> State:
+    """No labels, nothing known."""
+    return State(torch.full(shape, -1), torch.full(shape, torch.nan, dtype=torch.float64))
+
+
+def unknown(node: fx.Node) -> object:
+    """The node's result, tensors with no labels and nothing known."""
+    return pytree.tree_map(lambda v: blank(shape_of(v)) if isinstance(v, Tensor) else number(v), node.meta.get("val"))
+
+
+def number(value: object) -> object:
+    """A symbolic size as the number it had in the traced example; anything else as it is."""
+    return value.node.hint if isinstance(value, torch.SymInt) else value
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """The shape that a traced tensor had in the example."""
+    return tuple(n.node.hint if isinstance(n, torch.SymInt) else int(n) for n in tensor.shape)
+
+
+def packet(target: object) -> str:
+    """The name of an operation without overload: 'relu_', 'conv2d', 'getitem'."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target.overloadpacket.__name__)
+    return str(getattr(target, "__name__", target))
+
+
+def module_path(node: fx.Node) -> str:
+    """Path of the module that a node was traced in; '' for the network itself."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""
+
+
+def place(node: fx.Node) -> str:
+    """The module that a node was traced in, for the user's eyes."""
+    path = module_path(node)
+    return f"'{path}'" if path else "the network's own forward"

@@ -1,0 +1,123 @@
+"""Who reads whom: the layers of a network with the id of every unit and the unit behind every input column.
+
+Found from the captured graph (`interpret`), not from module names, so flattened channels, concatenations and residual
+adds need no special care by whoever reads it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paring.graph.capture import Example, capture
+from paring.graph.interpret import Interpretation, interpret
+from paring.graph.state import Site
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Linear, convolution or embedding of the network.
+
+    weight: shape of the weight tensor. inputs: in_features, or in_channels of all groups together (0 for an embedding).
+    positions: output positions per example (1, H·W, T, ...), summed over repeated calls. labels (outputs,): id of each
+    unit; units that residual adds tie together share one id. sources (inputs,): id of the unit that each input column
+    reads, -1 = network input or unknown. norm: path of the BatchNorm that alone reads the output. gateable: may its
+    units be gated or removed independently; reason: why not, for the user's eyes.
+    """
+
+    name: str
+    kind: str
+    weight: tuple[int, ...]
+    bias: bool
+    outputs: int
+    inputs: int
+    groups: int
+    positions: int
+    labels: Tensor
+    sources: Tensor
+    norm: str | None
+    gateable: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One BatchNorm: labels (C,) are the ids of the units it normalises; affine: has a scale and a shift."""
+
+    name: str
+    kind: str
+    labels: Tensor
+    affine: bool
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Layers and norms in order of execution. units: ids lie in 0..units-1."""
+
+    layers: tuple[Layer, ...]
+    norms: tuple[Norm, ...]
+    units: int
+
+    def layer(self, name: str) -> Layer:
+        """The layer with this module path. Raises `KeyError` with the names there are."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r} in the wiring; there are {', '.join(repr(x.name) for x in self.layers)}")
+
+    def readers(self, name: str) -> tuple[Layer, ...]:
+        """The layers that read some unit of this layer directly (through activations, norms and moves)."""
+        labels = self.layer(name).labels
+        return tuple(layer for layer in self.layers if bool(torch.isin(layer.sources, labels).any()))
+
+
+def wiring(net: nn.Module, example: Example) -> Wiring:
+    """The wiring of `net` on `example` (a tensor, or a tuple of arguments; batch first). `net` is left as it was.
+
+    Raises `CaptureError` (a `ValueError`) when the network cannot be traced.
+    """
+    return describe(interpret(net, capture(net, example), training=net.training))
+
+
+def describe(found: Interpretation) -> Wiring:
+    """The wiring of an interpretation."""
+    calls: dict[str, list[Site]] = {}
+    for site in found.sites:
+        calls.setdefault(site.name, []).append(site)
+    members = Counter(found_id for sites in calls.values() for found_id in sites[0].units.tolist())
+    layers = tuple(_layer(found, sites, members) for sites in calls.values())
+    norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in found.norms}
+    return Wiring(layers, tuple(norms.values()), found.units)
+
+
+def _layer(found: Interpretation, sites: list[Site], members: Counter[int]) -> Layer:
+    site = sites[0]
+    weight, groups = site.module.weight, site.module.__dict__.get("groups", 1)
+    assert isinstance(weight, Tensor)
+    reasons = [found.kept[u] for u in site.units.tolist() if u in found.kept]
+    reasons += [found.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
+    return Layer(
+        name=site.name,
+        kind=site.kind,
+        weight=tuple(weight.shape),
+        bias=getattr(site.module, "bias", None) is not None,
+        outputs=len(site.units),
+        inputs=len(site.columns),
+        groups=groups,
+        positions=sum(s.positions for s in sites),
+        labels=site.units,
+        sources=site.columns,
+        norm=_norm(found, site) if len(sites) == 1 else None,
+        gateable=not reasons,
+        reason=reasons[0] if reasons else "",
+    )
+
+
+def _norm(found: Interpretation, site: Site) -> str | None:
+    """The BatchNorm that is the only reader of this call's output, and reads nothing else."""
+    readers = [n for n in found.norms if set(site.node.users) == {n.node}]
+    calls = Counter(n.name for n in found.norms)
+    return readers[0].name if readers and calls[readers[0].name] == 1 else None

@@ -1,0 +1,58 @@
+"""The `paring` command. Every subcommand is a frozen dataclass read by tyro; the methods and the recipe are the API's own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from paring.lab.commands import COMMANDS, CommandError
+
+_TOP = """paring: train networks that come out small
+
+usage: paring COMMAND [OPTIONS]        paring COMMAND --help teaches each command
+
+{commands}
+
+examples:
+  paring demo
+  paring train --model lenet_300_100 --data mnist --method l0 --at inputs --price 1.7e-6 --epochs 20
+  paring train --model lenet5 --data mnist --method l0 --at units:Conv2d inputs:Linear --price budget:macs=0.25
+  paring report runs/demo
+  paring table louizos2018-mnist --seeds 3
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 the command line was wrong, 130 interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] == "--version":
+        from paring import __version__
+
+        print(f"paring {__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help", "help"):
+        lines = "\n".join(f"  {name:<8} {command.about}" for name, command in COMMANDS.items())
+        print(_TOP.format(commands=lines))
+        return 0
+    if words[0] not in COMMANDS:
+        print(f"paring: there is no command {words[0]!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return _guarded(words[0], COMMANDS[words[0]].run, words[1:])
+
+
+def _guarded(name: str, run: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    try:
+        return run(words)
+    except CommandError as error:
+        print(f"paring {name}: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f"paring {name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nparing {name}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

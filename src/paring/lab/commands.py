@@ -1,0 +1,401 @@
+"""The subcommands: what each takes, and what it runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from paring.core import Method
+from paring.lab.arguments import METHODS, read
+from paring.lab.experiment import RESULT, SMALL, Experiment
+from paring.train import Recipe, write_atomic
+
+
+class CommandError(ValueError):
+    """The command line asks for something that cannot be."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: a line for the overview and what runs it."""
+
+    about: str
+    run: Callable[[Sequence[str]], int]
+
+
+def _threads(count: int) -> None:
+    if count < 0:
+        raise CommandError(f"--threads {count}: must be 0 (all) or a positive number")
+    if count:
+        torch.set_num_threads(count)
+
+
+# --- demo -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DemoArguments:
+    """Options of the demo.
+
+    Args:
+        out: folder to write to.
+        seed: seed of everything.
+        threads: CPU threads; 0 uses all.
+    """
+
+    out: Path = Path("runs/demo")
+    seed: int = 0
+    threads: int = 0
+
+
+def _demo(words: Sequence[str]) -> int:
+    from paring.lab import demo
+
+    options = read(
+        DemoArguments,
+        words,
+        prog="paring demo",
+        description=(
+            "Train a dense network and the same network with L0 unit gates on scikit-learn's digits, remove what closed, "
+            "compare them side by side, and prove that the small network computes what the gated one did.\n\n"
+            "examples:\n  paring demo\n  paring demo --seed 1 --out runs/demo-1"
+        ),
+    )
+    _threads(options.threads)
+    return demo.main(options.out, options.seed)
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrainArguments:
+    """Which network, which data, and where the run goes.
+
+    Args:
+        model: network: lenet_300_100, lenet5 (= lenet5_caffe), vgg16, resnet20, wrn_28_10, ...
+        data: data set: digits (needs nothing), mnist, fashion_mnist, cifar10, cifar100.
+        method: what the network may lose: dense or l0; decides which further options there are.
+        validation: training examples set aside for choosing settings.
+        drop_inputs: also cut inputs of the network that nobody reads.
+        runs: folder of all run folders.
+        threads: CPU threads; 0 uses all.
+        quiet: show no progress.
+    """
+
+    model: str = "lenet_300_100"
+    data: str = "digits"
+    method: str = "l0"
+    validation: int = 0
+    drop_inputs: bool = False
+    runs: Path = Path("runs")
+    threads: int = 0
+    quiet: bool = False
+
+
+def _method_named(words: Sequence[str]) -> tuple[str, type[Method]]:
+    name = "l0"
+    for index, word in enumerate(words):
+        if word == "--method" and index + 1 < len(words):
+            name = words[index + 1]
+        elif word.startswith("--method="):
+            name = word.partition("=")[2]
+    if name not in METHODS:
+        raise CommandError(f"--method {name}: there is no such method; choose one of {', '.join(METHODS)}")
+    return name, METHODS[name]
+
+
+def _train(words: Sequence[str]) -> int:
+    from paring.data import NAMES
+    from paring.models import MODELS
+
+    name, kind = _method_named(words)
+    fields: list[Any] = [("what", TrainArguments, field(default_factory=lambda: TrainArguments(method=name)))]
+    if dataclasses.fields(kind):
+        fields.append(("options", kind, field(default_factory=kind)))
+    fields.append(("recipe", Recipe, field(default_factory=Recipe)))
+    shape = dataclasses.make_dataclass("Train", fields, frozen=True)
+    description = (
+        "Train a network. The run's folder is named by the hash of its settings: an interrupted run goes on from its last "
+        "epoch, a finished one is not done again.\n\nexamples:\n"
+        "  paring train --model lenet_300_100 --data digits --method l0 --at inputs --price 1e-4 --epochs 30\n"
+        "  paring train --model lenet5 --data mnist --method l0 --at units:Conv2d inputs:Linear --price budget:macs=0.25\n"
+        "  paring train --model resnet20 --data cifar10 --method dense --optimizer sgd --lr 0.1 --schedule cosine --crop 4 --flip\n"
+        f"\noptions below are those of --method {name}"
+    )
+    found: Any = read(shape, words, prog="paring train", description=description)
+    what: TrainArguments = found.what
+    model = {"lenet5": "lenet5_caffe"}.get(what.model, what.model)
+    data = what.data.replace("-", "_")
+    if model not in MODELS:
+        raise CommandError(f"--model {what.model}: there is no such network; choose one of {', '.join(MODELS)}")
+    if data not in NAMES:
+        raise CommandError(f"--data {what.data}: there is no such data set; choose one of {', '.join(NAMES)}")
+    if what.validation < 0:
+        raise CommandError(f"--validation {what.validation}: a number of examples, at least 0")
+    _threads(what.threads)
+    method = found.options if hasattr(found, "options") else kind()
+    experiment = Experiment(model, data, method, found.recipe, validation=what.validation, drop_inputs=what.drop_inputs)
+    folder = what.runs / experiment.name
+    if experiment.result(what.runs) is not None:
+        print(f"this run is finished already; delete {folder} to do it again", file=sys.stderr)
+    row = experiment.run(what.runs, progress=not what.quiet)
+    _page(folder, row)
+    print(json.dumps(row, indent=2))
+    print(f"written to {folder}", file=sys.stderr)
+    return 0
+
+
+# --- report ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """What to report on.
+
+    Args:
+        run: a run's folder (runs/..., runs/demo).
+        html: also write report.html into the folder.
+    """
+
+    run: Path
+    html: bool = True
+
+
+def _report(words: Sequence[str]) -> int:
+    words = list(words)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--run")
+    options = read(
+        ReportArguments,
+        words,
+        prog="paring report",
+        description="Layer by layer: what a finished run kept.\n\nexamples:\n  paring report runs/demo\n  paring report runs/lenet_300_100-digits-l0-…",
+    )
+    result = options.run / RESULT
+    if not result.exists():
+        raise CommandError(f"{options.run} holds no finished run ({RESULT} is missing); name a run's folder, as in: paring report runs/demo")
+    row = json.loads(result.read_text(encoding="utf-8"))
+    if options.html:
+        _page(options.run, row)
+    print(_layers(options.run, row))
+    return 0
+
+
+def _layers(folder: Path, row: dict[str, Any]) -> Any:
+    """The layer table of the small network saved in a run's folder."""
+    from paring.cost import report
+    from paring.graph import load
+    from paring.models import build
+
+    shape, classes = tuple(row["shape"]), row["classes"]
+    net = load(lambda: build(row["model"], shape=shape, classes=classes), folder / SMALL)
+    return report(net, torch.zeros(2, *shape), title=f"{row['model']} on {row['data']}")
+
+
+def _page(folder: Path, row: dict[str, Any]) -> None:
+    """Write report.html of a run."""
+    from paring.lab.page import run_page
+
+    metrics_file = folder / "metrics.jsonl"
+    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.exists() else []
+    metrics = [found for line in lines if "epoch" in (found := json.loads(line))]
+    table = _layers(folder, row)
+    write_atomic(folder / "report.html", run_page(f"paring: {row['model']} on {row['data']}", row, metrics, table.rows))
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """What to look at.
+
+    Args:
+        fetch: data sets to download and check now; nothing only lists.
+    """
+
+    fetch: tuple[str, ...] = ()
+
+
+def _data(words: Sequence[str]) -> int:
+    from paring.data import NAMES, fetch, status
+
+    options = read(
+        DataArguments,
+        words,
+        prog="paring data",
+        description=(
+            "Where the data sets are and whether their files are whole. The folder named by PARING_DATA is looked at first.\n\n"
+            "examples:\n  paring data\n  paring data --fetch mnist cifar10"
+        ),
+    )
+    for name in options.fetch:
+        if name.replace("-", "_") not in NAMES:
+            raise CommandError(f"--fetch {name}: there is no such data set; choose from {', '.join(NAMES)}")
+        fetch(name.replace("-", "_"))
+    for record in status():
+        print(record)
+    return 0
+
+
+# --- table, bench, docs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TableArguments:
+    """Which table, and how much of it.
+
+    Args:
+        name: the table.
+        seeds: number of seeds; 0 takes the table's own number.
+        epochs: train for so many epochs instead of the paper's (a check; its rows say so); 0 keeps the paper's.
+        only: run only the rows whose network and label contain this text.
+        jobs: runs at a time; each of several uses one thread.
+        threads: CPU threads when one run goes at a time; 0 uses all.
+        runs: folder of run folders.
+        results: folder of results files.
+        quiet: show no progress.
+    """
+
+    name: str
+    seeds: int = 0
+    epochs: int = 0
+    only: str = ""
+    jobs: int = 1
+    threads: int = 0
+    runs: Path = Path("runs")
+    results: Path = Path("results")
+    quiet: bool = False
+
+
+def _table(words: Sequence[str]) -> int:
+    from paring.lab.tables import FIGURES, TABLES
+    from paring.lab.tables.table import run_table
+
+    known = {**{name: table.about for name, table in TABLES.items()}, **{name: figure.about for name, figure in FIGURES.items()}}
+    listing = "\n".join(f"  {name:<26} {about}" for name, about in known.items())
+    words = list(words)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--name")
+    options = read(
+        TableArguments,
+        words,
+        prog="paring table",
+        description=(
+            "Make a paper's table: results/NAME.json, one row per run. What is there already is not run again, and an "
+            f"interrupted run goes on.\n\ntables:\n{listing}\n\nexamples:\n  paring table louizos2018-mnist --seeds 3\n"
+            "  paring table louizos2018-mnist --only 'lenet_300_100 L0' --jobs 2\n  paring table louizos2018-mnist --seeds 1 --epochs 2"
+        ),
+    )
+    if options.name not in known:
+        raise CommandError(f"there is no table {options.name!r}; choose one of {', '.join(known)}")
+    for name, value, least in (("seeds", options.seeds, 0), ("epochs", options.epochs, 0), ("jobs", options.jobs, 1)):
+        if value < least:
+            raise CommandError(f"--{name} {value}: must be at least {least}")
+    _threads(options.threads)
+    command = f"paring table {options.name}"
+    if options.name in FIGURES:
+        FIGURES[options.name].run(options.results, options.runs, command)
+    else:
+        table = TABLES[options.name]
+        run_table(
+            table,
+            seeds=options.seeds or table.seeds,
+            runs=options.runs,
+            results=options.results,
+            command=f"{command} --seeds {options.seeds or table.seeds}",
+            epochs=options.epochs or None,
+            only=options.only,
+            jobs=options.jobs,
+            progress=not options.quiet,
+        )
+    print(f"written to {options.results / options.name}.json")
+    return 0
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Which benchmark.
+
+    Args:
+        name: the benchmark.
+        repeats: paired measurements; 0 takes the benchmark's own number.
+        threads: CPU threads while measuring.
+        results: folder of results files.
+    """
+
+    name: str
+    repeats: int = 0
+    threads: int = 1
+    results: Path = Path("results")
+
+
+def _bench(words: Sequence[str]) -> int:
+    from paring.lab.bench import BENCHES
+
+    listing = "\n".join(f"  {name:<12} {bench.about}" for name, bench in BENCHES.items())
+    words = list(words)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--name")
+    options = read(
+        BenchArguments,
+        words,
+        prog="paring bench",
+        description=f"Measure speed, paired in one process: results/NAME.json.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates",
+    )
+    if options.name not in BENCHES:
+        raise CommandError(f"there is no benchmark {options.name!r}; choose one of {', '.join(BENCHES)}")
+    if options.repeats < 0:
+        raise CommandError(f"--repeats {options.repeats}: must be at least 0")
+    _threads(options.threads)
+    bench = BENCHES[options.name]
+    path = bench.run(options.results, options.repeats or bench.repeats)
+    print(f"written to {path}")
+    return 0
+
+
+@dataclass(frozen=True)
+class DocsArguments:
+    """How to treat the documents.
+
+    Args:
+        root: the project's folder.
+        check: change nothing; fail when a table or figure is out of step with results/.
+    """
+
+    root: Path = Path(".")
+    check: bool = False
+
+
+def _docs(words: Sequence[str]) -> int:
+    from paring.lab.docs import regenerate
+
+    options = read(
+        DocsArguments,
+        words,
+        prog="paring docs",
+        description="Regenerate the tables and figures of README.md and docs/ from results/.\n\nexamples:\n  paring docs\n  paring docs --check",
+    )
+    changed = regenerate(options.root, check=options.check)
+    for path in changed:
+        print(("out of step: " if options.check else "written: ") + str(path))
+    return 1 if options.check and changed else 0
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("train, shrink and prove, on real digits, in a minute", _demo),
+    "train": Command("train one network with one method, resumable", _train),
+    "report": Command("layer by layer, what a run kept", _report),
+    "data": Command("list, fetch and check the data sets", _data),
+    "table": Command("make a paper's table", _table),
+    "bench": Command("measure speed, paired", _bench),
+    "docs": Command("regenerate the docs' tables from results/", _docs),
+}

@@ -1,0 +1,188 @@
+"""One experiment: data, network, method, recipe; trained, finished, measured, in a folder named by its hash."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Method
+from paring.cost import Cost, measure
+from paring.data import Dataset
+from paring.data import load as load_data
+from paring.gates import expected, support
+from paring.graph import save as save_net
+from paring.lab.config import digest, plain
+from paring.methods import Dense
+from paring.models import build
+from paring.train import Fit, Recipe, evaluate, fit, write_atomic
+
+RESULT = "result.json"
+SMALL = "small.safetensors"
+
+
+class Busy(RuntimeError):
+    """Another process works in this run's folder."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that decides a result; its hash names the run.
+
+    Args:
+        model: name of a builder in `paring.models.MODELS`.
+        data: name of a data set.
+        method: what the network may lose.
+        recipe: how it is trained.
+        finetune: train the small network on, after removal, with this recipe; None ends with the removal.
+        validation: training examples set aside (the choice of settings looks at these, never at the test set).
+        drop_inputs: also cut inputs of the network that nobody reads.
+    """
+
+    model: str
+    data: str
+    method: Method = field(default_factory=Dense)
+    recipe: Recipe = field(default_factory=Recipe)
+    finetune: Recipe | None = None
+    validation: int = 0
+    drop_inputs: bool = False
+
+    @property
+    def key(self) -> str:
+        """Hash of the config."""
+        return digest(self)
+
+    @property
+    def name(self) -> str:
+        """Folder name: readable parts and the hash."""
+        return f"{self.model}-{self.data}-{type(self.method).__name__.lower()}-{self.key}"
+
+    def network(self, data: Dataset) -> nn.Module:
+        """The untrained network, initialised from the recipe's seed; the caller's random state is left alone."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return build(self.model, shape=data.shape, classes=data.classes)
+
+    def result(self, root: Path) -> dict[str, Any] | None:
+        """The finished result below `root`, or None.
+
+        Raises:
+            ValueError: there is a result file, but it cannot be read.
+        """
+        path = root / self.name / RESULT
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); delete it to run this experiment again") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} holds no result; delete it to run this experiment again")
+        return found
+
+    def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
+        """Train (or resume), finish, measure on the test set once, and write the result; a finished one is only read.
+
+        Args:
+            root: folder of all runs.
+            progress: show progress on stderr.
+            data: the data set, when the caller holds it already.
+
+        Raises:
+            Busy: another process works on this run.
+        """
+        done = self.result(root)
+        if done is not None:
+            return done
+        folder = root / self.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder):
+            write_atomic(folder / "config.json", json.dumps(plain(self), indent=2) + "\n")
+            data = data or load_data(self.data, validation=self.validation, seed=self.recipe.seed)
+            row = self._row(folder, data, progress)
+            write_atomic(folder / RESULT, json.dumps(row, indent=2) + "\n")
+        return row
+
+    def _row(self, folder: Path, data: Dataset, progress: bool) -> dict[str, Any]:
+        device = torch.device(self.recipe.device)
+        net = self.network(data)
+        label = f"{self.model} {type(self.method).__name__} seed {self.recipe.seed}"
+        fitted = fit(net, self.method, data, self.recipe, folder=folder, progress=progress, label=label)
+        dense = fitted.run.cost()
+        kept, hoped = fitted.run.cost(support), fitted.run.cost(expected)
+        test = data.test.to(device)
+        gated_error = evaluate(fitted.net, test)[1] if self.finetune is None else None
+        started = time.perf_counter()
+        small = fitted.run.finish(drop_inputs=self.drop_inputs)
+        finish_seconds = time.perf_counter() - started
+        seconds = fitted.seconds
+        if self.finetune is not None:
+            tuned = fit(small, Dense(), data, self.finetune, folder=folder / "finetune", progress=progress, label=f"{label}, fine-tuning")
+            small, seconds = tuned.run.finish(drop_inputs=self.drop_inputs), seconds + tuned.seconds
+        save_net(small, folder / SMALL)
+        real = measure(small, data.test.x[:1].to(device))
+        row: dict[str, Any] = {
+            "run": self.key,
+            "model": self.model,
+            "data": self.data,
+            "shape": list(data.shape),
+            "classes": data.classes,
+            "method": type(self.method).__name__.lower(),
+            "seed": self.recipe.seed,
+            "epochs": self.recipe.epochs + (self.finetune.epochs if self.finetune else 0),
+            "architecture": architecture(kept),
+            "error": evaluate(small, test)[1],
+            "train_error": evaluate(small, data.train.to(device))[1],
+            "validation_error": evaluate(small, data.validation.to(device))[1] if len(data.validation) else None,
+            "gated_error": gated_error,
+            "parameters": int(real.parameters),
+            "macs": real.macs,
+            "adds": real.adds,
+            "nonzeros": real.nonzeros,
+            "bytes": (folder / SMALL).stat().st_size,
+            "density": real.parameters / float(dense.parameters),
+            "ratio": float(dense.parameters) / real.parameters,
+            "dense_parameters": int(float(dense.parameters)),
+            "dense_macs": int(float(dense.macs)),
+            "support_parameters": float(kept.parameters),
+            "support_macs": float(kept.macs),
+            "expected_parameters": float(hoped.parameters),
+            "expected_macs": float(hoped.macs),
+            "train_seconds": round(seconds, 3),
+            "finish_seconds": round(finish_seconds, 3),
+            "threads": torch.get_num_threads(),
+            "source": "measured",
+        }
+        return row
+
+
+def architecture(cost: Cost) -> str:
+    """Kept maps of every convolution, then kept inputs of every linear layer: "20-25-45-462" as papers write it."""
+    return "-".join(str(round(float(layer.outputs if layer.kind == "conv" else layer.inputs))) for layer in cost.rows if layer.kind in ("conv", "linear"))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise Busy(f"another process is training in {folder}; wait for it, or stop it") from error
+        yield
+
+
+def outputs_differ(a: nn.Module, b: nn.Module, x: Tensor) -> float:
+    """Largest absolute difference of the two networks' outputs on `x`, both in eval mode."""
+    with torch.no_grad():
+        return float((a.eval()(x) - b.eval()(x)).abs().max())
+
+
+__all__ = ["RESULT", "SMALL", "Busy", "Experiment", "Fit", "architecture", "outputs_differ"]

@@ -1,0 +1,143 @@
+"""A size instead of a price: users know what they can afford, not λ.
+
+minimise  loss   subject to   cost(network) ≤ budget · cost(dense network)
+
+as a Lagrangian with dual ascent and dual restarts (Gallego-Posada, Ramirez, Erraqabi, Bengio, Lacoste-Julien 2022).
+Where we differ: the multiplier follows the cost of the *support* (the network that would be kept if training stopped
+now), since that is the size that the user asked for, while gates get their gradient from the *expected* cost; and for
+the last part of training the gates are held on a support of exactly the asked size, so that the weights settle on it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Attachment
+from paring.cost import Cost, CostModel, Openness
+from paring.gates import Site, StochasticGate, expected, gate_of, openness, support
+
+_EVERY = 10  # optimizer steps between two looks at the support (a look costs about a millisecond)
+_CLOSED = -1e4  # log-alpha of a gate that was closed for good
+_TRIES = 300  # gates tried one by one to fill what is left of the budget
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Asked size, as a fraction of the dense network; at least one of `params` and `macs`.
+
+    Args:
+        params: parameters left, fraction in (0, 1].
+        macs: multiply-accumulates left, fraction in (0, 1].
+        ascent: how far the multiplier rises over the whole training when the cost stays one dense network too high.
+
+    Raises:
+        ValueError: nothing is asked for, or a fraction is outside (0, 1].
+    """
+
+    params: float | None = None
+    macs: float | None = None
+    ascent: float = 50.0
+
+    def __post_init__(self) -> None:
+        if self.params is None and self.macs is None:
+            raise ValueError("Budget() asks for nothing: give params=, macs= or both, as fractions of the dense network")
+        for name, value in (("params", self.params), ("macs", self.macs)):
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"Budget({name}={value}): a fraction of the dense network, in (0, 1]")
+        if not self.ascent > 0:
+            raise ValueError(f"Budget(ascent={self.ascent}): must be positive")
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """Asked fractions by the name of the cost."""
+        pairs = {"parameters": self.params, "macs": self.macs}
+        return {name: value for name, value in pairs.items() if value is not None}
+
+    def _excess(self, cost: Cost, dense: Cost) -> dict[str, Tensor]:
+        return {name: getattr(cost, name) / getattr(dense, name) - asked for name, asked in self.targets.items()}
+
+    def penalty(self, net: nn.Module, model: CostModel, duals: Attachment) -> Tensor | None:
+        """Σ multiplier · (expected cost − asked cost), differentiable in the gates."""
+        active = {name: dual for name in self.targets if (dual := duals.state.get(f"budget/{name}")) is not None}
+        if not any(float(dual) > 0 for dual in active.values()):
+            return None
+        excess = self._excess(model(openness(net, model.wiring, expected)), model())
+        return torch.stack([active[name].to(value.device) * value for name, value in excess.items() if name in active]).sum()
+
+    @torch.no_grad()
+    def ascend(self, net: nn.Module, model: CostModel, duals: Attachment, step: int, steps: int | None) -> None:
+        """Move the multipliers: up while the support is too large, back to zero as soon as it fits (a dual restart)."""
+        if step % _EVERY:
+            return
+        rate = _EVERY * self.ascent / (steps or 20_000)
+        for name, excess in self._excess(model(openness(net, model.wiring, support)), model()).items():
+            old = duals.state.get(f"budget/{name}", torch.zeros(()))
+            new = old + rate * float(excess) if float(excess) > 0 else torch.zeros(())
+            duals.state[f"budget/{name}"] = new
+
+    @torch.no_grad()
+    def project(self, net: nn.Module, sites: Sequence[Site], model: CostModel) -> None:
+        """Open the likeliest gates, in order, until the budget is spent; close all others for good.
+
+        Every gated place keeps at least one gate open. What is left of the budget after the longest prefix that fits
+        is filled with the next gates in order that still fit.
+
+        Raises:
+            ValueError: even one open gate in every place is over budget.
+        """
+        gates = [gate_of(net, site) for site in sites]
+        flat = torch.cat([_logits(gate).flatten() for gate in gates])
+        sizes = [gate.shape.numel() for gate in gates]
+        order = torch.argsort(flat, descending=True, stable=True)
+        base = torch.zeros(len(flat), dtype=torch.bool)
+        start = 0
+        for size in sizes:
+            base[start + int(flat[start : start + size].argmax())] = True
+            start += size
+        dense = model()
+
+        def spent(mask: Tensor) -> float:
+            """Largest share of any budget that this support uses; at most 1 fits."""
+            parts = [part.view(gate.shape).double() for part, gate in zip(mask.split(sizes), gates, strict=True)]
+            found: dict[str, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}}
+            for site, part in zip(sites, parts, strict=True):
+                found[site.kind][site.layer] = part
+            excess = self._excess(model(Openness(**found)), dense)
+            return max((float(value) + self.targets[name]) / self.targets[name] for name, value in excess.items())
+
+        def prefix(count: int) -> Tensor:
+            mask = base.clone()
+            mask[order[:count]] = True
+            return mask
+
+        if spent(base) > 1:
+            raise ValueError(f"{self} cannot be met: one open gate in each of the {len(sites)} gated places already costs {spent(base):.2f} times the budget")
+        count = bisect_right(range(len(flat) + 1), 1.0, key=lambda n: spent(prefix(n))) - 1
+        mask = prefix(count)
+        for index in order[count : count + _TRIES].tolist():
+            if not mask[index]:
+                mask[index] = True
+                if spent(mask) > 1:
+                    mask[index] = False
+        for part, gate in zip(mask.split(sizes), gates, strict=True):
+            _force(gate, part.view(gate.shape))
+
+
+def _logits(gate: object) -> Tensor:
+    if not isinstance(gate, StochasticGate):
+        raise TypeError(f"a budget ranks stochastic gates by their log-alpha; {type(gate).__name__} has none")
+    return gate.log_alpha.detach().float().cpu()
+
+
+def _force(gate: object, is_open: Tensor) -> None:
+    """Make the gate's support equal to `is_open`."""
+    assert isinstance(gate, StochasticGate)
+    wanted = is_open.to(gate.log_alpha.device)
+    reopened = wanted & ~gate.support()
+    gate.log_alpha[reopened] = gate.relaxation.logits(0.75)
+    gate.log_alpha[~wanted] = _CLOSED

@@ -1,0 +1,10 @@
+"""The training loop, evaluation, checkpoints and records."""
+
+from paring.train.checkpoint import CheckpointError
+from paring.train.ema import Ema
+from paring.train.evaluate import evaluate
+from paring.train.loop import CHECKPOINT, METRICS, Diverged, Fit, fit
+from paring.train.recipe import Recipe
+from paring.train.record import Record, write_atomic
+
+__all__ = ["CHECKPOINT", "METRICS", "CheckpointError", "Diverged", "Ema", "Fit", "Recipe", "Record", "evaluate", "fit", "write_atomic"]

@@ -1,0 +1,62 @@
+"""Lower layers never import higher ones."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1] / "src" / "paring"
+LEVELS = (
+    ("core", "relax", "rules", "models", "data"),
+    ("graph",),
+    ("cost",),
+    ("gates", "hard"),
+    ("handle",),
+    ("codec", "methods"),
+    ("train",),
+    ("testing",),
+    ("lab",),
+)
+LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}
+FILES = sorted(path for path in ROOT.rglob("*.py") if path.parent != ROOT)
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} if node.module == "paring" else {node.module or ""}
+    return {name.split(".")[1] for name in found if name.startswith("paring.")}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_down(path: Path) -> None:
+    own = path.relative_to(ROOT).parts[0]
+    assert own in LEVEL, f"{own} has no level; add it to LEVELS"
+    for package in imported(path) - {own}:
+        if own == "lab" and package == "__version__":
+            continue
+        assert package in LEVEL, f"{path}: imports paring.{package}, which has no level"
+        assert LEVEL[package] < LEVEL[own], f"{path}: paring.{own} must not import paring.{package}"
+
+
+def test_methods_do_not_import_each_other_but_their_prices() -> None:
+    names = {path.stem for path in (ROOT / "methods").glob("*.py")} - {"__init__", "price", "budget"}
+    for path in (ROOT / "methods").glob("*.py"):
+        if path.stem == "__init__":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("paring.methods."):
+                assert node.module.split(".")[2] not in names, f"{path.name} imports the method {node.module}"
+
+
+def test_top_level_stays_small() -> None:
+    import paring
+
+    assert len(paring.__all__) <= 25
+    assert all(hasattr(paring, name) for name in paring.__all__)
