@@ -1,9 +1,9 @@
 """paring: train PyTorch networks that come out small, and remove what was lost exactly.
 
-    run = pr.attach(net, pr.L0(price=1e-6, at="units"), example=x[:2])
-    opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
-    ...  (loss + run.penalty()).backward(); run.step(opt)
-    small = run.finish()
+run = pr.attach(net, pr.L0(price=1e-6, at="units"), example=x[:2])
+opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
+...  (loss + run.penalty()).backward(); run.step(opt)
+small = run.finish()
 """
 
 from paring import core, cost, data, gates, graph, methods, models, relax, train

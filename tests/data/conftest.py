@@ -45,6 +45,7 @@ def real_cifar10(real: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = real / "unpack_cifar.py"
     if not script.is_file():
         pytest.skip(f"no CIFAR-10 in {real}, and no unpack_cifar.py to make it")
+    pytest.importorskip("PIL", reason="unpack_cifar.py needs Pillow")
     root = tmp_path_factory.mktemp("data")
     subprocess.run([sys.executable, script, root / "cifar-10" / "cifar-10-batches-py"], check=True, capture_output=True)
     return root
@@ -100,8 +101,8 @@ def tiny(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         images[f"{part}-images.gz"] = gzip.compress(_idx(x)), count
         images[f"{part}-labels.gz"] = gzip.compress(_idx(y)), count
     for part, count in (("train", 20), ("test", 10)):
-        x, y = rng.integers(0, 256, (count, 3072), np.uint8), np.arange(count) + 90 - count // 2
-        pickles[part] = _cifar(x, y.tolist(), b"fine_labels"), count
+        pixels, labels = rng.integers(0, 256, (count, 3072), np.uint8), np.arange(count) + 90 - count // 2
+        pickles[part] = _cifar(pixels, labels.tolist(), b"fine_labels"), count
     mnist = Source(_publish(images, root / "mnist"), ("http://nowhere.invalid/",), ("mnist",))
     inside = "cifar-100-python"
     cifar = Source(

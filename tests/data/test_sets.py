@@ -22,7 +22,7 @@ def test_digits() -> None:
     for part in (data.train, data.test):
         assert part.x.shape[1:] == (1, 8, 8)
         assert part.x.is_contiguous()
-        assert (part.x.min(), part.x.max()) == (0, 1)
+        assert (part.x.min().item(), part.x.max().item()) == (0, 1)
         assert torch.equal(part.x * 16, (part.x * 16).round())
     from sklearn.datasets import load_digits
 

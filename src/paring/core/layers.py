@@ -198,7 +198,9 @@ def gate_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
     name = type(module).__name__
     if type(module) not in GATED and type(module) not in STOCK:
         allowed = ", ".join(sorted(stock.__name__ for stock in GATED))
-        raise TypeError(f"{name} cannot carry gates: only the stock layers {allowed} can (a subclass may compute differently)")
+        raise TypeError(
+            f"{name} cannot carry gates: only the stock layers {allowed} can (a subclass may compute differently)"
+        )
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         if kind != "units":
             raise TypeError(f"{name} cannot carry a gate at '{kind}': a norm has unit gates only")
@@ -229,7 +231,9 @@ def put(module: nn.Module, kind: Kind, gate: Gate) -> Gated:
     """
     shape = gate_shape(module, kind)
     if tuple(gate.shape) != shape:
-        raise ValueError(f"a gate at '{kind}' of this {type(module).__name__} needs shape {shape}, got {tuple(gate.shape)}")
+        raise ValueError(
+            f"a gate at '{kind}' of this {type(module).__name__} needs shape {shape}, got {tuple(gate.shape)}"
+        )
     if not isinstance(module, Gated):
         module.__class__ = GATED[type(module)]
         for slot in _SLOT.values():

@@ -51,7 +51,9 @@ def attached(net: nn.Module) -> Attachment:
     """
     found = net.__dict__.get(_KEY)
     if not isinstance(found, Attachment):
-        raise ValueError(f"no method is attached to this {type(net).__name__}; call paring.attach(net, method, example) first")
+        raise ValueError(
+            f"no method is attached to this {type(net).__name__}; call paring.attach(net, method, example) first"
+        )
     return found
 
 

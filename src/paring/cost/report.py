@@ -54,7 +54,8 @@ class CostReport:
         if self.latency is not None:
             t = self.latency
             spread = f"{t.p10 * 1e3:.3f} to {t.p90 * 1e3:.3f}"
-            lines.append(f"latency {t.median_s * 1e3:.3f} ms (10th to 90th percentile {spread}) at batch {self.batch}, one thread")
+            setting = f"batch {self.batch}, one thread"
+            lines.append(f"latency {t.median_s * 1e3:.3f} ms (10th to 90th percentile {spread}) at {setting}")
         return "\n".join(lines)
 
 

@@ -65,10 +65,10 @@ class _Reader:
     def end(self) -> None:
         """Nothing may follow, and the checksum of gzip must be there and right."""
         if self.gzip is not None:
-            self.rest = self._unpack(1) or self.rest
-            if not self.rest and not self.gzip.eof:
+            more = self._unpack(1)
+            if not more and not self.gzip.eof:
                 raise DataError("an IDX file whose gzip stream is cut off before its checksum")
-            self.rest = self.rest or self.gzip.unused_data
+            self.rest = more or self.gzip.unused_data
         if self.rest:
             raise DataError("an IDX file with more bytes than its dimensions promise")
 

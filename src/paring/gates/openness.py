@@ -22,7 +22,9 @@ def gate_of(net: nn.Module, site: Site) -> Gate:
     module = attrgetter(site.module)(net) if site.module else net
     gate = module.gates().get(site.kind) if isinstance(module, Gated) else None
     if gate is None:
-        raise ValueError(f"'{site.module}' carries no gate at '{site.kind}': were the gates already folded into the weights?")
+        raise ValueError(
+            f"'{site.module}' carries no gate at '{site.kind}': were the gates already folded into the weights?"
+        )
     return gate
 
 

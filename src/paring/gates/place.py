@@ -45,7 +45,9 @@ class Place:
             return text
         kind, _, selector = text.partition(":")
         if kind not in KINDS:
-            raise ValueError(f"place {text!r}: {kind!r} is none of {', '.join(KINDS)}; write for example 'units' or 'inputs:Linear'")
+            raise ValueError(
+                f"place {text!r}: {kind!r} is none of {', '.join(KINDS)}; write for example 'units' or 'inputs:Linear'"
+            )
         return cls(cast(Kind, kind), selector)
 
     def selects(self, name: str, module: nn.Module) -> bool:
@@ -104,7 +106,9 @@ def sites(net: nn.Module, wiring: Wiring, places: Sequence[str | Place]) -> tupl
             reason = _obstacle(place.kind, layer.name, wiring, modules)
             if reason:
                 if place.names(layer.name):
-                    raise ValueError(f"place '{place.kind}:{place.selector}': layer '{layer.name}' cannot be gated: {reason}")
+                    raise ValueError(
+                        f"place '{place.kind}:{place.selector}': layer '{layer.name}' cannot be gated: {reason}"
+                    )
                 refused.append(f"{layer.name}: {reason}")
                 continue
             fresh.append(_site(place.kind, layer.name, wiring, modules))
@@ -114,7 +118,9 @@ def sites(net: nn.Module, wiring: Wiring, places: Sequence[str | Place]) -> tupl
             raise ValueError(f"no place for gates at '{text}' in this {type(net).__name__}: {why}")
         for site in fresh:
             if (site.module, site.kind) in found:
-                raise ValueError(f"two places ask for a gate at '{site.kind}' of layer '{site.layer}'; exclude it from one with '!{site.layer}'")
+                raise ValueError(
+                    f"two places ask for a gate at '{site.kind}' of layer '{site.layer}'; exclude it from one with '!{site.layer}'"
+                )
             found[site.module, site.kind] = site
     return tuple(found.values())
 
@@ -124,7 +130,11 @@ def _obstacle(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Modul
     layer, module = wiring.layer(name), modules[name]
     if type(module) not in GATED and type(module) not in STOCK:
         return f"its class {type(module).__name__} is not a stock layer"
-    shared = [other for other, m in modules.items() if other != name and getattr(m, "weight", None) is getattr(module, "weight", 0)]
+    shared = [
+        other
+        for other, m in modules.items()
+        if other != name and getattr(m, "weight", None) is getattr(module, "weight", 0)
+    ]
     if shared:
         return f"its weight is shared with '{shared[0]}'"
     if kind == "inputs" and layer.kind == "embedding":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Captured:
 
     @property
     def nodes(self) -> Iterable[fx.Node]:
-        return self.program.graph.nodes
+        return list(self.program.graph.nodes)
 
 
 def as_inputs(example: Example) -> tuple[object, ...]:
@@ -54,6 +55,13 @@ def batch_size(inputs: tuple[object, ...]) -> int | None:
     return size if size and size > 0 else None
 
 
+def untouched_random() -> AbstractContextManager[None]:
+    """A context after which the random states of this process are as before."""
+    ready = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    context: AbstractContextManager[None] = torch.random.fork_rng(range(torch.cuda.device_count()) if ready else [])
+    return context
+
+
 def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captured:
     """Trace `net` on `example`, a tensor or a tuple of arguments with the batch first.
 
@@ -61,17 +69,14 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
     """
     inputs = _pair(as_inputs(example))
     shapes = pytree.tree_map(_first_dimension, inputs) if dynamic else None
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with untouched_random(), torch.no_grad():
         try:
             program = torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # noqa: BLE001 (export has no common base for its failures; all become one error)
+        except Exception as error:  # torch.export raises whatever the model's own code raises
             raise CaptureError(_explain(net, inputs, error)) from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    lifted = {
-        name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()
-    }
+    lifted = {name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()}
     return Captured(program, dict(names), lifted, batch_size(inputs) or 1)
 
 

@@ -17,8 +17,8 @@ Dynamic values are taken to be finite (zero times dynamic is zero).
 from __future__ import annotations
 
 import operator
-from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -26,9 +26,9 @@ from torch.utils import _pytree as pytree
 
 from paring.graph import ops
 from paring.graph.capture import Captured
-from paring.graph.labels import representatives
+from paring.graph.labels import distinct, distinct_pairs, representatives
 from paring.graph.rules import apply_rule
-from paring.graph.state import NormSite, Ref, Site, State, known, packet, place, shape_of, unknown
+from paring.graph.state import NormSite, Ref, Site, State, known, packet, place, unknown
 
 
 @dataclass
@@ -65,7 +65,11 @@ class Interpreter:
         self._pairs: list[tuple[Tensor, str]] = []
 
     def run(self) -> Interpretation:
-        """Execute every node."""
+        """Execute every node; activations go as soon as nothing needs them."""
+        ending: dict[fx.Node, list[fx.Node]] = {}
+        for node in self.captured.nodes:
+            if node.users:
+                ending.setdefault(list(node.users)[-1], []).append(node)
         for node in self.captured.nodes:
             if node.op == "placeholder":
                 self._env[node] = self._placeholder(node)
@@ -76,11 +80,15 @@ class Interpreter:
                     self.keep(state.labels, "network output")
             else:
                 self._env[node] = self._call(node)
+            for spent in ending.get(node, ()):
+                if not isinstance(self._env[spent], Ref):
+                    del self._env[spent]
         self._keep_shared()
         return self._finish()
 
     def _placeholder(self, node: fx.Node) -> object:
-        if node.name in self.captured.tensors:
+        written = any(packet(user.target).endswith("_") and user.args[0] is node for user in node.users)
+        if node.name in self.captured.tensors and not written:
             name = self.captured.tensors[node.name]
             return Ref(name, operator.attrgetter(name)(self.net))
         if node.name in self.captured.constants:
@@ -93,29 +101,33 @@ class Interpreter:
         if name.startswith(("_assert", "sym_constrain")):
             return None
         if node.target is operator.getitem:
-            whole, index = self.values(node.args)  # type: ignore[misc]
+            whole, index = (self.values(arg) for arg in node.args)
             return whole[index] if isinstance(whole, list | tuple) else self.barrier(node)
         if name == "sym_size":
-            return shape_of(node.args[0].meta["val"])[node.args[1]]  # type: ignore[union-attr, index]
+            return self.values(node.args[0]).value.shape[node.args[1]]
         if any(isinstance(v, State | Ref | list | tuple) for v in held):
             return apply_rule(self, node, name)
         if name in ops.FACTORIES:
-            return known(node.target(*self.values(node.args), **self.values(node.kwargs)))  # type: ignore
+            return known(self._execute(node))
         if isinstance(node.target, torch._ops.OpOverload) or any(v is None for v in held):
             return unknown(node)
-        return node.target(*self.values(node.args), **self.values(node.kwargs))  # type: ignore
+        return self._execute(node)
 
-    def values(self, tree: object) -> object:
+    def _execute(self, node: fx.Node) -> Any:
+        assert callable(node.target)
+        return node.target(*self.values(node.args), **self.values(node.kwargs))
+
+    def values(self, tree: Any) -> Any:
         """Arguments with nodes replaced by what they hold."""
-        return fx.node.map_arg(tree, lambda n: self._env[n])  # type: ignore[arg-type]
+        return pytree.tree_map(lambda v: self._env[v] if isinstance(v, fx.Node) else v, tree)
 
-    def states(self, tree: object) -> object:
+    def states(self, tree: Any) -> Any:
         """Like `values`, with parameters and buffers turned into known constants."""
         return pytree.tree_map(lambda v: known(v.tensor) if isinstance(v, Ref) else v, self.values(tree))
 
     def keep(self, labels: Tensor, reason: str) -> None:
         """Units that must stay, and why."""
-        self._kept.append((labels[labels >= 0].unique(), reason))
+        self._kept.append((distinct(labels), reason))
 
     def barrier(self, node: fx.Node) -> object:
         """Keep all that the node reads; its result is unknown."""
@@ -127,7 +139,7 @@ class Interpreter:
         """Units that meet entry by entry (same shapes) belong together; one that meets none has to stay."""
         both = (a >= 0) & (b >= 0) & (a != b)
         if both.any():
-            self._pairs.append((torch.stack([a[both], b[both]]).unique(dim=1), reason))
+            self._pairs.append((distinct_pairs(torch.stack([a[both], b[both]])), reason))
         for one, other in ((a, b), (b, a)):
             alone = (one >= 0) & (other < 0)
             if alone.any():
@@ -142,28 +154,31 @@ class Interpreter:
 
     def _keep_shared(self) -> None:
         """Layers that are called twice, or whose parameters are tied or used elsewhere too, keep units and inputs."""
-        calls = Counter(site.name for site in self.sites)
-        named = dict(self.net.named_parameters(remove_duplicate=False))
-        names: dict[int, list[str]] = {}
-        for name, parameter in named.items():
-            names.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
+        calls: dict[str, set[fx.Node]] = {}
+        for name, node in [(s.name, s.node) for s in self.sites] + [(n.name, n.node) for n in self.norms]:
+            calls.setdefault(name, set()).add(node)
+        ties = _ties(self.net)
         users: dict[str, set[fx.Node]] = {}
         for node, held in self._env.items():
             if isinstance(held, Ref):
                 users.setdefault(held.name, set()).update(node.users)
-        for site in [*self.sites, *self.norms]:
-            nodes = {s.node for s in [*self.sites, *self.norms] if s.name == site.name}
-            reason = f"'{site.name}' is called {calls[site.name]} times" if calls[site.name] > 1 else ""
+        for name, nodes in calls.items():
+            reason = f"'{name}' is called {len(nodes)} times" if len(nodes) > 1 else ""
             for leaf in ("weight", "bias", "running_mean", "running_var"):
-                full = f"{site.name}.{leaf}" if site.name else leaf
-                if full in named and len(names[named[full].untyped_storage().data_ptr()]) > 1:
-                    others = [n for n in names[named[full].untyped_storage().data_ptr()] if n != full]
-                    reason = reason or f"'{full}' is tied to '{others[0]}'"
+                full = f"{name}.{leaf}" if name else leaf
+                if full in ties:
+                    reason = reason or f"'{full}' is tied to '{ties[full]}'"
                 if users.get(full, set()) - nodes:
                     reason = reason or f"'{full}' is also used outside its layer"
-            if reason:
-                self.keep(site.labels if isinstance(site, NormSite) else site.units, reason)
-                if isinstance(site, Site):
+            if not reason:
+                continue
+            for norm in self.norms:
+                if norm.name == name:
+                    self.keep(norm.labels, reason)
+            for site in self.sites:
+                if site.name == name:
+                    site.shared = True
+                    self.keep(site.units, reason)
                     self.keep(site.columns, f"read by a shared layer: {reason}")
 
     def _finish(self) -> Interpretation:
@@ -171,10 +186,10 @@ class Interpreter:
         groups = torch.cat([representatives(self._count, pairs), torch.tensor([-1])])  # index -1 stays -1
         result = Interpretation(self._count, self.sites, self.norms)
         for found, reason in self._pairs:
-            for group in groups[found[0]].unique().tolist():
+            for group in distinct(groups[found[0]]).tolist():
                 result.coupled.setdefault(group, reason)
         for labels, reason in self._kept:
-            for group in groups[labels].unique().tolist():
+            for group in distinct(groups[labels]).tolist():
                 result.kept.setdefault(group, reason)
         for site in result.sites:
             site.units, site.columns = groups[site.units], groups[site.columns]
@@ -185,3 +200,12 @@ class Interpreter:
 
 def _states(tree: object) -> list[State]:
     return [v for v in pytree.tree_leaves(tree) if isinstance(v, State)]
+
+
+def _ties(net: nn.Module) -> dict[str, str]:
+    """Parameter name -> another name of the same storage, for those that have one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        if parameter.numel():
+            names.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
+    return {name: group[1 if name == group[0] else 0] for group in names.values() if len(group) > 1 for name in group}

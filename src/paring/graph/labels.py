@@ -12,11 +12,7 @@ from torch import Tensor
 
 def varying(labels: Tensor) -> list[int]:
     """The dimensions along which labels are not all the same."""
-    return [
-        d
-        for d in range(labels.dim())
-        if labels.shape[d] > 1 and bool((labels != labels.narrow(d, 0, 1)).any())
-    ]
+    return [d for d in range(labels.dim()) if labels.shape[d] > 1 and bool((labels != labels.narrow(d, 0, 1)).any())]
 
 
 def along(labels: Tensor, dim: int) -> Tensor | None:
@@ -45,7 +41,7 @@ def representatives(count: int, pairs: Tensor) -> Tensor:
     smallest = torch.arange(count)
     if pairs.numel() == 0:
         return smallest
-    a, b = pairs.unique(dim=1)
+    a, b = distinct_pairs(pairs)
     while True:
         low = torch.minimum(smallest[a], smallest[b])
         new = smallest.scatter_reduce(0, a, low, "amin").scatter_reduce(0, b, low, "amin")
@@ -54,3 +50,16 @@ def representatives(count: int, pairs: Tensor) -> Tensor:
         if torch.equal(new, smallest):
             return smallest
         smallest = new
+
+
+def distinct(labels: Tensor) -> Tensor:
+    """The different ids in a label tensor, sorted, without -1."""
+    found: Tensor = torch.unique(labels[labels >= 0])
+    return found
+
+
+def distinct_pairs(pairs: Tensor) -> Tensor:
+    """The different columns of a (2, m) tensor of ids."""
+    base = int(pairs.max()) + 1 if pairs.numel() else 1
+    keys = distinct(pairs[0] * base + pairs[1])
+    return torch.stack([keys // base, keys % base])

@@ -87,7 +87,7 @@ def _constants(run: Interpreter, node: fx.Node, x: Tensor, out: Tensor, dim: int
     shift = bias.detach().cpu().double()[rows] if isinstance(bias, Tensor) else None
     filled = x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
     if bool((filled != 0).any()):
-        rest, kwargs = run.values((node.args[3:], node.kwargs))  # type: ignore[misc]
+        rest, kwargs = run.values((node.args[3:], node.kwargs))
         kwargs = {key: v for key, v in kwargs.items() if key != "bias"}
         values = node.target(filled, weight[rows].double(), shift, *rest, **kwargs)  # type: ignore[operator]
     else:

@@ -12,12 +12,22 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from paring.graph import ops
-from paring.graph.labels import along, spread, varying
+from paring.graph.labels import along, distinct, spread, varying
 from paring.graph.layer_rules import batch_norm, conv, embedding, linear
 from paring.graph.state import State, blank, known, packet, place
 
 if TYPE_CHECKING:
     from paring.graph.interpret import Interpreter
+
+
+_LAYERS = {
+    "linear": linear,
+    "conv1d": conv,
+    "conv2d": conv,
+    "conv3d": conv,
+    "embedding": embedding,
+    "batch_norm": batch_norm,
+}
 
 
 def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
@@ -34,15 +44,9 @@ def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
 
 
 def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
-    if name in ops.LINEAR:
-        return linear(run, node)
-    if name in ops.CONVS:
-        return conv(run, node)
-    if name in ops.EMBEDDINGS:
-        return embedding(run, node)
-    if name in ops.BATCH_NORMS:
-        return batch_norm(run, node)
-    if name in ("cat", "stack", "concat", "concatenate"):
+    if name in _LAYERS:
+        return _LAYERS[name](run, node)
+    if name in ops.JOINS:
         return _cat(run, node, name)
     tensors = [v for v in pytree.tree_leaves(run.states((node.args, node.kwargs))) if isinstance(v, State)]
     first = run.states(node.args[0]) if node.args else None
@@ -75,19 +79,18 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
     return run.barrier(node)
 
 
-def _run(run: Interpreter, node: fx.Node, part: str, first: Tensor | None = None) -> Tensor:
+def _run(run: Interpreter, node: fx.Node, part: str) -> Tensor:
     """Execute the operation itself, out of place, on the labels or the values of its arguments."""
     args, kwargs = pytree.tree_map(
         lambda v: getattr(v, part) if isinstance(v, State) else v, run.states((node.args, node.kwargs))
     )
-    if first is not None:
-        args = (first, *args[1:])
     call = node.target
     name = packet(call)
     if name.endswith("_") and not name.endswith("__"):
         args = (args[0].clone(), *args[1:])
     kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "dtype", "layout", "pin_memory")}
-    result: Tensor = call(*args, **kwargs)  # type: ignore[operator]
+    assert callable(call)
+    result: Tensor = call(*args, **kwargs)
     return result
 
 
@@ -98,12 +101,12 @@ def _masked(value: Tensor, dynamic: Tensor) -> Tensor:
 
 def _move(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     labels, values = _run(run, node, "labels"), _run(run, node, "value")
-    before = first.labels[first.labels >= 0].unique() if name in ops.CUTS else None
+    before = distinct(first.labels) if name in ops.CUTS else None
     outs = list(labels) if isinstance(labels, list | tuple) else [labels]
     for out in outs:
         if len(varying(out)) > 1:
             run.keep(out, f"spread over several dimensions by {name} in {place(node)}")
-        if before is not None and not torch.equal(out[out >= 0].unique(), before):
+        if before is not None and not torch.equal(distinct(out), before):
             run.keep(first.labels, f"cut at a fixed position by {name} in {place(node)}")
     if isinstance(labels, list | tuple):
         return [State(a, b) for a, b in zip(labels, values, strict=True)]
@@ -117,8 +120,8 @@ def _cat(run: Interpreter, node: fx.Node, name: str) -> object:
     dim = run.values(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0))
     states = [p for p in parts if isinstance(p, State) and p.value.dim()]
     if name == "stack":
-        states = [State(p.labels.unsqueeze(dim), p.value.unsqueeze(dim)) for p in states]  # type: ignore[arg-type]
-    dim = dim % states[0].labels.dim()  # type: ignore[operator]
+        states = [State(p.labels.unsqueeze(dim), p.value.unsqueeze(dim)) for p in states]
+    dim = dim % states[0].labels.dim()
     ways = [set(varying(p.labels)) for p in states]
     if any(way - {dim} for way in ways):  # units lie across the joint: they have to shrink together
         if any(dim in way for way in ways):
@@ -137,11 +140,12 @@ def _pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:
     value = _run(run, node, "value")
     if name == "mul":
         value = value.masked_fill((a.value == 0) | (b.value == 0), 0.0)
-    left, right = torch.broadcast_tensors(a.labels, b.labels)
+    shape = value.shape
+    left, right = a.labels.expand(shape), b.labels.expand(shape)
     meet = True
-    for one, other, full in ((a, b, left), (b, a, right)):
+    for other, full in ((b, left), (a, right)):
         units = varying(full)
-        if any(_size(other.labels, d - full.dim()) == 1 for d in units):  # broadcast over the units of `one`
+        if any(_size(other.labels, d - full.dim()) == 1 for d in units):  # broadcast over units
             run.keep(other.labels, f"broadcast over other units in {place(node)}")
             meet = False
             labels = full
@@ -174,8 +178,8 @@ def _dropout(run: Interpreter, name: str, first: State) -> State:
 
 
 def _reduce(run: Interpreter, node: fx.Node, first: State) -> object:
-    dims = run.values(node.args[1]) if len(node.args) > 1 else node.kwargs.get("dim")
-    listed = [dims] if isinstance(dims, int) else list(dims or range(first.labels.dim()))  # type: ignore[call-overload]
+    dims = run.values(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim"))
+    listed = [dims] if isinstance(dims, int) else list(dims or range(first.labels.dim()))
     over = {d % first.labels.dim() for d in listed if first.labels.dim()}
     if over & set(varying(first.labels)):
         return run.barrier(node)
@@ -222,12 +226,10 @@ def _pad_units(run: Interpreter, node: fx.Node, first: State, value: Tensor) -> 
     if packet(node.target) not in ("pad", "constant_pad_nd"):
         return run.barrier(node)
     widths = run.values(node.args[1])
-    if any(w < 0 for w in widths) or "constant" not in [*node.args[2:3], "constant"][:1]:  # type: ignore[attr-defined]
+    if any(w < 0 for w in widths) or "constant" not in [*node.args[2:3], "constant"][:1]:
         return run.barrier(node)
-    labels = torch.nn.functional.pad(first.labels, widths, value=-1)  # type: ignore[arg-type]
+    labels = torch.nn.functional.pad(first.labels, widths, value=-1)
     for d in range(labels.dim()):
         if d not in varying(first.labels) and labels.shape[d] != first.labels.shape[d]:
             return run.barrier(node)
     return State(labels, value)
-
-

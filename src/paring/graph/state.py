@@ -32,7 +32,7 @@ class Site:
     units (outputs,): ids. columns (inputs,): the unit that each input column reads, -1 none. constants (inputs,): the
     constant that the column always reads, NaN none. value (outputs,): the same for the units, before any norm.
     padded: zeros come in at the border, so a constant input is not constant at all positions. plain: weight and bias
-    are the module's own parameters.
+    are the module's own parameters. shared: called again, tied, or used elsewhere too.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Site:
     padded: bool
     positions: int
     plain: bool
+    shared: bool = False
 
 
 @dataclass

@@ -38,7 +38,14 @@ class NetworkProbe:
         return wiring(self._net, self._example)
 
 
-def attach(net: nn.Module, method: Method, example: Tensor | tuple[Any, ...], *, steps: int | None = None, epoch_steps: int | None = None) -> Run:
+def attach(
+    net: nn.Module,
+    method: Method,
+    example: Tensor | tuple[Any, ...],
+    *,
+    steps: int | None = None,
+    epoch_steps: int | None = None,
+) -> Run:
     """Put the method's gates into `net`, in place, and return the handle that trains and finishes it.
 
     Args:
@@ -58,7 +65,9 @@ def attach(net: nn.Module, method: Method, example: Tensor | tuple[Any, ...], *,
     if not isinstance(method, Method):
         raise TypeError(f"attach needs a paring method such as paring.L0(...), got {method!r}")
     if is_attached(net) or any(True for _ in gates(net)):
-        raise ValueError(f"this {type(net).__name__} already has a method attached; use Stack(a, b) for several at once")
+        raise ValueError(
+            f"this {type(net).__name__} already has a method attached; use Stack(a, b) for several at once"
+        )
     probe = NetworkProbe(net, example if isinstance(example, tuple) else (example,))
     set_attachment(net, Attachment(method))
     try:
@@ -89,7 +98,9 @@ class Run:
         self._checked: weakref.ref[torch.optim.Optimizer] | None = None
         method.start(net, clock)
 
-    def parameter_groups(self, lr: float, weight_decay: float = 0.0, *, gate_lr: float | None = None) -> list[dict[str, Any]]:
+    def parameter_groups(
+        self, lr: float, weight_decay: float = 0.0, *, gate_lr: float | None = None
+    ) -> list[dict[str, Any]]:
         """Optimizer groups: the weights, and the gates with their own learning rate and no weight decay.
 
         Args:
@@ -146,7 +157,11 @@ class Run:
 
     def _check(self, opt: torch.optim.Optimizer) -> None:
         held = {id(p) for group in opt.param_groups for p in group["params"]}
-        lacking = [f"{name}.{kind}" for name, kind, gate in gates(self.net) if any(id(p) not in held for p in gate.parameters())]
+        lacking = [
+            f"{name}.{kind}"
+            for name, kind, gate in gates(self.net)
+            if any(id(p) not in held for p in gate.parameters())
+        ]
         if lacking:
             shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
             raise ValueError(
@@ -154,7 +169,9 @@ class Run:
                 f"build it after attach, with {type(opt).__name__}(run.parameter_groups(lr=...))"
             )
 
-    def finish(self, net: nn.Module | None = None, *, inplace: bool = False, drop_inputs: bool = False, verify: bool = True) -> nn.Module:
+    def finish(
+        self, net: nn.Module | None = None, *, inplace: bool = False, drop_inputs: bool = False, verify: bool = True
+    ) -> nn.Module:
         """The small network: gates multiplied into the weights, stock layers, what closed removed exactly.
 
         Args:
@@ -180,7 +197,9 @@ class Run:
 
     @cached_property
     def _model(self) -> CostModel:
-        return CostModel(self.probe.wiring)
+        gated = {id(p) for _, _, gate in gates(self.net) for p in gate.parameters()}
+        own = sum(p.numel() for p in self.net.parameters() if id(p) not in gated)
+        return CostModel(self.probe.wiring, extra=own - int(CostModel(self.probe.wiring)().parameters))
 
     def cost(self, ask: Callable[[Gate], Tensor] | None = None) -> Cost:
         """What the network costs, layer by layer.

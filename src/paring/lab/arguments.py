@@ -45,7 +45,9 @@ def parse_price(text: str) -> Price | Budget:
         return Price(float(text))
     except ValueError:
         if "=" not in text:
-            raise ValueError(f"price {text!r}: not a number that is at least 0; examples: 1e-6, 'rate=1e-6,of=macs', budget:macs=0.25") from None
+            raise ValueError(
+                f"price {text!r}: not a number that is at least 0; examples: 1e-6, 'rate=1e-6,of=macs', budget:macs=0.25"
+            ) from None
     words = dict(_pair(text, part) for part in text.split(","))
     of = words.pop("of", "parameters")
     pairs = {name: _number(text, value) for name, value in words.items()}

@@ -181,7 +181,9 @@ def _report(words: Sequence[str]) -> int:
     )
     result = options.run / RESULT
     if not result.exists():
-        raise CommandError(f"{options.run} holds no finished run ({RESULT} is missing); name a run's folder, as in: paring report runs/demo")
+        raise CommandError(
+            f"{options.run} holds no finished run ({RESULT} is missing); name a run's folder, as in: paring report runs/demo"
+        )
     row = json.loads(result.read_text(encoding="utf-8"))
     if options.html:
         _page(options.run, row)
@@ -280,7 +282,10 @@ def _table(words: Sequence[str]) -> int:
     from paring.lab.tables import FIGURES, TABLES
     from paring.lab.tables.table import run_table
 
-    known = {**{name: table.about for name, table in TABLES.items()}, **{name: figure.about for name, figure in FIGURES.items()}}
+    known = {
+        **{name: table.about for name, table in TABLES.items()},
+        **{name: figure.about for name, figure in FIGURES.items()},
+    }
     listing = "\n".join(f"  {name:<26} {about}" for name, about in known.items())
     words = list(words)
     if words and not words[0].startswith("-"):

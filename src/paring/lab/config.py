@@ -1,30 +1,34 @@
 """Configs as plain JSON, and the hash that names a run.
 
-A config is a frozen dataclass of numbers, strings and other frozen dataclasses. Its canonical form writes every
-dataclass as `{"type": NAME, field: value, ...}`; the hash of that text names the run's folder, so that the same run is
-never done twice and a changed one never continues the wrong checkpoint.
+A config is a frozen dataclass of numbers, strings and other frozen dataclasses. Its JSON form writes every dataclass as
+`{"type": NAME, field: value, ...}`; the hash of that text names the run's folder, so that the same run is never done
+twice and a changed one never continues the wrong checkpoint. Fields at their default are left out of the hash: a new
+option does not orphan the runs that were made before it existed. (So a default, once released, is never changed.)
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 
-def plain(value: Any) -> Any:
-    """The JSON form of a config value.
+def plain(value: Any, *, defaults: bool = True) -> Any:
+    """The JSON form of a config value; `defaults=False` leaves out fields that are at their default.
 
     Raises:
         TypeError: something in it is no config value.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__} | {f.name: plain(getattr(value, f.name)) for f in fields(value) if f.init or f.name == "methods"}
+        shown = {
+            f.name: getattr(value, f.name) for f in fields(value) if defaults or getattr(value, f.name) != _default(f)
+        }
+        return {"type": type(value).__name__} | {name: plain(item, defaults=defaults) for name, item in shown.items()}
     if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, defaults=defaults) for key, item in value.items()}
     if isinstance(value, tuple | list):
-        return [plain(item) for item in value]
+        return [plain(item, defaults=defaults) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"{value!r} cannot be part of a config: use numbers, strings, tuples and frozen dataclasses")
@@ -32,5 +36,9 @@ def plain(value: Any) -> Any:
 
 def digest(value: Any) -> str:
     """First 12 hex digits of the hash of the canonical form."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(plain(value, defaults=False), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not MISSING else field.default

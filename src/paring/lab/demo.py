@@ -77,15 +77,21 @@ def run(out: Path, seed: int, *, progress: bool = True) -> dict[str, Any]:
         "python": platform.python_version(),
     }
     for batch, key in ((1, "latency_ms"), (128, "latency_128_ms")):
-        timed = latency({"dense": plain.net, "small": again}, data.test.x[:batch], batch=batch, threads=torch.get_num_threads())
+        timed = latency(
+            {"dense": plain.net, "small": again}, data.test.x[:batch], batch=batch, threads=torch.get_num_threads()
+        )
         for name in ("dense", "small"):
             result[name][key] = 1e3 * timed[name].median_s
     write_atomic(out / "result.json", json.dumps(result, indent=2) + "\n")
     write_atomic(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in gated.rows))
     layers = report(again, data.test.x[:2])
-    write_atomic(out / "report.html", run_page("paring demo: digits, dense against small", result, gated.rows, layers.rows))
+    write_atomic(
+        out / "report.html", run_page("paring demo: digits, dense against small", result, gated.rows, layers.rows)
+    )
     if not differ <= TOLERANCE:
-        raise RuntimeError(f"the small network read back from {out / SMALL} differs from the gated one by {differ:.1e}, more than {TOLERANCE}; this is a bug")
+        raise RuntimeError(
+            f"the small network read back from {out / SMALL} differs from the gated one by {differ:.1e}, more than {TOLERANCE}; this is a bug"
+        )
     return result
 
 
@@ -103,13 +109,17 @@ def _figures(net: nn.Module, file: Path, fitted: Fit, data: Dataset) -> dict[str
 
 def main(out: Path, seed: int) -> int:
     """Run the demo and print the comparison."""
-    print("paring demo: training LeNet-300-100 on scikit-learn's digits twice, dense and with L0 unit gates", flush=True)
+    print(
+        "paring demo: training LeNet-300-100 on scikit-learn's digits twice, dense and with L0 unit gates", flush=True
+    )
     result = run(out, seed)
     print(f"\n{'':<20}{'dense':>14}{'small':>14}")
     for label, key, form in _FIGURES:
         print(f"{label:<20}{form.format(result['dense'][key]):>14}{form.format(result['small'][key]):>14}")
     share = result["small"]["parameters"] / result["dense"]["parameters"]
     print(f"\nthe small network has {share:.1%} of the parameters")
-    print(f"proof: read back from disk, it differs from the gated network by at most {result['max_abs_diff']:.1e} (allowed: {TOLERANCE:.0e})")
+    print(
+        f"proof: read back from disk, it differs from the gated network by at most {result['max_abs_diff']:.1e} (allowed: {TOLERANCE:.0e})"
+    )
     print(f"written to {out}: {SMALL}, result.json, report.html")
     return 0

@@ -125,7 +125,15 @@ class Experiment:
         finish_seconds = time.perf_counter() - started
         seconds = fitted.seconds
         if self.finetune is not None:
-            tuned = fit(small, Dense(), data, self.finetune, folder=folder / "finetune", progress=progress, label=f"{label}, fine-tuning")
+            tuned = fit(
+                small,
+                Dense(),
+                data,
+                self.finetune,
+                folder=folder / "finetune",
+                progress=progress,
+                label=f"{label}, fine-tuning",
+            )
             small, seconds = tuned.run.finish(drop_inputs=self.drop_inputs), seconds + tuned.seconds
         save_net(small, folder / SMALL)
         real = measure(small, data.test.x[:1].to(device))
@@ -166,7 +174,11 @@ class Experiment:
 
 def architecture(cost: Cost) -> str:
     """Kept maps of every convolution, then kept inputs of every linear layer: "20-25-45-462" as papers write it."""
-    return "-".join(str(round(float(layer.outputs if layer.kind == "conv" else layer.inputs))) for layer in cost.rows if layer.kind in ("conv", "linear"))
+    return "-".join(
+        str(round(float(layer.outputs if layer.kind == "conv" else layer.inputs)))
+        for layer in cost.rows
+        if layer.kind in ("conv", "linear")
+    )
 
 
 @contextmanager

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 DASH = "–"
 
 
 def count(value: float | None) -> str:
     """A count: 431,080; from a million on 1.6 M, 12 G."""
-    if value is None:
-        return DASH
-    return short(value) if abs(value) >= 1e6 else f"{round(value):,}"
+    return short(value) if value is not None and abs(value) >= 999_999.5 else exact(value)
+
+
+def exact(value: float | None) -> str:
+    """A count with all its digits: 2,293,000."""
+    return DASH if value is None else f"{round(value):,}"
 
 
 def short(value: float) -> str:
@@ -59,3 +64,18 @@ def seconds(value: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """A short time given in milliseconds: 0.123 ms, 4.56 ms."""
     return DASH if value is None else f"{value:.3g} ms"
+
+
+NUMBERS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (
+    ("error", "test error", percent),
+    ("validation_error", "validation error", percent),
+    ("train_error", "training error", percent),
+    ("parameters", "parameters", count),
+    ("nonzeros", "nonzeros", count),
+    ("macs", "MACs per example", count),
+    ("bytes", "bytes", size),
+    ("latency_ms", "latency, batch 1", milliseconds),
+    ("latency_128_ms", "latency, batch 128", milliseconds),
+    ("train_seconds", "training time", seconds),
+)
+"""Keys of a result that compare two networks: what each is called and how it is written."""

@@ -1,147 +1,194 @@
-"""Pages: self-contained HTML that loads nothing from anywhere, light and dark, wide and narrow.
-
-Everything that comes in is escaped; the only markup taken as it is are `Html` values made here and SVG charts.
-"""
+"""The page of one run: what it kept, layer by layer, and how it got there. Self-contained, see `paring.lab.blocks`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from html import escape
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-Align = Literal["left", "right"]
+from paring.lab.blocks import Html, callout, figure, heading, page, paragraph, table, tiles
+from paring.lab.human import DASH, NUMBERS, change, count, exact, milliseconds, percent, share
+from paring.lab.plots import line_chart
 
-
-class Html(str):
-    """Text that is markup already."""
-
-    __slots__ = ()
-
-
-def heading(text: str, level: int = 2) -> Html:
-    """A heading, level 1 to 6."""
-    if level not in range(1, 7):
-        raise ValueError(f"headings have levels 1 to 6, not {level}")
-    return Html(f"<h{level}>{escape(text)}</h{level}>")
-
-
-def paragraph(text: str) -> Html:
-    """A paragraph of plain text."""
-    return Html(f"<p>{escape(text)}</p>")
+Row = Mapping[str, Any]
+_SETTINGS = (
+    ("model", "network"),
+    ("data", "data"),
+    ("method", "method"),
+    ("seed", "seed"),
+    ("epochs", "epochs"),
+    ("architecture", "kept architecture"),
+    ("threads", "threads"),
+    ("torch", "torch"),
+    ("python", "python"),
+    ("run", "run"),
+)
+_MOST_LINES = 10
 
 
-def callout(kind: Literal["good", "bad"], text: str) -> Html:
-    """A sentence that must be seen: green for good, red for bad."""
-    if kind not in ("good", "bad"):
-        raise ValueError(f"a callout is 'good' or 'bad', not {kind!r}")
-    return Html(f'<p class="callout {kind}" role="note">{escape(text)}</p>')
-
-
-def tiles(entries: Iterable[tuple[str, str, str]]) -> Html:
-    """Headline numbers side by side: (number, what it is, a remark)."""
-    inner = (
-        f'<div class="tile"><b>{escape(number)}</b><span>{escape(what)}</span><small>{escape(remark)}</small></div>'
-        for number, what, remark in entries
-    )
-    return Html(f'<div class="tiles">{"".join(inner)}</div>')
-
-
-def table(
-    headers: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    align: Sequence[Align] | None = None,
-    footer: Sequence[str] | None = None,
-) -> Html:
-    """A table of text cells.
+def run_page(
+    title: str,
+    result: Row,
+    metrics: Sequence[Row],
+    layers: Sequence[Row],
+    extra_sections: Iterable[str] = (),
+) -> str:
+    """The report of a run as one HTML document.
 
     Args:
-        headers: one per column.
-        rows: as many cells each.
-        align: "left" or "right" per column; by default the first is left and the others right.
-        footer: a last row that sums up.
+        title: heading of the page.
+        result: the run's result; with "dense" and "small" inside, the two stand side by side.
+        metrics: one row per epoch, as `fit` records them.
+        layers: `paring.report(net, example).rows`.
+        extra_sections: further blocks; plain text becomes a paragraph.
 
-    Raises:
-        ValueError: a row or `align` of another length.
+    What a section needs and is not there is named in its place; without matplotlib the figures are left out.
     """
-    align = align or ["left", *["right"] * (len(headers) - 1)]  # type: ignore[list-item]
-    body = [list(row) for row in rows]
-    for row in (align, *body, *([footer] if footer else [])):
-        if len(row) != len(headers):
-            raise ValueError(f"a table of {len(headers)} columns ({', '.join(headers)}) got {len(row)} cells: {row}")
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        pairs = zip(cells, align, strict=True)
-        return "<tr>" + "".join(f'<{tag} class="{side}">{escape(cell)}</{tag}>' for cell, side in pairs) + "</tr>"
-
-    parts = [f"<thead>{line(headers, 'th')}</thead>", f"<tbody>{''.join(line(row, 'td') for row in body)}</tbody>"]
-    if footer:
-        parts.append(f"<tfoot>{line(footer, 'td')}</tfoot>")
-    return Html(f'<div class="scroll" tabindex="0"><table>{"".join(parts)}</table></div>')
-
-
-def figure(svg: str, caption: str) -> Html:
-    """A chart from `paring.lab.plots` with its caption.
-
-    Raises:
-        ValueError: `svg` is no SVG element.
-    """
-    if not svg.startswith("<svg") or not svg.rstrip().endswith("</svg>"):
-        raise ValueError(f"a figure needs one SVG element, not text that starts with {svg[:40]!r}")
-    return Html(f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>")
+    small, dense = _sides(result)
+    blocks: list[str] = [*_headline(small, dense), *_proof(result), heading("Summary"), _summary(small, dense)]
+    blocks += [heading("Layers"), _layers(layers)]
+    blocks.append(heading("Over time"))
+    try:
+        blocks += [*_units(metrics), *_costs(metrics, result), *_learning(metrics)]
+    except ImportError as error:
+        blocks.append(paragraph(f"The figures are left out: {error}"))
+    blocks += extra_sections
+    settings = [(label, str(result[key])) for key, label in _SETTINGS if result.get(key) is not None]
+    if settings:
+        blocks += [heading("Settings"), table(("setting", "value"), settings, ("left", "left"))]
+    return page(title, blocks)
 
 
-def page(title: str, blocks: Iterable[str]) -> str:
-    """The whole document; blocks are `Html`, any other text becomes a paragraph."""
-    inner = "\n".join(block if isinstance(block, Html) else paragraph(block) for block in blocks)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<main>
-<h1>{escape(title)}</h1>
-{inner}
-</main>
-</body>
-</html>
-"""
+def _sides(result: Row) -> tuple[Row, Row]:
+    """Numbers of the small network and of the dense one, as far as they are known."""
+    if isinstance(result.get("small"), Mapping) and isinstance(result.get("dense"), Mapping):
+        return result["small"], result["dense"]
+    known = {key: result.get(f"dense_{key}") for key in ("parameters", "macs")}
+    return result, {key: value for key, value in known.items() if value is not None}
 
 
-_STYLE = """
-:root{--paper:#fbfbf9;--card:#fff;--ink:#1f2630;--soft:#5d6875;--line:#e3e5e3;--accent:#2f6fbf;
---good:#13774f;--good-paper:#e8f5ee;--bad:#b3261e;--bad-paper:#fdecea}
-@media(prefers-color-scheme:dark){:root{--paper:#14181d;--card:#1b2128;--ink:#e6eaee;--soft:#9aa6b2;--line:#2d353e;
---accent:#7db4f0;--good:#6fd3a5;--good-paper:#15291f;--bad:#ff8f85;--bad-paper:#331a18}}
-*{box-sizing:border-box}
-body{margin:0;background:var(--paper);color:var(--ink);font:1rem/1.6 system-ui,sans-serif}
-main{max-width:54rem;margin:0 auto;padding:3rem 1.25rem 5rem}
-h1{font-size:1.9rem;line-height:1.2;letter-spacing:-.015em;margin:0 0 1.5rem}
-h2{font-size:1.25rem;margin:3rem 0 .75rem;letter-spacing:-.01em}
-h3{font-size:1.05rem;margin:2rem 0 .5rem}
-p{max-width:42rem;margin:.75rem 0;overflow-wrap:anywhere}
-.callout{max-width:none;padding:.8rem 1.1rem;border-left:4px solid;border-radius:6px;margin:1.5rem 0}
-.good{color:var(--good);background:var(--good-paper)}
-.bad{color:var(--bad);background:var(--bad-paper)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(11rem,1fr));gap:1rem;margin:1.5rem 0}
-.tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem 1.1rem}
-.tile b{display:block;font-size:1.75rem;line-height:1.2;letter-spacing:-.02em;color:var(--accent)}
-.tile span{display:block;font-weight:600;margin-top:.25rem}
-.tile small{color:var(--soft);font-size:.85rem}
-.scroll{overflow-x:auto;background:var(--card);border:1px solid var(--line);border-radius:10px;margin:1rem 0}
-table{border-collapse:collapse;width:100%;font-size:.94rem;font-variant-numeric:tabular-nums}
-th,td{padding:.55rem 1rem;text-align:left;white-space:nowrap}
-th{color:var(--soft);font-weight:600;font-size:.85rem}
-tbody td,tfoot td{border-top:1px solid var(--line)}
-tfoot td{font-weight:650}
-.right{text-align:right}
-figure{margin:1.25rem 0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1.1rem}
-figure svg{display:block;width:100%;height:auto}
-figcaption{color:var(--soft);font-size:.9rem;margin-top:.75rem;max-width:42rem}
-@media(max-width:34rem){main{padding-top:1.75rem}h1{font-size:1.5rem}th,td{padding:.5rem .7rem}figure{padding:.6rem}}
-"""
+def _headline(small: Row, dense: Row) -> list[Html]:
+    """Tiles: shares of the dense sizes, the error, and the speed-up if it was measured."""
+    entries: list[tuple[str, str, str]] = []
+    for key, what in (("parameters", "parameters kept"), ("macs", "MACs kept")):
+        if small.get(key) is not None and dense.get(key):
+            remark = f"{count(small[key])} of {count(dense[key])}"
+            entries.append((share(small[key] / dense[key]), what, remark))
+    if small.get("latency_ms") and dense.get("latency_ms"):
+        remark = f"{milliseconds(small['latency_ms'])}, dense {milliseconds(dense['latency_ms'])}, batch 1"
+        entries.append((f"{dense['latency_ms'] / small['latency_ms']:.2f}×", "the speed", remark))
+    if small.get("error") is not None:
+        remark = f"dense {percent(dense['error'])}" if dense.get("error") is not None else "on the test set"
+        entries.append((percent(small["error"]), "test error", remark))
+    return [tiles(entries)] if entries else []
+
+
+def _proof(result: Row) -> list[Html]:
+    """The largest difference between the gated network and the removed one read back, against what is allowed."""
+    differ, allowed = result.get("max_abs_diff"), result.get("tolerance")
+    if differ is None or allowed is None:
+        return []
+    text = f"from the gated one by at most {differ:.1e} on the test set (allowed: {allowed:.0e})."
+    if differ <= allowed:
+        return [callout("good", f"Same function: read back from disk, the small network's outputs differ {text}")]
+    return [callout("bad", f"Not the same function: read back from disk, the small network's outputs differ {text}")]
+
+
+def _summary(small: Row, dense: Row) -> Html:
+    rows = []
+    for key, label, text in NUMBERS:
+        ours, theirs = small.get(key), dense.get(key)
+        if ours is None and theirs is None:
+            continue
+        if ours is None or theirs is None:
+            step = DASH
+        elif text is percent:
+            step = f"{ours - theirs:+.2f} points".replace("-", "−")
+        else:
+            step = change(ours / theirs - 1) if theirs else DASH
+        rows.append((label, text(theirs), text(ours), step))
+    if not rows:
+        return paragraph("The result holds none of the numbers that this table shows.")
+    if not dense:
+        return table(("", "this network"), [(label, ours) for label, _, ours, _ in rows])
+    return table(("", "dense", "small", "change"), rows)
+
+
+def _layers(layers: Sequence[Row]) -> Html:
+    if not layers:
+        return paragraph("No layer table: the report of the small network was not handed over.")
+    keys = ("parameters", "nonzeros", "macs", "bytes")
+    # exact counts here: this is the table that people check by hand
+    body = [
+        (
+            str(row.get("name") or "(net)"),
+            str(row.get("kind") or DASH),
+            exact(row.get("units")),
+            "×".join(map(str, row["weight"])) if row.get("weight") else DASH,
+            *(exact(row.get(key)) for key in keys),
+        )
+        for row in layers
+    ]
+    known = {key: [row[key] for row in layers if row.get(key) is not None] for key in keys}
+    total = ("total", "", "", "", *(exact(sum(known[key])) if known[key] else DASH for key in keys))
+    headers = ("layer", "kind", "units", "weight", "parameters", "nonzeros", "MACs", "bytes")
+    return table(headers, body, ("left", "left", "right", "right", *["right"] * 4), total)  # type: ignore[arg-type]
+
+
+def _units(metrics: Sequence[Row]) -> list[Html]:
+    """Open units per layer over time, as shares of the most that the layer had."""
+    rows = [row for row in metrics if "epoch" in row and isinstance(row.get("units"), Mapping)]
+    names = list(dict.fromkeys(name for row in rows for name in row["units"]))
+    if not names:
+        return [paragraph("No figure of the units kept: the metrics hold no units per layer.")]
+    caption = "Units that would stay if training stopped there, as a share of the most the layer had."
+    if len(names) > _MOST_LINES:
+        caption += f" {_MOST_LINES} of {len(names)} layers, evenly from first to last."
+        names = [names[round(i * (len(names) - 1) / (_MOST_LINES - 1))] for i in range(_MOST_LINES)]
+    series = {}
+    for name in names:
+        xs, ys = _values([{"epoch": row["epoch"], "units": row["units"].get(name)} for row in rows], "units")
+        series[name or "(net)"] = (xs, [y / (max(ys) or 1.0) for y in ys])
+    return [figure(line_chart(series, "epoch", "units kept", "Units kept", percent=True), caption)]
+
+
+def _costs(metrics: Sequence[Row], result: Row) -> list[Html]:
+    """Expected and support cost over time, relative to the dense network."""
+    series: dict[str, tuple[list[float], list[float]]] = {}
+    guessed = False
+    for what, label in (("parameters", "parameters"), ("macs", "MACs")):
+        both = {ask: _values(metrics, f"{ask}_{what}") for ask in ("expected", "support")}
+        whole = result.get(f"dense_{what}") or max((y for _, ys in both.values() for y in ys), default=0.0)
+        guessed |= not result.get(f"dense_{what}")
+        series |= {f"{label}, {ask}": (xs, [y / whole for y in ys]) for ask, (xs, ys) in both.items() if ys and whole}
+    if not series:
+        return [paragraph("No figure of the cost: the metrics hold no expected and support costs.")]
+    caption = "Expected: what the gates' chances add up to. Support: what would remain if training stopped there."
+    caption += " Relative to the largest value seen." if guessed else " Relative to the dense network."
+    return [figure(line_chart(series, "epoch", "share of dense", "Cost", percent=True), caption)]
+
+
+def _learning(metrics: Sequence[Row]) -> list[Html]:
+    """Loss, and validation error, over time."""
+    blocks = []
+    named = {"training, with penalty": "loss", "validation": "validation_loss"}
+    losses = {name: found for name, key in named.items() if (found := _values(metrics, key))[1]}
+    if losses:
+        blocks.append(figure(line_chart(losses, "epoch", "loss", "Loss"), "Mean loss of every epoch."))
+    else:
+        blocks.append(paragraph("No figure of the loss: the metrics hold none."))
+    errors = _values(metrics, "error")
+    if errors[1]:
+        chart = line_chart({"validation error": errors}, "epoch", "error in %", "Validation error")
+        blocks.append(figure(chart, "Error on the validation examples after every epoch."))
+    else:
+        blocks.append(paragraph("No figure of the validation error: this run set no validation examples aside."))
+    return blocks
+
+
+def _values(rows: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
+    """Epochs and values of the rows that have both."""
+    found = [(float(row["epoch"]), float(row[key])) for row in rows if "epoch" in row and row.get(key) is not None]
+    return [x for x, _ in found], [y for _, y in found]
+
+
+__all__ = ["Html", "callout", "figure", "heading", "page", "paragraph", "run_page", "table", "tiles"]

@@ -13,7 +13,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from paring.lab.human import short
@@ -24,9 +24,15 @@ Band = tuple[Numbers, Numbers, Numbers, Numbers]
 
 _COLOURS = ("#2f7ed8", "#d9652b", "#1a9c78", "#c667a8", "#d09a1a", "#55a9d6", "#8f6fd1")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-_MARKERS = "osD^vPX"
+_MARKERS = "osD^vPX<>*"
 _INK = "#123456"  # drawn with this, written as currentColor
-_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+_SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 14,
+    "text.parse_math": False,
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+}
 _STYLE = ".paring-chart{color:#3b4450}@media(prefers-color-scheme:dark){.paring-chart{color:#b9c3ce}}"
 
 
@@ -42,6 +48,7 @@ def line_chart(
     logx: bool = False,
     logy: bool = False,
     percent: bool = False,
+    atoms: Collection[str] = (),
 ) -> str:
     """One line per series, with a band around it where the series has one.
 
@@ -50,6 +57,7 @@ def line_chart(
         xlabel, ylabel, title: text, units included.
         logx, logy: logarithmic axes.
         percent: ys are fractions, shown as percent.
+        atoms: names of series that are no line but separate points, drawn on stems.
 
     Raises:
         ImportError: matplotlib is not there.
@@ -60,12 +68,16 @@ def line_chart(
     def draw(axes: Any) -> None:
         for index, (name, values) in enumerate(series.items()):
             colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
-            marker = "o" if len(values[0]) == 1 else ""
-            axes.plot(values[0], values[1], color=colour, linestyle=dash, marker=marker, linewidth=2.4, label=_label(name))
+            style = {"color": colour, "linewidth": 2.4, "label": _label(name)}
+            if name in atoms:
+                axes.vlines(values[0], 0, values[1], color=colour, linewidth=1.6)
+                axes.plot(values[0], values[1], marker="o", markersize=9, **(style | {"linewidth": 0}))
+                continue
+            axes.plot(values[0], values[1], linestyle=dash, marker="o" if len(values[0]) == 1 else "", **style)
             if len(values) == 4:
                 axes.fill_between(values[0], values[2], values[3], color=colour, alpha=0.2, linewidth=0)
 
-    return _chart("line", draw, series, xlabel, ylabel, title, logx, logy, percent)
+    return _chart("line", draw, series, xlabel, ylabel, title, logx, logy, percent, sorted(atoms))
 
 
 def scatter_chart(
@@ -169,13 +181,15 @@ def _chart(
         raise ImportError("charts need matplotlib; run: pip install 'paring[report]'") from error
     told = json.dumps([kind, list(data.items()), xlabel, ylabel, title, logx, logy, percent, extra], default=list)
     inputs = hashlib.sha256(told.encode()).hexdigest()[:12]
+    whole = kind == "line" and all(float(x).is_integer() for xs, *_ in data.values() for x in xs)
+    columns = max(1, min(len(data), 60 // (max(map(len, data)) + 6)))
+    legend = -(-len(data) // columns) if kind != "bar" and len(data) > 1 else 0
+    height = 1.3 + 0.5 * len(data) if kind == "bar" else 3.8 + 0.25 * legend
     text = io.StringIO()
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": inputs})
-        matplotlib.rcParams.update({"font.family": "DejaVu Sans", "font.size": 14, "text.parse_math": False})
-        matplotlib.rcParams.update(dict.fromkeys(_INKED, _INK))
-        figure = Figure(figsize=(8, 4.4 if kind != "bar" else 1.5 + 0.5 * len(data)), layout="constrained")
+        matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": inputs})
+        figure = Figure(figsize=(6.8, height), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw(axes)
@@ -190,13 +204,14 @@ def _chart(
             if log:
                 (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
             elif kind != "bar" or axis is values:
-                axis.set_major_locator(MaxNLocator(6, integer=kind == "line" and axis is axes.xaxis))
+                axis.set_major_locator(MaxNLocator(6, integer=whole and axis is axes.xaxis))
             if kind != "bar" or axis is values:
                 axis.set_major_formatter(FuncFormatter(_percent if percent and axis is values else _short))
-        if not logy and kind == "line" and axes.get_ylim()[0] > 0:
+        if not logy and kind == "line" and axes.dataLim.ymin >= 0:
             axes.set_ylim(bottom=0)
-        if kind != "bar" and len(data) > 1:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=13)
+        if legend:
+            handles, labels = axes.get_legend_handles_labels()
+            figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=13)
         silent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(text, format="svg", transparent=True, metadata=silent)
     return _tidy(text.getvalue(), inputs, f"chart {inputs}, matplotlib {matplotlib.__version__}", title)

@@ -15,7 +15,7 @@ import math
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ def today() -> str:
     return date.today().isoformat()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Results:
-    """One file of evidence; `merge` adds to it, `save` writes it.
+    """One file of evidence.
 
     Args:
         name: the file's stem.
@@ -88,34 +88,21 @@ class Results:
 
     name: str
     command: str
-    rows: list[Row] = field(default_factory=list)
+    rows: Sequence[Row] = ()
     date: str = field(default_factory=today)
     machine: dict[str, Any] = field(default_factory=machine)
     versions: dict[str, str] = field(default_factory=versions)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", tuple(self.rows))
         validate(self.to_dict(), f"results '{self.name}'")
-
-    @classmethod
-    def open(cls, path: str | Path, name: str, command: str) -> Results:
-        """The results at `path`, with `command` as the way to make them again; new and empty ones if there is no file.
-
-        Raises:
-            ResultsError: the file is damaged or holds other results.
-        """
-        if not Path(path).exists():
-            return cls(name, command)
-        found = load(path)
-        _same_name(name, Path(path))
-        found.command = command
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """The file's content."""
-        return {key: getattr(self, key) for key in _SHAPE}
+        return {key: list(self.rows) if key == "rows" else getattr(self, key) for key in _SHAPE}
 
-    def merge(self, row: Mapping[str, Any]) -> None:
-        """Put `row` in the place of the row with the same "run", otherwise at the end.
+    def merge(self, row: Mapping[str, Any]) -> Results:
+        """These results with `row`: in the place of the row with the same "run", otherwise at the end.
 
         A measured row of another day, machine or set of versions than the file's gets these as keys of its own.
 
@@ -126,21 +113,17 @@ class Results:
         if new.get("source") == "measured":
             now = {"date": today(), "machine": machine(), "versions": versions()}
             new = {key: value for key, value in now.items() if value != getattr(self, key)} | new
-        _check_row(new, f"results '{self.name}': the new row", set())
-        at = [index for index, old in enumerate(self.rows) if "run" in new and old.get("run") == new["run"]]
-        if at:
-            self.rows[at[0]] = new
-        else:
-            self.rows.append(new)
+        names = [old.get("run") for old in self.rows]
+        at = names.index(new["run"]) if new.get("run") in names and "run" in new else len(names)
+        return replace(self, rows=(*self.rows[:at], new, *self.rows[at + 1 :]))
 
     def save(self, path: str | Path) -> None:
         """Write the file; a kill leaves the old one or the new one.
 
         Raises:
-            ResultsError: the file's stem is not the name of these results, or a row is none.
+            ResultsError: the file's stem is not the name of these results.
         """
         path = Path(path)
-        validate(self.to_dict(), str(path))
         _same_name(self.name, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")

@@ -45,7 +45,9 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.params is None and self.macs is None:
-            raise ValueError("Budget() asks for nothing: give params=, macs= or both, as fractions of the dense network")
+            raise ValueError(
+                "Budget() asks for nothing: give params=, macs= or both, as fractions of the dense network"
+            )
         for name, value in (("params", self.params), ("macs", self.macs)):
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"Budget({name}={value}): a fraction of the dense network, in (0, 1]")
@@ -67,7 +69,9 @@ class Budget:
         if not any(float(dual) > 0 for dual in active.values()):
             return None
         excess = self._excess(model(openness(net, model.wiring, expected)), model())
-        return torch.stack([active[name].to(value.device) * value for name, value in excess.items() if name in active]).sum()
+        return torch.stack(
+            [active[name].to(value.device) * value for name, value in excess.items() if name in active]
+        ).sum()
 
     @torch.no_grad()
     def ascend(self, net: nn.Module, model: CostModel, duals: Attachment, step: int, steps: int | None) -> None:
@@ -116,7 +120,9 @@ class Budget:
             return mask
 
         if spent(base) > 1:
-            raise ValueError(f"{self} cannot be met: one open gate in each of the {len(sites)} gated places already costs {spent(base):.2f} times the budget")
+            raise ValueError(
+                f"{self} cannot be met: one open gate in each of the {len(sites)} gated places already costs {spent(base):.2f} times the budget"
+            )
         count = bisect_right(range(len(flat) + 1), 1.0, key=lambda n: spent(prefix(n))) - 1
         mask = prefix(count)
         for index in order[count : count + _TRIES].tolist():

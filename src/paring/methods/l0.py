@@ -83,7 +83,9 @@ class L0(Method):
         keeps = (("", self.keep),) if isinstance(self.keep, int | float) else self.keep
         for name, value in (*keeps, *([("prior", self.prior)] if self.prior is not None else [])):
             if not 0 < value < 1:
-                raise ValueError(f"L0: a keep probability must lie in (0, 1), got {value} {f'for {name!r}' if name else ''}")
+                raise ValueError(
+                    f"L0: a keep probability must lie in (0, 1), got {value} {f'for {name!r}' if name else ''}"
+                )
         for name, value in (("gate_lr", self.gate_lr), ("l2", self.l2), ("kl", self.kl)):
             if not value >= 0:
                 raise ValueError(f"L0({name}={value}): must not be negative")
@@ -120,6 +122,7 @@ class L0(Method):
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = sites(net, probe.wiring, self.places)
+        model = CostModel.of(net, probe.wiring)
         modules = dict(net.named_modules())
         for site in found:
             weight = modules[site.module].weight
@@ -134,7 +137,7 @@ class L0(Method):
                 dtype=weight.dtype,
             )
             put(modules[site.module], site.kind, gate)
-        attached(net).notes[self] = _Notes(found, CostModel(probe.wiring))
+        attached(net).notes[self] = _Notes(found, model)
 
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         notes, parts = self._notes(net), []
@@ -212,9 +215,17 @@ def expected_l2_of(net: nn.Module, *, detach: bool = False) -> Tensor:
                 square = square * chances["units"]
             if name == "weight" and "units" in chances:
                 axis = -1 if isinstance(layer, nn.Embedding) else 0
-                square = (square.sum(0) if axis == -1 else square.flatten(1).sum(1) if square.dim() > 1 else square) * chances["units"]
+                square = (
+                    square.sum(0) if axis == -1 else square.flatten(1).sum(1) if square.dim() > 1 else square
+                ) * chances["units"]
             total.append(square.sum())
-    gate_parameters = {id(p) for layer in net.modules() if isinstance(layer, Gated) for g in layer.gates().values() for p in g.parameters()}
+    gate_parameters = {
+        id(p)
+        for layer in net.modules()
+        if isinstance(layer, Gated)
+        for g in layer.gates().values()
+        for p in g.parameters()
+    }
     total += [p.pow(2).sum() for p in net.parameters() if id(p) not in counted and id(p) not in gate_parameters]
     return 0.5 * torch.stack(total).sum()
 

@@ -7,4 +7,16 @@ from paring.train.loop import CHECKPOINT, METRICS, Diverged, Fit, fit
 from paring.train.recipe import Recipe
 from paring.train.record import Record, write_atomic
 
-__all__ = ["CHECKPOINT", "METRICS", "CheckpointError", "Diverged", "Ema", "Fit", "Recipe", "Record", "evaluate", "fit", "write_atomic"]
+__all__ = [
+    "CHECKPOINT",
+    "METRICS",
+    "CheckpointError",
+    "Diverged",
+    "Ema",
+    "Fit",
+    "Recipe",
+    "Record",
+    "evaluate",
+    "fit",
+    "write_atomic",
+]

@@ -61,7 +61,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or no checkpoint") from error
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or no checkpoint"
+        ) from error
     if not isinstance(state, dict) or state.get("version") != _VERSION:
         raise CheckpointError(f"checkpoint {path} has another format than version {_VERSION}")
     return state

@@ -17,7 +17,9 @@ def evaluate(net: nn.Module, split: Split, *, chunk: int = 1000) -> tuple[float,
         ValueError: the split is empty.
     """
     if len(split) == 0:
-        raise ValueError("cannot evaluate on an empty split: ask for a validation set with validation=... when loading the data")
+        raise ValueError(
+            "cannot evaluate on an empty split: ask for a validation set with validation=... when loading the data"
+        )
     was_training = net.training
     net.eval()
     loss = torch.zeros((), device=split.x.device, dtype=torch.float64)

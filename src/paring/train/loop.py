@@ -147,7 +147,9 @@ class _Trainer:
     def train_epoch(self) -> dict[str, Any]:
         """One pass over the training set, then evaluation, record and checkpoint."""
         recipe = self.recipe
-        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.epoch)).to(self.device)
+        order = torch.randperm(
+            len(self.train), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.epoch)
+        ).to(self.device)
         batches = order.split(recipe.batch)
         self.net.train()
         started = time.perf_counter()
@@ -192,7 +194,11 @@ class _Trainer:
         bad = (~recent.isfinite()).nonzero()
         if len(bad):
             index = len(losses) - len(recent) + int(bad[0])
-            kept = "none yet" if self.folder is None or self.epoch == 0 else f"{self.folder / CHECKPOINT} (after epoch {self.epoch})"
+            kept = (
+                "none yet"
+                if self.folder is None or self.epoch == 0
+                else f"{self.folder / CHECKPOINT} (after epoch {self.epoch})"
+            )
             raise Diverged(
                 f"the loss became {float(recent[int(bad[0])])} at step {self.epoch * self.epoch_steps + index + 1} "
                 f"(epoch {self.epoch + 1}); last good checkpoint: {kept}. A lower learning rate (now {self.recipe.lr}), "
@@ -214,8 +220,14 @@ class _Trainer:
                 with torch.no_grad():
                     for name, ask in (("expected", expected), ("support", support)):
                         cost = self.run.cost(ask)
-                        row |= {f"{name}_{what}": float(getattr(cost, what)) for what in ("parameters", "macs", "flops")}
-                    row["units"] = {layer.name: round(float(layer.outputs)) for layer in cost.rows}
+                        row |= {
+                            f"{name}_{what}": float(getattr(cost, what)) for what in ("parameters", "macs", "flops")
+                        }
+                    row["units"] = {
+                        layer.name: round(float(layer.outputs))
+                        for layer in cost.rows
+                        if layer.kind in ("linear", "conv")
+                    }
         return row
 
     def _save(self) -> None:
@@ -237,7 +249,9 @@ class _Trainer:
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:
         if state["recipe"] != repr(self.recipe):
-            raise checkpoint.CheckpointError(f"{path} belongs to another run ({state['recipe']}); use another folder for {self.recipe!r}")
+            raise checkpoint.CheckpointError(
+                f"{path} belongs to another run ({state['recipe']}); use another folder for {self.recipe!r}"
+            )
         try:
             self.net.load_state_dict(state["net"])
             self.opt.load_state_dict(state["opt"])

@@ -29,13 +29,19 @@ class Progress:
                 from rich import console, progress
             except ImportError:
                 return self
-            columns = (*progress.Progress.get_default_columns(), progress.TimeElapsedColumn(), progress.TextColumn("{task.fields[note]}"))
+            columns = (
+                *progress.Progress.get_default_columns(),
+                progress.TimeElapsedColumn(),
+                progress.TextColumn("{task.fields[note]}"),
+            )
             self._bar = progress.Progress(*columns, console=console.Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task(self.label, total=self.epochs, note="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
 
@@ -52,4 +58,6 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=done, note=note)
         elif done == self.epochs or done % max(1, self.epochs // 10) == 0:
-            print(f"{self.label}: epoch {done}/{self.epochs}  {note}  {row['seconds']:.0f} s", file=sys.stderr, flush=True)
+            print(
+                f"{self.label}: epoch {done}/{self.epochs}  {note}  {row['seconds']:.0f} s", file=sys.stderr, flush=True
+            )

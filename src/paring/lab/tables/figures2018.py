@@ -70,10 +70,18 @@ def _training(runs: Path) -> Iterator[dict[str, Any]]:
         path = runs / entry.experiment.name / "metrics.jsonl"
         if not path.exists():
             continue
-        rows = [row for line in path.read_text(encoding="utf-8").splitlines() if "expected_flops" in (row := json.loads(line))]
+        rows = [
+            row
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if "expected_flops" in (row := json.loads(line))
+        ]
         x, y = (torch.tensor([row[key] for row in rows]) for key in ("epoch", "expected_flops"))
         if len(rows) == entry.experiment.recipe.epochs:
-            yield {**_curve("3", f"{entry.experiment.model}, {entry.label}", x, y), "model": entry.experiment.model, "method": entry.label}
+            yield {
+                **_curve("3", f"{entry.experiment.model}, {entry.label}", x, y),
+                "model": entry.experiment.model,
+                "method": entry.label,
+            }
 
 
 def _run(results: Path, runs: Path, command: str) -> None:
@@ -84,4 +92,6 @@ def _run(results: Path, runs: Path, command: str) -> None:
     found.save(path)
 
 
-FIGURES = Figures("louizos2018-figures", "figures 1, 2a, 2b and 3 of the paper (3 needs the runs of louizos2018-mnist)", _run)
+FIGURES = Figures(
+    "louizos2018-figures", "figures 1, 2a, 2b and 3 of the paper (3 needs the runs of louizos2018-mnist)", _run
+)

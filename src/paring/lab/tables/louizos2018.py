@@ -52,7 +52,14 @@ def _size(model: str, kept: str) -> dict[str, int]:
 
 
 def _quoted(model: str, method: str, kept: str, error: float) -> dict[str, Any]:
-    return {"model": model, "data": "mnist", "method": method, "architecture": kept, "error": error, **_size(model, kept)}
+    return {
+        "model": model,
+        "data": "mnist",
+        "method": method,
+        "architecture": kept,
+        "error": error,
+        **_size(model, kept),
+    }
 
 
 _TABLE_1 = (
@@ -86,7 +93,16 @@ _RELAXATIONS: tuple[tuple[str, relax.Relaxation], ...] = (
 def _relaxations(seed: int) -> list[Entry]:
     recipe = replace(PAPER, epochs=50, seed=seed)
     return [
-        Entry(label, Experiment("lenet_300_100", "mnist", L0(price=0.1 / N, gate=gate, **{**MLP, "gate_lr": 10.0}), recipe, drop_inputs=True))
+        Entry(
+            label,
+            Experiment(
+                "lenet_300_100",
+                "mnist",
+                L0(price=0.1 / N, gate=gate, **{**MLP, "gate_lr": 10.0}),
+                recipe,
+                drop_inputs=True,
+            ),
+        )
         for label, gate in _RELAXATIONS
     ]
 

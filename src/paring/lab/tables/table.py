@@ -83,18 +83,27 @@ def run_table(
     path = results / f"{table.name}.json"
     found = replace(load(path), command=command) if path.exists() else Results(table.name, command)
     for row in table.quoted:
-        found = found.merge({"run": f"quoted/{row['model']}/{row['method']}/{row.get('architecture', '')}", "source": "quoted", **row})
+        found = found.merge(
+            {"run": f"quoted/{row['model']}/{row['method']}/{row.get('architecture', '')}", "source": "quoted", **row}
+        )
     wanted = [shortened(entry, epochs) for seed in range(seeds) for entry in table.entries(seed)]
     wanted = [entry for entry in wanted if only in f"{entry.experiment.model} {entry.label}"]
     known = {row.get("run") for row in found.rows}
     missing = [entry for entry in wanted if entry.experiment.key not in known]
     if progress:
-        print(f"{table.name}: {len(wanted) - len(missing)} of {len(wanted)} runs are there, {len(missing)} to do", file=sys.stderr)
+        print(
+            f"{table.name}: {len(wanted) - len(missing)} of {len(wanted)} runs are there, {len(missing)} to do",
+            file=sys.stderr,
+        )
     for entry, row in _execute(missing, runs, jobs, progress):
         found = found.merge({**row, "method": entry.label})
         found.save(path)
         if progress:
-            print(f"{entry.experiment.model} {entry.label} seed {row['seed']}: {row['architecture']}  error {row['error']:.2f} %", file=sys.stderr, flush=True)
+            print(
+                f"{entry.experiment.model} {entry.label} seed {row['seed']}: {row['architecture']}  error {row['error']:.2f} %",
+                file=sys.stderr,
+                flush=True,
+            )
     found.save(path)
     return found
 
@@ -106,7 +115,9 @@ def _execute(entries: list[Entry], runs: Path, jobs: int, progress: bool) -> Ite
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending: dict[Future[dict[str, Any]], Entry] = {pool.submit(entry.experiment.run, runs, progress=progress): entry for entry in entries}
+        pending: dict[Future[dict[str, Any]], Entry] = {
+            pool.submit(entry.experiment.run, runs, progress=progress): entry for entry in entries
+        }
         while pending:
             finished, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in finished:

@@ -1,0 +1,218 @@
+"""One file per network, without pickle: safetensors plus a JSON manifest in its metadata.
+
+The manifest (key `paring` of the safetensors metadata, format version 1) holds, for a network whose class is built by
+the user's own code:
+
+* `tensors`: name -> [dtype, shape] of every tensor in the file;
+* `ties`: other names of the same tensor -> the name it is stored under;
+* `modules`: path -> class name of every stock layer with sizes, so that `load` can resize (and swap) them;
+* `digest`: SHA-256 over the rest of the manifest and all tensor bytes.
+
+Writing goes to a temporary file that is synced and renamed, so a crash never leaves half a file under the name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from paring.graph.apply import resize
+from paring.graph.select import SelectLinear
+
+VERSION = 1
+KEY = "paring"
+_SIZED: dict[str, type[nn.Module]] = {
+    c.__name__: c
+    for c in (
+        nn.Linear,
+        SelectLinear,
+        nn.Embedding,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.BatchNorm3d,
+        nn.SyncBatchNorm,
+    )
+}
+
+
+class FileError(ValueError):
+    """A file cannot be read as the network asked for; the message says what, why and what to do."""
+
+
+def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write parameters and persistent buffers of `net` to `path` (safetensors). Tied tensors are written once."""
+    state = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
+    first: dict[object, str] = {}
+    ties: dict[str, str] = {}
+    for name, value in state.items():
+        key = (value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape), value.stride())
+        owner = first.setdefault(key if value.numel() else name, name)
+        if owner != name:
+            ties[name] = owner
+    tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items() if n not in ties}
+    manifest: dict[str, Any] = {
+        "version": VERSION,
+        "tensors": {n: [_dtype(v), list(v.shape)] for n, v in tensors.items()},
+        "ties": ties,
+        "modules": {path: type(m).__name__ for path, m in net.named_modules() if type(m) in _SIZED.values()},
+    }
+    manifest["digest"] = _digest(manifest, tensors)
+    _write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
+
+
+def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.Module:
+    """The network of `factory()` (same architecture, any widths) with the sizes and tensors of the file, on the CPU.
+
+    Raises `FileError` for a missing, damaged or foreign file and for a factory of another architecture.
+    """
+    manifest, tensors = _read(Path(path))
+    with torch.device("cpu"):
+        net = factory()
+    ties: dict[str, str] = manifest["ties"]
+    stored = {**tensors, **{alias: tensors[name] for alias, name in ties.items()}}
+    _swap(net, manifest["modules"], path)
+    own = net.state_dict(keep_vars=True)
+    flexible = _flexible(net, manifest["modules"])
+    missing = sorted(own.keys() - stored.keys() - flexible)
+    extra = sorted(stored.keys() - own.keys() - flexible)
+    if missing or extra:
+        raise FileError(
+            f"{path} holds another architecture than {type(net).__name__}: "
+            f"not in the file: {_some(missing)}; only in the file: {_some(extra)}. Pass the factory it was saved from."
+        )
+    _check_ties(own, ties, path)
+    for name, value in own.items():
+        if name in stored and name not in flexible and value.shape != stored[name].shape:
+            raise FileError(
+                f"{path}: {name} has shape {tuple(stored[name].shape)} in the file and {tuple(value.shape)} in "
+                f"{type(net).__name__}, which no layer explains. Pass the factory it was saved from."
+            )
+    _fill(net, own, stored, ties)
+    return net
+
+
+def _swap(net: nn.Module, modules: dict[str, str], path: str | os.PathLike[str]) -> None:
+    """Give layers the class they have in the file."""
+    there = dict(net.named_modules())
+    for name, kind in modules.items():
+        module = there.get(name)
+        if module is not None and type(module) is nn.Linear and kind == "SelectLinear":
+            module.__class__ = SelectLinear
+            module.register_buffer("reads", torch.arange(module.in_features))
+        if module is None or type(module).__name__ != kind:
+            found = "nothing" if module is None else type(module).__name__
+            raise FileError(
+                f"{path} holds another architecture: '{name}' is a {kind} in the file, the factory has {found} there. "
+                "Pass the factory it was saved from."
+            )
+
+
+def _flexible(net: nn.Module, modules: dict[str, str]) -> set[str]:
+    """Names of tensors that may have another size in the file, or be absent on one side (biases)."""
+    names: set[str] = set()
+    for path in modules:
+        module = net.get_submodule(path)
+        prefix = f"{path}." if path else ""
+        names.update(prefix + leaf for leaf in [*module._parameters, *module._buffers])
+    return names
+
+
+def _check_ties(own: dict[str, Any], ties: dict[str, str], path: str | os.PathLike[str]) -> None:
+    groups: dict[int, str] = {}
+    for name, value in own.items():
+        owner = groups.setdefault(id(value), name)
+        if owner != name and ties.get(name, name) != ties.get(owner, owner):
+            raise FileError(
+                f"{path}: the factory ties {name} to {owner}, but the file holds two different tensors. "
+                "Untie them in the factory, or tie them before saving."
+            )
+
+
+def _fill(net: nn.Module, own: dict[str, Any], stored: dict[str, Tensor], ties: dict[str, str]) -> None:
+    made: dict[str, nn.Parameter] = {}
+    for name in [*own.keys(), *(stored.keys() - own.keys())]:
+        path, _, leaf = name.rpartition(".")
+        module = net.get_submodule(path)
+        if name not in stored:  # a bias that the file does not have
+            module.register_parameter(leaf, None)
+        elif leaf in module._buffers:
+            module._buffers[leaf] = stored[name]
+        else:
+            owner, old = ties.get(name, name), own.get(name)
+            frozen = old is not None and not old.requires_grad
+            made.setdefault(
+                owner, nn.Parameter(stored[name], requires_grad=not frozen and stored[name].is_floating_point())
+            )
+            module.register_parameter(leaf, made[owner])
+    for module in net.modules():
+        resize(module)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
+    try:
+        tensors = safetensors.torch.load(data)
+        manifest = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][KEY])
+        version = manifest["version"]
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
+        raise FileError(
+            f"{path} is not a file that paring.save wrote, or it is damaged or cut off ({len(data)} bytes): "
+            f"{type(error).__name__}: {error}. Save it again, or fetch it again."
+        ) from error
+    if version != VERSION:
+        raise FileError(f"{path} has format version {version}, this paring reads {VERSION}. Use a matching paring.")
+    expected = manifest.pop("digest", None)
+    if expected != _digest(manifest, tensors):
+        raise FileError(f"{path} is damaged: its content does not match its digest. Save it again, or fetch it again.")
+    return manifest, tensors
+
+
+def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {_dtype(value)} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def _dtype(value: Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    if os.name == "posix":  # the rename itself is on disk only once the folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "nothing"

@@ -1,0 +1,32 @@
+"""Small networks for tests: the shapes that matter, in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Chain(nn.Module):
+    """Convolution, BatchNorm, pooling, convolution without norm, flatten, two dense layers. Input (B, 2, 8, 8)."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(2, width, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(width)
+        self.pool = nn.MaxPool2d(2)
+        self.conv2 = nn.Conv2d(width, width + 2, 3)
+        self.fc1 = nn.Linear((width + 2) * 4, 10)
+        self.fc2 = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 3)."""
+        x = self.pool(torch.relu(self.norm1(self.conv1(x))))
+        x = torch.relu(self.conv2(x)).flatten(1)
+        logits: Tensor = self.fc2(torch.relu(self.fc1(x)))
+        return logits
+
+
+def chain_batch(size: int = 16, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """A batch for `Chain`: inputs (size, 2, 8, 8) and learnable labels in {0, 1, 2}."""
+    x = torch.randn(size, 2, 8, 8, dtype=dtype)
+    return x, x.flatten(1)[:, :3].argmax(1)

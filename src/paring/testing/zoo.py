@@ -1,0 +1,40 @@
+"""One row per method: the conformance suite (`tests/test_every_method.py`) runs all of it on every row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from paring import relax
+from paring.core import Method, Stack
+from paring.methods import L0, Budget, Dense, Price
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method as the suite tries it.
+
+    Args:
+        name: of the test.
+        make: a fresh method for a training of 40 steps that closes gates when it has any.
+        gated: whether it puts gates in.
+    """
+
+    name: str
+    make: Callable[[], Method]
+    gated: bool = True
+
+
+ZOO: tuple[Row, ...] = (
+    Row("dense", Dense, gated=False),
+    Row("l0 units", lambda: L0(price=0.01, at="units")),
+    Row("l0 inputs", lambda: L0(price=0.01, at="inputs")),
+    Row("l0 weights", lambda: L0(price=0.05, at="weights")),
+    Row("l0 several places", lambda: L0(price=Price(0.01, of="macs"), at=("units:Conv2d", "inputs:Linear"))),
+    Row("l0 per example", lambda: L0(price=0.01, at="units", per_example=True)),
+    Row("l0 budget", lambda: L0(price=Budget(params=0.4), at="units")),
+    Row("l0 with l2 and prior", lambda: L0(price=0.01, at="units", l2=1e-3, prior=0.2, kl=1e-3)),
+    Row("l0 bernoulli", lambda: L0(price=0.01, gate=relax.StraightThroughBernoulli())),
+    Row("l0 rectified gaussian", lambda: L0(price=0.01, gate=relax.RectifiedGaussian())),
+    Row("stack", lambda: Stack(L0(price=0.01, at="units:Conv2d"), L0(price=0.01, at="inputs:Linear"))),
+)

@@ -1,0 +1,232 @@
+"""The conformance suite: what every method must do, on every row of the zoo."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel
+
+import paring as pr
+from paring.core import gates
+from paring.testing import ZOO, Chain, Row, chain_batch, difference, is_stock, same_state
+
+STEPS = 40
+every = pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
+
+
+def attached(row: Row, dtype: torch.dtype = torch.float32) -> tuple[Chain, pr.Run, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    net = Chain().to(dtype)
+    run = pr.attach(net, row.make(), chain_batch(2, dtype=dtype)[0], steps=STEPS, epoch_steps=10)
+    return net, run, torch.optim.Adam(run.parameter_groups(lr=5e-3))
+
+
+def train(
+    net: nn.Module, run: pr.Run, opt: torch.optim.Optimizer, steps: int, forward: Callable[..., Any] | None = None
+) -> float:
+    loss = torch.zeros(())
+    dtype = next(net.parameters()).dtype
+    for _ in range(steps):
+        x, y = chain_batch(dtype=dtype)
+        opt.zero_grad()
+        loss = F.cross_entropy((net if forward is None else forward)(x), y)
+        (loss + run.penalty()).backward()
+        run.step(opt)
+    return float(loss.detach())
+
+
+@every
+def test_is_a_frozen_value(row: Row) -> None:
+    method = row.make()
+    assert method == row.make()
+    assert hash(method) == hash(row.make())
+    assert pickle.loads(pickle.dumps(method)) == method
+    fields = dataclasses.fields(method)
+    if fields:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(method, fields[0].name, None)
+
+
+@every
+def test_trains_and_finishes_to_the_same_function(row: Row) -> None:
+    net, run, opt = attached(row, torch.float64)
+    first = train(net, run, opt, 1)
+    last = train(net, run, opt, STEPS - 1)
+    assert last < first
+    x, _ = chain_batch(32, dtype=torch.float64)
+    small = run.finish()
+    assert is_stock(small)
+    assert not small.training
+    gated = copy.deepcopy(net)
+    run.method.finish(gated)  # last decisions (a budget's projection), so that both show the same support
+    assert difference(small, gated, x) < 1e-10
+    assert sum(p.numel() for p in small.parameters()) <= sum(p.numel() for p in Chain().parameters())
+    assert [n for n, _ in net.named_modules()][0] == ""
+    assert any(True for _ in gates(net)) == row.gated  # the network itself keeps its gates
+
+
+@every
+def test_weights_keep_their_names(row: Row) -> None:
+    net, _, _ = attached(row)
+    assert set(Chain().state_dict()) <= set(net.state_dict())
+    assert isinstance(net.conv1, nn.Conv2d)
+
+
+@every
+def test_finish_in_place(row: Row) -> None:
+    net, run, opt = attached(row)
+    train(net, run, opt, 5)
+    small = run.finish(inplace=True)
+    assert small is net
+    assert is_stock(net)
+    with pytest.raises(ValueError, match="no method is attached"):
+        run.finish()
+
+
+@every
+def test_deepcopy_and_pickle(row: Row) -> None:
+    net, run, opt = attached(row)
+    train(net, run, opt, 3)
+    x, _ = chain_batch()
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert difference(net, twin, x) == 0
+        twin.conv1.weight.data.zero_()
+        assert float(net.conv1.weight.detach().abs().sum()) > 0
+        small = run.finish(twin)
+        assert is_stock(small)
+
+
+@every
+def test_averaged_model(row: Row) -> None:
+    net, run, opt = attached(row)
+    average = AveragedModel(net)
+    for _ in range(3):
+        train(net, run, opt, 2)
+        average.update_parameters(net)
+    small = run.finish(average.module)
+    again = copy.deepcopy(average.module)
+    run.method.finish(again)
+    assert difference(small, again, chain_batch()[0]) < 1e-5
+
+
+@every
+def test_autocast(row: Row) -> None:
+    net, run, opt = attached(row)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(chain_batch()[0])
+    assert out.dtype == torch.bfloat16
+    (out.float().sum() + run.penalty()).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for group in opt.param_groups for p in group["params"])
+
+
+@every
+@pytest.mark.slow
+def test_compile(row: Row) -> None:
+    torch._dynamo.reset()
+    net, run, opt = attached(row)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    train(net, run, opt, 3, compiled)
+    net.eval()
+    x, _ = chain_batch()
+    with torch.no_grad():
+        assert torch.allclose(compiled(x), net(x), atol=1e-5)
+
+
+@every
+def test_accumulation_and_clipping(row: Row) -> None:
+    net, run, opt = attached(row)
+    for _ in range(3):
+        opt.zero_grad()
+        for _ in range(2):
+            x, y = chain_batch()
+            ((F.cross_entropy(net(x), y) + run.penalty()) / 2).backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+        run.before_step(opt)
+        opt.step()
+        run.after_step(opt)
+    assert run.clock.step == 3
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+@every
+def test_gates_have_their_own_group_without_decay(row: Row) -> None:
+    net, run, _ = attached(row)
+    groups = run.parameter_groups(lr=0.1, weight_decay=0.5)
+    count = sum(len(group["params"]) for group in groups)
+    assert count == len(list(net.parameters())) == len({id(p) for group in groups for p in group["params"]})
+    gate_ids = {id(p) for _, _, gate in gates(net) for p in gate.parameters()}
+    for group in groups:
+        own = all(id(p) in gate_ids for p in group["params"])
+        assert group["weight_decay"] == (0.0 if own else 0.5)
+        assert group["name"].startswith("gates" if own else "weights")
+    chosen = run.parameter_groups(lr=0.1, gate_lr=7.0)
+    assert all(group["lr"] == (7.0 if group["name"].startswith("gates") else 0.1) for group in chosen)
+
+
+@every
+def test_resumes_bit_for_bit(row: Row) -> None:
+    def whole(stop: int | None) -> tuple[dict[str, Any], dict[str, Any]]:
+        net, run, opt = attached(row)
+        train(net, run, opt, stop or STEPS)
+        if stop is None:
+            return net.state_dict(), run.state_dict()
+        saved = copy.deepcopy((net.state_dict(), opt.state_dict(), run.state_dict(), torch.get_rng_state()))
+        net, run, opt = attached(row)
+        net.load_state_dict(saved[0])
+        opt.load_state_dict(saved[1])
+        run.load_state_dict(saved[2])
+        torch.set_rng_state(saved[3])
+        train(net, run, opt, STEPS - stop)
+        return net.state_dict(), run.state_dict()
+
+    straight, clock = whole(None)
+    for stop in (7, 33):
+        resumed, resumed_clock = whole(stop)
+        assert same_state(straight, resumed)
+        assert same_state(clock, resumed_clock)
+
+
+@every
+def test_attached_twice_is_refused(row: Row) -> None:
+    net, _, _ = attached(row)
+    with pytest.raises(ValueError, match="already has a method attached"):
+        pr.attach(net, row.make(), chain_batch()[0])
+
+
+@every
+def test_missing_optimizer_group_is_refused(row: Row) -> None:
+    net, run, _ = attached(row)
+    opt = torch.optim.SGD([p for name, p in net.named_parameters() if "gate" not in name], lr=0.1)
+    if row.gated:
+        with pytest.raises(ValueError, match="does not hold the parameters of"):
+            run.step(opt)
+    else:
+        run.step(opt)
+
+
+@every
+def test_no_place_for_gates_is_refused_and_leaves_the_network_alone(row: Row) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.ReLU())
+    if not row.gated:
+        pr.attach(net, row.make(), torch.randn(2, 4))
+        return
+    with pytest.raises(ValueError, match="no place for gates"):
+        pr.attach(net, row.make(), torch.randn(2, 4))
+    assert net(torch.ones(1, 2)).shape == (1, 2)
+    assert [type(m) for m in net] == [nn.Flatten, nn.ReLU]
+
+
+@every
+def test_state_of_another_method_is_refused(row: Row) -> None:
+    _, run, _ = attached(row)
+    state = run.state_dict() | {"method": "Other()"}
+    with pytest.raises(ValueError, match="was saved with"):
+        run.load_state_dict(state)
