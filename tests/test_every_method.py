@@ -69,7 +69,7 @@ def test_trains_and_finishes_to_the_same_function(row: Row) -> None:
     run.method.finish(gated)  # last decisions (a budget's projection), so that both show the same support
     assert difference(small, gated, x) < 1e-10
     assert sum(p.numel() for p in small.parameters()) <= sum(p.numel() for p in Chain().parameters())
-    assert [n for n, _ in net.named_modules()][0] == ""
+    assert next(n for n, _ in net.named_modules()) == ""
     assert any(True for _ in gates(net)) == row.gated  # the network itself keeps its gates
 
 

@@ -6,7 +6,6 @@ opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
 small = run.finish()
 """
 
-from paring import core, cost, data, gates, graph, methods, models, relax, train
 from paring.core import Clock, Gate, Method, Stack
 from paring.cost import report
 from paring.graph import CaptureError, FileError, compact, load, save

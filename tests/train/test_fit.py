@@ -141,7 +141,7 @@ def test_all_checkpoints_damaged_is_a_clear_error(tmp_path: Path) -> None:
     trained(tmp_path)
     for path in (tmp_path / CHECKPOINT, tmp_path / (CHECKPOINT + ".previous")):
         path.write_bytes(b"nothing")
-    with pytest.raises(CheckpointError, match="Delete .* to start this run anew"):
+    with pytest.raises(CheckpointError, match=r"Delete .* to start this run anew"):
         trained(tmp_path)
 
 

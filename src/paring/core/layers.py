@@ -113,7 +113,7 @@ class _GatedConv(Gated, nn.modules.conv._ConvNd):
             weight = weight * z.view(-1, 1, *ones)
             bias = None if bias is None else bias * z
         x = input if fold_inputs else self.multiply_inputs(input)
-        y: Tensor = self._conv_forward(x, weight, bias)  # type: ignore[operator]  # defined by Conv1d, 2d and 3d
+        y: Tensor = self._conv_forward(x, weight, bias)
         return y if fold_units else self.multiply_units(y)
 
     def feature_axis(self, x: Tensor) -> int:
@@ -136,7 +136,7 @@ class _GatedBatchNorm(Gated, nn.modules.batchnorm._BatchNorm):
     """A norm carries the unit gates of the layer in front of it: there a closed unit is exactly zero."""
 
     def forward(self, input: Tensor) -> Tensor:
-        self._check_input_dim(input)
+        self._check_input_dim(input)  # type: ignore[no-untyped-call]
         momentum = 0.0 if self.momentum is None else self.momentum
         if self.training and self.track_running_stats and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
@@ -280,7 +280,7 @@ def release(net: nn.Module) -> None:
                     bias.mul_(value)
         for slot in _SLOT.values():
             delattr(layer, slot)
-        layer.__class__ = STOCK[type(layer)]
+        layer.__class__ = STOCK[type(layer)]  # type: ignore[assignment]  # a layer's class is swapped on purpose
 
 
 def _input_columns(layer: Gated, value: Tensor) -> Tensor:

@@ -114,7 +114,8 @@ def load(
     train, test = digits.parts() if name == "digits" else _published(name, root, download)
     train, held = stratified(train, validation, seed)
     classes = 100 if name == "cifar100" else 10
-    return Dataset(name, train, held, test, classes, tuple(train.x.shape[1:]))
+    channels, height, width = train.x.shape[1:]
+    return Dataset(name, train, held, test, classes, (channels, height, width))
 
 
 def fetch(name: str, *, root: str | Path | None = None) -> tuple[Path, ...]:

@@ -61,7 +61,7 @@ class Dataset:
     validation: Split
     test: Split
     classes: int
-    shape: tuple[int, ...]
+    shape: tuple[int, int, int]
 
     def to(self, device: torch.device | str | int) -> Dataset:
         """The same data set, all of it, on `device`."""

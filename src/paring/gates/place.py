@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import cast
 
 from torch import nn
 
@@ -48,7 +47,7 @@ class Place:
             raise ValueError(
                 f"place {text!r}: {kind!r} is none of {', '.join(KINDS)}; write for example 'units' or 'inputs:Linear'"
             )
-        return cls(cast(Kind, kind), selector)
+        return cls(kind, selector)
 
     def selects(self, name: str, module: nn.Module) -> bool:
         """Whether the selector takes this layer."""
@@ -58,7 +57,7 @@ class Place:
         drop = [part[1:] for part in wanted if part.startswith("!")]
 
         def hit(part: str) -> bool:
-            return part == stock or part == name or fnmatchcase(name, part)
+            return part in (stock, name) or fnmatchcase(name, part)
 
         return (not keep or any(map(hit, keep))) and not any(map(hit, drop))
 

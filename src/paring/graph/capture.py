@@ -8,6 +8,7 @@ parameter its name. What cannot be traced raises `CaptureError` with the line of
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def batch_size(inputs: tuple[object, ...]) -> int | None:
 
 def untouched_random() -> AbstractContextManager[None]:
     """A context after which the random states of this process are as before."""
-    ready = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    ready = torch.cuda.is_available() and torch.cuda.is_initialized()
     context: AbstractContextManager[None] = torch.random.fork_rng(range(torch.cuda.device_count()) if ready else [])
     return context
 
@@ -69,7 +70,8 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
     """
     inputs = _pair(as_inputs(example))
     shapes = pytree.tree_map(_first_dimension, inputs) if dynamic else None
-    with untouched_random(), torch.no_grad():
+    with untouched_random(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
         try:
             program = torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
         except Exception as error:  # torch.export raises whatever the model's own code raises

@@ -66,10 +66,10 @@ class Interpreter:
 
     def run(self) -> Interpretation:
         """Execute every node; activations go as soon as nothing needs them."""
+        last = {used: node for node in self.captured.nodes for used in node.all_input_nodes}
         ending: dict[fx.Node, list[fx.Node]] = {}
-        for node in self.captured.nodes:
-            if node.users:
-                ending.setdefault(list(node.users)[-1], []).append(node)
+        for used, node in last.items():
+            ending.setdefault(node, []).append(used)
         for node in self.captured.nodes:
             if node.op == "placeholder":
                 self._env[node] = self._placeholder(node)

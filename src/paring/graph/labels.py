@@ -23,10 +23,14 @@ def along(labels: Tensor, dim: int) -> Tensor | None:
 
 
 def uniform(values: Tensor, dim: int) -> Tensor:
-    """Per slice along `dim` the constant that all its entries share; NaN where there is none."""
+    """Per slice along `dim` the constant that all its entries share; NaN where there is none.
+
+    Vector and scalar code round the same function differently, so entries may be 1e-12 of it apart.
+    """
     rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
     first = rows[:, 0]
-    return torch.where((rows == rows[:, :1]).all(1), first, torch.full_like(first, torch.nan))
+    shared = torch.isclose(rows, rows[:, :1], rtol=1e-12, atol=0.0).all(1)
+    return torch.where(shared, first, torch.full_like(first, torch.nan))
 
 
 def spread(vector: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:

@@ -49,7 +49,7 @@ def _stepper(model: str, method: Method) -> Callable[[], None]:
 
     def step() -> None:
         opt.zero_grad()
-        (F.cross_entropy(net(x), y) + run.penalty()).backward()  # type: ignore[no-untyped-call]
+        (F.cross_entropy(net(x), y) + run.penalty()).backward()
         run.step(opt)
 
     return step

@@ -140,6 +140,7 @@ th{color:var(--soft);font-weight:600;font-size:.85rem}
 tbody td,tfoot td{border-top:1px solid var(--line)}
 tfoot td{font-weight:650}
 .right{text-align:right}
+td.left{white-space:normal;overflow-wrap:anywhere;min-width:6rem}
 figure{margin:1.25rem 0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1.1rem}
 figure svg{display:block;width:100%;max-width:42rem;height:auto}
 figcaption{color:var(--soft);font-size:.9rem;margin-top:.75rem;max-width:42rem}

@@ -47,12 +47,12 @@ class DemoArguments:
     Args:
         out: folder to write to.
         seed: seed of everything.
-        threads: CPU threads; 0 uses all.
+        threads: CPU threads; a network this small is fastest on one.
     """
 
     out: Path = Path("runs/demo")
     seed: int = 0
-    threads: int = 0
+    threads: int = 1
 
 
 def _demo(words: Sequence[str]) -> int:
@@ -279,12 +279,12 @@ class TableArguments:
 
 
 def _table(words: Sequence[str]) -> int:
-    from paring.lab.tables import FIGURES, TABLES
+    from paring.lab.tables import COMPUTED, TABLES
     from paring.lab.tables.table import run_table
 
     known = {
         **{name: table.about for name, table in TABLES.items()},
-        **{name: figure.about for name, figure in FIGURES.items()},
+        **{name: made.about for name, made in COMPUTED.items()},
     }
     listing = "\n".join(f"  {name:<26} {about}" for name, about in known.items())
     words = list(words)
@@ -307,8 +307,9 @@ def _table(words: Sequence[str]) -> int:
             raise CommandError(f"--{name} {value}: must be at least {least}")
     _threads(options.threads)
     command = f"paring table {options.name}"
-    if options.name in FIGURES:
-        FIGURES[options.name].run(options.results, options.runs, command)
+    if options.name in COMPUTED:
+        seeds = options.seeds or 3
+        COMPUTED[options.name].run(options.results, options.runs, seeds, f"{command} --seeds {seeds}")
     else:
         table = TABLES[options.name]
         run_table(

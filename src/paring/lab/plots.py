@@ -204,7 +204,7 @@ def _chart(
             if log:
                 (axes.set_xscale if axis is axes.xaxis else axes.set_yscale)("log")
             elif kind != "bar" or axis is values:
-                axis.set_major_locator(MaxNLocator(6, integer=whole and axis is axes.xaxis))
+                axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=whole and axis is axes.xaxis))
             if kind != "bar" or axis is values:
                 axis.set_major_formatter(FuncFormatter(_percent if percent and axis is values else _short))
         if not logy and kind == "line" and axes.dataLim.ymin >= 0:

@@ -1,6 +1,8 @@
 """L0 regularisation with stochastic gates (Louizos, Welling, Kingma, ICLR 2018, arXiv 1712.01312).
 
-    minimise over θ and log α   E_z[ loss(θ ⊙ z) ] + λ Σ_g |g| P(z_g ≠ 0) + (l2/2) Σ_g P(z_g ≠ 0) ‖θ_g‖²     (eq. 12, 16, 17)
+    minimise over θ and log α   E_z[ loss(θ ⊙ z) ] + λ Σ_g |g| P(z_g ≠ 0) + (l2/2) Σ_g P(z_g ≠ 0) ‖θ_g‖²
+
+(eq. 12, 16, 17).
 
 Any relaxation with a distribution function serves (section 2.1): hard concrete by default. Test time uses the
 relaxation's estimate, so what is closed is exactly zero and can be removed.

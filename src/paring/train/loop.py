@@ -136,7 +136,7 @@ class _Trainer:
             self._restore(*found)
 
     def _dense_cost(self) -> bool:
-        """Whether costs can be counted; a network that cannot be captured still trains with a method that needs no capture."""
+        """Whether costs can be counted. Without a capture, a method that needs none still trains."""
         try:
             self.run.cost()
         except CaptureError as error:
@@ -179,7 +179,7 @@ class _Trainer:
             with torch.autocast(self.device.type, torch.bfloat16) if recipe.bf16 else nullcontext():
                 out = self.forward(x)
             loss = F.cross_entropy(out.float(), y, reduction="sum") / count + self.run.penalty() * (len(batch) / count)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.detach()
         if recipe.clip:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
@@ -201,8 +201,8 @@ class _Trainer:
             )
             raise Diverged(
                 f"the loss became {float(recent[int(bad[0])])} at step {self.epoch * self.epoch_steps + index + 1} "
-                f"(epoch {self.epoch + 1}); last good checkpoint: {kept}. A lower learning rate (now {self.recipe.lr}), "
-                "gradient clipping or a smaller price usually helps"
+                f"(epoch {self.epoch + 1}); last good checkpoint: {kept}. A lower learning rate "
+                f"(now {self.recipe.lr}), gradient clipping or a smaller price usually helps"
             )
 
     def _row(self, losses: list[Tensor]) -> dict[str, Any]:

@@ -11,25 +11,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from paring.lab.results import Results, load
+from paring.lab.tables.computed import Computed
 from paring.lab.tables.louizos2018 import MNIST
 from paring.relax import HardConcrete
-
-
-@dataclass(frozen=True)
-class Figures:
-    """Figures of a paper: a line for `--help`, and what computes the rows into a results file."""
-
-    name: str
-    about: str
-    run: Callable[[Path, Path, str], None]
 
 
 def _curve(figure: str, label: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
@@ -65,8 +57,8 @@ def _surrogates() -> Iterator[dict[str, Any]]:
     yield _curve("2b", "mean of z", log_alpha, gate.mean(log_alpha))
 
 
-def _training(runs: Path) -> Iterator[dict[str, Any]]:
-    for entry in MNIST.entries(0):
+def _training(runs: Path, seeds: int) -> Iterator[dict[str, Any]]:
+    for entry in (entry for seed in range(seeds) for entry in MNIST.entries(seed)):
         path = runs / entry.experiment.name / "metrics.jsonl"
         if not path.exists():
             continue
@@ -78,20 +70,20 @@ def _training(runs: Path) -> Iterator[dict[str, Any]]:
         x, y = (torch.tensor([row[key] for row in rows]) for key in ("epoch", "expected_flops"))
         if len(rows) == entry.experiment.recipe.epochs:
             yield {
-                **_curve("3", f"{entry.experiment.model}, {entry.label}", x, y),
+                **_curve("3", f"{entry.experiment.model}, {entry.label}, seed {entry.experiment.recipe.seed}", x, y),
                 "model": entry.experiment.model,
                 "method": entry.label,
             }
 
 
-def _run(results: Path, runs: Path, command: str) -> None:
+def _run(results: Path, runs: Path, seeds: int, command: str) -> None:
     path = results / f"{FIGURES.name}.json"
     found = replace(load(path), command=command) if path.exists() else Results(FIGURES.name, command)
-    for row in (*_norms(), *_distributions(), *_surrogates(), *_training(runs)):
+    for row in (*_norms(), *_distributions(), *_surrogates(), *_training(runs, seeds)):
         found = found.merge(row)
     found.save(path)
 
 
-FIGURES = Figures(
+FIGURES = Computed(
     "louizos2018-figures", "figures 1, 2a, 2b and 3 of the paper (3 needs the runs of louizos2018-mnist)", _run
 )

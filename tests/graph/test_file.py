@@ -1,0 +1,158 @@
+"""Files: what goes in comes out, and nothing else does."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from paring.graph import FileError, SelectLinear, compact, load, save
+
+
+def factory() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Sigmoid(),
+        nn.Flatten(),
+        nn.Linear(144, 6, bias=False),
+        nn.ReLU(),
+        nn.Linear(6, 3),
+    )
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    net = factory().eval()
+    with torch.no_grad():
+        net[1].weight[:2] = 0  # folds into 4, which gets a bias
+        net[4].weight[3:] = 0
+    return compact(net, torch.randn(2, 1, 8, 8))
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    x, y = a.state_dict(), b.state_dict()
+    return list(x) == list(y) and all(torch.equal(x[k], y[k]) and x[k].dtype == y[k].dtype for k in x)
+
+
+def test_round_trip_of_a_shrunk_network(tmp_path: Path) -> None:
+    net = small()
+    save(net, tmp_path / "net.safetensors")
+    back = load(factory, tmp_path / "net.safetensors").eval()
+    assert same(net, back)
+    assert [m.in_features for m in back if isinstance(m, nn.Linear)] == [72, 3]
+    assert (back[0].out_channels, back[1].num_features) == (2, 2)
+    x = torch.randn(3, 1, 8, 8)
+    assert torch.equal(net(x), back(x))
+    back(x).sum().backward()
+    assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
+    with safe_open(tmp_path / "net.safetensors", "pt") as file:
+        manifest = json.loads(file.metadata()["paring"])
+    assert manifest["version"] == 1 and manifest["tensors"]["0.weight"] == ["float32", [2, 1, 3, 3]]
+
+
+def test_selected_inputs_and_other_dtypes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+
+    def mlp() -> nn.Module:
+        return nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+
+    net = mlp().eval()
+    with torch.no_grad():
+        net[0].weight[:, :3] = 0
+    net = compact(net, torch.randn(2, 8), drop_inputs=True).bfloat16()
+    save(net, tmp_path / "a")
+    back = load(mlp, tmp_path / "a")
+    assert same(net, back) and type(back[0]) is SelectLinear and back[0].reads.tolist() == [3, 4, 5, 6, 7]
+    x = torch.randn(2, 8).bfloat16()
+    assert torch.equal(net(x), copy.deepcopy(back)(x))
+
+
+class Tied(nn.Module):
+    def __init__(self, tie: bool = True) -> None:
+        super().__init__()
+        self.emb, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+        if tie:
+            self.head.weight = self.emb.weight
+        self.register_buffer("scratch", torch.ones(2), persistent=False)
+        self.free = nn.Parameter(torch.randn(3), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.emb(x))
+
+
+def test_ties_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
+    net = Tied()
+    save(net, tmp_path / "a")
+    back = load(Tied, tmp_path / "a")
+    assert back.head.weight is back.emb.weight and torch.equal(back.emb.weight, net.emb.weight)
+    assert not back.free.requires_grad and back.emb.weight.requires_grad
+    assert (tmp_path / "a").stat().st_size < 1500
+    save(Tied(tie=False), tmp_path / "b")
+    with pytest.raises(FileError, match=r"ties head\.weight to emb\.weight"):
+        load(Tied, tmp_path / "b")
+
+
+def test_another_architecture_is_named(tmp_path: Path) -> None:
+    save(small(), tmp_path / "a")
+    with pytest.raises(FileError, match="'6' is a Linear in the file, the factory has nothing there"):
+        load(lambda: nn.Sequential(*factory()[:6]), tmp_path / "a")
+    with pytest.raises(FileError, match=r"not in the file: 7\.weight"):
+        load(lambda: nn.Sequential(*factory(), nn.PReLU()), tmp_path / "a")
+    save(Tied(), tmp_path / "b")
+
+    def wider() -> nn.Module:
+        net = Tied()
+        net.free = nn.Parameter(torch.zeros(4))
+        return net
+
+    with pytest.raises(FileError, match=r"free has shape \(3,\) in the file and \(4,\)"):
+        load(wider, tmp_path / "b")
+
+
+def test_missing_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="No such file"):
+        load(factory, tmp_path / "nowhere")
+    (tmp_path / "x").write_text("hello")
+    with pytest.raises(FileError, match="not a file that paring"):
+        load(factory, tmp_path / "x")
+
+
+def test_every_truncation_and_many_flips_are_caught(tmp_path: Path) -> None:
+    def tiny() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
+
+    net, path = tiny(), tmp_path / "a"
+    save(net, path)
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(FileError):
+            load(tiny, path)
+    draw = random.Random(0)
+    caught = 0
+    for _ in range(1500):
+        broken = bytearray(data)
+        broken[draw.randrange(len(data))] ^= draw.randrange(1, 256)
+        path.write_bytes(broken)
+        try:
+            assert same(load(tiny, path), net)  # e.g. other white space after the header
+        except FileError:
+            caught += 1
+    assert caught > 1400
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a"
+    save(small(), path)
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save(factory(), path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
