@@ -54,7 +54,8 @@ def test_round_trip_of_a_shrunk_network(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["net.safetensors"]
     with safe_open(tmp_path / "net.safetensors", "pt") as file:
         manifest = json.loads(file.metadata()["paring"])
-    assert manifest["version"] == 1 and manifest["tensors"]["0.weight"] == ["float32", [2, 1, 3, 3]]
+    assert manifest["version"] == 1
+    assert manifest["tensors"]["0.weight"] == ["float32", [2, 1, 3, 3]]
 
 
 def test_selected_inputs_and_other_dtypes(tmp_path: Path) -> None:
@@ -69,7 +70,9 @@ def test_selected_inputs_and_other_dtypes(tmp_path: Path) -> None:
     net = compact(net, torch.randn(2, 8), drop_inputs=True).bfloat16()
     save(net, tmp_path / "a")
     back = load(mlp, tmp_path / "a")
-    assert same(net, back) and type(back[0]) is SelectLinear and back[0].reads.tolist() == [3, 4, 5, 6, 7]
+    assert same(net, back)
+    assert type(back[0]) is SelectLinear
+    assert back[0].reads.tolist() == [3, 4, 5, 6, 7]
     x = torch.randn(2, 8).bfloat16()
     assert torch.equal(net(x), copy.deepcopy(back)(x))
 
@@ -91,8 +94,10 @@ def test_ties_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     net = Tied()
     save(net, tmp_path / "a")
     back = load(Tied, tmp_path / "a")
-    assert back.head.weight is back.emb.weight and torch.equal(back.emb.weight, net.emb.weight)
-    assert not back.free.requires_grad and back.emb.weight.requires_grad
+    assert back.head.weight is back.emb.weight
+    assert torch.equal(back.emb.weight, net.emb.weight)
+    assert not back.free.requires_grad
+    assert back.emb.weight.requires_grad
     assert (tmp_path / "a").stat().st_size < 1500
     save(Tied(tie=False), tmp_path / "b")
     with pytest.raises(FileError, match=r"ties head\.weight to emb\.weight"):
@@ -124,7 +129,7 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
         load(factory, tmp_path / "x")
 
 
-def test_every_truncation_and_many_flips_are_caught(tmp_path: Path) -> None:
+def test_truncations_and_flips_are_caught(tmp_path: Path) -> None:
     def tiny() -> nn.Module:
         return nn.Sequential(nn.Linear(2, 1), nn.BatchNorm1d(1))
 
@@ -137,7 +142,7 @@ def test_every_truncation_and_many_flips_are_caught(tmp_path: Path) -> None:
             load(tiny, path)
     draw = random.Random(0)
     caught = 0
-    for _ in range(1500):
+    for _ in range(400):
         broken = bytearray(data)
         broken[draw.randrange(len(data))] ^= draw.randrange(1, 256)
         path.write_bytes(broken)
@@ -145,7 +150,7 @@ def test_every_truncation_and_many_flips_are_caught(tmp_path: Path) -> None:
             assert same(load(tiny, path), net)  # e.g. other white space after the header
         except FileError:
             caught += 1
-    assert caught > 1400
+    assert caught > 370
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,4 +160,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save(factory(), path)
-    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1

@@ -1,4 +1,4 @@
-"""Exact removal over random networks: same function in float64, and everything removable is gone."""
+"""Exact removal, case by case."""
 
 from __future__ import annotations
 
@@ -6,96 +6,10 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from paring.graph import SelectLinear, compact, shrink
 from paring.graph.wiring import wiring
-from tests.reference.removal import survivors
-
-ACTS = [nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.Hardswish, nn.Softplus, nn.LeakyReLU, nn.Identity]
-QUICK = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
-
-def hurt(net: nn.Module, draw: st.DrawFn, last: nn.Module) -> None:
-    """Make units live, zero, constant, balanced (weights sum to zero) or unread, and norms sometimes dead."""
-    layers = [m for m in net.modules() if isinstance(m, nn.Linear | nn.Conv1d | nn.Conv2d)]
-    with torch.no_grad():
-        for layer in layers:
-            layer.weight.normal_()
-            for unit in range(len(layer.weight)) if layer is not last else ():
-                fate = draw(st.sampled_from(["live", "zero", "constant", "balanced", "live"]))
-                if fate == "balanced":
-                    flat = layer.weight[unit].flatten()
-                    signs = torch.ones_like(flat) * (1 - 2 * (torch.arange(len(flat)) % 2))
-                    if len(flat) % 2:
-                        signs[-1] = 0
-                    layer.weight[unit] = signs.view_as(layer.weight[unit])
-                elif fate != "live":
-                    layer.weight[unit] = 0
-                if layer.bias is not None and fate in ("zero", "balanced"):
-                    layer.bias[unit] = 0
-            if draw(st.integers(0, 3)) == 0:
-                layer.weight[:, ::2] = 0
-        for norm in net.modules():
-            if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-                norm.running_mean.normal_()
-                norm.running_var.uniform_(0.5, 2)
-                norm.weight.uniform_(0.5, 2)
-                norm.bias.normal_()
-                norm.weight[::3] = 0
-                norm.bias[::2] = 0
-
-
-@st.composite
-def mlps(draw: st.DrawFn) -> tuple[nn.Sequential, Tensor]:
-    torch.manual_seed(draw(st.integers(0, 1000)))
-    widths = [5, *draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)), 3]
-    parts: list[nn.Module] = []
-    for i, (a, b) in enumerate(zip(widths, widths[1:], strict=False)):
-        parts.append(nn.Linear(a, b, bias=draw(st.booleans())))
-        if i < len(widths) - 2:
-            if draw(st.booleans()):
-                parts.append(nn.BatchNorm1d(b))
-            parts.append(draw(st.sampled_from(ACTS))())
-    net = nn.Sequential(*parts).double().eval()
-    hurt(net, draw, parts[-1])
-    return net, torch.randn(4, 5).double()
-
-
-@st.composite
-def convnets(draw: st.DrawFn) -> tuple[nn.Sequential, Tensor]:
-    torch.manual_seed(draw(st.integers(0, 1000)))
-    size, channels = draw(st.sampled_from([(11, 2), (14, 1)])), 0
-    x = torch.randn(2, size[1], size[0], size[0]).double()
-    parts: list[nn.Module] = []
-    channels = size[1]
-    for _ in range(draw(st.integers(1, 3))):
-        width, kernel = draw(st.integers(1, 5)), draw(st.integers(1, 3))
-        padding, stride = draw(st.integers(0, kernel - 1)), draw(st.integers(1, 2))
-        parts.append(nn.Conv2d(channels, width, kernel, stride, padding, bias=draw(st.booleans())))
-        if draw(st.booleans()):
-            parts.append(nn.BatchNorm2d(width))
-        parts.append(draw(st.sampled_from(ACTS))())
-        pool = draw(st.sampled_from([None, nn.MaxPool2d(2, 1), nn.AvgPool2d(2, 1), nn.MaxPool2d(3, 2, 1)]))
-        parts += [pool] if pool is not None and _fits(parts, pool, x) else []
-        channels = width
-        if not _fits(parts, nn.Conv2d(width, 1, 3, 2).double(), x):
-            break
-    if draw(st.booleans()):
-        parts.append(nn.AdaptiveAvgPool2d(1))
-    parts.append(nn.Flatten())
-    features = nn.Sequential(*parts).double().eval()(x).shape[1]
-    parts += [nn.Linear(features, 4), nn.Sigmoid(), nn.Linear(4, 2)]
-    net = nn.Sequential(*parts).double().eval()
-    hurt(net, draw, parts[-1])
-    return net, x
-
-
-def _fits(parts: list[nn.Module], extra: nn.Module, x: Tensor) -> bool:
-    shape = copy.deepcopy(nn.Sequential(*parts)).double().eval()(x).shape
-    return shape[-1] >= 5 or (shape[-1] >= 3 and isinstance(extra, nn.Conv2d))
 
 
 def widths(net: nn.Module) -> list[int]:
@@ -107,37 +21,6 @@ def gap(a: nn.Module, b: nn.Module, x: Tensor) -> float:
         y, z = a(x), b(x)
     assert y.shape == z.shape
     return float((y - z).abs().max() / y.abs().max().clamp_min(1e-2))
-
-
-@QUICK
-@given(mlps())
-def test_random_mlps_keep_their_function_and_nothing_else(case: tuple[nn.Sequential, Tensor]) -> None:
-    net, x = case
-    small, report = shrink(net, x, verify=False)
-    assert gap(net, small, torch.randn(16, 5).double()) < 1e-10
-    assert widths(small) == survivors(net, x) == [row.after for row in report.rows]
-    again = compact(small, x, verify=False)
-    assert widths(again) == widths(small)
-
-
-@QUICK
-@given(convnets())
-def test_random_convnets_keep_their_function_and_nothing_else(case: tuple[nn.Sequential, Tensor]) -> None:
-    net, x = case
-    small, report = shrink(net, x, verify=False)
-    assert gap(net, small, torch.randn_like(x)) < 1e-10
-    assert widths(small) == survivors(net, x) == [row.after for row in report.rows]
-
-
-@QUICK
-@given(mlps())
-def test_mode_both_keeps_the_function_in_train_mode_too(case: tuple[nn.Sequential, Tensor]) -> None:
-    net, _ = case
-    x = torch.randn(8, 5).double()
-    small = compact(net.train(), x, verify=False)
-    assert small.training
-    assert gap(copy.deepcopy(net).eval(), copy.deepcopy(small).eval(), x) < 1e-9
-    assert gap(net, small, x) < 1e-7  # a constant channel has no variance: rounding is divided by sqrt(eps)
 
 
 class Block(nn.Module):
@@ -189,7 +72,8 @@ def test_inner_channels_of_residual_blocks_go(training: bool) -> None:
     assert rows["2.conv1"].kept == {"constant but not zero at the padded convolution '2.conv2'": 1}
     assert not report.rolled_back
     assert report.verified
-    assert small[1].conv2.in_channels == 5 and small[1].bn1.num_features == 5
+    assert small[1].conv2.in_channels == 5
+    assert small[1].bn1.num_features == 5
     x = torch.randn(3, 3, 12, 12)
     assert gap(copy.deepcopy(net), copy.deepcopy(small), x) < 1e-5
 
@@ -222,10 +106,13 @@ def test_a_fold_makes_a_bias_or_moves_the_running_mean() -> None:
     with torch.no_grad():
         plain[0].weight[:3] = 0
     small, report = shrink(plain.eval(), x)
-    assert report.rows[0].folded == 3 and small[2].bias is not None and small[2].in_features == 3
+    assert report.rows[0].folded == 3
+    assert small[2].bias is not None
+    assert small[2].in_features == 3
     assert gap(plain, small, x) < 1e-10
     lean, report = shrink(normed.train(), x, mode="both")
-    assert report.rows[0].folded == 3 and lean[2].bias is None
+    assert report.rows[0].folded == 3
+    assert lean[2].bias is None
     twin = copy.deepcopy(normed)
     for _ in range(5):  # both go on training: outputs stay the same, the running means stay apart by the same shift
         assert torch.allclose(twin(x), lean(x), atol=1e-10)
@@ -241,7 +128,8 @@ def test_a_constant_that_training_sees_differently() -> None:
     assert compact(net.train(), x)[0].out_features == 6
     small, report = shrink(net.eval(), x)
     assert small[0].out_features == 4
-    assert "train mode" in report.notes[0] and "train mode" in str(report)
+    assert "train mode" in report.notes[0]
+    assert "train mode" in str(report)
 
 
 def test_everything_dead_leaves_one_unit_per_layer() -> None:
@@ -266,14 +154,18 @@ def test_names_grads_flags_and_the_original_stay() -> None:
     state, seed = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     small, _ = shrink(net, torch.randn(2, 1, 8, 8, generator=torch.Generator()))
     assert torch.equal(seed, torch.get_rng_state())
-    assert net.training and all(torch.equal(state[k], v) for k, v in net.state_dict().items())
+    assert net.training
+    assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
     assert list(small.state_dict()) == list(state)
     assert not small[0].weight.requires_grad
-    assert type(small[0]) is nn.Conv2d and small[1].running_var.shape == (2,)
+    assert type(small[0]) is nn.Conv2d
+    assert small[1].running_var.shape == (2,)
     grad, columns = net[4].weight.grad, torch.cat([torch.arange(0, 36), torch.arange(108, 144)])
     same = compact(net, torch.randn(2, 1, 8, 8), inplace=True)
-    assert same is net and net[0].out_channels == 2
-    assert torch.equal(net[4].weight.grad, grad[:, columns]) and net[0].weight.grad is None
+    assert same is net
+    assert net[0].out_channels == 2
+    assert torch.equal(net[4].weight.grad, grad[:, columns])
+    assert net[0].weight.grad is None
 
 
 class Baked(nn.Module):
@@ -295,7 +187,8 @@ def test_what_does_not_verify_is_rolled_back_and_named() -> None:
             layer.weight[:2] = 0
             layer.bias[:2] = 0
     small, report = shrink(net, torch.randn(2, 1, 8, 8))
-    assert list(report.rolled_back) == ["conv"] and "rolled back conv" in str(report)
+    assert list(report.rolled_back) == ["conv"]
+    assert "rolled back conv" in str(report)
     assert (small.conv.out_channels, small.hidden.out_features) == (4, 6)
     assert gap(net, small, torch.randn(3, 1, 8, 8)) < 1e-5
     assert report.rows[0].kept == {"removing it changed the outputs": 2}
@@ -310,7 +203,8 @@ def test_inputs_that_nobody_reads_are_dropped_on_request() -> None:
     x = torch.randn(3, 4, 4)
     assert compact(net, x)[1].in_features == 16
     small = compact(net, x, drop_inputs=True)
-    assert isinstance(small[1], SelectLinear) and small[1].weight.shape == (4, 8)
+    assert isinstance(small[1], SelectLinear)
+    assert small[1].weight.shape == (4, 8)
     assert gap(net, small, torch.randn(5, 4, 4)) < 1e-6
     assert [layer.inputs for layer in wiring(small, x).layers] == [8, 4]
     with torch.no_grad():

@@ -6,11 +6,14 @@ import copy
 
 import pytest
 import torch
+from tests.graph.test_shrink import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.graph import CaptureError, wiring
-from tests.graph.test_shrink import Block
+from paring.graph.capture import capture
+from paring.graph.interpret import interpret
+from paring.graph.wiring import describe
 
 
 class LeNet5(nn.Module):
@@ -37,7 +40,8 @@ def test_lenet(batch: int) -> None:
     assert torch.equal(w.layer("conv2").sources, w.layer("conv1").labels)
     assert torch.equal(w.layer("fc1").sources, w.layer("conv2").labels.repeat_interleave(16))
     assert [layer.name for layer in w.readers("conv2")] == ["fc1"]
-    assert w.units == 6 + 16 + 12 + 10 and w.norms == ()
+    assert w.units == 6 + 16 + 12 + 10
+    assert w.norms == ()
     with pytest.raises(KeyError, match="conv1"):
         w.layer("conv9")
 
@@ -48,9 +52,11 @@ def test_residual_blocks_and_norms() -> None:
     stem, inner, outer, last = w.layers
     assert (inner.gateable, inner.norm) == (True, "1.bn1")
     assert (outer.gateable, outer.norm, outer.reason) == (False, "1.bn2", "coupled by a residual add")
-    assert not stem.gateable and torch.equal(stem.labels, outer.labels)
+    assert not stem.gateable
+    assert torch.equal(stem.labels, outer.labels)
     assert torch.equal(last.sources, stem.labels.repeat_interleave(36))
-    assert [n.name for n in w.norms] == ["1.bn1", "1.bn2"] and w.norms[0].affine
+    assert [n.name for n in w.norms] == ["1.bn1", "1.bn2"]
+    assert w.norms[0].affine
     assert torch.equal(w.norms[0].labels, inner.labels)
 
 
@@ -60,7 +66,8 @@ def test_capture_changes_nothing() -> None:
     state, seed = copy.deepcopy(net.state_dict()), torch.get_rng_state()
     wiring(net, torch.randn(2, 3, 8, 8, generator=torch.Generator()))
     assert torch.equal(seed, torch.get_rng_state())
-    assert net.training and not net[1].training
+    assert net.training
+    assert not net[1].training
     assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in net.parameters())
 
@@ -126,8 +133,11 @@ def test_shared_layers_and_ties() -> None:
     w = wiring(Tied(), torch.zeros(2, 3, dtype=torch.int64))
     emb, mid, head = w.layers
     assert (emb.kind, emb.name, head.name, emb.inputs) == ("embedding", "emb", "head", 0)
-    assert "tied" in emb.reason and not emb.gateable and not head.gateable
-    assert mid.reason == "'mid' is called 2 times" and mid.positions == 6
+    assert "tied" in emb.reason
+    assert not emb.gateable
+    assert not head.gateable
+    assert mid.reason == "'mid' is called 2 times"
+    assert mid.positions == 6
 
 
 def test_grouped_convolutions_are_barriers() -> None:
@@ -135,7 +145,33 @@ def test_grouped_convolutions_are_barriers() -> None:
     w = wiring(net, torch.randn(2, 2, 4, 4))
     assert [layer.groups for layer in w.layers] == [1, 4, 1]
     assert [layer.inputs for layer in w.layers] == [2, 4, 16]
-    assert "grouped" in w.layers[0].reason and "grouped" in w.layers[1].reason
+    assert "grouped" in w.layers[0].reason
+    assert "grouped" in w.layers[1].reason
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_a_symbolic_batch_gives_the_same_labels(training: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    net.train(training)
+    x = torch.randn(3, 1, 8, 8)
+    found = capture(net, x, dynamic=True)
+    assert found.program.module()(torch.randn(7, 1, 8, 8)).shape == (7, 2)
+    one, other = describe(interpret(net, found, training=training)), wiring(net, x)
+    assert [layer.sources.tolist() for layer in one.layers] == [layer.sources.tolist() for layer in other.layers]
+    assert [layer.positions for layer in one.layers] == [layer.positions for layer in other.layers] == [36, 1]
+
+
+def test_networks_that_need_the_whole_batch() -> None:
+    class Fours(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 5), nn.Linear(5, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x).view(4, -1, 5).mean(0))
+
+    w = wiring(Fours(), torch.randn(8, 3))
+    assert [layer.gateable for layer in w.layers] == [True, False]
 
 
 def test_capture_errors_name_the_line() -> None:

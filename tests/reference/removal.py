@@ -6,6 +6,8 @@ Python loops, and takes the constants that dead units come out with from a real 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ def survivors(chain: nn.Sequential, x: Tensor) -> list[int]:
     layers = [m for m in chain if isinstance(m, LAYERS)]
     kept: dict[nn.Module, set[int]] = {layers[-1]: set(range(len(layers[-1].weight)))}
     needed = {layers[-1]: set(kept[layers[-1]])}
-    for producer, reader in reversed(list(zip(layers, layers[1:], strict=False))):
+    for producer, reader in reversed(list(itertools.pairwise(layers))):
         seen = inputs[reader].movedim(-1 if isinstance(reader, nn.Linear) else 1, 0)
         must, read = set(), set()
         for column, unit in enumerate(owners[reader]):

@@ -1,6 +1,6 @@
 """Capture of a network as a flat graph of tensor operations: a thin adapter over `torch.export` (torch >= 2.6).
 
-The network is traced in the mode it is in (train or eval), with a batch of two examples, on fake tensors: parameters,
+The network is traced in the mode it is in (train or eval), on a batch of two examples if it can, on fake tensors: parameters,
 buffers, training flags and random states stay as they are. Every operation knows the module it came from, every
 parameter its name. What cannot be traced raises `CaptureError` with the line of the user's model.
 """
@@ -68,18 +68,25 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
 
     dynamic: leave the batch size symbolic where the network allows it. Raises `CaptureError`.
     """
-    inputs = _pair(as_inputs(example))
-    shapes = pytree.tree_map(_first_dimension, inputs) if dynamic else None
-    with untouched_random(), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
+    whole = as_inputs(example)
+    try:
+        inputs, program = _pair(whole), _export(net, _pair(whole), dynamic)
+    except Exception:  # some networks want more than two examples; whatever is wrong otherwise shows again
         try:
-            program = torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
-        except Exception as error:  # torch.export raises whatever the model's own code raises
-            raise CaptureError(_explain(net, inputs, error)) from error
+            inputs, program = whole, _export(net, whole, dynamic)
+        except Exception as error:  # torch.export raises whatever the network's own code raises
+            raise CaptureError(_explain(net, whole, error)) from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     lifted = {name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()}
     return Captured(program, dict(names), lifted, batch_size(inputs) or 1)
+
+
+def _export(net: nn.Module, inputs: tuple[object, ...], dynamic: bool) -> ExportedProgram:
+    shapes = pytree.tree_map(_first_dimension, inputs) if dynamic else None
+    with untouched_random(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
+        return torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
 
 
 def _pair(inputs: tuple[object, ...]) -> tuple[object, ...]:

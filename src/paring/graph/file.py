@@ -53,8 +53,16 @@ class FileError(ValueError):
 
 
 def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write parameters and persistent buffers of `net` to `path` (safetensors). Tied tensors are written once."""
-    state = {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
+    """Write parameters and persistent buffers of `net` to `path` (safetensors). Tied tensors are written once.
+
+    Raises `FileError` when the state holds anything but tensors.
+    """
+    state: dict[str, Tensor] = net.state_dict()
+    odd = sorted(name for name, value in state.items() if not isinstance(value, Tensor))
+    if odd:
+        raise FileError(
+            f"{_some(odd)} in the state of {type(net).__name__} is no tensor; keep such state out of the file."
+        )
     first: dict[object, str] = {}
     ties: dict[str, str] = {}
     for name, value in state.items():
@@ -143,7 +151,7 @@ def _check_ties(own: dict[str, Any], ties: dict[str, str], path: str | os.PathLi
 
 def _fill(net: nn.Module, own: dict[str, Any], stored: dict[str, Tensor], ties: dict[str, str]) -> None:
     made: dict[str, nn.Parameter] = {}
-    for name in [*own.keys(), *(stored.keys() - own.keys())]:
+    for name in [*own.keys(), *sorted(stored.keys() - own.keys())]:
         path, _, leaf = name.rpartition(".")
         module = net.get_submodule(path)
         if name not in stored:  # a bias that the file does not have

@@ -33,13 +33,15 @@ _LAYERS = {
 def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
     """The result of a node that has tensor arguments. In-place operations also write into their first argument."""
     inplace = name.endswith("_") and not name.endswith("__")
-    result = _pure(run, node, name.rstrip("_"))
-    if inplace and isinstance(result, State):
-        target = run.values(node.args[0])
-        if isinstance(target, State) and target.value.shape == result.value.shape:
+    result = _pure(run, node, name.rstrip("_") if inplace else name)
+    target = run.values(node.args[0]) if inplace and node.args else None
+    if isinstance(target, State) and isinstance(result, State):
+        if target.value.shape == result.value.shape:
             target.labels.copy_(result.labels)
             target.value.copy_(result.value)
-            return target
+        else:  # transpose_ and the like
+            target.labels, target.value = result.labels, result.value
+        return target
     return result
 
 

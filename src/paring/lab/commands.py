@@ -117,9 +117,9 @@ def _train(words: Sequence[str]) -> int:
     from paring.models import MODELS
 
     name, kind = _method_named(words)
-    fields: list[Any] = [("what", TrainArguments, field(default_factory=lambda: TrainArguments(method=name)))]
+    fields: list[Any] = [("run", TrainArguments, field(default_factory=lambda: TrainArguments(method=name)))]
     if dataclasses.fields(kind):
-        fields.append(("options", kind, field(default_factory=kind)))
+        fields.append((name, kind, field(default_factory=kind)))
     fields.append(("recipe", Recipe, field(default_factory=Recipe)))
     shape = dataclasses.make_dataclass("Train", fields, frozen=True)
     description = (
@@ -131,7 +131,7 @@ def _train(words: Sequence[str]) -> int:
         f"\noptions below are those of --method {name}"
     )
     found: Any = read(shape, words, prog="paring train", description=description)
-    what: TrainArguments = found.what
+    what: TrainArguments = found.run
     model = {"lenet5": "lenet5_caffe"}.get(what.model, what.model)
     data = what.data.replace("-", "_")
     if model not in MODELS:
@@ -141,7 +141,7 @@ def _train(words: Sequence[str]) -> int:
     if what.validation < 0:
         raise CommandError(f"--validation {what.validation}: a number of examples, at least 0")
     _threads(what.threads)
-    method = found.options if hasattr(found, "options") else kind()
+    method = getattr(found, name, None) or kind()
     experiment = Experiment(model, data, method, found.recipe, validation=what.validation, drop_inputs=what.drop_inputs)
     folder = what.runs / experiment.name
     if experiment.result(what.runs) is not None:
@@ -244,7 +244,9 @@ def _data(words: Sequence[str]) -> int:
             raise CommandError(f"--fetch {name}: there is no such data set; choose from {', '.join(NAMES)}")
         fetch(name.replace("-", "_"))
     for record in status():
-        print(record)
+        size = f"{record.size:,} bytes" if record.size is not None else ""
+        state = "ok" if record.ok else record.problem
+        print(f"{record.name:<14}{record.file:<30}{size:>20}  {state:<12}{record.path or ''}".rstrip())
     return 0
 
 

@@ -22,7 +22,7 @@ from paring.train import Fit, Recipe, evaluate, fit, write_atomic
 
 MODEL, DATA = "lenet_300_100", "digits"
 METHOD = L0(price=Budget(params=0.15), at="units", keep=0.8, hold=0.4)
-RECIPE = Recipe(epochs=120, batch=100, lr=2e-3, schedule="cosine", ema=0.99)
+RECIPE = Recipe(epochs=60, batch=100, lr=2e-3, optimizer="adamw", weight_decay=0.2, schedule="cosine", ema=0.99)
 TOLERANCE = 1e-5
 
 _FIGURES = (

@@ -27,14 +27,14 @@ class Row:
 
 ZOO: tuple[Row, ...] = (
     Row("dense", Dense, gated=False),
-    Row("l0 units", lambda: L0(price=0.01, at="units")),
-    Row("l0 inputs", lambda: L0(price=0.01, at="inputs")),
-    Row("l0 weights", lambda: L0(price=0.05, at="weights")),
-    Row("l0 several places", lambda: L0(price=Price(0.01, of="macs"), at=("units:Conv2d", "inputs:Linear"))),
-    Row("l0 per example", lambda: L0(price=0.01, at="units", per_example=True)),
+    Row("l0 units", lambda: L0(price=1e-3, at="units")),
+    Row("l0 inputs", lambda: L0(price=1e-3, at="inputs")),
+    Row("l0 weights", lambda: L0(price=5e-3, at="weights")),
+    Row("l0 several places", lambda: L0(price=Price(1e-3, of="macs"), at=("units:Conv2d", "inputs:Linear"))),
+    Row("l0 per example", lambda: L0(price=1e-3, at="units", per_example=True)),
     Row("l0 budget", lambda: L0(price=Budget(params=0.4), at="units")),
-    Row("l0 with l2 and prior", lambda: L0(price=0.01, at="units", l2=1e-3, prior=0.2, kl=1e-3)),
-    Row("l0 bernoulli", lambda: L0(price=0.01, gate=relax.StraightThroughBernoulli())),
-    Row("l0 rectified gaussian", lambda: L0(price=0.01, gate=relax.RectifiedGaussian())),
-    Row("stack", lambda: Stack(L0(price=0.01, at="units:Conv2d"), L0(price=0.01, at="inputs:Linear"))),
+    Row("l0 with l2 and prior", lambda: L0(price=1e-3, at="units", l2=1e-3, prior=0.2, kl=1e-3)),
+    Row("l0 bernoulli", lambda: L0(price=1e-3, gate=relax.StraightThroughBernoulli())),
+    Row("l0 rectified gaussian", lambda: L0(price=1e-3, gate=relax.RectifiedGaussian())),
+    Row("stack", lambda: Stack(L0(price=1e-3, at="units:Conv2d"), L0(price=1e-3, at="inputs:Linear"))),
 )

@@ -57,29 +57,22 @@ def _surrogates() -> Iterator[dict[str, Any]]:
     yield _curve("2b", "mean of z", log_alpha, gate.mean(log_alpha))
 
 
-def _training(runs: Path, seeds: int) -> Iterator[dict[str, Any]]:
-    for entry in (entry for seed in range(seeds) for entry in MNIST.entries(seed)):
-        path = runs / entry.experiment.name / "metrics.jsonl"
+def _training(runs: Path) -> Iterator[dict[str, Any]]:
+    for entry in MNIST.entries(0):
+        model, path = entry.experiment.model, runs / entry.experiment.name / "metrics.jsonl"
         if not path.exists():
             continue
-        rows = [
-            row
-            for line in path.read_text(encoding="utf-8").splitlines()
-            if "expected_flops" in (row := json.loads(line))
-        ]
-        x, y = (torch.tensor([row[key] for row in rows]) for key in ("epoch", "expected_flops"))
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+        rows = [row for row in lines if "expected_flops" in row]
         if len(rows) == entry.experiment.recipe.epochs:
-            yield {
-                **_curve("3", f"{entry.experiment.model}, {entry.label}, seed {entry.experiment.recipe.seed}", x, y),
-                "model": entry.experiment.model,
-                "method": entry.label,
-            }
+            x, y = (torch.tensor([row[key] for row in rows]) for key in ("epoch", "expected_flops"))
+            yield {**_curve("3", f"{model}, {entry.label}", x, y), "model": model, "method": entry.label}
 
 
 def _run(results: Path, runs: Path, seeds: int, command: str) -> None:
     path = results / f"{FIGURES.name}.json"
     found = replace(load(path), command=command) if path.exists() else Results(FIGURES.name, command)
-    for row in (*_norms(), *_distributions(), *_surrogates(), *_training(runs, seeds)):
+    for row in (*_norms(), *_distributions(), *_surrogates(), *_training(runs)):
         found = found.merge(row)
     found.save(path)
 
