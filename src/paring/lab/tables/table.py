@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable
@@ -81,11 +82,9 @@ def run_table(
         progress: show progress.
     """
     path = results / f"{table.name}.json"
-    found = replace(load(path), command=command) if path.exists() else Results(table.name, command)
-    for row in table.quoted:
-        found = found.merge(
-            {"run": f"quoted/{row['model']}/{row['method']}/{row.get('architecture', '')}", "source": "quoted", **row}
-        )
+    names = [f"quoted/{row['model']}/{row['method']}" for row in table.quoted]
+    quoted = [{"run": name, "source": "quoted", **row} for name, row in zip(names, table.quoted, strict=True)]
+    found = _add(path, command, quoted)
     wanted = [shortened(entry, epochs) for seed in range(seeds) for entry in table.entries(seed)]
     wanted = [entry for entry in wanted if only in f"{entry.experiment.model} {entry.label}"]
     known = {row.get("run") for row in found.rows}
@@ -96,15 +95,25 @@ def run_table(
             file=sys.stderr,
         )
     for entry, row in _execute(missing, runs, jobs, progress):
-        found = found.merge({**row, "method": entry.label})
-        found.save(path)
+        found = _add(path, command, [{**row, "method": entry.label}])
         if progress:
             print(
                 f"{entry.experiment.model} {entry.label} seed {row['seed']}: {row['architecture']}  error {row['error']:.2f} %",
                 file=sys.stderr,
                 flush=True,
             )
-    found.save(path)
+    return found
+
+
+def _add(path: Path, command: str, rows: Iterable[dict[str, Any]]) -> Results:
+    """Merge rows into the file as it is now: other processes may be adding to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.stem}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = replace(load(path), command=command) if path.exists() else Results(path.stem, command)
+        for row in rows:
+            found = found.merge(row)
+        found.save(path)
     return found
 
 
