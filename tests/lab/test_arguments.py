@@ -9,7 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paring import relax
-from paring.lab.arguments import METHODS, RELAXATIONS, _show_price, _show_relaxation, parse_price, parse_relaxation, read
+from paring.lab.arguments import (
+    METHODS,
+    RELAXATIONS,
+    _show_price,
+    _show_relaxation,
+    parse_price,
+    parse_relaxation,
+    read,
+)
 from paring.methods import L0, Budget, Price
 from paring.testing import ZOO
 

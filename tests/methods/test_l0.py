@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import paring as pr
 from paring.core import attached, gates
+from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, support
 from paring.methods.l0 import expected_l2_of
 from paring.models import build
@@ -329,3 +330,21 @@ def test_unit_closed_is_exactly_zero_and_leaves_the_network() -> None:
     ]
     assert torch.allclose(small(x), wanted, atol=1e-12)
     assert sum(p.numel() for p in small.parameters()) == int(run.cost(support).parameters)
+
+
+@pytest.mark.parametrize("at", ["units", "inputs", ("units:Conv2d", "inputs:Linear")])
+@pytest.mark.parametrize("seed", range(3))
+def test_support_and_actual_cost_agree_and_the_output_does_not_move(at: str | tuple[str, ...], seed: int) -> None:
+    net, run = lenet(pr.L0(at=at))
+    torch.manual_seed(seed)
+    randomise(net)
+    x = torch.rand(5, 1, 28, 28)
+    wanted = net.eval()(x).detach()
+    kept = run.cost(support)
+    small = run.finish()
+    real = measure(small, x[:1])
+    assert (real.parameters, real.macs) == (int(kept.parameters), int(kept.macs))
+    assert torch.allclose(small(x), wanted, atol=1e-5)
+    everything = run.finish(drop_inputs=False)
+    assert all(type(m).__module__.startswith("torch.nn") for m in everything.children())
+    assert sum(p.numel() for p in everything.parameters()) >= real.parameters

@@ -72,8 +72,8 @@ def make_plan(
     """The largest exact removal.
 
     spare: layers that keep all units (verification failed there). other: an interpretation in the other mode;
-    constants then count only where the two agree. drop_inputs: also drop columns that read the network's input with
-    zero weights only.
+    constants then count only where the two agree. drop_inputs: linear layers also drop columns with zero
+    weights only that stay in their input: inputs of the network, or some positions of a flattened map.
     """
     constants = agreed(found, other)
     readers = readers_of(found, constants)
@@ -91,7 +91,7 @@ def make_plan(
             folds.append(fold)
         read = fate.kept[site.columns]  # index -1 is kept
         if drop_inputs and type(site.module) in (nn.Linear, SelectLinear) and not site.shared:
-            unread = _unread_inputs(site, fate)
+            unread = _unread_columns(site, fate)
             if bool(unread.any()):
                 selects[site.name] = (read.cumsum(0) - 1)[read & ~unread]
                 read = read & ~unread
@@ -124,13 +124,14 @@ def _fold(found: Interpretation, site: Site, constants: Tensor, fate: Fate) -> F
     return Fold(full_name(site.name, "bias"), amount)
 
 
-def _unread_inputs(site: Site, fate: Fate) -> Tensor:
-    """Columns without a unit behind them whose weights are zero in all rows that matter; one column stays."""
+def _unread_columns(site: Site, fate: Fate) -> Tensor:
+    """Columns that stay in the layer's input but have zero weights in all rows that matter; one column stays."""
     weight = site.module.weight
     assert isinstance(weight, Tensor)
     used = (weight.detach() != 0).cpu()[fate.needed[site.units]].any(0)
-    unread = (site.columns < 0) & ~used
-    if bool(unread.any()) and bool((unread | ~fate.kept[site.columns]).all()):
+    read = fate.kept[site.columns]
+    unread = read & ~used
+    if bool(unread.any()) and bool((unread | ~read).all()):
         unread[int(unread.nonzero()[0])] = False
     return unread
 

@@ -170,14 +170,21 @@ class Run:
             )
 
     def finish(
-        self, net: nn.Module | None = None, *, inplace: bool = False, drop_inputs: bool = False, verify: bool = True
+        self,
+        net: nn.Module | None = None,
+        *,
+        inplace: bool = False,
+        drop_inputs: bool | None = None,
+        verify: bool = True,
     ) -> nn.Module:
         """The small network: gates multiplied into the weights, stock layers, what closed removed exactly.
 
         Args:
             net: the network to finish, this run's by default; pass an EMA copy of it to finish that one.
             inplace: turn the network itself into the small one instead of a copy.
-            drop_inputs: also cut inputs of the network that no linear layer reads any more (`SelectLinear`).
+            drop_inputs: cut columns of linear layers whose weights are all zero although their input stays: inputs of
+                the network, or single positions of a flattened map. Such a layer becomes a `SelectLinear`, the one
+                layer of ours in a finished network. By default only when there are gates at "inputs", which ask for it.
             verify: compare the outputs before and after, and roll back any removal that moved them.
 
         Returns:
@@ -186,6 +193,8 @@ class Run:
         source = self.net if net is None else net
         attached(source)
         small = source if inplace else copy.deepcopy(source)
+        if drop_inputs is None:
+            drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
         self.method.finish(small)
         release(small)
         set_attachment(small, None)

@@ -84,7 +84,6 @@ class TrainArguments:
         data: data set: digits (needs nothing), mnist, fashion_mnist, cifar10, cifar100.
         method: what the network may lose: dense or l0; decides which further options there are.
         validation: training examples set aside for choosing settings.
-        drop_inputs: also cut inputs of the network that nobody reads.
         runs: folder of all run folders.
         threads: CPU threads; 0 uses all.
         quiet: show no progress.
@@ -94,7 +93,6 @@ class TrainArguments:
     data: str = "digits"
     method: str = "l0"
     validation: int = 0
-    drop_inputs: bool = False
     runs: Path = Path("runs")
     threads: int = 0
     quiet: bool = False
@@ -142,7 +140,7 @@ def _train(words: Sequence[str]) -> int:
         raise CommandError(f"--validation {what.validation}: a number of examples, at least 0")
     _threads(what.threads)
     method = getattr(found, name, None) or kind()
-    experiment = Experiment(model, data, method, found.recipe, validation=what.validation, drop_inputs=what.drop_inputs)
+    experiment = Experiment(model, data, method, found.recipe, validation=what.validation)
     folder = what.runs / experiment.name
     if experiment.result(what.runs) is not None:
         print(f"this run is finished already; delete {folder} to do it again", file=sys.stderr)

@@ -44,7 +44,7 @@ class Experiment:
         recipe: how it is trained.
         finetune: train the small network on, after removal, with this recipe; None ends with the removal.
         validation: training examples set aside (the choice of settings looks at these, never at the test set).
-        drop_inputs: also cut inputs of the network that nobody reads.
+        drop_inputs: cut input columns that nobody reads; by default when inputs are gated (see `Run.finish`).
     """
 
     model: str
@@ -53,7 +53,7 @@ class Experiment:
     recipe: Recipe = field(default_factory=Recipe)
     finetune: Recipe | None = None
     validation: int = 0
-    drop_inputs: bool = False
+    drop_inputs: bool | None = None
 
     @property
     def key(self) -> str:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.graph import SelectLinear
+
 
 @torch.no_grad()
 def difference(a: nn.Module, b: nn.Module, x: Tensor) -> float:
@@ -35,5 +37,6 @@ def _same(x: Any, y: Any) -> bool:
 
 
 def is_stock(net: nn.Module) -> bool:
-    """Whether no module of the network's leaves is paring's own."""
-    return all(not type(m).__module__.startswith("paring.") or any(True for _ in m.children()) for m in net.modules())
+    """Whether every leaf is a stock layer (or a `SelectLinear`, where inputs were cut)."""
+    leaves = [m for m in net.modules() if not any(True for _ in m.children())]
+    return all(type(m) is SelectLinear or type(m).__module__.startswith("torch.nn.") for m in leaves)

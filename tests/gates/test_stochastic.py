@@ -1,0 +1,224 @@
+"""The stochastic gate: what training draws, what the test sees, holding, and its state through copies and files."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from paring.gates import StochasticGate, expected, support
+from paring.relax import (
+    Concrete,
+    HardConcrete,
+    RectifiedGaussian,
+    RectifiedLogistic,
+    Relaxation,
+    StraightThroughBernoulli,
+)
+from paring.testing import same_state
+
+FAMILIES: list[Relaxation] = [
+    HardConcrete(),
+    HardConcrete(test="median"),
+    Concrete(),
+    RectifiedGaussian(),
+    RectifiedLogistic(),
+    StraightThroughBernoulli(),
+]
+family = pytest.mark.parametrize("relaxation", FAMILIES, ids=lambda r: f"{type(r).__name__} {getattr(r, 'test', '')}")
+
+
+def spread(relaxation: Relaxation, n: int = 9) -> StochasticGate:
+    """A gate whose parameters go from closed to open."""
+    gate = StochasticGate(relaxation, (n,))
+    gate.log_alpha.data.copy_(torch.linspace(-6, 6, n))
+    return gate
+
+
+@family
+def test_training_draws_from_the_relaxation(relaxation: Relaxation) -> None:
+    gate = spread(relaxation)
+    torch.manual_seed(7)
+    z = gate()
+    torch.manual_seed(7)
+    assert torch.equal(z, relaxation.sample(gate.log_alpha, torch.rand(9)))
+    assert not torch.equal(gate(), gate())
+    (grad,) = torch.autograd.grad(gate().sum(), gate.log_alpha)
+    assert bool(grad.isfinite().all())
+
+
+@family
+def test_test_time_is_the_estimate(relaxation: Relaxation) -> None:
+    gate = spread(relaxation).eval()
+    state = torch.get_rng_state()
+    assert torch.equal(gate(), relaxation.estimate(gate.log_alpha))
+    assert torch.equal(gate(), gate.value())
+    assert torch.equal(torch.get_rng_state(), state), "nothing is drawn"
+    assert torch.equal(gate.support(), gate.value() != 0)
+    assert torch.equal(support(gate), gate.support().double())
+    assert not gate.settled().any()
+    assert not gate.support()[0]
+    assert gate.support()[-1]
+
+
+@family
+def test_chance_is_differentiable_and_what_samples_do(relaxation: Relaxation) -> None:
+    gate = spread(relaxation, 5)
+    chance = expected(gate)
+    assert torch.equal(chance, relaxation.chance(gate.log_alpha))
+    (grad,) = torch.autograd.grad(chance.sum(), gate.log_alpha)
+    assert bool((grad > 0).all()) or isinstance(relaxation, RectifiedGaussian | RectifiedLogistic)
+    if isinstance(relaxation, Concrete):
+        return  # never exactly zero
+    wide = StochasticGate(relaxation, (4000, 5))
+    wide.log_alpha.data.copy_(gate.log_alpha.detach().expand(4000, 5))
+    found = (wide() != 0).double().mean(0)
+    assert torch.allclose(found, chance.detach().double(), atol=4 * 0.5 / 4000**0.5)
+
+
+def test_one_sample_per_minibatch_or_per_example() -> None:
+    whole, each = (StochasticGate(HardConcrete(), (3, 4), per_example=flag) for flag in (False, True))
+    assert whole(6).shape == whole().shape == (3, 4)
+    assert each(6).shape == (6, 3, 4)
+    assert each().shape == (3, 4)
+    assert not torch.equal(each(6)[0], each(6)[1])
+    assert (each.per_example, whole.per_example) == (True, False)
+    assert each.eval()(6).shape == (3, 4)
+
+
+@pytest.mark.parametrize("keep", [0.05, 0.5, 0.8])
+def test_starts_at_the_keep_probability(keep: float) -> None:
+    for relaxation in FAMILIES:
+        gate = StochasticGate(relaxation, (4000,), keep=keep)
+        start = gate.log_alpha.detach()
+        assert start.mean().item() == pytest.approx(relaxation.logits(keep), abs=1e-3)
+        assert start.std().item() == pytest.approx(0.01, rel=0.1)
+    exact = StochasticGate(HardConcrete(), (3,), keep=keep, spread=0.0).log_alpha.detach()
+    assert torch.equal(exact, torch.full((3,), HardConcrete().logits(keep)))
+
+
+def test_device_and_type_are_those_asked_for() -> None:
+    gate = StochasticGate(HardConcrete(), (2,), dtype=torch.float64, device=torch.device("cpu"))
+    assert gate.log_alpha.dtype == gate().dtype == gate.value().dtype == gate.chance().dtype == torch.float64
+    half = StochasticGate(HardConcrete(), (2,), dtype=torch.bfloat16)
+    assert half().dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("options", "why"), [
+    ({"keep": 0.0}, "keep=0.0 has no finite logit"),
+    ({"keep": 1.0}, "keep=1.0 has no finite logit"),
+    ({"spread": -0.1}, r"StochasticGate\(spread=-0.1\): must not be negative"),
+])  # fmt: skip
+def test_refused(options: dict[str, float], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        StochasticGate(HardConcrete(), (2,), **options)  # type: ignore[arg-type]
+
+
+def test_constrain_clamps_where_the_relaxation_says_so() -> None:
+    clamped, free = (
+        StochasticGate(HardConcrete(clamp=(-1.0, 2.0)), (3,)),
+        StochasticGate(HardConcrete(clamp=None), (3,)),
+    )
+    for gate in (clamped, free):
+        gate.log_alpha.data.copy_(torch.tensor([-9.0, 0.5, 9.0]))
+        gate.constrain()
+        assert gate.log_alpha.requires_grad
+    assert clamped.log_alpha.tolist() == [-1.0, 0.5, 2.0]
+    assert free.log_alpha.tolist() == [-9.0, 0.5, 9.0]
+
+
+# --- holding --------------------------------------------------------------------------------------------------------
+
+
+@family
+def test_held_shows_its_estimate_and_stands_still(relaxation: Relaxation) -> None:
+    gate = spread(relaxation)
+    gate().sum().backward()
+    value, open_ = gate.value().detach().clone(), gate.support()
+    gate.hold()
+    assert gate.held
+    assert gate.log_alpha.grad is None
+    assert not gate.log_alpha.requires_grad
+    assert gate.training
+    assert torch.equal(gate(), value)
+    assert torch.equal(gate(7), value)
+    assert torch.equal(gate.support(), open_)
+    assert torch.equal(gate.settled(), ~open_)
+    assert torch.equal(gate.chance(), open_.to(value.dtype)), "open or closed, without a doubt"
+
+
+def test_held_ends_sampling_per_example_and_clamping() -> None:
+    gate = StochasticGate(HardConcrete(), (3,), per_example=True)
+    gate.log_alpha.data.copy_(torch.tensor([-1e4, 0.0, 1e4]))
+    gate.hold()
+    gate.constrain()
+    assert gate.log_alpha.tolist() == [-1e4, 0.0, 1e4]
+    assert not gate.per_example
+    assert gate(5).shape == (3,)
+
+
+def test_optimizers_do_not_move_a_held_gate() -> None:
+    gate = spread(HardConcrete())
+    weight = torch.ones(9, requires_grad=True)
+    opt = torch.optim.AdamW([gate.log_alpha, weight], lr=0.1, weight_decay=0.1)
+    for step in range(4):
+        if step == 2:
+            gate.hold()
+            before = gate.log_alpha.detach().clone()
+        opt.zero_grad()
+        (gate() * weight).sum().backward()
+        opt.step()
+    assert torch.equal(gate.log_alpha, before)
+    assert not torch.equal(weight, torch.ones(9))
+
+
+# --- state ----------------------------------------------------------------------------------------------------------
+
+
+def round_trips(gate: StochasticGate) -> list[StochasticGate]:
+    """The gate by deepcopy, by pickle, and by a state dict in a file without pickled code."""
+    file = io.BytesIO()
+    torch.save(gate.state_dict(), file)
+    file.seek(0)
+    fresh = StochasticGate(gate.relaxation, tuple(gate.shape), per_example=gate._per_example)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    return [copy.deepcopy(gate), pickle.loads(pickle.dumps(gate)), fresh]
+
+
+@family
+@pytest.mark.parametrize("held", [False, True])
+def test_state_survives(relaxation: Relaxation, held: bool) -> None:
+    gate = spread(relaxation)
+    if held:
+        gate.hold()
+    for twin in round_trips(gate):
+        assert same_state(gate.state_dict(), twin.state_dict())
+        assert twin.held is held
+        assert twin.log_alpha.requires_grad is not held
+        torch.manual_seed(1)
+        first: Tensor = gate()
+        torch.manual_seed(1)
+        assert torch.equal(first, twin())
+        assert torch.equal(gate.settled(), twin.settled())
+        twin.log_alpha.data.zero_()
+        assert gate.log_alpha.detach().abs().sum().item() > 0, "a copy of its own"
+
+
+def test_state_is_the_parameter_and_whether_it_is_held() -> None:
+    gate = StochasticGate(HardConcrete(), (2,))
+    assert set(gate.state_dict()) == {"log_alpha", "_extra_state"}
+    assert gate.state_dict()["_extra_state"] == {"held": False}
+    gate.hold()
+    assert gate.state_dict()["_extra_state"] == {"held": True}
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        StochasticGate(HardConcrete(), (3,)).load_state_dict(gate.state_dict())
+
+
+def test_it_says_what_it_is() -> None:
+    text = repr(StochasticGate(HardConcrete(), (2, 3)))
+    for part in ("(2, 3)", "HardConcrete(", "held=False"):
+        assert part in text
