@@ -211,7 +211,7 @@ def test_state_survives(relaxation: Relaxation, held: bool) -> None:
 def test_state_is_the_parameter_and_whether_it_is_held() -> None:
     gate = StochasticGate(HardConcrete(), (2,))
     assert set(gate.state_dict()) == {"log_alpha", "_extra_state"}
-    assert gate.state_dict()["_extra_state"] == {"held": False}
+    assert gate.state_dict()["_extra_state"].equal(torch.tensor(False))
     gate.hold()
     assert gate.state_dict()["_extra_state"] == {"held": True}
     with pytest.raises(RuntimeError, match="size mismatch"):

@@ -124,7 +124,7 @@ def test_shared_weights_are_refused() -> None:
             out: Tensor = self.out(torch.relu(self.b(torch.relu(self.a(x)))))
             return out
 
-    with pytest.raises(ValueError, match="its weight is shared with 'b'"):
+    with pytest.raises(ValueError, match="is tied to"):
         pr.attach(Tied(), pr.L0(at="weights:a"), torch.randn(2, 4))
 
 
@@ -157,11 +157,14 @@ def test_numbers_out_of_range(make) -> None:  # type: ignore[no-untyped-def]
 def test_l2_term_against_loops(at: str | tuple[str, ...], detach: bool) -> None:
     net = Chain().double()
     method = pr.L0(at=at)
-    pr.attach(net, method, chain_batch(2, dtype=torch.float64)[0])
+    run = pr.attach(net, method, chain_batch(2, dtype=torch.float64)[0])
+    wiring = run.probe.wiring
     randomise(net, 1.0)
     for p in net.parameters():
         p.data += 0.1
     chance: dict[tuple[str, str], Tensor] = {(name, kind): gate.chance().detach() for name, kind, gate in gates(net)}
+    if ("norm1", "units") in chance:  # the gate behind the norm stands for the convolution too
+        chance["conv1", "units"] = chance["norm1", "units"]
     wanted = 0.0
     for name, module in net.named_modules():
         for part in ("weight", "bias"):
@@ -177,7 +180,7 @@ def test_l2_term_against_loops(at: str | tuple[str, ...], detach: bool) -> None:
                 if part == "weight" and (name, "weights") in chance:
                     p *= float(chance[name, "weights"][index])
                 wanted += 0.5 * p * float(value.detach()[index]) ** 2
-    found = expected_l2_of(net, detach=detach)
+    found = expected_l2_of(net, wiring, detach=detach)
     assert found.item() == pytest.approx(wanted, rel=1e-10)
     found.backward()
     moved = [g.log_alpha.grad is not None for _, _, g in gates(net)]
@@ -259,10 +262,12 @@ def test_projection_keeps_the_likeliest_gates() -> None:
 
 
 def test_budget_that_cannot_be_met() -> None:
-    method = pr.L0(price=pr.Budget(params=1e-5), at="units")
-    net, _ = lenet(method)
-    with pytest.raises(ValueError, match="cannot be met"):
-        method.finish(net)
+    net = build("lenet5_caffe", shape=(1, 28, 28), classes=10)
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match=r"cannot be met: .* Ask for more \(about parameters 0\.00"):
+        pr.attach(net, pr.L0(price=pr.Budget(params=1e-5), at="units"), IMAGE)
+    assert not list(gates(net))
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
 
 
 def test_multiplier_rises_while_too_large_and_restarts_at_zero() -> None:
@@ -273,8 +278,8 @@ def test_multiplier_rises_while_too_large_and_restarts_at_zero() -> None:
     multipliers = []
     for _ in range(20):
         run.step(opt)
-        if "budget/parameters" in state:
-            multipliers.append(float(state["budget/parameters"]))
+        if "budget/units/parameters" in state:
+            multipliers.append(float(state["budget/units/parameters"]))
     assert multipliers[0] == pytest.approx(10 * 10 / 100 * 0.5, rel=1e-3)  # nothing is closed yet: excess 0.5
     assert multipliers[-1] == pytest.approx(2 * multipliers[0], rel=1e-3)
     assert run.penalty().item() > 0
@@ -283,7 +288,7 @@ def test_multiplier_rises_while_too_large_and_restarts_at_zero() -> None:
         gate.log_alpha.data[0] = 4.0
     for _ in range(10):
         run.step(opt)
-    assert float(state["budget/parameters"]) == 0
+    assert float(state["budget/units/parameters"]) == 0
 
 
 def test_hold_freezes_the_gates_and_ends_the_price() -> None:
@@ -348,3 +353,95 @@ def test_support_and_actual_cost_agree_and_the_output_does_not_move(at: str | tu
     everything = run.finish(drop_inputs=False)
     assert all(type(m).__module__.startswith("torch.nn") for m in everything.children())
     assert sum(p.numel() for p in everything.parameters()) >= real.parameters
+
+
+class Functional(nn.Module):
+    """Uses the weight of `a` without calling `a`, and that of `b` both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.out = (nn.Linear(4, 4) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(F.linear(x, self.a.weight, self.a.bias))
+        x = torch.relu(self.c(torch.relu(self.b(x))))
+        out: Tensor = self.out(F.linear(x, self.b.weight))
+        return out
+
+
+@pytest.mark.parametrize("kind", ["units", "inputs", "weights"])
+@pytest.mark.parametrize(("layer", "why"), [("a", "without calling the module"), ("b", "also used outside its layer")])
+def test_layers_whose_weights_are_used_elsewhere_are_refused(kind: str, layer: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        pr.attach(Functional(), pr.L0(at=f"{kind}:{layer}"), torch.randn(2, 4))
+
+
+def test_fused_encoder_layers_are_refused() -> None:
+    net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match="fused path of TransformerEncoderLayer"):
+        pr.attach(net, pr.L0(at="weights:0.linear1"), torch.randn(2, 3, 8))
+
+
+def test_finish_refuses_a_network_that_goes_around_its_gates() -> None:
+    net = Chain()
+    run = pr.attach(net, pr.L0(at="units"), chain_batch(2)[0])
+    forward = net.forward
+    net.forward = lambda x: forward(x) + F.linear(torch.ones(1, 32), net.fc1.weight).sum()  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="without calling that layer"):
+        run.finish()
+
+
+def test_failed_attach_leaves_the_weights_bit_for_bit() -> None:
+    net = Chain()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.raises(ValueError, match="no place for gates"):
+        pr.attach(net, pr.Stack(pr.L0(at="units:Conv2d"), pr.L0(at="units:nothing")), chain_batch(2)[0])
+    assert net.state_dict().keys() == before.keys()
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    with pytest.raises(ValueError, match="steps=0"):
+        pr.attach(net, pr.L0(), chain_batch(2)[0], steps=0)
+    pr.attach(net, pr.L0(), chain_batch(2)[0])
+
+
+def test_patterns_that_match_nothing_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"Price.layers names 'conv9', but the gated layers are"):
+        pr.attach(Chain(), pr.L0(price=pr.Price(1.0, layers={"conv9": 2.0})), chain_batch(2)[0])
+    with pytest.raises(ValueError, match="keep names 'fc9'"):
+        pr.attach(Chain(), pr.L0(keep=(("fc9", 0.5),)), chain_batch(2)[0])
+
+
+def test_an_earlier_state_lets_held_gates_move_again() -> None:
+    net = Chain()
+    pr.attach(net, pr.L0(), chain_batch(2)[0])
+    early = {name: value.clone() for name, value in net.state_dict().items()}
+    for _, _, gate in gates(net):
+        gate.hold()
+    late = {name: value.clone() for name, value in net.state_dict().items()}
+    net.load_state_dict(early)
+    assert all(not g.held and g.log_alpha.requires_grad for _, _, g in gates(net))
+    net.load_state_dict(late)
+    assert all(g.held and not g.log_alpha.requires_grad for _, _, g in gates(net))
+
+
+@pytest.mark.parametrize("asked", [0.02, 0.1])
+@pytest.mark.parametrize("spread", [0.5, 3.0])
+def test_budget_at_weights_is_met_by_what_is_left(asked: float, spread: float) -> None:
+    """Dead units and unread units go as well, and the budget counts them so."""
+    net = build("lenet_300_100", shape=(1, 28, 28), classes=10)
+    run = pr.attach(net, pr.L0(price=pr.Budget(params=asked), at="weights"), IMAGE)
+    randomise(net, spread)
+    small = run.finish()
+    assert measure(small, IMAGE[:1]).nonzeros == pytest.approx(asked * 266_610, rel=0.02)
+
+
+def test_two_budgets_in_a_stack_count_the_network_and_not_each_others_gates() -> None:
+    inner = pr.L0(price=pr.Budget(params=0.5), at="units")
+    net = Chain()
+    run = pr.attach(
+        net, pr.Stack(pr.L0(price=pr.Budget(macs=0.6), at="weights:fc1"), inner), chain_batch(2)[0], steps=20
+    )
+    assert int(inner._notes(net).model().parameters) == sum(p.numel() for p in Chain().parameters())
+    opt = torch.optim.Adam(run.parameter_groups(lr=0.01))
+    for _ in range(10):
+        run.step(opt)
+    assert set(attached(net).state) == {"budget/weights:fc1/macs", "budget/units/parameters"}

@@ -200,6 +200,10 @@ def test_accumulation_is_the_large_batch() -> None:
         ({"schedule": "step"}, "milestones"),
         ({"warmup": 90.0}, "warmup = 90.0"),
         ({"weight_decay": -1.0}, "weight_decay"),
+        ({"weight_decay": float("inf")}, "weight_decay = inf"),
+        ({"optimizer": "rmsprop"}, "choose one of adam, adamw, sgd"),
+        ({"schedule": "cosin"}, "choose one of constant"),
+        ({"epochs": 1.5}, "whole number"),
     ],
 )
 def test_recipe_refuses_what_makes_no_sense(change: dict[str, Any], text: str) -> None:
@@ -219,3 +223,40 @@ def test_schedules() -> None:
     warm = Recipe(epochs=10, warmup=2.0)
     assert [warm.factor(s, 5) for s in range(12)] == sorted(warm.factor(s, 5) for s in range(12))
     assert 0 < warm.factor(0, 5) < warm.factor(9, 5) < 1 == warm.factor(10, 5)
+
+
+def test_parameters_broken_by_the_last_step_are_never_checkpointed(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=1, batch=len(DATA.train), optimizer="sgd", lr=1e38)
+    with pytest.raises(
+        Diverged, match=r"is not finite any more after step 1 \(epoch 1\); last good checkpoint: none yet"
+    ):
+        fit(network(), pr.Dense(), DATA, replace(recipe, lr=3e38, momentum=0.9), folder=tmp_path, progress=False)
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_inputs_need_not_be_images() -> None:
+    flat = replace(
+        DATA,
+        **{
+            part: replace(getattr(DATA, part), x=getattr(DATA, part).x.flatten(1))
+            for part in ("train", "validation", "test")
+        },
+    )
+    net = nn.Sequential(nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10))
+    rows = fit(net, pr.L0(price=1e-5), flat, Recipe(epochs=2), progress=False).rows
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_without_a_capture_a_dense_network_still_trains_and_says_so() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.inner(x)
+            return out if float(x.detach().sum()) > -1 else -out
+
+    rows = fit(Branch(), pr.Dense(), DATA, Recipe(epochs=1), progress=False).rows
+    assert rows[0]["note"].startswith("costs are not recorded")
+    assert rows[1]["epoch"] == 1

@@ -2,7 +2,7 @@
 
 from paring.core.clock import Clock
 from paring.core.gate import Gate
-from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind, gate_shape, gated_layers, gates, put, release
+from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind, gate_shape, gated_layers, gates, put, release, strip
 from paring.core.method import Attachment, Method, Probe, Stack, attached, is_attached, set_attachment
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "put",
     "release",
     "set_attachment",
+    "strip",
 ]

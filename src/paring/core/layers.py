@@ -278,6 +278,12 @@ def release(net: nn.Module) -> None:
                 weight.mul_(value.view(-1, *[1] * (weight.dim() - 1)))
                 if bias is not None:
                     bias.mul_(value)
+    strip(net)
+
+
+def strip(net: nn.Module) -> None:
+    """Take all gates out without folding them, and give every layer its stock class back, in place."""
+    for _, layer in list(gated_layers(net)):
         for slot in _SLOT.values():
             delattr(layer, slot)
         layer.__class__ = STOCK[type(layer)]  # type: ignore[assignment]  # a layer's class is swapped on purpose

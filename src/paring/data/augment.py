@@ -39,6 +39,8 @@ class Augment:
         device, so a CPU generator gives the same augmentation wherever `x` is.
         Raises ValueError when x is not a batch of images larger than `crop`.
         """
+        if not self.crop and not self.flip:
+            return x
         if x.ndim != 4:
             raise ValueError(
                 f"augmentation needs a batch of images (N, C, H, W), not a tensor of shape {tuple(x.shape)}"
@@ -46,8 +48,6 @@ class Augment:
         n, channels, height, width = x.shape
         if self.crop >= min(height, width) and self.crop > 0:
             raise ValueError(f"crop={self.crop} could cut a {height}x{width} image away whole; use a smaller crop")
-        if not self.crop and not self.flip:
-            return x
 
         def draw(high: int) -> Tensor:
             device = x.device if generator is None else generator.device

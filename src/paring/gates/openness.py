@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from operator import attrgetter
 
+import torch
 from torch import Tensor, nn
 
 from paring.core import Gate, Gated, Kind, gates
 from paring.cost import Openness
 from paring.gates.place import Site
-from paring.graph import Wiring
+from paring.graph import Layer, Wiring
 
 
 def gate_of(net: nn.Module, site: Site) -> Gate:
@@ -48,3 +49,49 @@ def expected(gate: Gate) -> Tensor:
 def support(gate: Gate) -> Tensor:
     """The gate's support as numbers, for `openness(net, wiring, support)`."""
     return gate.support().double()
+
+
+def live(given: Openness, wiring: Wiring) -> Openness:
+    """What is left of a support (zeros and ones) once units that compute nothing, or that nobody reads, have gone too.
+
+    With gates on weights no unit closes by itself; it goes when all its weights are closed (what stays is a constant,
+    which folds into the readers), or when no open weight reads it, and that is followed to the end.
+    """
+    if not given.weights:
+        return given
+    count = wiring.units + 1  # the last entry stands for the network's input
+    units = {
+        layer.name: given.units.get(layer.name, torch.ones(layer.outputs)) > 0
+        for layer in wiring.layers
+        if layer.gateable
+    }
+    masks = {name: _columns(weights, wiring.layer(name)) for name, weights in given.weights.items()}
+    while True:
+        opened = torch.ones(count, dtype=torch.bool)
+        for name, alive in units.items():
+            opened[wiring.layer(name).labels] = alive.cpu()
+        read = torch.zeros(count, dtype=torch.bool)
+        computed: dict[str, Tensor] = {}
+        for layer in wiring.layers:
+            rows = units[layer.name].cpu() if layer.name in units else torch.ones(layer.outputs, dtype=torch.bool)
+            columns = opened[layer.sources] & (given.inputs.get(layer.name, torch.ones(layer.inputs)) > 0).cpu()
+            mask = masks.get(layer.name)
+            if mask is None or layer.groups > 1 or layer.kind == "embedding":
+                used, computed[layer.name] = columns, rows
+            else:
+                used, computed[layer.name] = mask[rows].any(0) & columns, mask[:, columns].any(1)
+            read[layer.sources[used]] = True
+        fresh = {name: alive.cpu() & computed[name] & read[wiring.layer(name).labels] for name, alive in units.items()}
+        if all(torch.equal(fresh[name], units[name].cpu()) for name in units):
+            return Openness(
+                units={**given.units, **{name: alive.double() for name, alive in fresh.items()}},
+                inputs=given.inputs,
+                weights=given.weights,
+            )
+        units = fresh
+
+
+def _columns(weights: Tensor, layer: Layer) -> Tensor:
+    """Which inputs each unit has an open weight for: (outputs, inputs), for ungrouped layers."""
+    mask = (weights > 0).cpu()
+    return mask.flatten(2).any(2) if mask.dim() > 2 else mask

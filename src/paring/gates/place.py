@@ -42,6 +42,8 @@ class Place:
         """
         if isinstance(text, Place):
             return text
+        if not isinstance(text, str):
+            raise ValueError(f"place {text!r}: write a place as text, for example 'units' or 'inputs:Linear'")
         kind, _, selector = text.partition(":")
         if kind not in KINDS:
             raise ValueError(
@@ -63,7 +65,7 @@ class Place:
 
     def names(self, name: str) -> bool:
         """Whether the selector asks for this layer by its exact name."""
-        return name in self.selector.split("|")
+        return bool(self.selector) and name in self.selector.split("|")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def sites(net: nn.Module, wiring: Wiring, places: Sequence[str | Place]) -> tupl
             places ask for the same gate.
     """
     found: dict[tuple[str, Kind], Site] = {}
-    modules = dict(net.named_modules())
+    modules = dict(net.named_modules(remove_duplicate=False))
     for place in map(Place.parse, places):
         fresh, refused = [], []
         for layer in wiring.layers:
@@ -129,6 +131,8 @@ def _obstacle(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Modul
     layer, module = wiring.layer(name), modules[name]
     if type(module) not in GATED and type(module) not in STOCK:
         return f"its class {type(module).__name__} is not a stock layer"
+    if layer.foreign:
+        return layer.foreign
     shared = [
         other
         for other, m in modules.items()
@@ -136,6 +140,8 @@ def _obstacle(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Modul
     ]
     if shared:
         return f"its weight is shared with '{shared[0]}'"
+    if any(isinstance(modules[path], nn.TransformerEncoderLayer) for path in _above(name)):
+        return "in eval mode torch's fused path of TransformerEncoderLayer uses the weights without calling the layer"
     if kind == "inputs" and layer.kind == "embedding":
         return "an embedding has no input features"
     if kind == "units" and not layer.gateable:
@@ -147,6 +153,12 @@ def _obstacle(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Modul
         if not getattr(norm, "affine", False):
             return f"its norm '{layer.norm}' has no scale and shift (affine=False) to fold a gate into"
     return ""
+
+
+def _above(name: str) -> list[str]:
+    """Paths of all modules that contain this one."""
+    parts = name.split(".")[:-1]
+    return ["", *(".".join(parts[: n + 1]) for n in range(len(parts)))]
 
 
 def _site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site:
@@ -165,4 +177,6 @@ def _site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) 
         macs = layer.positions * size
     else:
         size, macs = 1, layer.positions
+    if layer.kind == "embedding":  # a look-up
+        macs = 0
     return Site(name, module, kind, gate_shape(modules[module], kind), size, macs)

@@ -79,8 +79,11 @@ class StochasticGate(Gate):
 
     def hold(self) -> None:
         """Stop sampling and stop moving: the gate keeps its present test-time value for good."""
-        self.held = True
-        self.log_alpha.requires_grad_(False)
+        self._set_held(True)
+
+    def _set_held(self, held: bool) -> None:
+        self.held = held
+        self.log_alpha.requires_grad_(not held)
         self.log_alpha.grad = None
 
     @torch.no_grad()
@@ -88,12 +91,12 @@ class StochasticGate(Gate):
         if self.relaxation.clamp is not None and not self.held:
             self.log_alpha.clamp_(*self.relaxation.clamp)
 
-    def get_extra_state(self) -> dict[str, bool]:
-        return {"held": self.held}
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.held)
 
     def set_extra_state(self, state: Any) -> None:
-        if state["held"]:
-            self.hold()
+        if bool(state) != self.held:
+            self._set_held(bool(state))
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, {self.relaxation}, held={self.held}"

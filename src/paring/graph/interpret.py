@@ -28,7 +28,7 @@ from paring.graph import ops
 from paring.graph.capture import Captured
 from paring.graph.labels import distinct, distinct_pairs, representatives
 from paring.graph.rules import apply_rule
-from paring.graph.state import NormSite, Ref, Site, State, known, packet, place, unknown
+from paring.graph.state import NormSite, Ref, Site, State, known, module_path, packet, place, unknown
 
 
 @dataclass
@@ -163,13 +163,16 @@ class Interpreter:
             if isinstance(held, Ref):
                 users.setdefault(held.name, set()).update(node.users)
         for name, nodes in calls.items():
-            reason = f"'{name}' is called {len(nodes)} times" if len(nodes) > 1 else ""
+            foreign = ""
+            if any(module_path(node) != name for node in nodes):
+                foreign = f"the weight of '{name}' is used without calling the module"
             for leaf in ("weight", "bias", "running_mean", "running_var"):
                 full = f"{name}.{leaf}" if name else leaf
                 if full in ties:
-                    reason = reason or f"'{full}' is tied to '{ties[full]}'"
+                    foreign = foreign or f"'{full}' is tied to '{ties[full]}'"
                 if users.get(full, set()) - nodes:
-                    reason = reason or f"'{full}' is also used outside its layer"
+                    foreign = foreign or f"'{full}' is also used outside its layer"
+            reason = foreign or (f"'{name}' is called {len(nodes)} times" if len(nodes) > 1 else "")
             if not reason:
                 continue
             for norm in self.norms:
@@ -177,7 +180,7 @@ class Interpreter:
                     self.keep(norm.labels, reason)
             for site in self.sites:
                 if site.name == name:
-                    site.shared = True
+                    site.shared, site.foreign = True, foreign
                     self.keep(site.units, reason)
                     self.keep(site.columns, f"read by a shared layer: {reason}")
 

@@ -46,7 +46,8 @@ def shrink(
     example: an input with the batch first, or a tuple of inputs. inplace: change `net` itself instead of a copy.
     verify: run old and new and take back what differs; without it a size written into the user's forward shows up only
     as an error later. drop_inputs: linear layers stop reading columns that have zero weights only but stay in their
-    input, such as inputs of the network or single positions of a flattened map (`SelectLinear`). mode: "eval" keeps the function in eval mode, "both" in train mode as well; the default is "both"
+    input, such as inputs of the network or single positions of a flattened map (`SelectLinear`).
+    mode: "eval" keeps the function in eval mode, "both" in train mode as well; the default is "both"
     for a network in train mode.
 
     Raises `CaptureError` when the network cannot be traced.

@@ -32,7 +32,8 @@ class Site:
     units (outputs,): ids. columns (inputs,): the unit that each input column reads, -1 none. constants (inputs,): the
     constant that the column always reads, NaN none. value (outputs,): the same for the units, before any norm.
     padded: zeros come in at the border, so a constant input is not constant at all positions. plain: weight and bias
-    are the module's own parameters. shared: called again, tied, or used elsewhere too.
+    are the module's own parameters. shared: called again, tied, or used elsewhere too. foreign: why the module's forward
+    does not govern all uses of its parameters ("" when it does).
     """
 
     name: str
@@ -47,6 +48,7 @@ class Site:
     positions: int
     plain: bool
     shared: bool = False
+    foreign: str = ""
 
 
 @dataclass

@@ -25,7 +25,8 @@ class Layer:
     positions: output positions per example (1, H·W, T, ...), summed over repeated calls. labels (outputs,): id of each
     unit; units that residual adds tie together share one id. sources (inputs,): id of the unit that each input column
     reads, -1 = network input or unknown. norm: path of the BatchNorm that alone reads the output. gateable: may its
-    units be gated or removed independently; reason: why not, for the user's eyes.
+    units be gated or removed independently; reason: why not, for the user's eyes. foreign: why a gate in the module
+    would not act on all uses of its parameters ("" when it would).
     """
 
     name: str
@@ -41,6 +42,7 @@ class Layer:
     norm: str | None
     gateable: bool
     reason: str
+    foreign: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def _layer(found: Interpretation, sites: list[Site], members: Counter[int]) -> L
         norm=_norm(found, site) if len(sites) == 1 else None,
         gateable=not reasons,
         reason=reasons[0] if reasons else "",
+        foreign=site.foreign,
     )
 
 

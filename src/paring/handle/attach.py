@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from paring.core import Attachment, Clock, Gate, Method, attached, gates, is_attached, release, set_attachment
+from paring.core import Attachment, Clock, Gate, Method, attached, gates, is_attached, release, set_attachment, strip
 from paring.cost import Cost, CostModel
-from paring.gates import openness
+from paring.gates import live, openness, support
 from paring.graph import Report, Wiring, shrink, wiring
 
 
@@ -62,21 +63,23 @@ def attach(
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"attach needs an nn.Module, got {type(net).__name__}")
+    net = getattr(net, "_orig_mod", net)  # what torch.compile wraps
     if not isinstance(method, Method):
         raise TypeError(f"attach needs a paring method such as paring.L0(...), got {method!r}")
     if is_attached(net) or any(True for _ in gates(net)):
         raise ValueError(
             f"this {type(net).__name__} already has a method attached; use Stack(a, b) for several at once"
         )
+    clock = Clock(steps=steps, epoch_steps=epoch_steps)
     probe = NetworkProbe(net, example if isinstance(example, tuple) else (example,))
     set_attachment(net, Attachment(method))
     try:
         method.attach(net, probe)
+        return Run(net, method, probe, clock)
     except BaseException:
-        release(net)
+        strip(net)
         set_attachment(net, None)
         raise
-    return Run(net, method, probe, Clock(steps=steps, epoch_steps=epoch_steps))
 
 
 class Run:
@@ -189,18 +192,26 @@ class Run:
 
         Returns:
             The small network in eval mode. `run.report` says what was removed, kept and why.
+
+        Raises:
+            RuntimeError: the network does not compute the same with its gates folded into the weights, because its
+                forward uses weights of a gated layer without calling it.
         """
-        source = self.net if net is None else net
+        source = self.net if net is None else getattr(net, "_orig_mod", net)
         attached(source)
         small = source if inplace else copy.deepcopy(source)
         if drop_inputs is None:
             drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
         self.method.finish(small)
+        small.eval()
+        before = [_outputs(small, self.probe.example, grad) for grad in (True, False)]
         release(small)
         set_attachment(small, None)
+        after = _outputs(small, self.probe.example, False)
+        for outputs in before:
+            _same_or_raise(outputs, after, small)
         for parameter in small.parameters():
             parameter.grad = None
-        small.eval()
         small, self.report = shrink(small, self.probe.example, inplace=True, verify=verify, drop_inputs=drop_inputs)
         return small
 
@@ -219,7 +230,13 @@ class Run:
         Raises:
             paring.CaptureError: the network cannot be captured.
         """
-        return self._model(None if ask is None else openness(self.net, self.probe.wiring, ask))
+        if ask is None:
+            return self._model()
+        found = openness(self.net, self.probe.wiring, ask)
+        return self._model(live(found, self.probe.wiring) if ask is support else found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_checked": None}
 
     def state_dict(self) -> dict[str, Any]:
         """Clock and the method's own state; gates are in the network's state dict."""
@@ -242,3 +259,22 @@ class Run:
         stored = attached(self.net).state
         stored.clear()
         stored.update({name: value.clone() for name, value in state["state"].items()})
+
+
+def _outputs(net: nn.Module, arguments: tuple[Any, ...], grad: bool) -> list[Tensor]:
+    """Floating-point outputs of the network on the example, with or without recording gradients."""
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(grad):
+        found = tree_leaves(net(*arguments))
+    return [value.detach() for value in found if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def _same_or_raise(before: list[Tensor], after: list[Tensor], net: nn.Module) -> None:
+    for old, new in zip(before, after, strict=True):
+        scale = max(1.0, float(old.abs().max())) if old.numel() else 1.0
+        differ = float((old - new).abs().max()) if old.numel() else 0.0
+        if not differ <= 2**10 * torch.finfo(old.dtype).eps * scale:
+            raise RuntimeError(
+                f"folding the gates into the weights of this {type(net).__name__} would move its output by {differ:.2g}: "
+                "its forward uses the weights of a gated layer without calling that layer. Exclude it from the gates "
+                "(at='units:!NAME'), or call the layer"
+            )

@@ -48,7 +48,10 @@ def parse_price(text: str) -> Price | Budget:
             raise ValueError(
                 f"price {text!r}: not a number that is at least 0; examples: 1e-6, 'rate=1e-6,of=macs', budget:macs=0.25"
             ) from None
-    words = dict(_pair(text, part) for part in text.split(","))
+    pairs_given = [_pair(text, part) for part in text.split(",")]
+    words = dict(pairs_given)
+    if len(words) < len(pairs_given):
+        raise ValueError(f"price {text!r}: a name stands there twice")
     of = words.pop("of", "parameters")
     pairs = {name: _number(text, value) for name, value in words.items()}
     return Price(pairs.pop("rate", 0.0), cast(Any, of), tuple(pairs.items()))
@@ -65,7 +68,7 @@ def parse_relaxation(text: str) -> relax.Relaxation:
         raise ValueError(f"gate {text!r}: choose one of {', '.join(RELAXATIONS)}")
     kind = RELAXATIONS[name]
     values: dict[str, Any] = {}
-    known = {f.name for f in dataclasses.fields(cast(Any, kind))}
+    known = {f.name for f in dataclasses.fields(cast(Any, kind))} - {"clamp"}
     for part in filter(None, rest.split(",")):
         key, value = _pair(text, part)
         if key not in known:

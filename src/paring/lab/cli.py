@@ -22,6 +22,9 @@ examples:
 """
 
 
+_RESUMES = dict.fromkeys(("train", "table"), "the same command goes on from the last checkpoint")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 failed, 2 the command line was wrong, 130 interrupted."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -50,7 +53,7 @@ def _guarded(name: str, run: Callable[[Sequence[str]], int], words: Sequence[str
         print(f"paring {name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\nparing {name}: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(f"\nparing {name}: interrupted; {_RESUMES.get(name, 'run it again')}", file=sys.stderr)
         return 130
 
 

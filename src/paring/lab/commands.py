@@ -132,12 +132,17 @@ def _train(words: Sequence[str]) -> int:
     what: TrainArguments = found.run
     model = {"lenet5": "lenet5_caffe"}.get(what.model, what.model)
     data = what.data.replace("-", "_")
-    if model not in MODELS:
-        raise CommandError(f"--model {what.model}: there is no such network; choose one of {', '.join(MODELS)}")
+    known = [name for name in MODELS if name not in ("mlp", "wide_resnet")]  # these take widths, in Python
+    if model not in known:
+        raise CommandError(f"--model {what.model}: there is no such network; choose one of {', '.join(known)}")
     if data not in NAMES:
         raise CommandError(f"--data {what.data}: there is no such data set; choose one of {', '.join(NAMES)}")
     if what.validation < 0:
         raise CommandError(f"--validation {what.validation}: a number of examples, at least 0")
+    try:
+        torch.empty(0, device=found.recipe.device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f"--device {found.recipe.device}: not available here ({error})") from error
     _threads(what.threads)
     method = getattr(found, name, None) or kind()
     experiment = Experiment(model, data, method, found.recipe, validation=what.validation)
@@ -182,11 +187,22 @@ def _report(words: Sequence[str]) -> int:
         raise CommandError(
             f"{options.run} holds no finished run ({RESULT} is missing); name a run's folder, as in: paring report runs/demo"
         )
-    row = json.loads(result.read_text(encoding="utf-8"))
+    row = _result(result)
     if options.html:
         _page(options.run, row)
     print(_layers(options.run, row))
     return 0
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """The result in this file."""
+    try:
+        row = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it and run the same command again") from error
+    if not isinstance(row, dict) or not {"model", "data", "shape", "classes"} <= row.keys():
+        raise ValueError(f"{path} is not the result of a paring run")
+    return row
 
 
 def _layers(folder: Path, row: dict[str, Any]) -> Any:
@@ -359,8 +375,8 @@ def _bench(words: Sequence[str]) -> int:
     )
     if options.name not in BENCHES:
         raise CommandError(f"there is no benchmark {options.name!r}; choose one of {', '.join(BENCHES)}")
-    if options.repeats < 0:
-        raise CommandError(f"--repeats {options.repeats}: must be at least 0")
+    if options.repeats < 0 or options.repeats == 1:
+        raise CommandError(f"--repeats {options.repeats}: must be 0 (the benchmark's own number) or at least 2")
     _threads(options.threads)
     bench = BENCHES[options.name]
     path = bench.run(options.results, options.repeats or bench.repeats)

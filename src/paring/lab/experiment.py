@@ -61,9 +61,14 @@ class Experiment:
         return digest(self)
 
     @property
+    def label(self) -> str:
+        """Short name of the method."""
+        return "dense" if type(self.method) is Dense else type(self.method).__name__.lower()
+
+    @property
     def name(self) -> str:
         """Folder name: readable parts and the hash."""
-        return f"{self.model}-{self.data}-{type(self.method).__name__.lower()}-{self.key}"
+        return f"{self.model}-{self.data}-{self.label}-{self.key}"
 
     def network(self, data: Dataset) -> nn.Module:
         """The untrained network, initialised from the recipe's seed; the caller's random state is left alone."""
@@ -84,7 +89,7 @@ class Experiment:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it to run this experiment again") from error
-        if not isinstance(found, dict):
+        if not isinstance(found, dict) or not {"run", "model", "shape", "classes", "error"} <= found.keys():
             raise ValueError(f"{path} holds no result; delete it to run this experiment again")
         return found
 
@@ -114,7 +119,7 @@ class Experiment:
     def _row(self, folder: Path, data: Dataset, progress: bool) -> dict[str, Any]:
         device = torch.device(self.recipe.device)
         net = self.network(data)
-        label = f"{self.model} {type(self.method).__name__} seed {self.recipe.seed}"
+        label = f"{self.model} {self.label} seed {self.recipe.seed}"
         fitted = fit(net, self.method, data, self.recipe, folder=folder, progress=progress, label=label)
         dense = fitted.run.cost()
         kept, hoped = fitted.run.cost(support), fitted.run.cost(expected)
@@ -143,7 +148,7 @@ class Experiment:
             "data": self.data,
             "shape": list(data.shape),
             "classes": data.classes,
-            "method": type(self.method).__name__.lower(),
+            "method": self.label,
             "seed": self.recipe.seed,
             "epochs": self.recipe.epochs + (self.finetune.epochs if self.finetune else 0),
             "architecture": architecture(kept),

@@ -10,6 +10,7 @@ the last part of training the gates are held on a support of exactly the asked s
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paring.core import Attachment
+from paring.core import Attachment, Kind
 from paring.cost import Cost, CostModel, Openness
-from paring.gates import Site, StochasticGate, expected, gate_of, openness, support
+from paring.gates import Site, StochasticGate, expected, gate_of, live, openness, support
 
 _EVERY = 10  # optimizer steps between two looks at the support (a look costs about a millisecond)
 _CLOSED = -1e4  # log-alpha of a gate that was closed for good
@@ -51,8 +52,11 @@ class Budget:
         for name, value in (("params", self.params), ("macs", self.macs)):
             if value is not None and not 0 < value <= 1:
                 raise ValueError(f"Budget({name}={value}): a fraction of the dense network, in (0, 1]")
-        if not self.ascent > 0:
-            raise ValueError(f"Budget(ascent={self.ascent}): must be positive")
+            if value is not None:
+                object.__setattr__(self, name, float(value))
+        if not (self.ascent > 0 and math.isfinite(self.ascent)):
+            raise ValueError(f"Budget(ascent={self.ascent}): must be a positive number")
+        object.__setattr__(self, "ascent", float(self.ascent))
 
     @property
     def targets(self) -> dict[str, float]:
@@ -63,9 +67,9 @@ class Budget:
     def _excess(self, cost: Cost, dense: Cost) -> dict[str, Tensor]:
         return {name: getattr(cost, name) / getattr(dense, name) - asked for name, asked in self.targets.items()}
 
-    def penalty(self, net: nn.Module, model: CostModel, duals: Attachment) -> Tensor | None:
-        """Σ multiplier · (expected cost − asked cost), differentiable in the gates."""
-        active = {name: dual for name in self.targets if (dual := duals.state.get(f"budget/{name}")) is not None}
+    def penalty(self, net: nn.Module, model: CostModel, duals: Attachment, key: str) -> Tensor | None:
+        """Σ multiplier · (expected cost − asked cost), differentiable in the gates. key: tells budgets in a stack apart."""
+        active = {name: dual for name in self.targets if (dual := duals.state.get(f"budget/{key}/{name}")) is not None}
         if not any(float(dual) > 0 for dual in active.values()):
             return None
         excess = self._excess(model(openness(net, model.wiring, expected)), model())
@@ -74,15 +78,51 @@ class Budget:
         ).sum()
 
     @torch.no_grad()
-    def ascend(self, net: nn.Module, model: CostModel, duals: Attachment, step: int, steps: int | None) -> None:
+    def ascend(
+        self, net: nn.Module, model: CostModel, duals: Attachment, key: str, step: int, steps: int | None
+    ) -> None:
         """Move the multipliers: up while the support is too large, back to zero as soon as it fits (a dual restart)."""
         if step % _EVERY:
             return
         rate = _EVERY * self.ascent / (steps or 20_000)
-        for name, excess in self._excess(model(openness(net, model.wiring, support)), model()).items():
-            old = duals.state.get(f"budget/{name}", torch.zeros(()))
+        found = live(openness(net, model.wiring, support), model.wiring)
+        for name, excess in self._excess(model(found), model()).items():
+            old = duals.state.get(f"budget/{key}/{name}", torch.zeros(()))
             new = old + rate * float(excess) if float(excess) > 0 else torch.zeros(())
-            duals.state[f"budget/{name}"] = new
+            duals.state[f"budget/{key}/{name}"] = new
+
+    def _used(self, net: nn.Module, sites: Sequence[Site], model: CostModel, parts: Sequence[Tensor]) -> float:
+        """Largest share of any budget that this support of `sites` uses; at most 1 fits."""
+        given = openness(net, model.wiring, support)
+        found: dict[Kind, dict[str, Tensor]] = {
+            "units": dict(given.units),
+            "inputs": dict(given.inputs),
+            "weights": dict(given.weights),
+        }
+        for site, part in zip(sites, parts, strict=True):
+            found[site.kind][site.layer] = part.double()
+        excess = self._excess(model(live(Openness(**found), model.wiring)), model())
+        return max((float(value) + self.targets[name]) / self.targets[name] for name, value in excess.items())
+
+    @torch.no_grad()
+    def check(self, net: nn.Module, sites: Sequence[Site], model: CostModel) -> None:
+        """Refuse at once a budget that even one open gate in every place exceeds.
+
+        Raises:
+            ValueError: with the smallest budget that could be met.
+        """
+        parts = []
+        for site in sites:
+            part = torch.zeros(site.shape)
+            part.view(-1)[0] = 1
+            parts.append(part)
+        used = self._used(net, sites, model, parts)
+        if used > 1:
+            least = ", ".join(f"{name} {asked * used:.3g}" for name, asked in self.targets.items())
+            raise ValueError(
+                f"{self} cannot be met: one open gate in each of the {len(sites)} gated places, and all that is not "
+                f"gated, already cost {used:.2f} times the budget. Ask for more (about {least}), or gate more places"
+            )
 
     @torch.no_grad()
     def project(self, net: nn.Module, sites: Sequence[Site], model: CostModel) -> None:
@@ -103,16 +143,10 @@ class Budget:
         for size in sizes:
             base[start + int(flat[start : start + size].argmax())] = True
             start += size
-        dense = model()
 
         def spent(mask: Tensor) -> float:
-            """Largest share of any budget that this support uses; at most 1 fits."""
-            parts = [part.view(gate.shape).double() for part, gate in zip(mask.split(sizes), gates, strict=True)]
-            found: dict[str, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}}
-            for site, part in zip(sites, parts, strict=True):
-                found[site.kind][site.layer] = part
-            excess = self._excess(model(Openness(**found)), dense)
-            return max((float(value) + self.targets[name]) / self.targets[name] for name, value in excess.items())
+            parts = [part.view(gate.shape) for part, gate in zip(mask.split(sizes), gates, strict=True)]
+            return self._used(net, sites, model, parts)
 
         def prefix(count: int) -> Tensor:
             mask = base.clone()

@@ -14,15 +14,18 @@ positions and pruned inputs; `l2` is not divided by N. `Price` is the paper's λ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gated, Method, Probe, attached, put
+from paring.core import Clock, Kind, Method, Probe, attached, gates, put
 from paring.cost import CostModel
 from paring.gates import Place, Site, StochasticGate, gate_of, sites
+from paring.graph import Wiring
 from paring.methods.budget import Budget
 from paring.methods.price import Price
 from paring.relax import HardConcrete, Relaxation
@@ -74,10 +77,15 @@ class L0(Method):
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
             object.__setattr__(self, "price", Price(float(self.price)))
-        if isinstance(self.at, list):
-            object.__setattr__(self, "at", tuple(self.at))
-        if isinstance(self.keep, Mapping):
-            object.__setattr__(self, "keep", tuple(self.keep.items()))
+        places = (self.at,) if isinstance(self.at, str) else tuple(self.at)
+        object.__setattr__(self, "at", places[0] if len(places) == 1 else places)
+        if isinstance(self.keep, int | float):
+            object.__setattr__(self, "keep", float(self.keep))
+        else:
+            pairs = self.keep.items() if isinstance(self.keep, Mapping) else self.keep
+            object.__setattr__(self, "keep", tuple((str(name), float(value)) for name, value in pairs))
+        if not places:
+            raise ValueError("L0(at=()): name at least one place, for example at='units'")
         if not isinstance(self.price, Price | Budget):
             raise ValueError(f"L0(price={self.price!r}): give a number, a Price or a Budget")
         for place in self.places:
@@ -89,8 +97,9 @@ class L0(Method):
                     f"L0: a keep probability must lie in (0, 1), got {value} {f'for {name!r}' if name else ''}"
                 )
         for name, value in (("gate_lr", self.gate_lr), ("l2", self.l2), ("kl", self.kl)):
-            if not value >= 0:
-                raise ValueError(f"L0({name}={value}): must not be negative")
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"L0({name}={value}): must be a number that is not negative")
+            object.__setattr__(self, name, float(value))
         if self.hold is not None and not 0 <= self.hold < 1:
             raise ValueError(f"L0(hold={self.hold}): a fraction of training, in [0, 1)")
         if self.kl > 0 and self.prior is None:
@@ -110,8 +119,7 @@ class L0(Method):
         """Initial keep probability for this site."""
         if isinstance(self.keep, int | float):
             return float(self.keep)
-        selected = [value for pattern, value in self.keep if Place("units", pattern).selects(site.layer, nn.Identity())]
-        return selected[0] if selected else 0.5
+        return next((value for pattern, value in self.keep if fnmatchcase(site.layer, pattern)), 0.5)
 
     def sites(self, net: nn.Module) -> tuple[Site, ...]:
         """Where this method's gates are in an attached network."""
@@ -124,7 +132,13 @@ class L0(Method):
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = sites(net, probe.wiring, self.places)
-        model = CostModel.of(net, probe.wiring)
+        _all_used("keep", [] if isinstance(self.keep, float) else [name for name, _ in self.keep], found)
+        _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)
+        gated = sum(p.numel() for _, _, gate in gates(net) for p in gate.parameters())
+        dense = CostModel.of(net, probe.wiring)
+        model = CostModel(probe.wiring, extra=dense.extra - gated)
+        if isinstance(self.price, Budget):
+            self.price.check(net, found, model)
         modules = dict(net.named_modules())
         for site in found:
             weight = modules[site.module].weight
@@ -145,13 +159,13 @@ class L0(Method):
         notes, parts = self._notes(net), []
         if not _held(net, notes.sites):
             if isinstance(self.price, Budget):
-                parts.append(self.price.penalty(net, notes.model, attached(net)))
+                parts.append(self.price.penalty(net, notes.model, attached(net), "+".join(self.places)))
             elif isinstance(self.price, Price):
                 parts.append(self.price.penalty(net, notes.sites))
             if self.prior is not None and self.kl > 0:
                 parts.append(self.kl * self._divergence(net, notes.sites, self.prior))
         if self.l2 > 0:
-            parts.append(self.l2 * expected_l2_of(net, detach=self.detach_l2))
+            parts.append(self.l2 * expected_l2_of(net, notes.model.wiring, detach=self.detach_l2))
         present = [part for part in parts if part is not None]
         return torch.stack(present).sum() if present else None
 
@@ -166,10 +180,11 @@ class L0(Method):
             return
         for site in notes.sites:
             gate_of(net, site).constrain()
-        if self.holding and clock.steps is not None and clock.step >= round((1 - self.holding) * clock.steps):
+        last = clock.steps is not None and clock.step >= round((1 - self.holding) * clock.steps)
+        if last and (self.holding or isinstance(self.price, Budget)):
             self._settle(net, notes)
         elif isinstance(self.price, Budget):
-            self.price.ascend(net, notes.model, attached(net), clock.step, clock.steps)
+            self.price.ascend(net, notes.model, attached(net), "+".join(self.places), clock.step, clock.steps)
 
     def finish(self, net: nn.Module) -> None:
         notes = self._notes(net)
@@ -190,52 +205,56 @@ def _held(net: nn.Module, found: tuple[Site, ...]) -> bool:
     return all(gate.held for site in found if isinstance(gate := gate_of(net, site), StochasticGate))
 
 
-def expected_l2_of(net: nn.Module, *, detach: bool = False) -> Tensor:
+def _all_used(what: str, patterns: Sequence[str], found: tuple[Site, ...]) -> None:
+    """Refuse patterns that no gated layer matches: most likely a typing error."""
+    layers = sorted({site.layer for site in found})
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for layer in layers):
+            raise ValueError(f"{what} names {pattern!r}, but the gated layers are {', '.join(layers)}")
+
+
+def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> Tensor:
     """(1/2) Σ P(open) θ² over all weights and biases of gated layers and θ² over all other parameters (eq. 15, 17).
+
+    A unit gate on a norm stands for the weights of the layer in front of it as well.
 
     Args:
         net: a gated network.
+        wiring: its wiring.
         detach: leave the gates out of the gradient.
     """
+    behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
+    modules = dict(net.named_modules())
+    chances: dict[str, dict[Kind, Tensor]] = {}
+    own: set[int] = set()
+    for name, kind, gate in gates(net):
+        chance = gate.chance().detach() if detach else gate.chance()
+        chances.setdefault(name, {})[kind] = chance
+        if name in behind:
+            chances.setdefault(behind[name], {})[kind] = chance
+        own |= {id(p) for p in gate.parameters()}
     total: list[Tensor] = []
-    counted: set[int] = set()
-    for layer in net.modules():
-        if not isinstance(layer, Gated):
-            continue
-        chances = {kind: gate.chance().detach() if detach else gate.chance() for kind, gate in layer.gates().items()}
-        for name in ("weight", "bias"):
-            parameter = getattr(layer, name, None)
-            if parameter is None:
-                continue
-            counted.add(id(parameter))
-            square = parameter.pow(2)
-            if name == "weight":
-                if "weights" in chances:
-                    square = square * chances["weights"]
-                square = _by_inputs(layer, square, chances.get("inputs"))
-            elif "units" in chances:
-                square = square * chances["units"]
-            if name == "weight" and "units" in chances:
-                axis = -1 if isinstance(layer, nn.Embedding) else 0
-                square = (
-                    square.sum(0) if axis == -1 else square.flatten(1).sum(1) if square.dim() > 1 else square
-                ) * chances["units"]
-            total.append(square.sum())
-    gate_parameters = {
-        id(p)
-        for layer in net.modules()
-        if isinstance(layer, Gated)
-        for g in layer.gates().values()
-        for p in g.parameters()
-    }
-    total += [p.pow(2).sum() for p in net.parameters() if id(p) not in counted and id(p) not in gate_parameters]
+    for name, found in chances.items():
+        for leaf in ("weight", "bias"):
+            parameter = getattr(modules[name], leaf, None)
+            if parameter is not None:
+                own.add(id(parameter))
+                total.append(_weighted(modules[name], leaf, parameter.pow(2), found).sum())
+    total += [p.pow(2).sum() for p in net.parameters() if id(p) not in own]
     return 0.5 * torch.stack(total).sum()
 
 
-def _by_inputs(layer: Gated, square: Tensor, chance: Tensor | None) -> Tensor:
-    """`square` (the weight's shape) times the chance of its input column."""
-    if chance is None:
+def _weighted(layer: nn.Module, leaf: str, square: Tensor, chances: dict[Kind, Tensor]) -> Tensor:
+    """The squares of a weight or bias, each times the chance that everything it needs is open."""
+    units = chances.get("units")
+    if leaf == "bias":
+        return square if units is None else square * units
+    if "weights" in chances:
+        square = square * chances["weights"]
+    if "inputs" in chances:
+        groups = getattr(layer, "groups", 1)
+        columns = chances["inputs"].view(groups, -1).repeat_interleave(square.shape[0] // groups, dim=0)
+        square = square * columns.view(square.shape[0], -1, *[1] * (square.dim() - 2))
+    if units is None:
         return square
-    groups = getattr(layer, "groups", 1)
-    per_group = chance.view(groups, -1).repeat_interleave(square.shape[0] // groups, dim=0)
-    return square * per_group.view(square.shape[0], -1, *[1] * (square.dim() - 2))
+    return square * (units if isinstance(layer, nn.Embedding) else units.view(-1, *[1] * (square.dim() - 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -40,8 +41,9 @@ class Price:
         else:
             object.__setattr__(self, "layers", tuple((str(name), float(rate)) for name, rate in self.layers))
         for name, rate in (("rate", self.rate), *self.layers):
-            if not rate >= 0:
-                raise ValueError(f"Price: the rate of {name!r} is {rate}; a price must not be negative")
+            if not (rate >= 0 and math.isfinite(rate)):
+                raise ValueError(f"Price: the rate of {name!r} is {rate}; a price is a number that is not negative")
+        object.__setattr__(self, "rate", float(self.rate))
         if self.of not in ("parameters", "macs"):
             raise ValueError(f"Price(of={self.of!r}): choose 'parameters' or 'macs'")
 

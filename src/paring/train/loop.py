@@ -127,13 +127,13 @@ class _Trainer:
         for group in self.opt.param_groups:
             group["initial_lr"] = group["lr"]
         self.ema = Ema(self.net, self.recipe.ema) if self.recipe.ema else None
-        self.dense = self._dense_cost()
         torch.manual_seed(self.recipe.seed)
         found = checkpoint.load(self.folder / CHECKPOINT) if self.folder is not None else None
         if found is None:
             self.record.reset([])
         else:
             self._restore(*found)
+        self.dense = self._dense_cost()
 
     def _dense_cost(self) -> bool:
         """Whether costs can be counted. Without a capture, a method that needs none still trains."""
@@ -160,6 +160,7 @@ class _Trainer:
                 self._check(losses)
         self._check(losses)
         self.seconds += time.perf_counter() - started
+        self._check_parameters()
         self.epoch += 1
         row = self._row(losses)
         self.record.add(row)
@@ -194,16 +195,30 @@ class _Trainer:
         bad = (~recent.isfinite()).nonzero()
         if len(bad):
             index = len(losses) - len(recent) + int(bad[0])
-            kept = (
-                "none yet"
-                if self.folder is None or self.epoch == 0
-                else f"{self.folder / CHECKPOINT} (after epoch {self.epoch})"
-            )
             raise Diverged(
                 f"the loss became {float(recent[int(bad[0])])} at step {self.epoch * self.epoch_steps + index + 1} "
-                f"(epoch {self.epoch + 1}); last good checkpoint: {kept}. A lower learning rate "
-                f"(now {self.recipe.lr}), gradient clipping or a smaller price usually helps"
+                f"(epoch {self.epoch + 1}); {self._last_good()}"
             )
+
+    def _check_parameters(self) -> None:
+        """Stop before a checkpoint would be written of a network that the last step broke."""
+        broken = [name for name, p in self.net.named_parameters() if not bool(p.isfinite().all())]
+        if broken:
+            raise Diverged(
+                f"'{broken[0]}' is not finite any more after step {(self.epoch + 1) * self.epoch_steps} "
+                f"(epoch {self.epoch + 1}); {self._last_good()}"
+            )
+
+    def _last_good(self) -> str:
+        kept = (
+            "none yet"
+            if self.folder is None or self.epoch == 0
+            else f"{self.folder / CHECKPOINT} (after epoch {self.epoch})"
+        )
+        return (
+            f"last good checkpoint: {kept}. A lower learning rate (now {self.recipe.lr}), gradient clipping or a smaller "
+            "price usually helps"
+        )
 
     def _row(self, losses: list[Tensor]) -> dict[str, Any]:
         row: dict[str, Any] = {

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
+
+_OPTIMIZERS = ("adam", "adamw", "sgd")
+_SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,17 @@ class Recipe:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type == "float":
+                object.__setattr__(self, f.name, float(value))
+                if not math.isfinite(value):
+                    raise ValueError(f"{f.name} = {value}: must be a finite number")
+            elif f.type == "int" and (isinstance(value, bool) or int(value) != value):
+                raise ValueError(f"{f.name} = {value}: must be a whole number")
+        for name, allowed in (("optimizer", _OPTIMIZERS), ("schedule", _SCHEDULES)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
         least = {"epochs": 1, "batch": 1, "accumulate": 1, "crop": 0, "seed": 0}
         for name, low in least.items():
             if getattr(self, name) < low:

@@ -33,10 +33,10 @@ class Record:
         self.rows.append(row)
         if self.path is not None:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def reset(self, rows: list[dict[str, Any]]) -> None:
         """Go back to these rows (those of a checkpoint), on disk too."""
         self.rows = list(rows)
         if self.path is not None:
-            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomic(self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

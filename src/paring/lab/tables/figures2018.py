@@ -30,7 +30,7 @@ def _curve(figure: str, label: str, x: torch.Tensor, y: torch.Tensor) -> dict[st
 
 
 def _norms() -> Iterator[dict[str, Any]]:
-    theta = torch.linspace(-2, 2, 201, dtype=torch.float64)
+    theta = torch.arange(-100, 101, dtype=torch.float64) / 50
     for p in (2.0, 1.0, 0.5, 0.25):
         yield _curve("1", f"p = {p:g}", theta, theta.abs() ** p)
     yield _curve("1", "p = 0", theta, (theta != 0).double())
