@@ -213,7 +213,7 @@ def test_state_is_the_parameter_and_whether_it_is_held() -> None:
     assert set(gate.state_dict()) == {"log_alpha", "_extra_state"}
     assert gate.state_dict()["_extra_state"].equal(torch.tensor(False))
     gate.hold()
-    assert gate.state_dict()["_extra_state"] == {"held": True}
+    assert gate.state_dict()["_extra_state"].equal(torch.tensor(True))
     with pytest.raises(RuntimeError, match="size mismatch"):
         StochasticGate(HardConcrete(), (3,)).load_state_dict(gate.state_dict())
 

@@ -370,7 +370,10 @@ class Functional(nn.Module):
 
 
 @pytest.mark.parametrize("kind", ["units", "inputs", "weights"])
-@pytest.mark.parametrize(("layer", "why"), [("a", "without calling the module"), ("b", "also used outside its layer")])
+@pytest.mark.parametrize(
+    ("layer", "why"),
+    [("a", "without calling the module"), ("b", "without calling the module|also used outside its layer")],
+)
 def test_layers_whose_weights_are_used_elsewhere_are_refused(kind: str, layer: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         pr.attach(Functional(), pr.L0(at=f"{kind}:{layer}"), torch.randn(2, 4))
@@ -383,10 +386,16 @@ def test_fused_encoder_layers_are_refused() -> None:
 
 
 def test_finish_refuses_a_network_that_goes_around_its_gates() -> None:
-    net = Chain()
+    class Around(Chain):
+        around = False
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y + self.fc1.weight.sum() if self.around else y
+
+    net = Around()
     run = pr.attach(net, pr.L0(at="units"), chain_batch(2)[0])
-    forward = net.forward
-    net.forward = lambda x: forward(x) + F.linear(torch.ones(1, 32), net.fc1.weight).sum()  # type: ignore[method-assign]
+    net.around = True  # the capture while attaching could not see it
     with pytest.raises(RuntimeError, match="without calling that layer"):
         run.finish()
 
@@ -430,6 +439,9 @@ def test_budget_at_weights_is_met_by_what_is_left(asked: float, spread: float) -
     net = build("lenet_300_100", shape=(1, 28, 28), classes=10)
     run = pr.attach(net, pr.L0(price=pr.Budget(params=asked), at="weights"), IMAGE)
     randomise(net, spread)
+    for name, parameter in net.named_parameters():
+        if name.endswith("bias"):
+            parameter.data.fill_(0.1)
     small = run.finish()
     assert measure(small, IMAGE[:1]).nonzeros == pytest.approx(asked * 266_610, rel=0.02)
 
@@ -438,7 +450,7 @@ def test_two_budgets_in_a_stack_count_the_network_and_not_each_others_gates() ->
     inner = pr.L0(price=pr.Budget(params=0.5), at="units")
     net = Chain()
     run = pr.attach(
-        net, pr.Stack(pr.L0(price=pr.Budget(macs=0.6), at="weights:fc1"), inner), chain_batch(2)[0], steps=20
+        net, pr.Stack(pr.L0(price=pr.Budget(macs=0.9), at="weights:fc1"), inner), chain_batch(2)[0], steps=20
     )
     assert int(inner._notes(net).model().parameters) == sum(p.numel() for p in Chain().parameters())
     opt = torch.optim.Adam(run.parameter_groups(lr=0.01))

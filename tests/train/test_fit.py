@@ -226,11 +226,9 @@ def test_schedules() -> None:
 
 
 def test_parameters_broken_by_the_last_step_are_never_checkpointed(tmp_path: Path) -> None:
-    recipe = Recipe(epochs=1, batch=len(DATA.train), optimizer="sgd", lr=1e38)
-    with pytest.raises(
-        Diverged, match=r"is not finite any more after step 1 \(epoch 1\); last good checkpoint: none yet"
-    ):
-        fit(network(), pr.Dense(), DATA, replace(recipe, lr=3e38, momentum=0.9), folder=tmp_path, progress=False)
+    recipe = Recipe(epochs=1, batch=len(DATA.train), optimizer="sgd", lr=3e38, momentum=0.9)
+    with pytest.raises(Diverged, match=r"(not finite any more|validation loss is).*; last good checkpoint: none yet"):
+        fit(network(), pr.Dense(), DATA, recipe, folder=tmp_path, progress=False)
     assert not (tmp_path / CHECKPOINT).exists()
 
 

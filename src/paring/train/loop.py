@@ -163,6 +163,11 @@ class _Trainer:
         self._check_parameters()
         self.epoch += 1
         row = self._row(losses)
+        if not math.isfinite(row.get("validation_loss", 0.0)):
+            self.epoch -= 1
+            raise Diverged(
+                f"the validation loss is {row['validation_loss']} after epoch {self.epoch + 1}; {self._last_good()}"
+            )
         self.record.add(row)
         self._save()
         return row

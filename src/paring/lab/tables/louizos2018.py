@@ -99,7 +99,7 @@ _RELAXATIONS: tuple[tuple[str, relax.Relaxation], ...] = (
 
 
 def _relaxations(seed: int) -> list[Entry]:
-    recipe = replace(PAPER, epochs=50, seed=seed)
+    recipe = replace(PAPER, epochs=20, seed=seed)
     return [
         Entry(
             label,
