@@ -121,7 +121,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("prune", 2, "there is no command 'prune'; choose one of demo, train, report, data, table, bench, docs"),
         ("train --modle lenet5", 2, "Unrecognized options: --modle"),
-        ("train --model alexnet", 2, "--model alexnet: there is no such network; choose one of mlp, lenet_300_100"),
+        ("train --model alexnet", 2, "--model alexnet: there is no such network; choose one of lenet_300_100"),
         ("train --data imagenet", 2, "--data imagenet: there is no such data set; choose one of digits, mnist"),
         ("train --method magic", 2, "--method magic: there is no such method; choose one of dense, l0"),
         ("train --method=magic", 2, "--method magic: there is no such method"),
@@ -154,7 +154,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("table louizos2018-mnist --epochs -1", 2, "--epochs -1: must be at least 0"),
         ("table louizos2018-mnist --jobs 0", 2, "--jobs 0: must be at least 1"),
         ("bench speed", 2, "there is no benchmark 'speed'; choose one of gates"),
-        ("bench gates --repeats -1", 2, "--repeats -1: must be at least 0"),
+        ("bench gates --repeats -1", 2, "--repeats -1: must be 0"),
         ("demo --seed -1 --out demo", 1, "seed = -1: must be at least 0"),
         ("demo --threads -2", 2, "--threads -2: must be 0 (all) or a positive number"),
     ],
@@ -234,7 +234,7 @@ def test_other_words_are_another_run(runs: Path, tmp_path: Path, capsys: pytest.
     assert paring(*words, "--epochs", "1", "--seed", "1") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out)["seed"] == 1
-    assert "lenet_300_100 L0 seed 1: epoch 1/1" in shown.err
+    assert "lenet_300_100 l0 seed 1: epoch 1/1" in shown.err
     assert "finished already" not in shown.err
     assert f"written to {only(tmp_path)}" in shown.err
     assert only(tmp_path).name != only(runs).name

@@ -89,7 +89,7 @@ class Experiment:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); delete it to run this experiment again") from error
-        if not isinstance(found, dict) or not {"run", "model", "shape", "classes", "error"} <= found.keys():
+        if not isinstance(found, dict) or "source" not in found:
             raise ValueError(f"{path} holds no result; delete it to run this experiment again")
         return found
 
