@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from paring.lab.commands import COMMANDS, CommandError
+from paring.lab.command import CommandError
+from paring.lab.commands import COMMANDS
 
 _TOP = """paring: train networks that come out small
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,28 +14,10 @@ import torch
 
 from paring.core import Method
 from paring.lab.arguments import METHODS, read
+from paring.lab.command import Command, CommandError, set_threads
+from paring.lab.evidence import bench, docs, table
 from paring.lab.experiment import RESULT, SMALL, Experiment
 from paring.train import Recipe, write_atomic
-
-
-class CommandError(ValueError):
-    """The command line asks for something that cannot be."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """One subcommand: a line for the overview and what runs it."""
-
-    about: str
-    run: Callable[[Sequence[str]], int]
-
-
-def _threads(count: int) -> None:
-    if count < 0:
-        raise CommandError(f"--threads {count}: must be 0 (all) or a positive number")
-    if count:
-        torch.set_num_threads(count)
-
 
 # --- demo -----------------------------------------------------------------------------------------------------------
 
@@ -68,7 +50,7 @@ def _demo(words: Sequence[str]) -> int:
             "examples:\n  paring demo\n  paring demo --seed 1 --out runs/demo-1"
         ),
     )
-    _threads(options.threads)
+    set_threads(options.threads)
     return demo.main(options.out, options.seed)
 
 
@@ -143,7 +125,7 @@ def _train(words: Sequence[str]) -> int:
         torch.empty(0, device=found.recipe.device)
     except (RuntimeError, AssertionError) as error:
         raise CommandError(f"--device {found.recipe.device}: not available here ({error})") from error
-    _threads(what.threads)
+    set_threads(what.threads)
     method = getattr(found, name, None) or kind()
     experiment = Experiment(model, data, method, found.recipe, validation=what.validation)
     folder = what.runs / experiment.name
@@ -264,160 +246,12 @@ def _data(words: Sequence[str]) -> int:
     return 0
 
 
-# --- table, bench, docs ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TableArguments:
-    """Which table, and how much of it.
-
-    Args:
-        name: the table.
-        seeds: number of seeds; 0 takes the table's own number.
-        epochs: train for so many epochs instead of the paper's (a check; its rows say so); 0 keeps the paper's.
-        only: run only the rows whose network and label contain this text.
-        jobs: runs at a time; each of several uses one thread.
-        threads: CPU threads when one run goes at a time; 0 uses all.
-        runs: folder of run folders.
-        results: folder of results files.
-        quiet: show no progress.
-    """
-
-    name: str
-    seeds: int = 0
-    epochs: int = 0
-    only: str = ""
-    jobs: int = 1
-    threads: int = 0
-    runs: Path = Path("runs")
-    results: Path = Path("results")
-    quiet: bool = False
-
-
-def _table(words: Sequence[str]) -> int:
-    from paring.lab.tables import COMPUTED, TABLES
-    from paring.lab.tables.table import run_table
-
-    known = {
-        **{name: table.about for name, table in TABLES.items()},
-        **{name: made.about for name, made in COMPUTED.items()},
-    }
-    listing = "\n".join(f"  {name:<26} {about}" for name, about in known.items())
-    words = list(words)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--name")
-    options = read(
-        TableArguments,
-        words,
-        prog="paring table",
-        description=(
-            "Make a paper's table: results/NAME.json, one row per run. What is there already is not run again, and an "
-            f"interrupted run goes on.\n\ntables:\n{listing}\n\nexamples:\n  paring table louizos2018-mnist --seeds 3\n"
-            "  paring table louizos2018-mnist --only 'lenet_300_100 L0' --jobs 2\n  paring table louizos2018-mnist --seeds 1 --epochs 2"
-        ),
-    )
-    if options.name not in known:
-        raise CommandError(f"there is no table {options.name!r}; choose one of {', '.join(known)}")
-    for name, value, least in (("seeds", options.seeds, 0), ("epochs", options.epochs, 0), ("jobs", options.jobs, 1)):
-        if value < least:
-            raise CommandError(f"--{name} {value}: must be at least {least}")
-    _threads(options.threads)
-    command = f"paring table {options.name}"
-    if options.name in COMPUTED:
-        seeds = options.seeds or 3
-        COMPUTED[options.name].run(options.results, options.runs, seeds, f"{command} --seeds {seeds}")
-    else:
-        table = TABLES[options.name]
-        run_table(
-            table,
-            seeds=options.seeds or table.seeds,
-            runs=options.runs,
-            results=options.results,
-            command=f"{command} --seeds {options.seeds or table.seeds}",
-            epochs=options.epochs or None,
-            only=options.only,
-            jobs=options.jobs,
-            progress=not options.quiet,
-        )
-    print(f"written to {options.results / options.name}.json")
-    return 0
-
-
-@dataclass(frozen=True)
-class BenchArguments:
-    """Which benchmark.
-
-    Args:
-        name: the benchmark.
-        repeats: paired measurements; 0 takes the benchmark's own number.
-        threads: CPU threads while measuring.
-        results: folder of results files.
-    """
-
-    name: str
-    repeats: int = 0
-    threads: int = 1
-    results: Path = Path("results")
-
-
-def _bench(words: Sequence[str]) -> int:
-    from paring.lab.bench import BENCHES
-
-    listing = "\n".join(f"  {name:<12} {bench.about}" for name, bench in BENCHES.items())
-    words = list(words)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--name")
-    options = read(
-        BenchArguments,
-        words,
-        prog="paring bench",
-        description=f"Measure speed, paired in one process: results/NAME.json.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates",
-    )
-    if options.name not in BENCHES:
-        raise CommandError(f"there is no benchmark {options.name!r}; choose one of {', '.join(BENCHES)}")
-    if options.repeats < 0 or options.repeats == 1:
-        raise CommandError(f"--repeats {options.repeats}: must be 0 (the benchmark's own number) or at least 2")
-    _threads(options.threads)
-    bench = BENCHES[options.name]
-    path = bench.run(options.results, options.repeats or bench.repeats)
-    print(f"written to {path}")
-    return 0
-
-
-@dataclass(frozen=True)
-class DocsArguments:
-    """How to treat the documents.
-
-    Args:
-        root: the project's folder.
-        check: change nothing; fail when a table or figure is out of step with results/.
-    """
-
-    root: Path = Path(".")
-    check: bool = False
-
-
-def _docs(words: Sequence[str]) -> int:
-    from paring.lab.docs import regenerate
-
-    options = read(
-        DocsArguments,
-        words,
-        prog="paring docs",
-        description="Regenerate the tables and figures of README.md and docs/ from results/.\n\nexamples:\n  paring docs\n  paring docs --check",
-    )
-    changed = regenerate(options.root, check=options.check)
-    for path in changed:
-        print(("out of step: " if options.check else "written: ") + str(path))
-    return 1 if options.check and changed else 0
-
-
 COMMANDS: dict[str, Command] = {
     "demo": Command("train, shrink and prove, on real digits, in a minute", _demo),
     "train": Command("train one network with one method, resumable", _train),
     "report": Command("layer by layer, what a run kept", _report),
     "data": Command("list, fetch and check the data sets", _data),
-    "table": Command("make a paper's table", _table),
-    "bench": Command("measure speed, paired", _bench),
-    "docs": Command("regenerate the docs' tables from results/", _docs),
+    "table": Command("make a paper's table", table),
+    "bench": Command("measure speed, paired", bench),
+    "docs": Command("regenerate the docs' tables from results/", docs),
 }

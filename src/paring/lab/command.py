@@ -1,0 +1,27 @@
+"""What a subcommand is, and the refusal of a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+class CommandError(ValueError):
+    """The command line asks for something that cannot be."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand: a line for the overview and what runs it."""
+
+    about: str
+    run: Callable[[Sequence[str]], int]
+
+
+def set_threads(count: int) -> None:
+    if count < 0:
+        raise CommandError(f"--threads {count}: must be 0 (all) or a positive number")
+    if count:
+        torch.set_num_threads(count)

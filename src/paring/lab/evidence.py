@@ -1,0 +1,155 @@
+"""The subcommands that make evidence: tables of papers, benchmarks, and the docs made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paring.lab.arguments import read
+from paring.lab.command import CommandError, set_threads
+
+
+@dataclass(frozen=True)
+class TableArguments:
+    """Which table, and how much of it.
+
+    Args:
+        name: the table.
+        seeds: number of seeds; 0 takes the table's own number.
+        epochs: train for so many epochs instead of the paper's (a check; its rows say so); 0 keeps the paper's.
+        only: run only the rows whose network and label contain this text.
+        jobs: runs at a time; each of several uses one thread.
+        threads: CPU threads when one run goes at a time; 0 uses all.
+        runs: folder of run folders.
+        results: folder of results files.
+        quiet: show no progress.
+    """
+
+    name: str
+    seeds: int = 0
+    epochs: int = 0
+    only: str = ""
+    jobs: int = 1
+    threads: int = 0
+    runs: Path = Path("runs")
+    results: Path = Path("results")
+    quiet: bool = False
+
+
+def table(words: Sequence[str]) -> int:
+    from paring.lab.tables import COMPUTED, TABLES
+    from paring.lab.tables.table import run_table
+
+    known = {
+        **{name: table.about for name, table in TABLES.items()},
+        **{name: made.about for name, made in COMPUTED.items()},
+    }
+    listing = "\n".join(f"  {name:<26} {about}" for name, about in known.items())
+    words = list(words)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--name")
+    options = read(
+        TableArguments,
+        words,
+        prog="paring table",
+        description=(
+            "Make a paper's table: results/NAME.json, one row per run. What is there already is not run again, and an "
+            f"interrupted run goes on.\n\ntables:\n{listing}\n\nexamples:\n  paring table louizos2018-mnist --seeds 3\n"
+            "  paring table louizos2018-mnist --only 'lenet_300_100 L0' --jobs 2\n  paring table louizos2018-mnist --seeds 1 --epochs 2"
+        ),
+    )
+    if options.name not in known:
+        raise CommandError(f"there is no table {options.name!r}; choose one of {', '.join(known)}")
+    for name, value, least in (("seeds", options.seeds, 0), ("epochs", options.epochs, 0), ("jobs", options.jobs, 1)):
+        if value < least:
+            raise CommandError(f"--{name} {value}: must be at least {least}")
+    set_threads(options.threads)
+    command = f"paring table {options.name}"
+    if options.name in COMPUTED:
+        seeds = options.seeds or 3
+        COMPUTED[options.name].run(options.results, options.runs, seeds, f"{command} --seeds {seeds}")
+    else:
+        chosen = TABLES[options.name]
+        run_table(
+            chosen,
+            seeds=options.seeds or chosen.seeds,
+            runs=options.runs,
+            results=options.results,
+            command=f"{command} --seeds {options.seeds or chosen.seeds}",
+            epochs=options.epochs or None,
+            only=options.only,
+            jobs=options.jobs,
+            progress=not options.quiet,
+        )
+    print(f"written to {options.results / options.name}.json")
+    return 0
+
+
+@dataclass(frozen=True)
+class BenchArguments:
+    """Which benchmark.
+
+    Args:
+        name: the benchmark.
+        repeats: paired measurements; 0 takes the benchmark's own number.
+        threads: CPU threads while measuring.
+        results: folder of results files.
+    """
+
+    name: str
+    repeats: int = 0
+    threads: int = 1
+    results: Path = Path("results")
+
+
+def bench(words: Sequence[str]) -> int:
+    from paring.lab.bench import BENCHES
+
+    listing = "\n".join(f"  {name:<12} {bench.about}" for name, bench in BENCHES.items())
+    words = list(words)
+    if words and not words[0].startswith("-"):
+        words.insert(0, "--name")
+    options = read(
+        BenchArguments,
+        words,
+        prog="paring bench",
+        description=f"Measure speed, paired in one process: results/NAME.json.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates",
+    )
+    if options.name not in BENCHES:
+        raise CommandError(f"there is no benchmark {options.name!r}; choose one of {', '.join(BENCHES)}")
+    if options.repeats < 0 or options.repeats == 1:
+        raise CommandError(f"--repeats {options.repeats}: must be 0 (the benchmark's own number) or at least 2")
+    set_threads(options.threads)
+    chosen = BENCHES[options.name]
+    path = chosen.run(options.results, options.repeats or chosen.repeats)
+    print(f"written to {path}")
+    return 0
+
+
+@dataclass(frozen=True)
+class DocsArguments:
+    """How to treat the documents.
+
+    Args:
+        root: the project's folder.
+        check: change nothing; fail when a table or figure is out of step with results/.
+    """
+
+    root: Path = Path(".")
+    check: bool = False
+
+
+def docs(words: Sequence[str]) -> int:
+    from paring.lab.docs import regenerate
+
+    options = read(
+        DocsArguments,
+        words,
+        prog="paring docs",
+        description="Regenerate the tables and figures of README.md and docs/ from results/.\n\nexamples:\n  paring docs\n  paring docs --check",
+    )
+    changed = regenerate(options.root, check=options.check)
+    for path in changed:
+        print(("out of step: " if options.check else "written: ") + str(path))
+    return 1 if options.check and changed else 0
