@@ -11,8 +11,8 @@ Three places:
 * `weights`: z of the weight's shape multiplies each weight.
 
 For convolutions and norms one sample per minibatch multiplies the parameters (same function as multiplying the maps,
-and much cheaper); linear layers multiply activations, which are smaller than their weights. One sample per example
-always multiplies activations.
+and much cheaper); linear layers multiply activations, which are smaller than their weights (but the first one, whose
+input needs no gradient, its weight). One sample per example always multiplies activations.
 """
 
 from __future__ import annotations
@@ -78,8 +78,13 @@ class GatedLinear(Gated, nn.Linear):
     """`nn.Linear` with gates."""
 
     def forward(self, input: Tensor) -> Tensor:
-        y = F.linear(self.multiply_inputs(input), self.gated_weight(self.weight), self.bias)
-        return self.multiply_units(y)
+        x, weight = input, self.gated_weight(self.weight)
+        if _whole_batch(self.input_gate) and torch.is_grad_enabled() and not input.requires_grad:
+            assert self.input_gate is not None  # the first layer: spare it a gradient of its input
+            weight = weight * self.input_gate().to(weight.dtype)
+        else:
+            x = self.multiply_inputs(input)
+        return self.multiply_units(F.linear(x, weight, self.bias))
 
 
 class GatedEmbedding(Gated, nn.Embedding):
