@@ -311,3 +311,9 @@ def test_damaged_result_is_a_clear_error(tmp_path: Path, text: str, why: str) ->
 
 def test_no_result_yet(tmp_path: Path) -> None:
     assert UNITS.result(tmp_path) is None
+
+
+def test_gates_that_still_move_at_the_end_make_a_row_without_warnings(tmp_path: Path) -> None:
+    """Warnings are errors here; expected costs carry a gradient until the gates are held."""
+    row = Experiment("lenet_300_100", "digits", L0(price=1e-4), Recipe(epochs=1)).run(tmp_path, progress=False)
+    assert 0 < row["expected_parameters"] < row["dense_parameters"]

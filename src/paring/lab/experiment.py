@@ -122,7 +122,8 @@ class Experiment:
         label = f"{self.model} {self.label} seed {self.recipe.seed}"
         fitted = fit(net, self.method, data, self.recipe, folder=folder, progress=progress, label=label)
         dense = fitted.run.cost()
-        kept, hoped = fitted.run.cost(support), fitted.run.cost(expected)
+        with torch.no_grad():
+            kept, hoped = fitted.run.cost(support), fitted.run.cost(expected)
         test = data.test.to(device)
         gated_error = evaluate(fitted.net, test)[1] if self.finetune is None else None
         started = time.perf_counter()
