@@ -111,6 +111,11 @@ def _show_relaxation(value: Any) -> list[str]:
     return [name + (":" if fields else "") + ",".join(f"{f.name}={getattr(value, f.name)}" for f in fields)]
 
 
+def first_as(flag: str, words: Sequence[str]) -> list[str]:
+    """The words with `flag` in front when the first one is no option: `table NAME` is `table --name NAME`."""
+    return [flag, *words] if words and not words[0].startswith("-") else list(words)
+
+
 def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) -> T:
     """Read a frozen dataclass from command-line words; `--help` and refusals are tyro's.
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from paring.core import Method
-from paring.lab.arguments import METHODS, read
+from paring.lab.arguments import METHODS, first_as, read
 from paring.lab.command import Command, CommandError, set_threads
 from paring.lab.evidence import bench, docs, table
 from paring.lab.experiment import RESULT, SMALL, Experiment
@@ -155,12 +155,9 @@ class ReportArguments:
 
 
 def _report(words: Sequence[str]) -> int:
-    words = list(words)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--run")
     options = read(
         ReportArguments,
-        words,
+        first_as("--run", words),
         prog="paring report",
         description="Layer by layer: what a finished run kept.\n\nexamples:\n  paring report runs/demo\n  paring report runs/lenet_300_100-digits-l0-…",
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paring.lab.arguments import read
+from paring.lab.arguments import first_as, read
 from paring.lab.command import CommandError, set_threads
 
 
@@ -46,12 +46,9 @@ def table(words: Sequence[str]) -> int:
         **{name: made.about for name, made in COMPUTED.items()},
     }
     listing = "\n".join(f"  {name:<26} {about}" for name, about in known.items())
-    words = list(words)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--name")
     options = read(
         TableArguments,
-        words,
+        first_as("--name", words),
         prog="paring table",
         description=(
             "Make a paper's table: results/NAME.json, one row per run. What is there already is not run again, and an "
@@ -107,12 +104,9 @@ def bench(words: Sequence[str]) -> int:
     from paring.lab.bench import BENCHES
 
     listing = "\n".join(f"  {name:<12} {bench.about}" for name, bench in BENCHES.items())
-    words = list(words)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--name")
     options = read(
         BenchArguments,
-        words,
+        first_as("--name", words),
         prog="paring bench",
         description=f"Measure speed, paired in one process: results/NAME.json.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates",
     )
