@@ -14,6 +14,7 @@ _NEARBY = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "PARING_DATA" not in os.environ and _NEARBY.is_dir():
     os.environ["PARING_DATA"] = str(_NEARBY)
 
+torch.set_num_threads(1)  # the networks here are small: more threads only wait for each other
 settings.register_profile(
     "paring", deadline=None, max_examples=30, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
