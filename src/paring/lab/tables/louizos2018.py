@@ -3,7 +3,7 @@
 Paper settings: Adam at 1e-3, batches of 100, 200 epochs, no weight decay, temporal averaging 0.999, inputs in [0, 1];
 LeNet-300-100 gates the inputs of every layer, LeNet-5-Caffe the feature maps of the convolutions and the inputs of the
 dense layers; gates start at a keep probability of 0.5 (0.8 for the image). N = 60,000. The paper's separate rates for
-the MLP are not stated; ours were chosen on a validation split.
+the MLP are not stated; ours extrapolate from two tries on a validation split.
 
 "L0 Budget" is ours: a size instead of a rate, gates at ten times the weights' learning rate, a cosine schedule, images
 shifted by up to one pixel while training, and the gates held for the last part: 100 epochs for LeNet-300-100 (chosen on a
