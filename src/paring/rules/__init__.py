@@ -1,0 +1,30 @@
+"""Pieces that pruning methods are put together from: score, schedule, allocation, structure, each a value of its own."""
+
+from paring.rules.allocation import Allocation, ErdosRenyi, Given, Global, Uniform
+from paring.rules.schedule import CosineDrop, Cubic, Geometric
+from paring.rules.score import Loss, grasp, magnitude, random, snip, synflow
+from paring.rules.structure import NM, Blocks, Structure, Units, Weights, masks, top
+
+__all__ = [
+    "NM",
+    "Allocation",
+    "Blocks",
+    "CosineDrop",
+    "Cubic",
+    "ErdosRenyi",
+    "Geometric",
+    "Given",
+    "Global",
+    "Loss",
+    "Structure",
+    "Uniform",
+    "Units",
+    "Weights",
+    "grasp",
+    "magnitude",
+    "masks",
+    "random",
+    "snip",
+    "synflow",
+    "top",
+]

@@ -1,0 +1,143 @@
+"""Structures: which entries are kept or dropped together, and the masks that follow from scores.
+
+A structure reduces the scores of a weight to the scores of its pieces; an allocation says how many pieces each layer
+keeps; the highest ones stay. `N:M` is different: every group of m inputs keeps its n best, whatever the allocation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paring.rules.allocation import Allocation
+
+
+class Structure(ABC):
+    """Splits weights (outputs, inputs, ...) into pieces."""
+
+    @abstractmethod
+    def pieces(self, score: Tensor) -> Tensor:
+        """Scores of the pieces of a weight, from the scores of its entries; any shape."""
+
+    @abstractmethod
+    def spread(self, mask: Tensor, shape: torch.Size) -> Tensor:
+        """A mask over pieces as a mask over entries."""
+
+
+@dataclass(frozen=True)
+class Weights(Structure):
+    """Every weight on its own."""
+
+    def pieces(self, score: Tensor) -> Tensor:
+        return score
+
+    def spread(self, mask: Tensor, shape: torch.Size) -> Tensor:
+        return mask
+
+
+@dataclass(frozen=True)
+class Units(Structure):
+    """All weights of an output unit together; its score is their sum."""
+
+    def pieces(self, score: Tensor) -> Tensor:
+        return score.flatten(1).sum(1)
+
+    def spread(self, mask: Tensor, shape: torch.Size) -> Tensor:
+        return mask.view(-1, *[1] * (len(shape) - 1)).expand(shape).clone()
+
+
+@dataclass(frozen=True)
+class Blocks(Structure):
+    """Blocks of `outputs` x `inputs` weights, all kernel positions included; its score is their sum.
+
+    Sizes that do not divide leave smaller blocks at the edge.
+
+    Args:
+        outputs: rows of a block.
+        inputs: columns of a block.
+    """
+
+    outputs: int = 4
+    inputs: int = 4
+
+    def __post_init__(self) -> None:
+        if self.outputs < 1 or self.inputs < 1:
+            raise ValueError(f"Blocks({self.outputs}, {self.inputs}): sizes must be at least 1")
+
+    def pieces(self, score: Tensor) -> Tensor:
+        flat = score.flatten(2).sum(2) if score.dim() > 2 else score
+        rows, columns = flat.shape
+        down, right = -rows % self.outputs, -columns % self.inputs
+        padded = torch.nn.functional.pad(flat, (0, right, 0, down))
+        grid = padded.view(-(-rows // self.outputs), self.outputs, -(-columns // self.inputs), self.inputs)
+        return grid.sum((1, 3))
+
+    def spread(self, mask: Tensor, shape: torch.Size) -> Tensor:
+        rows = mask.repeat_interleave(self.outputs, 0)[: shape[0]]
+        both = rows.repeat_interleave(self.inputs, 1)[:, : shape[1]]
+        return both.view(*both.shape, *[1] * (len(shape) - 2)).expand(shape).clone()
+
+
+@dataclass(frozen=True)
+class NM(Structure):
+    """In every group of m consecutive inputs of a unit (per kernel position) the n best stay ("2:4").
+
+    A last group that is shorter keeps the same share, rounded up.
+
+    Args:
+        n: kept in each group.
+        m: size of a group.
+    """
+
+    n: int = 2
+    m: int = 4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n <= self.m:
+            raise ValueError(f"NM({self.n}, {self.m}): keep at least 1 and at most m of each group")
+
+    def pieces(self, score: Tensor) -> Tensor:
+        return score
+
+    def spread(self, mask: Tensor, shape: torch.Size) -> Tensor:
+        return mask
+
+    def best(self, score: Tensor) -> Tensor:
+        """The mask itself."""
+        moved = score.detach().movedim(1, -1)
+        mask = torch.zeros_like(moved, dtype=torch.bool)
+        for start in range(0, moved.shape[-1], self.m):
+            group = moved[..., start : start + self.m]
+            keep = -(-self.n * group.shape[-1] // self.m)
+            order = group.argsort(dim=-1, descending=True, stable=True)[..., :keep]
+            mask[..., start : start + self.m].scatter_(-1, order, True)
+        return mask.movedim(-1, 1).contiguous()
+
+
+def top(score: Tensor, keep: int) -> Tensor:
+    """Boolean mask of the `keep` highest entries; among equals the first ones, so the same input gives the same mask."""
+    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
+    mask[score.detach().flatten().argsort(descending=True, stable=True)[: max(0, keep)]] = True
+    return mask.view(score.shape)
+
+
+def masks(
+    scores: Mapping[str, Tensor], density: float, allocation: Allocation, structure: Structure
+) -> dict[str, Tensor]:
+    """What stays: one boolean mask per layer, of the shape of its scores.
+
+    Args:
+        scores: by layer name, each of its weight's shape; higher is kept first.
+        density: share of the pieces that stays, in [0, 1]; without meaning for `NM`.
+        allocation: how the layers share it.
+        structure: what is kept or dropped together.
+    """
+    if isinstance(structure, NM):
+        return {name: structure.best(score) for name, score in scores.items()}
+    pieces = {name: structure.pieces(score) for name, score in scores.items()}
+    counts = allocation.counts(pieces, density)
+    return {name: structure.spread(top(piece, counts[name]), scores[name].shape) for name, piece in pieces.items()}

@@ -1,0 +1,79 @@
+"""Masks from scores, against loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from paring.rules import NM, Blocks, Global, Structure, Uniform, Units, Weights, masks, top
+
+
+def naive_blocks(score: Tensor, rows: int, columns: int, keep: int) -> Tensor:
+    flat = score.reshape(score.shape[0], score.shape[1], -1)
+    found = []
+    for a in range(0, score.shape[0], rows):
+        for b in range(0, score.shape[1], columns):
+            found.append((flat[a : a + rows, b : b + columns].sum().item(), a, b))
+    mask = torch.zeros_like(flat, dtype=torch.bool)
+    for _, a, b in sorted(found, key=lambda one: -one[0])[:keep]:
+        mask[a : a + rows, b : b + columns] = True
+    return mask.view(score.shape)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10_000))
+def test_blocks(rows: int, columns: int, tall: int, wide: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.rand((rows, columns, 2, 2), generator=generator, dtype=torch.float64)
+    structure = Blocks(tall, wide)
+    pieces = structure.pieces(score)
+    keep = round(0.4 * pieces.numel())
+    assert torch.equal(masks({"w": score}, 0.4, Uniform(), structure)["w"], naive_blocks(score, tall, wide, keep))
+
+
+def test_units_go_whole() -> None:
+    score = torch.tensor([[1.0, 5.0], [4.0, 4.0], [0.0, 1.0]])
+    assert masks({"w": score}, 1 / 3, Uniform(), Units())["w"].tolist() == [
+        [False, False],
+        [True, True],
+        [False, False],
+    ]
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (2, 6), (4, 8, 3, 3), (2, 3)])
+def test_n_of_m(shape: tuple[int, ...]) -> None:
+    score = torch.rand(shape)
+    mask = NM(2, 4).best(score)
+    flat = score.reshape(shape[0], shape[1], -1)
+    found = mask.reshape(shape[0], shape[1], -1)
+    for row in range(shape[0]):
+        for position in range(flat.shape[2]):
+            for start in range(0, shape[1], 4):
+                group = flat[row, start : start + 4, position]
+                chosen = found[row, start : start + 4, position]
+                keep = -(-2 * len(group) // 4)
+                assert int(chosen.sum()) == keep
+                assert set(group[chosen].tolist()) == set(group.sort(descending=True).values[:keep].tolist())
+
+
+@pytest.mark.parametrize("structure", [Weights(), Units(), Blocks(2, 3)])
+def test_the_asked_number_stays(structure: Structure) -> None:
+    scores = {"a": torch.rand(6, 6), "b": torch.rand(12, 6)}
+    found = masks(scores, 0.5, Global(), structure)
+    assert all(found[name].shape == scores[name].shape and found[name].dtype == torch.bool for name in scores)
+    assert sum(int(mask.sum()) for mask in found.values()) == pytest.approx(54, abs=6)
+
+
+def test_ties_give_the_first() -> None:
+    assert top(torch.ones(2, 3), 4).tolist() == [[True, True, True], [True, False, False]]
+    assert not top(torch.ones(3), 0).any()
+
+
+def test_refuses_what_makes_no_sense() -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        Blocks(0, 1)
+    with pytest.raises(ValueError, match="at most m"):
+        NM(5, 4)
