@@ -39,7 +39,7 @@ class Cubic:
     def __call__(self, fraction: float) -> float:
         """Sparsity when this fraction of training is over."""
         part = min(1.0, max(0.0, (fraction - self.begin) / (self.end - self.begin)))
-        return self.final + (self.initial - self.final) * (1 - part) ** self.power
+        return float(self.final + (self.initial - self.final) * (1 - part) ** self.power)
 
 
 @dataclass(frozen=True)
