@@ -1,0 +1,267 @@
+"""The container: everything comes back bit for bit, and nothing damaged is read."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from paring.codec import container
+from paring.codec.container import File, write
+from paring.codec.error import PareError
+
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool]
+
+
+def some_tensors(seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    dense = torch.randn(40, 30, generator=generator)
+    return {
+        "dense": dense,
+        "sparse": (dense * 4).round() * (dense > 0.8) + 0.0,
+        "signs": dense.sign().to(torch.int8),
+        "half": dense.half(),
+        "empty": torch.zeros(0, 3),
+        "scalar": torch.tensor(3),
+        "odd": torch.tensor([float("nan"), -0.0, 0.0, float("inf"), 1e-45]),
+        "flags": dense > 0,
+        "large": torch.randn(200, 100, generator=generator),
+    }
+
+
+def raw(tensor: Tensor) -> bytes:
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return list(a) == list(b) and all(
+        a[n].dtype == b[n].dtype and a[n].shape == b[n].shape and raw(a[n]) == raw(b[n]) for n in a
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "some.pare"
+    write(path, some_tensors().items(), {"note": "hello", "ties": {"a": "b"}})
+    return path
+
+
+def test_everything_comes_back(file: Path) -> None:
+    found = File(file)
+    assert found.manifest == {"note": "hello", "ties": {"a": "b"}}
+    assert same(dict(found.tensors()), some_tensors())
+    assert [e.name for e in found.entries] == list(some_tensors())
+
+
+def test_the_same_input_gives_the_same_bytes(file: Path, tmp_path: Path) -> None:
+    write(tmp_path / "again.pare", some_tensors().items(), {"ties": {"a": "b"}, "note": "hello"})
+    assert file.read_bytes() == (tmp_path / "again.pare").read_bytes()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_any_tensor_comes_back(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    path = tmp_path_factory.mktemp("any") / "a.pare"
+    tensors = {}
+    for number in range(data.draw(st.integers(0, 3))):
+        shape = tuple(data.draw(st.lists(st.integers(0, 12), max_size=4)))
+        dtype = data.draw(st.sampled_from(DTYPES))
+        alphabet = data.draw(st.sampled_from([1, 2, 3, 17, 256]))
+        generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
+        skew = data.draw(st.sampled_from([1, 4]))
+        symbols = (torch.rand(shape, generator=generator) ** skew * alphabet).floor() - alphabet // 2
+        tensors[f"t{number}"] = symbols.to(dtype)
+    write(path, tensors.items(), {})
+    assert same(dict(File(path).tensors()), tensors)
+
+
+@pytest.mark.slow
+def test_cut_off_at_every_byte_is_refused(file: Path, tmp_path: Path) -> None:
+    data = file.read_bytes()
+    lengths = [*range(0, 200), *range(200, len(data), 97), *range(len(data) - 100, len(data))]
+    for length in lengths:
+        broken = tmp_path / "cut.pare"
+        broken.write_bytes(data[:length])
+        with pytest.raises(PareError):
+            list(File(broken).tensors())
+
+
+def test_every_flipped_bit_is_noticed(file: Path, tmp_path: Path) -> None:
+    data = file.read_bytes()
+    generator = np.random.default_rng(0)
+    spots = {*range(9), *range(len(data) - 300, len(data)), *generator.integers(0, len(data), 300).tolist()}
+    for spot in spots:
+        changed = bytearray(data)
+        changed[spot] ^= 1 << int(generator.integers(8))
+        broken = tmp_path / "flip.pare"
+        broken.write_bytes(changed)
+        with pytest.raises(PareError):
+            list(File(broken).tensors())
+
+
+def test_bytes_behind_the_end_are_noticed(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(PareError, match="damaged or cut off"):
+        File(file)
+
+
+def forge(path: Path, header: Any, sections: bytes = b"", raw: bytes | None = None) -> Path:
+    """A file with right checksums around whatever header."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    text = packer.compress(json.dumps(header).encode()) + packer.flush() if raw is None else raw
+    start = container.MAGIC + bytes([container.VERSION])
+    path.write_bytes(start + sections + text + struct.pack("<II", len(text), zlib.crc32(text, zlib.crc32(start))))
+    return path
+
+
+def one_section(**changes: Any) -> tuple[dict[str, Any], bytes]:
+    body = b"\x00\x00\x80\x3f" * 4
+    tensor = {"name": "a", "dtype": "float32", "shape": [4], "bits": 128, "kind": "raw"} | changes
+    header = {"sections": [{"length": 16, "side": 16, "tensors": [tensor]}], "manifest": {}}
+    return header, body + struct.pack("<I", zlib.crc32(body))
+
+
+def test_a_forged_file_is_read_when_it_is_right(tmp_path: Path) -> None:
+    assert dict(File(forge(tmp_path / "a", *one_section())).tensors())["a"].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [5]},
+        {"shape": [3]},
+        {"shape": [-1]},
+        {"shape": [1 << 39, 1 << 39]},
+        {"shape": [2.0]},
+        {"shape": [True]},
+        {"shape": "4"},
+        {"shape": [1] * 65},
+        {"dtype": "float31"},
+        {"dtype": None},
+        {"name": 3},
+        {"bits": "x"},
+        {"kind": "zip"},
+        {"kind": "table"},
+        {"kind": "table", "values": 0},
+        {"kind": "table", "values": 10**9},
+        {"kind": "table", "values": 2, "classes": 10**9},
+        {"kind": "table", "values": 2, "static": True},
+        {"kind": "table", "values": 3, "axis": 7},
+        {"kind": "table", "values": 2, "half": 1},
+        {"kind": "planes", "planes": [True]},
+        {"kind": "planes", "planes": [1, 0, 0, 1]},
+        {"kind": "planes", "planes": [True, True, True, True]},
+        {"surprise": 1},
+    ],
+)
+def test_headers_that_lie_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(PareError):
+        list(File(forge(tmp_path / "a", *one_section(**changes))).tensors())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        3,
+        None,
+        {},
+        {"sections": 1},
+        {"sections": [{}]},
+        {"sections": [], "no": 1},
+        {"sections": [[]], "manifest": 1},
+    ],
+)
+def test_headers_of_another_form_are_refused(tmp_path: Path, header: Any) -> None:
+    with pytest.raises(PareError):
+        File(forge(tmp_path / "a", header))
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff\xff", b"[" * 100_000])
+def test_headers_that_are_no_json_are_refused(tmp_path: Path, raw: bytes) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = packer.compress(raw) + packer.flush() if raw.startswith(b"[") else raw
+    with pytest.raises(PareError):
+        File(forge(tmp_path / "a", None, raw=packed))
+
+
+def test_a_section_length_beyond_the_file_is_refused(tmp_path: Path) -> None:
+    header, body = one_section()
+    header["sections"][0]["length"] = 1 << 40
+    with pytest.raises(PareError, match="sections take"):
+        File(forge(tmp_path / "a", header, body))
+
+
+def test_bombs_are_refused_quickly(tmp_path: Path) -> None:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = packer.compress(b" " * (1 << 28)) + packer.flush()
+    tracemalloc.start()
+    started = time.perf_counter()
+    with pytest.raises(PareError):
+        File(forge(tmp_path / "a", None, raw=bomb))
+    with pytest.raises(PareError, match="would decode to"):
+        File(forge(tmp_path / "b", *one_section(shape=[1 << 34], kind="table", values=1)))
+    assert time.perf_counter() - started < 1.0
+    assert tracemalloc.get_traced_memory()[1] < 4 * container.LARGEST_HEADER
+    tracemalloc.stop()
+
+
+def test_a_large_file_can_be_allowed(tmp_path: Path) -> None:
+    write(tmp_path / "a", [("a", torch.zeros(1 << 20))], {})
+    with pytest.raises(PareError, match="pass max_bytes"):
+        File(tmp_path / "a", max_bytes=100)
+    assert File(tmp_path / "a", max_bytes=1 << 22).entries[0].count == 1 << 20
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("hello, this is not the file you are looking for")
+    (tmp_path / "new").write_bytes(container.MAGIC + b"\x09" + b"\0" * 40)
+    for name, message in (("empty", "no .pare file"), ("text", "no .pare file"), ("new", "format version 9")):
+        with pytest.raises(PareError, match=message):
+            File(tmp_path / name)
+    with pytest.raises(PareError, match="cannot be read"):
+        File(tmp_path / "missing")
+    with pytest.raises(PareError, match="cannot be read"):
+        File(tmp_path)
+
+
+def test_the_old_file_survives_a_failure(file: Path) -> None:
+    before = file.read_bytes()
+
+    def failing() -> Any:
+        yield "a", torch.ones(100_000)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(file, failing(), {})
+    with pytest.raises(PareError, match="two tensors with the name"):
+        write(file, [("a", torch.ones(1)), ("a", torch.ones(1))], {})
+    with pytest.raises(PareError, match="complex"):
+        write(file, [("a", torch.ones(1, dtype=torch.complex64))], {})
+    assert file.read_bytes() == before
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_reading_holds_one_section_at_a_time(tmp_path: Path) -> None:
+    count, size = 12, 1 << 18
+    values = torch.randint(50, (size,), generator=torch.Generator().manual_seed(0)).float()
+    write(tmp_path / "a", ((f"t{i}", values) for i in range(count)), {})
+    tracemalloc.start()
+    total = sum(float(tensor.sum()) for _, tensor in File(tmp_path / "a").tensors())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert total > 0
+    assert peak < 6 * size * 4  # a dozen of them would be twice that

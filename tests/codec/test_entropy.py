@@ -1,0 +1,90 @@
+"""The entropy coder against its plain twin and against the entropy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.reference.range_decoder import RangeDecoder, cuts
+
+from paring.codec.entropy import (
+    LARGEST_SUM,
+    Decoder,
+    Encoder,
+    adaptive_bits,
+    blocks,
+    entropy,
+    frequencies,
+    intervals,
+    static_bits,
+)
+from paring.codec.error import PareError
+
+
+def draw(seed: int, alphabet: int, count: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    return generator.choice(alphabet, size=count, p=generator.dirichlet(np.full(alphabet, 0.3))).astype(np.int32)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10_000), st.integers(1, 40), st.integers(0, 300))
+def test_plain_decoder_reads_what_is_written(seed: int, alphabet: int, count: int) -> None:
+    one, two = draw(seed, alphabet, count), draw(seed + 1, alphabet, count)
+    table = frequencies(one, alphabet)
+    encoder = Encoder()
+    encoder.static(one, table)
+    encoder.adaptive(two, alphabet)
+    code = encoder.bytes()
+    fast = Decoder(code)
+    assert np.array_equal(fast.static(count, table), one)
+    assert np.array_equal(fast.adaptive(count, alphabet), two)
+    slow = RangeDecoder(code)
+    assert [slow.symbol(table.tolist()) for _ in range(count)] == one.tolist()
+    assert slow.adaptive(count, alphabet) == two.tolist()
+    ideal = (static_bits(np.bincount(one, minlength=alphabet), table) + adaptive_bits(two, alphabet)) / 8
+    assert encoder.bits / 8 == pytest.approx(ideal)
+    assert ideal - 1 <= len(code) <= ideal + 12
+
+
+def test_first_bytes_never_change() -> None:
+    encoder = Encoder()
+    encoder.static(np.array([0, 1, 2, 1, 0, 0, 0, 1], dtype=np.int32), np.array([5, 2, 1]))
+    encoder.adaptive(np.array([3, 3, 3, 0, 1] * 20, dtype=np.int32), 4)
+    assert encoder.bytes().hex() == "0116648a420ebcfe9903e5ae1eed21bcbb702358771b08a6"
+
+
+@pytest.mark.parametrize("alphabet", [2, 3, 16, 256])
+def test_within_a_percent_of_the_entropy(alphabet: int) -> None:
+    symbols = draw(3, alphabet, 20_000)
+    bits = entropy(symbols, alphabet) * len(symbols)
+    for adaptive in (False, True):
+        encoder = Encoder()
+        if adaptive:
+            encoder.adaptive(symbols, alphabet)
+        else:
+            encoder.static(symbols, frequencies(symbols, alphabet))
+        margin = 1.01 if not adaptive else 1.01 + alphabet * 14 / bits
+        assert 8 * len(encoder.bytes()) <= bits * margin + 64
+
+
+def test_intervals_are_those_of_the_format() -> None:
+    for table in ([1, 1], [5, 2, 1], [1, LARGEST_SUM - 1], [3] * 4096):
+        assert intervals(np.array(table, dtype=np.int64)).tolist() == cuts(table)
+
+
+def test_frequencies_stay_below_the_largest_sum() -> None:
+    counts = frequencies(np.zeros(10, dtype=np.int32), 3)
+    assert counts.tolist() == [10, 1, 1]
+    assert list(blocks(200)) == [(0, 32), (32, 64), (64, 128), (128, 200)]
+    assert list(blocks(0)) == []
+
+
+def test_a_damaged_code_is_refused() -> None:
+    with pytest.raises(PareError, match="whole words"):
+        Decoder(b"abc")
+    table = np.array([1, 10**9])
+    with pytest.raises(PareError, match="damaged"):
+        Decoder(b"\xff" * 16).static(100, table)
+    for seed in range(50):  # random words are some code or other
+        assert len(Decoder(np.random.default_rng(seed).bytes(16)).static(100, table)) == 100
