@@ -132,4 +132,5 @@ def _refit(flat: Tensor, h: Tensor, values: Tensor, index: Tensor, zero: bool) -
 def _quantiles(flat: Tensor, size: int) -> Tensor:
     ordered = flat.sort().values
     spots = ((torch.arange(size, device=flat.device, dtype=torch.float64) + 0.5) / size * len(ordered)).long()
-    return ordered[spots].unique()
+    found: Tensor = ordered[spots].unique()
+    return found
