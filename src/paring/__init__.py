@@ -8,9 +8,10 @@ small = run.finish()
 
 from paring.core import Clock, Gate, Method, Stack
 from paring.cost import report
-from paring.graph import CaptureError, FileError, compact, load, save
+from paring.gates import groups
+from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
 from paring.handle import Run, attach
-from paring.methods import L0, Budget, Dense, Price
+from paring.methods import L0, Budget, Dense, Price, Shrink
 from paring.relax import HardConcrete, Relaxation
 from paring.train import Recipe, fit
 
@@ -30,11 +31,14 @@ __all__ = [
     "Recipe",
     "Relaxation",
     "Run",
+    "Shrink",
     "Stack",
     "attach",
     "compact",
     "fit",
+    "groups",
     "load",
     "report",
     "save",
+    "to_onnx",
 ]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paring.core import gates
 from paring.gates import Place, Site, sites
+from paring.gates.coupled import Tap
 from paring.graph import wiring
 from paring.handle import attach
 from paring.methods import L0
@@ -78,6 +79,7 @@ def chain() -> tuple[nn.Module, Tensor]:
     return Chain(), chain_batch(5)[0]
 
 
+STREAM = (Tap("stem", (0, 1, 2, 3, 4)), Tap("block.out", (0, 1, 2, 3, 4)))
 Make = Callable[[], tuple[nn.Module, Tensor]]
 
 
@@ -106,7 +108,7 @@ def test_places_are_read(text: str | Place, wanted: Place) -> None:
 
 @pytest.mark.parametrize("text", ["", "unit", "Units", ":Linear", "outputs:Linear"])
 def test_unknown_kinds_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is none of units, inputs, weights; write for example 'units' or"):
+    with pytest.raises(ValueError, match="is none of units, inputs, weights, heads; write for example 'units' or"):
         Place.parse(text)
 
 
@@ -174,7 +176,14 @@ def test_selectors_see_through_gates() -> None:
             ["inputs:3", "weights:0"],
             [Site("3", "3", "inputs", (4,), 6 * 8, 8 * 48), Site("0", "0", "weights", (4, 1, 3, 3, 3), 1, 64)],
         ),
-        (residual, ["units"], [Site("block.inner.0", "block.inner.1", "units", (4,), 5 + 2, 16 * 5)]),
+        (
+            residual,
+            ["units"],  # the stream: a row of the stem (3 weights) and one of block.out (4), with biases, 16 positions
+            [
+                Site("stem", "stem", "units", (5,), 3 + 1 + 4 + 1, 16 * (3 + 4), STREAM, ("stem", "block.out")),
+                Site("block.inner.0", "block.inner.1", "units", (4,), 5 + 2, 16 * 5),
+            ],
+        ),
         (
             residual,
             ["inputs:block.*"],
@@ -198,7 +207,7 @@ def test_sites_by_hand(make: Make, places: list[str], wanted: list[Site]) -> Non
 @pytest.mark.parametrize("make", [conv1d, conv3d, residual, chain])
 def test_sizes_are_what_disappears(make: Make) -> None:
     """One closed unit takes its weights, bias, scale and shift: what `finish` removes, less what reads the unit."""
-    for site in found(make, "units"):
+    for site in (site for site in found(make, "units") if not site.taps):
         net, x = make()
         run = attach(net, L0(at=f"units:{site.layer}"), x)
         gate = next(gate for _, _, gate in gates(net))
@@ -316,22 +325,18 @@ def bare() -> tuple[nn.Module, Tensor]:
         (chain, ["units:!*"], "no place for gates at 'units:!\\*'"),
         (chain, ["units", "units"], "two places ask for a gate at 'units' of layer 'conv1'; exclude it .*'!conv1'"),
         (chain, ["inputs:Linear", "inputs:fc1"], "two places ask for a gate at 'inputs' of layer 'fc1'"),
-        (residual, ["units:stem"], "layer 'stem' cannot be gated: coupled by a residual add"),
-        (residual, ["units:head|block.out*"], "layer 'head' cannot be gated: network output|coupled"),
-        (
-            residual,
-            ["units:block.out*"],
-            "no place for gates at 'units:block.out\\*' in this Residual: block.out: coupled",
-        ),
+        (residual, ["units:head|block.out*"], "layer 'head' cannot be gated: network output"),
+        (residual, ["units:stem", "units:block.out"], "two places ask for a gate at 'units' of layer 'stem'"),
+        (residual, ["units:stem|!block.out"], "no place for gates at 'units:stem\\|!block.out' in this Residual"),
         (embedding, ["inputs:0"], "layer '0' cannot be gated: an embedding has no input features"),
         (embedding, ["inputs:Embedding"], "0: an embedding has no input features"),
-        (grouped, ["units:0"], "layer '0' cannot be gated: grouped convolution"),
+        (grouped, ["units:0"], "layer '0' cannot be gated: coupled by a grouped convolution"),
         (subclass, ["units:0"], "layer '0' cannot be gated: its class Odd is not a stock layer"),
         (subclass, ["weights:0"], "its class Odd is not a stock layer"),
         (affineless, ["units:0"], "its norm '1' has no scale and shift \\(affine=False\\) to fold a gate into"),
         (layernorm, ["units:0"], "layer '0' cannot be gated: read by layer_norm in '1'"),
         (bare, ["weights"], "no place for gates at 'weights' in this Sequential: no Linear, Conv or Embedding"),
-        (chain, ["outputs"], "place 'outputs': 'outputs' is none of units, inputs, weights"),
+        (chain, ["outputs"], "place 'outputs': 'outputs' is none of units, inputs, weights, heads"),
     ],
 )
 def test_refused_with_the_reason(make: Make, places: list[str], why: str) -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from tests.graph.transformers_zoo import GPT, ViT
 from torch import Tensor, nn
 
-from paring.graph import FileError, SelectLinear, compact, load, save
+from paring.graph import FileError, GraphNet, SelectLinear, compact, load, save
 
 
 def factory() -> nn.Sequential:
@@ -102,6 +103,37 @@ def test_ties_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     save(Tied(tie=False), tmp_path / "b")
     with pytest.raises(FileError, match=r"ties head\.weight to emb\.weight"):
         load(Tied, tmp_path / "b")
+
+
+def test_the_graph_form_comes_back_without_code(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = GPT().double().eval(), torch.randint(0, 11, (2, 6))
+    with torch.no_grad():
+        for block in net.blocks:
+            block.attention.qkv.weight[36:40], block.attention.qkv.bias[36:40] = 0, 0
+            block.mlp[0].weight[:3] = 0
+    small = compact(net, x, verify=False, form="graph")
+    save(small, tmp_path / "a")
+    back = load(GPT, tmp_path / "a").eval()
+    assert isinstance(back, GraphNet)
+    assert same(small, back)
+    assert back.head.weight is back.words.weight
+    more = torch.randint(0, 11, (5, 6))
+    assert torch.equal(small(more), back(more))
+    back.train()(more).sum().backward()
+    save(back, tmp_path / "b")
+    assert same(load(GPT, tmp_path / "b"), small)
+    with safe_open(tmp_path / "a", "pt") as file:
+        manifest = json.loads(file.metadata()["paring"])
+    assert manifest["version"] == 2
+    assert manifest["graph"]["gone"]["blocks.0.mlp.0"] == [20, [0, 1, 2]]
+    assert manifest["graph"]["example"] == [[[2, 6], "int64"]]
+    with pytest.raises(FileError, match="gives none"):
+        load(ViT, tmp_path / "a")
+    with pytest.raises(FileError, match="another architecture"):
+        load(lambda: GPT("softmax"), tmp_path / "a")
+    with pytest.raises(FileError, match="compacted again"):
+        save(compact(small, x, verify=False, form="graph"), tmp_path / "c")
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_what_does_not_verify_is_rolled_back_and_named() -> None:
         for layer in (net.conv, net.hidden):
             layer.weight[:2] = 0
             layer.bias[:2] = 0
-    small, report = shrink(net, torch.randn(2, 1, 8, 8))
+    small, report = shrink(net, torch.randn(2, 1, 8, 8), form="module")
     assert list(report.rolled_back) == ["conv"]
     assert "rolled back conv" in str(report)
     assert (small.conv.out_channels, small.hidden.out_features) == (4, 6)

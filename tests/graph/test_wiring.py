@@ -140,13 +140,13 @@ def test_shared_layers_and_ties() -> None:
     assert mid.positions == 6
 
 
-def test_grouped_convolutions_are_barriers() -> None:
+def test_depthwise_convolutions_tie_a_channel_to_its_producer() -> None:
     net = nn.Sequential(nn.Conv2d(2, 4, 1), nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(16, 2))
     w = wiring(net, torch.randn(2, 2, 4, 4))
     assert [layer.groups for layer in w.layers] == [1, 4, 1]
     assert [layer.inputs for layer in w.layers] == [2, 4, 16]
-    assert "grouped" in w.layers[0].reason
-    assert "grouped" in w.layers[1].reason
+    assert [layer.labels.tolist() for layer in w.layers[:2]] == [[0, 1, 2, 3]] * 2
+    assert w.layers[0].reason == w.layers[1].reason == "coupled by a depthwise convolution"
 
 
 @pytest.mark.parametrize("training", [False, True])

@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import paring as pr
+from paring.lab.bench import BENCHES
 from paring.lab.cli import main
 from paring.lab.commands import COMMANDS
 from paring.lab.results import load
@@ -84,7 +86,8 @@ def test_every_example_of_every_help_is_a_command_that_works(
         "paring.data.status",
     ):
         monkeypatch.setattr(target, reached)
-    monkeypatch.setattr("paring.lab.bench.BENCHES", {"gates": pr.lab.bench.Bench("", 1, reached)})
+    benches = {name: replace(bench, run=reached) for name, bench in BENCHES.items()}
+    monkeypatch.setattr("paring.lab.bench.BENCHES", benches)
     monkeypatch.chdir(tmp_path)
     texts = []
     for words in ([], *([name, "--help"] for name in COMMANDS)):
@@ -155,6 +158,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("table louizos2018-mnist --jobs 0", 2, "--jobs 0: must be at least 1"),
         ("bench speed", 2, "there is no benchmark 'speed'; choose one of gates"),
         ("bench gates --repeats -1", 2, "--repeats -1: must be 0"),
+        ("bench removal --epochs 2", 2, "--epochs 2: 'removal' does not train"),
+        ("bench training-speed --seeds -1", 2, "--seeds -1: must be at least 0"),
+        ("bench training-speed --repeats 5", 2, "--repeats 5: 'training-speed' trains, and repeats by --seeds"),
         ("demo --seed -1 --out demo", 1, "seed = -1: must be at least 0"),
         ("demo --threads -2", 2, "--threads -2: must be 0 (all) or a positive number"),
     ],
@@ -288,10 +294,10 @@ def test_interrupted_goes_on_to_the_same_result(
         assert paring(*words, str(tmp_path / "stopped")) == 0
     assert steps == list(range(16, 46)), "from the last checkpoint, not from the start"
     assert paring(*words, str(tmp_path / "straight")) == 0
-    straight = only(tmp_path / "straight")
+    straight, times = only(tmp_path / "straight"), ("seconds", "cpu_seconds")
     assert straight.name == folder.name
     assert without(folder / "result.json", *TIMES) == without(straight / "result.json", *TIMES)
-    assert without(folder / "metrics.jsonl", "seconds") == without(straight / "metrics.jsonl", "seconds")
+    assert without(folder / "metrics.jsonl", *times) == without(straight / "metrics.jsonl", *times)
     assert (folder / "small.safetensors").read_bytes() == (straight / "small.safetensors").read_bytes()
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 import paring as pr
 from paring.core import attached, gates
@@ -15,7 +19,7 @@ from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, support
 from paring.methods.l0 import expected_l2_of
 from paring.models import build
-from paring.testing import Chain, chain_batch
+from paring.testing import Chain, chain_batch, same_state
 
 IMAGE = torch.zeros(2, 1, 28, 28)
 
@@ -427,9 +431,9 @@ def test_an_earlier_state_lets_held_gates_move_again() -> None:
         gate.hold()
     late = {name: value.clone() for name, value in net.state_dict().items()}
     net.load_state_dict(early)
-    assert all(not g.held and g.log_alpha.requires_grad for _, _, g in gates(net))
+    assert all(not g.held and not g.frozen for _, _, g in gates(net))
     net.load_state_dict(late)
-    assert all(g.held and not g.log_alpha.requires_grad for _, _, g in gates(net))
+    assert all(g.held and g.frozen for _, _, g in gates(net))
 
 
 @pytest.mark.parametrize("asked", [0.02, 0.1])
@@ -457,3 +461,26 @@ def test_two_budgets_in_a_stack_count_the_network_and_not_each_others_gates() ->
     for _ in range(10):
         run.step(opt)
     assert set(attached(net).state) == {"budget/weights:fc1/macs", "budget/units/parameters"}
+
+
+@pytest.mark.slow
+def test_gates_are_held_under_ddp_as_they_are_without(tmp_path: Path) -> None:
+    def trained(wrap: Callable[[nn.Module], nn.Module]) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        net = Chain()
+        run = pr.attach(net, pr.L0(price=pr.Budget(params=0.4), hold=0.5), chain_batch(2)[0], steps=8)
+        forward, opt = wrap(net), torch.optim.Adam(run.parameter_groups(lr=1e-2))
+        for step in range(8):
+            x, y = chain_batch()
+            opt.zero_grad(set_to_none=bool(step % 2))
+            (F.cross_entropy(forward(x), y) + run.penalty()).backward()
+            run.step(opt)
+        assert all(gate.frozen for _, _, gate in gates(net))
+        return net.state_dict()
+
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
+    try:
+        alone, together = trained(lambda net: net), trained(DistributedDataParallel)
+    finally:
+        dist.destroy_process_group()
+    assert same_state(alone, together)

@@ -83,19 +83,29 @@ from paring.data import load
 from paring.models import build
 from paring.train import Recipe, fit
 
+METHOD = {method}
+
 def run(folder):
     data = load("digits", validation=100)
     torch.manual_seed(0)
     net = build("lenet_300_100", shape=data.shape, classes=data.classes)
     recipe = Recipe(epochs=4, batch=128, lr=2e-3, ema=0.9, seed=3, crop=1, schedule="cosine", warmup=1.0)
-    done = fit(net, pr.L0(price=pr.Budget(params=0.3), at="units"), data, recipe, folder=folder, progress=False)
+    done = fit(net, METHOD, data, recipe, folder=folder, progress=False)
     torch.save(done.net.state_dict(), Path(folder) / "final.pt")
 """
 
 
+BUDGET = 'pr.L0(price=pr.Budget(params=0.3), at="units")'
+SHRINKING = (
+    'pr.Stack(pr.L0(price=pr.Budget(params=0.3), at="inputs", hold=0.7), '
+    'pr.Shrink(every="0.5ep", multiple_of=4, saving=0.01, measure=False))'
+)
+
+
 @pytest.mark.slow
-def test_killed_at_a_random_step_resumes_bit_for_bit(tmp_path: Path) -> None:
-    (tmp_path / "test_fit_child.py").write_text(_RUN)
+@pytest.mark.parametrize("method", [BUDGET, SHRINKING], ids=["budget", "shrinking"])
+def test_killed_at_a_random_step_resumes_bit_for_bit(tmp_path: Path, method: str) -> None:
+    (tmp_path / "test_fit_child.py").write_text(_RUN.format(method=method))
     source = str(Path(pr.__file__).resolve().parents[1])
     script = tmp_path / "child.py"
     script.write_text(_CHILD.format(paths=[source, str(tmp_path)]))
@@ -116,7 +126,29 @@ def test_killed_at_a_random_step_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert same_state(a, b), f"killed at step {stop}"
     rows = [[json.loads(line) for line in (folder / METRICS).read_text().splitlines()] for folder in (straight, killed)]
     for x, y in zip(*rows, strict=True):
-        assert {k: v for k, v in x.items() if k != "seconds"} == {k: v for k, v in y.items() if k != "seconds"}
+        assert {k: v for k, v in x.items() if "seconds" not in k} == {k: v for k, v in y.items() if "seconds" not in k}
+    assert any("shrinks" in row for row in rows[0]) == (method == SHRINKING)
+
+
+def test_shrinking_trains_to_the_same_network_and_resumes(tmp_path: Path) -> None:
+    """With an EMA, a schedule and a checkpoint, in float32: the same network as without, up to rounding."""
+    l0 = pr.L0(price=pr.Budget(params=0.3), at=("units:fc1", "inputs:fc1"), hold=0.7)
+    shrink = pr.Shrink(every="0.5ep", multiple_of=4, saving=0.01, measure=False)
+    recipe = replace(RECIPE, epochs=3)
+    plain = fit(network(), l0, DATA, recipe, progress=False)
+    both = pr.Stack(l0, shrink)
+    small = fit(network(), both, DATA, recipe, folder=tmp_path, progress=False)
+    assert sum(p.numel() for p in small.net.parameters()) < 0.5 * sum(p.numel() for p in plain.net.parameters())
+    assert [record["done"] for row in small.rows for record in row.get("shrinks", [])] == [True]
+    assert small.rows[-1]["support_parameters"] == plain.rows[-1]["support_parameters"]
+    x = DATA.test.x
+    with torch.no_grad():
+        close = (plain.net(x) - small.net(x)).abs().max().item()
+    assert close < 1e-3
+    again = fit(network(), both, DATA, recipe, folder=tmp_path, progress=False)
+    assert same_state(small.net.state_dict(), again.net.state_dict())
+    one, other = plain.run.finish(), again.run.finish()
+    assert [p.shape for p in one.parameters()] == [p.shape for p in other.parameters()]
 
 
 def test_a_finished_run_is_only_read(tmp_path: Path) -> None:

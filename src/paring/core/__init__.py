@@ -1,9 +1,12 @@
 """Clock, gates, gated layers and the method contract: everything the rest of paring is built on."""
 
+from paring.core.attention import joint_projection
 from paring.core.clock import Clock
 from paring.core.gate import Gate
-from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind, gate_shape, gated_layers, gates, put, release, strip
-from paring.core.method import Attachment, Method, Probe, Stack, attached, is_attached, set_attachment
+from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
+from paring.core.method import Attachment, Method, Probe, Removal, Stack, attached, is_attached, set_attachment
+from paring.core.shared import Spread
+from paring.core.slots import adopt, gate_shape, gated_layers, gates, put, release, share, strip
 
 __all__ = [
     "GATED",
@@ -16,14 +19,19 @@ __all__ = [
     "Kind",
     "Method",
     "Probe",
+    "Removal",
+    "Spread",
     "Stack",
+    "adopt",
     "attached",
     "gate_shape",
     "gated_layers",
     "gates",
     "is_attached",
+    "joint_projection",
     "put",
     "release",
     "set_attachment",
+    "share",
     "strip",
 ]

@@ -8,6 +8,7 @@ it can never open again (`settled`, the only thing that shrinking during trainin
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ class Gate(nn.Module, ABC):
 
     lr_scale: float = 1.0
     decay: bool = False
+    _dense_shape: torch.Size | None = None
 
     @property
     @abstractmethod
@@ -59,7 +61,52 @@ class Gate(nn.Module, ABC):
     def constrain(self) -> None:
         """Bring the parameters back into their allowed range after an optimizer step. Nothing by default."""
 
+    def renew(self) -> None:
+        """Forget the sample of this step, where one is kept for several modules. Nothing by default."""
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the gate's parameters have stopped moving for good."""
+        return False
+
+    def rest(self) -> None:
+        """Take the gradients of a frozen gate away, so that no optimizer moves it by momentum. Nothing by default."""
+
     @property
     def per_example(self) -> bool:
         """Whether training draws one sample per example instead of one per minibatch."""
         return False
+
+    @property
+    def dense_shape(self) -> torch.Size:
+        """`shape` before anything was cut out of the network."""
+        return self.shape if self._dense_shape is None else self._dense_shape
+
+    def note_cut(self, before: torch.Size, kept: Mapping[int, Tensor]) -> None:
+        """The gate's tensors were cut: along these dimensions of the shape `before` only these indices are left."""
+        if self._dense_shape is None:
+            self._dense_shape = before
+        for dim, keep in kept.items():
+            earlier = getattr(self, f"kept_{dim}", None)
+            self.register_buffer(f"kept_{dim}", keep if earlier is None else earlier[keep], persistent=False)
+
+    def part(self, value: Tensor) -> Tensor:
+        """What is left of `value`, whose last dimensions are `dense_shape`."""
+        for dim, keep in self._kept():
+            value = value.index_select(value.dim() - len(self.dense_shape) + dim, keep.to(value.device))
+        return value
+
+    def whole(self, value: Tensor) -> Tensor:
+        """`value` of `shape`, spread over `dense_shape`; zero where the gate was cut out. Differentiable."""
+        for dim, keep in self._kept():
+            size = list(value.shape)
+            size[dim] = self.dense_shape[dim]
+            spread = torch.zeros(size, dtype=value.dtype, device=value.device)
+            value = spread.index_copy(dim, keep.to(value.device), value)
+        return value
+
+    def _kept(self) -> list[tuple[int, Tensor]]:
+        if self._dense_shape is None:
+            return []
+        found = ((dim, getattr(self, f"kept_{dim}", None)) for dim in range(len(self._dense_shape)))
+        return [(dim, keep) for dim, keep in found if keep is not None]

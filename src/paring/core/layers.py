@@ -10,6 +10,8 @@ Three places:
 * `inputs`: z of shape (inputs,) multiplies each input feature or channel.
 * `weights`: z of the weight's shape multiplies each weight.
 
+`share` hangs one unit gate on several layers, through a `Spread` on each.
+
 For convolutions and norms one sample per minibatch multiplies the parameters (same function as multiplying the maps,
 and much cheaper); linear layers multiply activations, which are smaller than their weights (but the first one, whose
 input needs no gradient, its weight). One sample per example always multiplies activations.
@@ -17,7 +19,6 @@ input needs no gradient, its weight). One sample per example always multiplies a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
@@ -38,7 +39,7 @@ class Gated(nn.Module):
     weight_gate: Gate | None
 
     def gates(self) -> dict[Kind, Gate]:
-        """The gates of this layer by place."""
+        """What multiplies this layer by place; a `Spread` stands for gates that other layers hold too."""
         found = {"units": self.unit_gate, "inputs": self.input_gate, "weights": self.weight_gate}
         return {cast(Kind, kind): gate for kind, gate in found.items() if gate is not None}
 
@@ -192,112 +193,3 @@ GATED: dict[type[nn.Module], type[Gated]] = {
     nn.BatchNorm3d: GatedBatchNorm3d,
 }
 STOCK: dict[type[nn.Module], type[nn.Module]] = {gated: stock for stock, gated in GATED.items()}
-
-
-def gate_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
-    """Shape of a gate of this kind on a (stock or gated) layer.
-
-    Raises:
-        TypeError: the layer cannot carry a gate of this kind; the message says why.
-    """
-    name = type(module).__name__
-    if type(module) not in GATED and type(module) not in STOCK:
-        allowed = ", ".join(sorted(stock.__name__ for stock in GATED))
-        raise TypeError(
-            f"{name} cannot carry gates: only the stock layers {allowed} can (a subclass may compute differently)"
-        )
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        if kind != "units":
-            raise TypeError(f"{name} cannot carry a gate at '{kind}': a norm has unit gates only")
-        if not module.affine:
-            raise TypeError(f"{name}(affine=False) cannot carry unit gates: there is no scale to fold them into")
-        return (module.num_features,)
-    assert isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd)
-    if kind == "weights":
-        return tuple(module.weight.shape)
-    if isinstance(module, nn.Embedding):
-        if kind == "inputs":
-            raise TypeError("Embedding cannot carry a gate at 'inputs': an index has no features to gate")
-        return (module.embedding_dim,)
-    if isinstance(module, nn.Linear):
-        return (module.in_features if kind == "inputs" else module.out_features,)
-    return (module.in_channels if kind == "inputs" else module.out_channels,)
-
-
-_SLOT: dict[Kind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
-
-
-def put(module: nn.Module, kind: Kind, gate: Gate) -> Gated:
-    """Hang `gate` on `module` in place, swapping its class to the gated one.
-
-    Raises:
-        TypeError: the layer cannot carry this kind of gate.
-        ValueError: the gate has the wrong shape, or there is one in this place already.
-    """
-    shape = gate_shape(module, kind)
-    if tuple(gate.shape) != shape:
-        raise ValueError(
-            f"a gate at '{kind}' of this {type(module).__name__} needs shape {shape}, got {tuple(gate.shape)}"
-        )
-    if not isinstance(module, Gated):
-        module.__class__ = GATED[type(module)]
-        for slot in _SLOT.values():
-            module.register_module(slot, None)
-    gated = cast(Gated, module)
-    if getattr(gated, _SLOT[kind]) is not None:
-        raise ValueError(f"this {type(module).__name__} already has a gate at '{kind}'")
-    setattr(gated, _SLOT[kind], gate)
-    gate.train(module.training)
-    return gated
-
-
-def gated_layers(net: nn.Module) -> Iterator[tuple[str, Gated]]:
-    """(name, layer) for every gated layer of `net`."""
-    for name, module in net.named_modules():
-        if isinstance(module, Gated):
-            yield name, module
-
-
-def gates(net: nn.Module) -> Iterator[tuple[str, Kind, Gate]]:
-    """(layer name, place, gate) for every gate of `net`, in module order."""
-    for name, layer in gated_layers(net):
-        for kind, gate in layer.gates().items():
-            yield name, kind, gate
-
-
-@torch.no_grad()
-def release(net: nn.Module) -> None:
-    """Multiply every test-time gate into the weights and give every layer its stock class back, in place."""
-    for _, layer in list(gated_layers(net)):
-        weight = cast(Tensor, layer.weight)
-        bias = cast("Tensor | None", getattr(layer, "bias", None))
-        for kind, gate in layer.gates().items():
-            value = gate.value().to(weight.dtype)
-            if kind == "weights":
-                weight.mul_(value)
-            elif kind == "inputs":
-                weight.mul_(_input_columns(layer, value))
-            elif isinstance(layer, nn.Embedding):
-                weight.mul_(value)
-            else:
-                weight.mul_(value.view(-1, *[1] * (weight.dim() - 1)))
-                if bias is not None:
-                    bias.mul_(value)
-    strip(net)
-
-
-def strip(net: nn.Module) -> None:
-    """Take all gates out without folding them, and give every layer its stock class back, in place."""
-    for _, layer in list(gated_layers(net)):
-        for slot in _SLOT.values():
-            delattr(layer, slot)
-        layer.__class__ = STOCK[type(layer)]  # type: ignore[assignment]  # a layer's class is swapped on purpose
-
-
-def _input_columns(layer: Gated, value: Tensor) -> Tensor:
-    """`value` (inputs,) laid out against the layer's weight; grouped convolutions see their own slice."""
-    if not isinstance(layer, nn.modules.conv._ConvNd):
-        return value
-    ones = [1] * len(layer.kernel_size)
-    per_group = value.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, dim=0)
-    return per_group.view(layer.out_channels, -1, *ones)

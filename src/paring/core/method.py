@@ -1,11 +1,12 @@
 """Methods: frozen values of numbers and plain functions that say what a network may lose. They hold no tensors.
 
-All six hooks do nothing by default, so `Method()` is ordinary dense training. Whatever a method must remember lives in
+All hooks do nothing by default, so `Method()` is ordinary dense training. Whatever a method must remember lives in
 the gates (per weight or unit) or in `attached(net).state` (per network: a Lagrange multiplier, say).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -71,6 +72,21 @@ def set_attachment(net: nn.Module, attachment: Attachment | None) -> None:
 
 
 @dataclass(frozen=True)
+class Removal:
+    """How units that can never open again are cut out while training goes on.
+
+    Attributes:
+        multiple_of: widths that stay at or above it are rounded up to a multiple of it, with units that are dead.
+        saving: smallest predicted saving worth a cut, as a fraction of the present parameters or MACs.
+        measure: time forward and backward before and after on copies, and cut only when that got faster.
+    """
+
+    multiple_of: int
+    saving: float
+    measure: bool
+
+
+@dataclass(frozen=True)
 class Method:
     """Dense training; the base of every method. Subclasses are frozen dataclasses that override hooks."""
 
@@ -89,6 +105,18 @@ class Method:
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         """The optimizer step is done; `clock.step` counts it."""
+
+    def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
+        """How to cut settled units out of the network right now, after `on_step`; None, the default, for not at all."""
+        return None
+
+    def on_shrink(self, net: nn.Module, cut: Callable[[str, Tensor], Tensor]) -> None:
+        """The network was cut, gates included: cut what the method itself remembers of it.
+
+        Args:
+            net: the network, smaller already.
+            cut: `cut(name, tensor)` cuts any tensor that had the shape of the network's parameter or buffer `name`.
+        """
 
     def finish(self, net: nn.Module) -> None:
         """Training is over: make the last decisions. Gates are multiplied into the weights right after."""
@@ -127,6 +155,13 @@ class Stack(Method):
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         for method in self.methods:
             method.on_step(net, opt, clock)
+
+    def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
+        return next((r for method in self.methods if (r := method.removal(net, clock)) is not None), None)
+
+    def on_shrink(self, net: nn.Module, cut: Callable[[str, Tensor], Tensor]) -> None:
+        for method in self.methods:
+            method.on_shrink(net, cut)
 
     def finish(self, net: nn.Module) -> None:
         for method in self.methods:

@@ -16,6 +16,8 @@ Gates are independent and sit in three places: on units, on input columns, on si
     adds         macs + biases * positions                    accumulation starts at zero; a bias is one more add
     flops        macs + adds                                  so 2 * macs without biases
 
+In a grouped convolution the channels of a group, in and out, share one gate: there q_j = c_j, since need_o has it already.
+
 ``need_o`` and ``q_j`` depend on different gates, so the product of expectations is the expectation of the product. The
 one exception is a layer that reads the very units it adds to (``x + layer(x)``): there the terms ``o = j`` share a gate
 and their expectation is slightly low; at 0/1 openness the formula is exact again.
@@ -205,6 +207,9 @@ class CostModel:
         rows = _sums(need, at["row_lengths"])
         cols = _sums(q, at["col_lengths"]) + at["col_constant"]
         weights = rows * cols * at["kernel"]
+        if "outside" in at:  # a column that its own units need is there whenever they are: count one chance, not two
+            seen = inputs * opened[at["outside"]]
+            weights = rows * (_sums(seen, at["col_lengths"]) + at["col_constant"]) * at["kernel"]
         if "groups" in at:
             rows, cols, weights = (_sums(part, at["groups"]) for part in (rows, cols, weights))
         if openness.weights:

@@ -21,6 +21,8 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
     ``label`` (N,), ``source`` (M,), ``norm_label``: position in 0..U of a unit's, a column's or a norm channel's label,
     U where there is none. ``writer``: units by label, ``joined`` (U,): how many, only if some label has several.
     ``reader``: columns by label, ``readers`` (U,): how many. ``always_read`` (U,), ``from_input`` (M,): masks.
+    ``outside`` (M,): like ``source``, but U for columns of grouped convolutions that live and die with a unit of the
+    same group, only if there are any.
     ``row_lengths``, ``col_lengths``, ``kernel``, ``col_constant`` (S,); ``groups`` (layers,), only if some has several;
     ``bias``, ``positions`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
     """
@@ -30,23 +32,26 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
     ids = torch.cat([labels, sources, norms])
     ids = torch.unique(ids[ids >= 0])
     label, source, norm_label = (_position(part, ids) for part in (labels, sources, norms))
+    own = _own(layers)
     count = len(ids)
 
     written = torch.bincount(label, minlength=count)
     orphans = (written == 0).nonzero().flatten()
     writer = torch.cat([torch.arange(len(label)), torch.full_like(orphans, len(label))])
     writer = writer[torch.cat([label, orphans]).argsort(stable=True)]
-    readers = torch.bincount(source[source < count], minlength=count)
-    fixed = _cat(layer.labels for layer in layers if not layer.gateable)
+    outside = torch.where(own, count, source)
+    readers = torch.bincount(outside[outside < count], minlength=count)
+    told = wiring.fixed
+    fixed = _cat(x.labels for x in layers if not x.gateable) if told is None else told.nonzero().flatten()
     always_read = readers == 0
-    always_read[_position(fixed, ids)] = True
+    always_read[_position(fixed[torch.isin(fixed, ids)], ids)] = True
 
     out = {
         "label": label,
         "source": source,
         "norm_label": norm_label,
         "writer": writer,
-        "reader": source.argsort(stable=True)[: int(readers.sum())],
+        "reader": outside.argsort(stable=True)[: int(readers.sum())],
         "readers": readers,
         "always_read": always_read,
         "from_input": source == count,
@@ -60,6 +65,8 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
         "norm_lengths": torch.tensor([len(norm.labels) for norm in wiring.norms], dtype=torch.int64),
         "one": torch.ones(1, dtype=torch.float64),
     }
+    if own.any():
+        out["outside"] = outside
     if (written > 1).any():
         out["joined"] = written.clamp(min=1)
     if any(layer.groups > 1 for layer in layers):
@@ -74,6 +81,18 @@ def _cat(parts: Iterable[Tensor]) -> Tensor:
 def _position(values: Tensor, ids: Tensor) -> Tensor:
     """Where each value is in sorted ``ids``; their number for negative values, which have no label."""
     return torch.where(values >= 0, torch.searchsorted(ids, values), len(ids))
+
+
+def _own(layers: tuple[Layer, ...]) -> Tensor:
+    """Per column: does it belong to a grouped convolution and carry the id of all units of its group?"""
+    parts = [torch.zeros(0, dtype=torch.bool)]
+    for layer in layers:
+        own = torch.zeros(layer.inputs, dtype=torch.bool)
+        if layer.groups > 1:
+            units, columns = layer.labels.view(layer.groups, -1), layer.sources.view(layer.groups, -1)
+            own = ((columns == units[:, :1]) & (units == units[:, :1]).all(1, keepdim=True) & (columns >= 0)).flatten()
+        parts.append(own.cpu())
+    return torch.cat(parts)
 
 
 def _per_group(layers: tuple[Layer, ...], values: list[int]) -> Tensor:

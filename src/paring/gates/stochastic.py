@@ -3,6 +3,10 @@
 While training, `forward` draws one sample per minibatch (or per example) from the relaxation; in eval mode it is the
 relaxation's test-time estimate. A gate can be *held*: from then on it shows its estimate in training too, and its
 parameters stop moving, so that the weights can settle on the network that will be kept.
+
+A gate can *retire*, element by element: closed at test time and hardly ever open in training, for long enough, it is
+closed for good. That is an approximation, off unless asked for. A gate that was cut while training draws its noise for
+its original shape still and uses what is left of it, so that the other gates see the same noise as without the cut.
 """
 
 from __future__ import annotations
@@ -19,17 +23,26 @@ from paring.relax import Relaxation
 class StochasticGate(Gate):
     """One stochastic gate per element of `shape`.
 
+    Attributes:
+        retired: boolean tensor of `shape`, closed for good; None while retirement is off.
+        quiet: for how many optimizer steps each element could have been retired; None while retirement is off.
+
     Args:
         relaxation: the distribution; its `clamp` is applied after every optimizer step.
         shape: what the gate multiplies.
         keep: probability in (0, 1) from which the initial log-alpha follows.
         spread: standard deviation of the initial log-alpha (0.01 in the L0 paper's code).
         per_example: draw one sample per example instead of one per minibatch.
+        shared: several modules hold this gate and must see the same sample: it is drawn at the first forward pass and
+            kept until `renew`, which ends an optimizer step.
         lr_scale: learning rate as a multiple of the weights'.
 
     Raises:
         ValueError: `keep` is not in (0, 1), or `spread` is negative.
     """
+
+    retired: Tensor | None
+    quiet: Tensor | None
 
     def __init__(
         self,
@@ -39,6 +52,7 @@ class StochasticGate(Gate):
         keep: float = 0.5,
         spread: float = 0.01,
         per_example: bool = False,
+        shared: bool = False,
         lr_scale: float = 1.0,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
@@ -50,8 +64,12 @@ class StochasticGate(Gate):
         self.lr_scale = lr_scale
         self.held = False
         self._per_example = per_example
+        self._shared = shared
+        self._noise: Tensor | None = None
         start = torch.randn(shape, device=device, dtype=dtype) * spread + relaxation.logits(keep)
         self.log_alpha = nn.Parameter(start)
+        self.register_buffer("retired", None)
+        self.register_buffer("quiet", None)
 
     @property
     def shape(self) -> torch.Size:
@@ -62,29 +80,84 @@ class StochasticGate(Gate):
         return self._per_example and not self.held
 
     def forward(self, batch: int | None = None) -> Tensor:
-        if not self.training or self.held:
-            return self.relaxation.estimate(self.log_alpha)
-        shape = (batch, *self.shape) if self._per_example and batch is not None else self.shape
-        u = torch.rand(shape, device=self.log_alpha.device, dtype=self.log_alpha.dtype)
-        return self.relaxation.sample(self.log_alpha, u)
+        if self.held:
+            return self._still(self.value())
+        if not self.training:
+            return self.value()
+        shape = (batch, *self.dense_shape) if self._per_example and batch is not None else self.dense_shape
+        u = self._draw(shape)
+        return self._shut(self.relaxation.sample(self.log_alpha, self.part(u)))
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform noise; a shared gate keeps the noise and not the sample, so that each backward pass has its own graph."""
+        kept, a = self._noise, self.log_alpha
+        if kept is not None and kept.shape == shape and kept.dtype == a.dtype and kept.device == a.device:
+            return kept
+        u = torch.rand(shape, device=a.device, dtype=a.dtype)
+        if self._shared:
+            self._noise = u
+        return u
+
+    def renew(self) -> None:
+        self._noise = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_noise": None}
 
     def chance(self) -> Tensor:
-        return self.support().to(self.log_alpha.dtype) if self.held else self.relaxation.chance(self.log_alpha)
+        if self.held:
+            return self.support().to(self.log_alpha.dtype)
+        return self._shut(self.relaxation.chance(self.log_alpha))
 
     def value(self) -> Tensor:
-        return self.relaxation.estimate(self.log_alpha)
+        return self._shut(self.relaxation.estimate(self.log_alpha))
 
     def settled(self) -> Tensor:
-        return ~self.support() if self.held else super().settled()
+        if self.held:
+            return ~self.support()
+        return super().settled() if self.retired is None else self.retired.clone()
+
+    def _shut(self, value: Tensor) -> Tensor:
+        return value if self.retired is None else value.masked_fill(self.retired, 0.0)
+
+    def may_retire(self) -> None:
+        """From now on `retire` may be called; its counts are part of the gate's state."""
+        self.retired = torch.zeros(self.shape, dtype=torch.bool, device=self.log_alpha.device)
+        self.quiet = torch.zeros(self.shape, dtype=torch.int64, device=self.log_alpha.device)
+
+    @torch.no_grad()
+    def retire(self, below: float, steps: int, patience: int) -> None:
+        """Close for good what was closed at test time with P(open) < `below` at every look for `patience` steps.
+
+        steps: optimizer steps since the last look.
+        """
+        if self.held or self.retired is None or self.quiet is None:
+            return
+        closed = ~self.support() & (self.chance() < below)
+        self.quiet = torch.where(closed, self.quiet + steps, 0)
+        gone = self.retired | (self.quiet >= patience)
+        if bool(gone.all()):  # the likeliest one stays, or nothing would ever get through again
+            gone.view(-1)[int(self.log_alpha.argmax())] = False
+        self.retired = gone
+
+    def _still(self, value: Tensor) -> Tensor:
+        """`value` with a gradient of zero: what counts on every parameter having one (DDP) goes on undisturbed."""
+        if not (self.training and torch.is_grad_enabled() and self.log_alpha.requires_grad):
+            return value.detach()
+        return value.detach() + 0.0 * self.log_alpha
 
     def hold(self) -> None:
         """Stop sampling and stop moving: the gate keeps its present test-time value for good."""
-        self._set_held(True)
+        self.held = True
+        self.rest()
 
-    def _set_held(self, held: bool) -> None:
-        self.held = held
-        self.log_alpha.requires_grad_(not held)
-        self.log_alpha.grad = None
+    @property
+    def frozen(self) -> bool:
+        return self.held
+
+    def rest(self) -> None:
+        if self.held:
+            self.log_alpha.grad = None
 
     @torch.no_grad()
     def constrain(self) -> None:
@@ -95,8 +168,9 @@ class StochasticGate(Gate):
         return torch.tensor(self.held)
 
     def set_extra_state(self, state: Any) -> None:
-        if bool(state) != self.held:
-            self._set_held(bool(state))
+        self.renew()
+        self.held = bool(state)
+        self.rest()
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, {self.relaxation}, held={self.held}"

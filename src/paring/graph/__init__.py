@@ -1,7 +1,12 @@
 """Exact removal: capture a network, find what is constant or unread, remove it without changing the function."""
 
 from paring.graph.capture import CaptureError
-from paring.graph.file import FileError, load, save
+from paring.graph.file import load, save
+from paring.graph.graph_file import FileError
+from paring.graph.graph_form import GraphFormError
+from paring.graph.graph_net import GraphNet
+from paring.graph.groups import Group
+from paring.graph.onnx import OnnxError, to_onnx
 from paring.graph.plan import ShrinkPlan
 from paring.graph.report import Report
 from paring.graph.select import SelectLinear
@@ -11,8 +16,12 @@ from paring.graph.wiring import Layer, Norm, Wiring, wiring
 __all__ = [
     "CaptureError",
     "FileError",
+    "GraphFormError",
+    "GraphNet",
+    "Group",
     "Layer",
     "Norm",
+    "OnnxError",
     "Report",
     "SelectLinear",
     "ShrinkPlan",
@@ -21,5 +30,6 @@ __all__ = [
     "load",
     "save",
     "shrink",
+    "to_onnx",
     "wiring",
 ]

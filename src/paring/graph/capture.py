@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,9 +84,22 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
 
 def _export(net: nn.Module, inputs: tuple[object, ...], dynamic: bool) -> ExportedProgram:
     shapes = pytree.tree_map(_first_dimension, inputs) if dynamic else None
-    with untouched_random(), torch.no_grad(), warnings.catch_warnings():
+    with untouched_random(), _traceable(net), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
         return torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _traceable(net: nn.Module) -> Iterator[None]:
+    """A BatchNorm without momentum computes with its step count, which cannot be traced: here it has one meanwhile."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.momentum is None]
+    for norm in norms:
+        norm.momentum = 0.1
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.momentum = None
 
 
 def _pair(inputs: tuple[object, ...]) -> tuple[object, ...]:

@@ -1,12 +1,15 @@
 """One file per network, without pickle: safetensors plus a JSON manifest in its metadata.
 
-The manifest (key `paring` of the safetensors metadata, format version 1) holds, for a network whose class is built by
-the user's own code:
+The manifest (key `paring` of the safetensors metadata) holds, for a network whose class is built by the user's own code
+(format version 1):
 
 * `tensors`: name -> [dtype, shape] of every tensor in the file;
 * `ties`: other names of the same tensor -> the name it is stored under;
 * `modules`: path -> class name of every stock layer with sizes, so that `load` can resize (and swap) them;
 * `digest`: SHA-256 over the rest of the manifest and all tensor bytes.
+
+A network in graph form (format version 2) has in addition `graph`: which units stay, and the shapes and types of the
+example. `load` captures the factory's network on such an example and writes the same sizes into its graph.
 
 Writing goes to a temporary file that is synced and renamed, so a crash never leaves half a file under the name.
 """
@@ -27,9 +30,11 @@ import torch
 from torch import Tensor, nn
 
 from paring.graph.apply import resize
+from paring.graph.graph_file import FileError, captures_of, graph_of, written
+from paring.graph.graph_net import GraphNet
 from paring.graph.select import SelectLinear
 
-VERSION = 1
+VERSION, GRAPH_VERSION = 1, 2
 KEY = "paring"
 _SIZED: dict[str, type[nn.Module]] = {
     c.__name__: c
@@ -40,16 +45,20 @@ _SIZED: dict[str, type[nn.Module]] = {
         nn.Conv1d,
         nn.Conv2d,
         nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+        nn.GroupNorm,
+        nn.InstanceNorm1d,
+        nn.InstanceNorm2d,
+        nn.InstanceNorm3d,
+        nn.PReLU,
         nn.BatchNorm1d,
         nn.BatchNorm2d,
         nn.BatchNorm3d,
         nn.SyncBatchNorm,
     )
 }
-
-
-class FileError(ValueError):
-    """A file cannot be read as the network asked for; the message says what, why and what to do."""
 
 
 def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -77,6 +86,8 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
         "ties": ties,
         "modules": {path: type(m).__name__ for path, m in net.named_modules() if type(m) in _SIZED.values()},
     }
+    if isinstance(net, GraphNet):
+        manifest |= {"version": GRAPH_VERSION, "graph": _recipe(net)}
     manifest["digest"] = _digest(manifest, tensors)
     _write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
 
@@ -89,6 +100,7 @@ def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.M
     manifest, tensors = _read(Path(path))
     with torch.device("cpu"):
         net = factory()
+    captures = captures_of(net, manifest, path) if "graph" in manifest else None
     ties: dict[str, str] = manifest["ties"]
     stored = {**tensors, **{alias: tensors[name] for alias, name in ties.items()}}
     _swap(net, manifest["modules"], path)
@@ -103,13 +115,22 @@ def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.M
         )
     _check_ties(own, ties, path)
     for name, value in own.items():
-        if name in stored and name not in flexible and value.shape != stored[name].shape:
+        if captures is None and name in stored and name not in flexible and value.shape != stored[name].shape:
             raise FileError(
                 f"{path}: {name} has shape {tuple(stored[name].shape)} in the file and {tuple(value.shape)} in "
                 f"{type(net).__name__}, which no layer explains. Pass the factory it was saved from."
             )
     _fill(net, own, stored, ties)
-    return net
+    return net if captures is None else graph_of(net, captures, manifest["graph"], path)
+
+
+def _recipe(net: GraphNet) -> dict[str, Any]:
+    if net.recipe is None:
+        raise FileError(
+            f"{type(net).__name__} was compacted again after it had become a graph, so that no factory leads to it. "
+            "Compact the network it came from once, and save that."
+        )
+    return written(net.recipe)
 
 
 def _swap(net: nn.Module, modules: dict[str, str], path: str | os.PathLike[str]) -> None:
@@ -183,8 +204,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} is not a file that paring.save wrote, or it is damaged or cut off ({len(data)} bytes): "
             f"{type(error).__name__}: {error}. Save it again, or fetch it again."
         ) from error
-    if version != VERSION:
-        raise FileError(f"{path} has format version {version}, this paring reads {VERSION}. Use a matching paring.")
+    if version not in (VERSION, GRAPH_VERSION):
+        raise FileError(
+            f"{path} has format version {version}, this paring reads {VERSION} and {GRAPH_VERSION}. "
+            "Use a matching paring."
+        )
     expected = manifest.pop("digest", None)
     if expected != _digest(manifest, tensors):
         raise FileError(f"{path} is damaged: its content does not match its digest. Save it again, or fetch it again.")

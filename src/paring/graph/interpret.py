@@ -17,7 +17,7 @@ Dynamic values are taken to be finite (zero times dynamic is zero).
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,9 +26,12 @@ from torch.utils import _pytree as pytree
 
 from paring.graph import ops
 from paring.graph.capture import Captured
-from paring.graph.labels import distinct, distinct_pairs, representatives
-from paring.graph.rules import apply_rule
-from paring.graph.state import NormSite, Ref, Site, State, known, module_path, packet, place, unknown
+from paring.graph.grids import Grid, Layout, Link, Meeting, boxed, grid_dims, layout, slices
+from paring.graph.labels import distinct, distinct_pairs, representatives, varying
+from paring.graph.projection import Alias
+from paring.graph.rules import apply_rule, dead_nodes
+from paring.graph.scale import Scaled
+from paring.graph.state import NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
 
 
 @dataclass
@@ -41,23 +44,46 @@ class Interpretation:
     units: int
     sites: list[Site] = field(default_factory=list)
     norms: list[NormSite] = field(default_factory=list)
+    slopes: list[NormSite] = field(default_factory=list)
     kept: dict[int, str] = field(default_factory=dict)
     coupled: dict[int, str] = field(default_factory=dict)
+    grids: list[Grid] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    meetings: list[Meeting] = field(default_factory=list)
+    scaled: list[Scaled] = field(default_factory=list)
+    aliases: dict[str, Alias] = field(default_factory=dict)
+    layouts: dict[fx.Node, list[Layout]] = field(default_factory=dict)
+    names: dict[str, Tensor] = field(default_factory=dict)
+    held_back: bool = False
 
 
-def interpret(net: nn.Module, captured: Captured, *, training: bool) -> Interpretation:
-    """Labels and values of the captured `net`. training: batch norms and dropouts as in train mode, else as in eval."""
+def interpret(net: nn.Module, captured: Captured, *, training: bool, free: bool = False) -> Interpretation:
+    """Labels and values of the captured `net`. training: batch norms and dropouts as in train mode, else as in eval.
+
+    free: sizes in the forward may change with the widths, so units may lie along several dimensions (heads), be cut at
+    a position, meet in attention, and belong to parameters outside of stock layers. `grids`, `links` and `meetings`
+    then say what that asks for, `aliases` which parameters such layers stand for, `layouts` where the units lie in each
+    result (in order), `names` whose units they are. Without it, `held_back` says that it might allow more.
+    """
     with torch.no_grad():
-        return Interpreter(net, captured, training).run()
+        return Interpreter(net, captured, training, free).run()
 
 
 class Interpreter:
     """One run over the graph; the rules call back into it."""
 
-    def __init__(self, net: nn.Module, captured: Captured, training: bool) -> None:
-        self.net, self.captured, self.training = net, captured, training
+    def __init__(self, net: nn.Module, captured: Captured, training: bool, free: bool = False) -> None:
+        self.net, self.captured, self.training, self.free = net, captured, training, free
+        self.grids: list[Grid] = []
+        self.links: list[Link] = []
+        self.meetings: list[Meeting] = []
+        self.scaled: list[Scaled] = []
+        self.aliases: dict[str, Alias] = {}
+        self.held_back = False
+        self._layouts: dict[fx.Node, list[Layout]] = {}
         self.sites: list[Site] = []
         self.norms: list[NormSite] = []
+        self.slopes: list[NormSite] = []
         self._env: dict[fx.Node, object] = {}
         self._ids: dict[str, Tensor] = {}
         self._count = 0
@@ -70,7 +96,10 @@ class Interpreter:
         ending: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
             ending.setdefault(node, []).append(used)
+        dead = dead_nodes(self.captured.nodes) if self.free else set()
         for node in self.captured.nodes:
+            if node in dead:
+                continue
             if node.op == "placeholder":
                 self._env[node] = self._placeholder(node)
             elif node.op == "get_attr":
@@ -80,9 +109,13 @@ class Interpreter:
                     self.keep(state.labels, "network output")
             else:
                 self._env[node] = self._call(node)
+            if self.free and node.op != "output":
+                states = _states(self._env[node])
+                if any(bool((state.labels >= 0).any()) for state in states):
+                    self._layouts[node] = [layout(state.labels) for state in states]
             for spent in ending.get(node, ()):
-                if not isinstance(self._env[spent], Ref):
-                    del self._env[spent]
+                if not isinstance(self._env.get(spent), Ref):
+                    self._env.pop(spent, None)
         self._keep_shared()
         return self._finish()
 
@@ -125,18 +158,64 @@ class Interpreter:
         """Like `values`, with parameters and buffers turned into known constants."""
         return pytree.tree_map(lambda v: known(v.tensor) if isinstance(v, Ref) else v, self.values(tree))
 
+    def tied(self, *held: Ref | None) -> bool:
+        """Is one of these parameters tied to another?"""
+        ties = ties_of(self.net)
+        return any(one is not None and one.name in ties for one in held)
+
     def keep(self, labels: Tensor, reason: str) -> None:
         """Units that must stay, and why."""
         self._kept.append((distinct(labels), reason))
 
     def barrier(self, node: fx.Node) -> object:
         """Keep all that the node reads; its result is unknown."""
-        for state in _states(self.values((node.args, node.kwargs))):
+        states = _states(self.states((node.args, node.kwargs)))
+        if states and all(bool((s.labels < 0).all()) and not bool(s.value.isnan().any()) for s in states):
+            return self._computed(node)
+        for state in states:
             self.keep(state.labels, f"read by {packet(node.target).rstrip('_')} in {place(node)}")
         return unknown(node)
 
+    def _computed(self, node: fx.Node) -> object:
+        """The result of an operation on known tensors alone, such as a mask or a table of positions."""
+        target = node.target
+        assert callable(target)
+        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+            return unknown(node)
+
+        def typed(arg: object) -> object:
+            held = self.states(arg)
+            if isinstance(held, State) and isinstance(arg, fx.Node):
+                return held.value.to(arg.meta["val"].dtype)
+            return held
+
+        args, kwargs = pytree.tree_map(typed, (node.args, node.kwargs), is_leaf=lambda v: isinstance(v, fx.Node))
+        kwargs = {key: "cpu" if key == "device" else value for key, value in kwargs.items()}
+        result = target(*args, **kwargs)
+        return pytree.tree_map(lambda v: known(v) if isinstance(v, Tensor) else v, result)
+
+    def grid(self, labels: Tensor, *, regular: bool = False) -> None:
+        """Units that lie along several dimensions, or in a part that must not become empty."""
+        if dims := grid_dims(labels):
+            self.grids.append(Grid(boxed(labels, dims), regular))
+
+    def link(self, parts: list[tuple[Tensor, list[int]]]) -> None:
+        """Tensors that meet slice by slice along the dimensions given for each."""
+        self.links.append(Link(tuple(slices(labels, dims) for labels, dims in parts)))
+
+    def pin(self, labels: Tensor, dims: set[int], reason: str) -> None:
+        """Units along these dimensions meet what cannot shrink: they stay, or go only all together."""
+        lying = set(varying(labels))
+        if lying <= dims:
+            self.keep(labels, reason)
+        elif lying & dims:
+            rows = slices(labels, sorted(lying - dims))
+            self.couple(rows[:, :1].expand_as(rows).contiguous(), rows, reason)
+
     def couple(self, a: Tensor, b: Tensor, reason: str) -> None:
         """Units that meet entry by entry (same shapes) belong together; one that meets none has to stay."""
+        for d in {*range(a.dim())} - {*varying(a), *varying(b)}:
+            a, b = a.narrow(d, 0, min(1, a.shape[d])), b.narrow(d, 0, min(1, b.shape[d]))
         both = (a >= 0) & (b >= 0) & (a != b)
         if both.any():
             self._pairs.append((distinct_pairs(torch.stack([a[both], b[both]])), reason))
@@ -155,16 +234,19 @@ class Interpreter:
     def _keep_shared(self) -> None:
         """Layers that are called twice, or whose parameters are tied or used elsewhere too, keep units and inputs."""
         calls: dict[str, set[fx.Node]] = {}
-        for name, node in [(s.name, s.node) for s in self.sites] + [(n.name, n.node) for n in self.norms]:
-            calls.setdefault(name, set()).add(node)
-        ties = _ties(self.net)
+        called: list[Site | NormSite] = [*self.sites, *self.norms, *self.slopes]
+        for one in called:
+            calls.setdefault(one.name, set()).add(one.node)
+        ties = ties_of(self.net)
         users: dict[str, set[fx.Node]] = {}
         for node, held in self._env.items():
             if isinstance(held, Ref):
                 users.setdefault(held.name, set()).update(node.users)
         for name, nodes in calls.items():
             foreign = ""
-            if any(module_path(node) != name for node in nodes):
+            away = any(module_path(node) != name for node in nodes)
+            self.held_back |= away
+            if away and not self.free:
                 foreign = f"the weight of '{name}' is used without calling the module"
             for leaf in ("weight", "bias", "running_mean", "running_var"):
                 full = f"{name}.{leaf}" if name else leaf
@@ -175,7 +257,7 @@ class Interpreter:
             reason = foreign or (f"'{name}' is called {len(nodes)} times" if len(nodes) > 1 else "")
             if not reason:
                 continue
-            for norm in self.norms:
+            for norm in [*self.norms, *self.slopes]:
                 if norm.name == name:
                     self.keep(norm.labels, reason)
             for site in self.sites:
@@ -187,28 +269,27 @@ class Interpreter:
     def _finish(self) -> Interpretation:
         pairs = torch.cat([p for p, _ in self._pairs], 1) if self._pairs else torch.zeros(2, 0, dtype=torch.int64)
         groups = torch.cat([representatives(self._count, pairs), torch.tensor([-1])])  # index -1 stays -1
-        result = Interpretation(self._count, self.sites, self.norms)
+        result = Interpretation(self._count, self.sites, self.norms, self.slopes)
         for found, reason in self._pairs:
             for group in distinct(groups[found[0]]).tolist():
                 result.coupled.setdefault(group, reason)
         for labels, reason in self._kept:
             for group in distinct(groups[labels]).tolist():
                 result.kept.setdefault(group, reason)
+        kept = {unit for labels, _ in self._kept for unit in labels.tolist()}
+        result.scaled = [one.settle(result.sites, result.norms, self.meetings, kept, groups) for one in self.scaled]
+        result.aliases, result.held_back = self.aliases, self.held_back and not self.free
+        result.grids = [replace(grid, labels=groups[grid.labels]) for grid in self.grids]
+        result.links = [Link(tuple(groups[part] for part in link.parts)) for link in self.links]
+        result.meetings = [replace(m, units=groups[m.units], columns=groups[m.columns]) for m in self.meetings]
+        result.layouts = {n: [replace(x, box=groups[x.box]) for x in many] for n, many in self._layouts.items()}
+        result.names = {name: groups[ids] for name, ids in self._ids.items()}
         for site in result.sites:
             site.units, site.columns = groups[site.units], groups[site.columns]
-        for norm in result.norms:
+        for norm in [*result.norms, *result.slopes]:
             norm.labels = groups[norm.labels]
         return result
 
 
 def _states(tree: object) -> list[State]:
     return [v for v in pytree.tree_leaves(tree) if isinstance(v, State)]
-
-
-def _ties(net: nn.Module) -> dict[str, str]:
-    """Parameter name -> another name of the same storage, for those that have one."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in net.named_parameters(remove_duplicate=False):
-        if parameter.numel():
-            names.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
-    return {name: group[1 if name == group[0] else 0] for group in names.values() if len(group) > 1 for name in group}

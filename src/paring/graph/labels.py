@@ -12,7 +12,14 @@ from torch import Tensor
 
 def varying(labels: Tensor) -> list[int]:
     """The dimensions along which labels are not all the same."""
-    return [d for d in range(labels.dim()) if labels.shape[d] > 1 and bool((labels != labels.narrow(d, 0, 1)).any())]
+    found = []
+    for d in reversed(range(labels.dim())):
+        first = labels.narrow(d, 0, min(1, labels.shape[d]))
+        if labels.shape[d] > 1 and bool((labels != first).any()):
+            found.append(d)
+        else:
+            labels = first  # all slices along d are the same, so one will do from here on
+    return found[::-1]
 
 
 def along(labels: Tensor, dim: int) -> Tensor | None:
@@ -27,10 +34,13 @@ def uniform(values: Tensor, dim: int) -> Tensor:
 
     Vector and scalar code round the same function differently, so entries may be 1e-12 of it apart.
     """
-    rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
-    first = rows[:, 0]
-    shared = torch.isclose(rows, rows[:, :1], rtol=1e-12, atol=0.0).all(1)
-    return torch.where(shared, first, torch.full_like(first, torch.nan))
+    rows = values.movedim(dim, 0).flatten(1)
+    first = rows[:, 0].clone()
+    here = (~first.isnan()).nonzero().flatten()
+    rows = rows[here]
+    apart = ~torch.isclose(rows, rows[:, :1], rtol=1e-12, atol=0.0).all(1)
+    first[here[apart]] = torch.nan
+    return first
 
 
 def spread(vector: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""Rules for the operations with parameters: Linear, convolution, embedding, BatchNorm.
+"""Rules for the layers: Linear, convolution (with groups, transposed), embedding.
 
 Constant units. Let x be the known inputs (0 where dynamic). Unit u is constant iff W[u, j] = 0 for every dynamic input
-j; its value is then the layer applied to x, position by position. BatchNorm in eval: β + γ (c − μ)/√(σ² + ε), and β
-where γ = 0. In train mode an identically constant channel equals its batch mean, so it comes out as β.
+j that it reads; its value is then the layer applied to x, position by position.
+
+In a convolution with groups all channels of a group, in and out, belong together: whole groups live or go.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from paring.graph.labels import along, spread, uniform
-from paring.graph.state import NormSite, Ref, Site, State, module_path, shape_of
+from paring.graph.state import Ref, Site, State, module_path, shape_of
+from paring.graph.weights import TRANSPOSED, dims, groups_of, used, weight_of
 
 if TYPE_CHECKING:
     from paring.graph.interpret import Interpreter
@@ -32,30 +34,36 @@ def conv(run: Interpreter, node: fx.Node) -> object:
     return _layer(run, node, "conv", _CONVS, 1 - len(weight))
 
 
+def conv_transpose(run: Interpreter, node: fx.Node) -> object:
+    """A transposed convolution. Unless it is pointwise, a constant input meets other taps at other positions."""
+    weight = shape_of(node.args[1].meta["val"])  # type: ignore[union-attr]
+    return _layer(run, node, "conv_transpose", TRANSPOSED, 1 - len(weight))
+
+
 def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Module], ...], dim: int) -> object:
-    x, bias = run.states(node.args[0]), run.values(_argument(node, 2, "bias"))
+    x, bias = run.states(node.args[0]), run.values(argument(node, 2, "bias"))
     weight = run.values(node.args[1])
     found = _owner(run, node, weight, classes)
     if found is None or not isinstance(x, State):
         return run.barrier(node)
     name, module = found
-    plain = _own(module, "weight", weight) and _own(module, "bias", bias)
+    plain = own(module, "weight", weight) and own(module, "bias", bias)
     shape = shape_of(node.meta["val"])
-    groups = getattr(module, "groups", 1)
+    groups = groups_of(module)
     count, inputs = shape[dim], x.value.shape[dim]
     units, columns = run.new_units(name, count), along(x.labels, dim)
     if columns is None:
         run.keep(x.labels, f"read by '{name}' across several dimensions")
         columns = torch.full((inputs,), -1)
     if groups > 1:
-        run.keep(columns, f"read by the grouped convolution '{name}'")
-        run.keep(units, "grouped convolution")
+        _couple_groups(run, units, columns, groups)
     value = torch.full(shape, torch.nan, dtype=torch.float64)
     if not plain:
         run.keep(columns, f"read by '{name}', whose weight is computed in the forward")
         run.keep(units, "its weight is computed in the forward")
-    elif groups == 1:
+    else:
         _constants(run, node, x.value, value, dim, module)
+    counted = x.value if isinstance(module, TRANSPOSED) else value  # every input position meets the whole kernel there
     run.sites.append(
         Site(
             name=name,
@@ -66,40 +74,57 @@ def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Mo
             columns=columns,
             constants=uniform(x.value, dim),
             value=uniform(value, dim),
-            padded=kind == "conv" and _padded(run, node, module),
-            positions=max(1, value.numel() // count // run.captured.batch),
+            padded=kind != "linear" and _padded(run, node, module),
+            positions=max(1, counted.numel() // counted.shape[dim] // run.captured.batch),
             plain=plain,
         )
     )
     return State(spread(units, shape, dim % len(shape)), value)
 
 
+def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int) -> None:
+    ins, outs = columns.view(groups, -1), units.view(groups, -1)
+    single = ins.shape[1] == outs.shape[1] == 1
+    reason = "coupled by a depthwise convolution" if single else "coupled by a grouped convolution: whole groups go"
+    head = outs[:, :1]
+    run.couple(head.expand_as(ins), ins, reason)
+    run.couple(head.expand_as(outs), outs, reason)
+
+
 def _constants(run: Interpreter, node: fx.Node, x: Tensor, out: Tensor, dim: int, module: nn.Module) -> None:
     """Write the values of constant units into `out`."""
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
-    weight = weight.detach().cpu()
-    dynamic = x.movedim(dim, 0).flatten(1).isnan().any(1)
-    constant = ~((weight != 0).flatten(2).any(2) if weight.dim() > 2 else weight != 0)[:, dynamic].any(1)
-    rows = constant.nonzero().flatten()
+    bias = module.bias
+    others = [d for d in range(x.dim()) if d != dim % x.dim()]
+    dynamic = x.isnan()
+    rows = (~used(module)[:, dynamic.any(others)].any(1)).nonzero().flatten()
     if len(rows) == 0:
         return
-    shift = bias.detach().cpu().double()[rows] if isinstance(bias, Tensor) else None
-    filled = x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
-    if bool((filled != 0).any()):
+    shift = bias.detach().cpu().double() if isinstance(bias, Tensor) else None
+    live = ((x != 0) & ~dynamic).any(others).nonzero().flatten()
+    if len(live):
+        weight, at, (unit, column) = weight_of(module), dim % x.dim(), dims(module)
+        if alone := groups_of(module) == 1:  # only what matters: the other channels are zero or not asked for
+            weight, x = weight.index_select(unit, rows).index_select(column, live), x.index_select(at, live)
+            shift = None if shift is None else shift[rows]
+        filled = x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
         rest, kwargs = run.values((node.args[3:], node.kwargs))
         kwargs = {key: v for key, v in kwargs.items() if key != "bias"}
-        values = node.target(filled, weight[rows].double(), shift, *rest, **kwargs)  # type: ignore[operator]
+        values = node.target(filled, weight.double(), shift, *rest, **kwargs)  # type: ignore[operator]
+        values = values if alone else values.index_select(at, rows)
     else:
         size = list(out.shape)
         size[dim] = len(rows)
-        shift = torch.zeros(len(rows), dtype=torch.float64) if shift is None else shift
+        shift = torch.zeros(len(rows), dtype=torch.float64) if shift is None else shift[rows]
         values = spread(shift, tuple(size), dim % len(size))
     out.index_copy_(dim % out.dim(), rows, values)
 
 
 def _padded(run: Interpreter, node: fx.Node, module: nn.Module) -> bool:
-    padding = run.values(_argument(node, 4, "padding"))
+    """May the same constant on a whole input channel come out differently at different positions?"""
+    padding = run.values(argument(node, 4, "padding"))
+    if isinstance(module, TRANSPOSED):
+        pointwise = all(n == 1 for n in (*module.kernel_size, *module.stride))
+        return not pointwise or any((*module.padding, *module.output_padding))
     if isinstance(padding, str):
         return padding != "valid" and any(k > 1 for k in module.kernel_size)  # type: ignore[union-attr]
     return any(padding) if isinstance(padding, list | tuple) else bool(padding)
@@ -116,7 +141,7 @@ def embedding(run: Interpreter, node: fx.Node) -> object:
     assert isinstance(weight, Tensor)
     rows = weight.detach().cpu().double()
     constants = torch.where((rows == rows[:1]).all(0), rows[0], torch.full_like(rows[0], torch.nan))
-    plain = _own(module, "weight", table)
+    plain = own(module, "weight", table)
     shape = shape_of(node.meta["val"])
     units = run.new_units(name, shape[-1])
     if not plain:
@@ -131,44 +156,12 @@ def embedding(run: Interpreter, node: fx.Node) -> object:
     return State(spread(units, shape, last), spread(constants, shape, last))
 
 
-def batch_norm(run: Interpreter, node: fx.Node) -> object:
-    """BatchNorm over dimension 1."""
-    x = run.states(node.args[0])
-    weight, bias, mean, variance = (run.values(a) for a in node.args[1:5])
-    path = module_path(node)
-    module = run.net.get_submodule(path)
-    own = [("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", variance)]
-    if (
-        not isinstance(x, State)
-        or not isinstance(module, nn.modules.batchnorm._BatchNorm)
-        or not all(held is None or _own(module, leaf, held) for leaf, held in own)
-        or (labels := along(x.labels, 1)) is None
-    ):
-        return run.barrier(node)
-    run.norms.append(NormSite(path, module, node, labels))
-    shape, channels = tuple(x.value.shape), x.value.shape[1]
-    gamma = _vector(weight, channels, 1.0)
-    beta = _vector(bias, channels, 0.0)
-    if run.training or mean is None or variance is None:
-        constant = torch.where((gamma == 0) | ~uniform(x.value, 1).isnan(), beta, torch.full_like(beta, torch.nan))
-        return State(x.labels.clone(), spread(constant, shape, 1))
-    scale = gamma / (_vector(variance, channels, 1.0) + float(node.args[7])).sqrt()  # type: ignore[arg-type]
-    centred = x.value - spread(_vector(mean, channels, 0.0), shape, 1)
-    value = (centred * spread(scale, shape, 1)).masked_fill(spread(scale == 0, shape, 1), 0.0)
-    return State(x.labels.clone(), value + spread(beta, shape, 1))
-
-
-def _vector(held: object, size: int, default: float) -> Tensor:
-    if isinstance(held, Ref):
-        return held.tensor.detach().to("cpu", torch.float64)
-    return torch.full((size,), default, dtype=torch.float64)
-
-
-def _argument(node: fx.Node, index: int, name: str) -> object:
+def argument(node: fx.Node, index: int, name: str) -> object:
+    """The argument of a call at this position or under this name."""
     return node.args[index] if len(node.args) > index else node.kwargs.get(name)
 
 
-def _own(module: nn.Module, leaf: str, held: object) -> bool:
+def own(module: nn.Module, leaf: str, held: object) -> bool:
     """Is this value the module's own parameter or buffer (None if it has none)?"""
     mine = getattr(module, leaf, None)
     return mine is None if held is None else isinstance(held, Ref) and held.tensor is mine
@@ -183,6 +176,6 @@ def _owner(
         paths.append(weight.name.rpartition(".")[0])
     for path in paths:
         module = run.net.get_submodule(path)
-        if isinstance(module, classes) and (not isinstance(weight, Ref) or _own(module, "weight", weight)):
+        if isinstance(module, classes) and (not isinstance(weight, Ref) or own(module, "weight", weight)):
             return path, module
     return None

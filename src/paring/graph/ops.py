@@ -20,14 +20,19 @@ CUTS = _names(
 MOVES = CUTS | _names(
     "view _unsafe_view reshape flatten unflatten transpose permute t numpy_T mT movedim swapaxes swapdims expand "
     "expand_as view_as reshape_as unsqueeze squeeze contiguous clone detach alias lift_fresh lift_fresh_copy flip "
-    "repeat repeat_interleave"
+    "repeat repeat_interleave pixel_unshuffle"
 )
+
+# Moves that only write another shape over the same order of entries.
+RESHAPES = _names("view _unsafe_view reshape flatten unflatten")
 
 # Applied to each entry alone; the other arguments are numbers.
 POINTWISE = _names(
     "relu relu6 gelu sigmoid tanh silu leaky_relu hardswish hardsigmoid hardtanh softplus elu selu celu mish "
     "log_sigmoid threshold hardshrink softshrink tanhshrink abs neg exp expm1 log log1p sqrt rsqrt square reciprocal "
-    "sin cos erf sign floor ceil round clamp clamp_min clamp_max pow"
+    "sin cos tan sinh cosh asinh atan erf erfc special_erf special_erfc special_expit special_expm1 special_log1p "
+    "exp2 special_exp2 log2 log10 logit special_logit sign sgn floor ceil round trunc frac fix clamp clamp_min "
+    "clamp_max clip pow absolute negative positive nan_to_num"
 )
 
 # Casts: the interpretation computes in float64, so a cast between floating types leaves values alone.
@@ -54,10 +59,16 @@ POOLS = _names(
     "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
     "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d "
     "adaptive_max_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
-    "upsample_bilinear2d upsample_trilinear3d"
+    "upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+    "_upsample_nearest_exact3d _upsample_bilinear2d_aa _upsample_bicubic2d_aa"
 )
 
-PADS = _names("pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
+PADS = _names(
+    "pad constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d "
+    "replication_pad3d"
+)
+
+SOFTMAXES = _names("softmax _softmax _safe_softmax log_softmax _log_softmax")
 
 # Make a known tensor out of nothing but numbers, or of nothing but a shape.
 FACTORIES = _names("zeros ones full arange linspace eye scalar_tensor")

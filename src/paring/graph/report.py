@@ -14,24 +14,29 @@ from paring.graph.liveness import Fate, Reader, read_by
 from paring.graph.state import Site
 
 Mode = Literal["eval", "both"]
+Form = Literal["module", "graph"]
 
 
 @dataclass(frozen=True)
 class Row:
-    """What happened to one layer. zero/folded/unread: units removed; kept: dead units that stayed, by reason."""
+    """What happened to one layer. zero/folded/merged/unread: units removed; kept: dead units that stayed, by reason."""
 
     layer: str
     before: int
     after: int
     zero: int
     folded: int
+    merged: int
     unread: int
     kept: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `shrink` did. parameters: before and after. rolled_back: layer -> what differed. notes: what to know."""
+    """What `shrink` did. parameters: before and after. rolled_back: layer -> what differed. notes: what to know.
+
+    form: "module" is the user's own classes with smaller parameters, "graph" their captured computation (`GraphNet`).
+    """
 
     rows: tuple[Row, ...]
     parameters: tuple[int, int]
@@ -39,9 +44,10 @@ class Report:
     verified: bool
     rolled_back: dict[str, str]
     notes: tuple[str, ...]
+    form: Form = "module"
 
     def __str__(self) -> str:
-        head = ("layer", "units", "left", "zero", "folded", "unread", "dead but kept")
+        head = ("layer", "units", "left", "zero", "folded", "merged", "unread", "dead but kept")
         table = [head, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[i]) for line in table) for i in range(len(head) - 1)]
         lines = []
@@ -55,12 +61,17 @@ class Report:
 
     def _how(self) -> str:
         modes = {"eval": "", "both": "s (eval and train)"}[self.mode]
+        modes += ", in graph form" if self.form == "graph" else ""
         return f"{modes}, {'verified' if self.verified else 'not verified'}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     kept = "; ".join(f"{n} {reason}" for reason, n in row.kept.items())
-    return (row.layer or "(net)", *(str(n) for n in (row.before, row.after, row.zero, row.folded, row.unread)), kept)
+    return (
+        row.layer or "(net)",
+        *(str(n) for n in (row.before, row.after, row.zero, row.folded, row.merged, row.unread)),
+        kept,
+    )
 
 
 def rows_of(found: Interpretation, readers: list[Reader], fate: Fate, spare: Collection[str]) -> tuple[Row, ...]:
@@ -68,12 +79,14 @@ def rows_of(found: Interpretation, readers: list[Reader], fate: Fate, spare: Col
     constant = zero.clone()
     padded: dict[int, str] = {}
     seen = torch.zeros(found.units + 1, dtype=torch.bool)
+    merged = seen.clone()
     for reader in readers:
         site = reader.site
         seen[site.columns] = True
         zero[site.columns[reader.constants != 0]] = False
         constant[site.columns[site.constants.isnan()]] = False
-        for unit in site.columns[~reader.free & site.constants.isfinite()].tolist():
+        merged[site.columns[reader.merge & reader.read(fate.needed)]] = True
+        for unit in site.columns[(~reader.free | reader.merge) & site.constants.isfinite()].tolist():
             padded.setdefault(unit, _obstacle(site))
     read = read_by(found.units, fate.needed, readers)
     constant &= seen
@@ -89,15 +102,19 @@ def rows_of(found: Interpretation, readers: list[Reader], fate: Fate, spare: Col
         dead = constant[stay] | (seen[stay] & ~read[stay]) | site.value[kept].isfinite()
         for unit in stay[dead].tolist():
             reason = "removing it changed the outputs" if site.name in spare else found.kept.get(unit, "")
+            reason = reason or ("all heads keep the same number" if unit in fate.boxed else "")
             reason = reason or ("the last unit of its layer" if unit in fate.last else padded.get(unit, ""))
+            reason = reason or found.coupled.get(unit, "")
             reasons[reason] += bool(reason)
-        folded = len(gone) - len(nothing) - len(unread)
+        moved = len(gone) - len(nothing) - len(unread)
+        joined = int((merged[gone] & ~(zero[gone] & seen[gone]) & read[gone]).sum())
         rows[site.name] = Row(
             site.name,
             len(kept),
             int(kept.sum()),
             len(nothing),
-            folded,
+            moved - joined,
+            joined,
             len(unread),
             {k: n for k, n in reasons.items() if n},
         )

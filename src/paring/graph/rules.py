@@ -5,6 +5,7 @@ A rule may assume nothing about its inputs: when they are not what it understand
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,22 +13,60 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from paring.graph import ops
+from paring.graph.attention_rules import attention, choose, softmax
+from paring.graph.contract import baddbmm, einsum, matmul
+from paring.graph.free_rules import addmm, joined, meeting, moved
 from paring.graph.labels import along, distinct, spread, varying
-from paring.graph.layer_rules import batch_norm, conv, embedding, linear
+from paring.graph.layer_rules import conv, conv_transpose, embedding
+from paring.graph.norm_rules import batch_norm, group_norm, instance_norm, layer_norm, prelu, rms_norm
+from paring.graph.projection import linear
+from paring.graph.shuffle_rules import channel_shuffle, glu, pixel_shuffle, rrelu
 from paring.graph.state import State, blank, known, packet, place
 
 if TYPE_CHECKING:
     from paring.graph.interpret import Interpreter
 
 
-_LAYERS = {
+LAYERS = {
     "linear": linear,
     "conv1d": conv,
     "conv2d": conv,
     "conv3d": conv,
     "embedding": embedding,
+    "conv_transpose1d": conv_transpose,
+    "conv_transpose2d": conv_transpose,
+    "conv_transpose3d": conv_transpose,
     "batch_norm": batch_norm,
+    "instance_norm": instance_norm,
+    "group_norm": group_norm,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "prelu": prelu,
+    "rrelu": rrelu,
+    "glu": glu,
+    "pixel_shuffle": pixel_shuffle,
+    "channel_shuffle": channel_shuffle,
+    "native_channel_shuffle": channel_shuffle,
+    "scaled_dot_product_attention": attention,
+    "matmul": matmul,
+    "bmm": matmul,
+    "baddbmm": baddbmm,
+    "einsum": einsum,
+    "addmm": addmm,
+    "mm": addmm,
 }
+
+
+def dead_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """Results that nothing uses, layers left out."""
+    dead: set[fx.Node] = set()
+    for node in reversed(list(nodes)):
+        name = packet(node.target)
+        pure = isinstance(node.target, torch._ops.OpOverload) and not node.target._schema.is_mutable
+        idle = all(user in dead for user in node.users) and not name.startswith(("_assert", "sym_constrain"))
+        if idle and node.op == "call_function" and (pure or name == "getitem") and name not in LAYERS:
+            dead.add(node)
+    return dead
 
 
 def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
@@ -46,8 +85,8 @@ def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
 
 
 def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
-    if name in _LAYERS:
-        return _LAYERS[name](run, node)
+    if name in LAYERS:
+        return LAYERS[name](run, node)
     if name in ops.JOINS:
         return _cat(run, node, name)
     tensors = [v for v in pytree.tree_leaves(run.states((node.args, node.kwargs))) if isinstance(v, State)]
@@ -59,6 +98,8 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
     if name == "copy" and len(tensors) == 2:
         source = tensors[1]
         return State(source.labels.expand_as(first.labels), source.value.expand_as(first.value))
+    if name == "where" or (name == "masked_fill" and len(tensors) > 1):
+        return choose(run, node, name)
     if name in ops.MOVES and (len(tensors) == 1 or name.endswith("_as")):
         return _move(run, node, name, first)
     if name in ops.CASTS:
@@ -67,17 +108,17 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
         if name in ops.POINTWISE:
             return State(first.labels.clone(), _masked(_run(run, node, "value"), first.value.isnan()))
         if name in ops.DROPOUTS:
-            return _dropout(run, name, first)
+            return _dropout(run, node, name, first)
         if name in ops.LIKE:
             return known(_run(run, node, "value"))
         if name in ops.REDUCTIONS:
             return _reduce(run, node, first)
+        if name in ops.SOFTMAXES:
+            return softmax(run, node, first)
         if name in ops.POOLS:
             return _pool(run, node, name, first)
         if name in ops.PADS:
             return _pad(run, node, first)
-    if name == "prelu" and len(tensors) == 2 and tensors[1].value.numel() == 1:
-        return State(first.labels.clone(), _masked(_run(run, node, "value"), first.value.isnan()))
     return run.barrier(node)
 
 
@@ -105,10 +146,14 @@ def _move(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     labels, values = _run(run, node, "labels"), _run(run, node, "value")
     before = distinct(first.labels) if name in ops.CUTS else None
     outs = list(labels) if isinstance(labels, list | tuple) else [labels]
-    for out in outs:
+    if run.free:
+        moved(run, node, name, first, outs)
+    for out in outs if not run.free else ():
         if len(varying(out)) > 1:
+            run.held_back = True
             run.keep(out, f"spread over several dimensions by {name} in {place(node)}")
         if before is not None and not torch.equal(distinct(out), before):
+            run.held_back = True
             run.keep(first.labels, f"cut at a fixed position by {name} in {place(node)}")
     if isinstance(labels, list | tuple):
         return [State(a, b) for a, b in zip(labels, values, strict=True)]
@@ -125,6 +170,8 @@ def _cat(run: Interpreter, node: fx.Node, name: str) -> object:
         states = [State(p.labels.unsqueeze(dim), p.value.unsqueeze(dim)) for p in states]
     dim = dim % states[0].labels.dim()
     ways = [set(varying(p.labels)) for p in states]
+    if run.free and any(len(way) > 1 for way in ways):
+        return joined(run, node, name, states, dim) or run.barrier(node)
     if any(way - {dim} for way in ways):  # units lie across the joint: they have to shrink together
         if any(dim in way for way in ways):
             return run.barrier(node)
@@ -144,6 +191,8 @@ def _pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:
         value = value.masked_fill((a.value == 0) | (b.value == 0), 0.0)
     shape = value.shape
     left, right = a.labels.expand(shape), b.labels.expand(shape)
+    if run.free and (met := meeting(run, node, a, b, left, right)) is not None:
+        return State(met, value)
     meet = True
     for other, full in ((b, left), (a, right)):
         units = varying(full)
@@ -168,15 +217,15 @@ def _cast(run: Interpreter, node: fx.Node, first: State) -> object:
     result = node.meta.get("val")
     if not isinstance(result, Tensor) or not result.dtype.is_floating_point:
         return run.barrier(node)
-    return State(first.labels.clone(), first.value.clone())
+    return State(first.labels.clone(), first.value.clone(), first.sums)
 
 
-def _dropout(run: Interpreter, name: str, first: State) -> State:
+def _dropout(run: Interpreter, node: fx.Node, name: str, first: State) -> State:
     value = first.value.clone()
-    if run.training:
+    if run.training and node.args[1:2] != (0.0,):
         keeps = (value == 0) if "alpha" not in name else torch.zeros_like(value, dtype=torch.bool)
         value = value.masked_fill(~keeps, torch.nan)
-    return State(first.labels.clone(), value)
+    return State(first.labels.clone(), value, None if run.training else first.sums)
 
 
 def _reduce(run: Interpreter, node: fx.Node, first: State) -> object:

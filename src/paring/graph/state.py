@@ -11,10 +11,14 @@ from torch.utils import _pytree as pytree
 
 @dataclass
 class State:
-    """One activation: labels (int64, -1 none) and value (float64, NaN dynamic), both of its shape."""
+    """One activation: labels (int64, -1 none) and value (float64, NaN dynamic), both of its shape.
+
+    sums: its entries sum to one along this dimension (counted from the end), whatever the input.
+    """
 
     labels: Tensor
     value: Tensor
+    sums: int | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Site:
 
 @dataclass
 class NormSite:
-    """One call of a BatchNorm; labels (C,)."""
+    """One call of a norm, or of another module with one parameter per channel; labels (C,)."""
 
     name: str
     module: nn.Module
@@ -104,3 +108,12 @@ def place(node: fx.Node) -> str:
     """The module that a node was traced in, for the user's eyes."""
     path = module_path(node)
     return f"'{path}'" if path else "the network's own forward"
+
+
+def ties_of(net: nn.Module) -> dict[str, str]:
+    """Parameter name -> another name of the same storage, for those that have one."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in net.named_parameters(remove_duplicate=False):
+        if parameter.numel():
+            names.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
+    return {name: group[1 if name == group[0] else 0] for group in names.values() if len(group) > 1 for name in group}

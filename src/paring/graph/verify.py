@@ -1,14 +1,17 @@
 """Is the function still the same? Old and new network, side by side, on copies.
 
-Inputs: the example itself and random inputs like it with batches of 1, 2 and 3. In float64 (the plan applied to a
-float64 copy, so that only the mathematics is checked) outputs must agree to 1e-10 of their largest magnitude; in
-float32 to 1e-5, or to four times the old network's own rounding error where that is larger. Running statistics and
-random states of the networks and of the process are left alone.
+Inputs: the example itself (its first rows), random inputs like it with batches of 1, 2 and 3, and images of another
+size where the network takes them. In float64 (the plan applied to a float64 copy, so that only the mathematics is
+checked) outputs must agree to 1e-10 of their largest magnitude; in float32 to 1e-5, or to four times the old network's
+own rounding error where that is larger. Networks of many parameters and large images get fewer rows; large images are
+compared in float64 at a smaller size, where the network takes one. Running statistics and random states of the networks
+and of the process are left alone.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -19,57 +22,78 @@ from paring.graph.capture import Example, as_inputs, batch_size, untouched_rando
 from paring.graph.plan import ShrinkPlan
 
 EXACT, ROUNDED = 1e-10, 1e-5
+HEAVY, LARGE = 10**7, 2**15  # parameters of a network, entries of one example
+ROWS = 8
 Inputs = tuple[object, ...]
+Make = Callable[[nn.Module], nn.Module]
 
 
-def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False) -> str:
+def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None) -> str:
     """Empty when `plan` leaves the function of `net` alone; else what differs, for the user's eyes.
 
-    train: check train mode as well (only where the network has no dropout or other noise).
+    train: check train mode as well (only where the network has no dropout or other noise). make: how to shrink a copy
+    of the network, of any type; the default is to apply the plan.
     """
     inputs = as_inputs(example)
-    trials = [inputs, *(_random_like(inputs, n) for n in (1, 2, 3))]
+    large = _entries(inputs) > LARGE
+    heavy = large or sum(p.numel() for p in net.parameters()) > HEAVY
+    shown = _first(inputs, 2 if heavy else ROWS)
+    randoms = [_random_like(inputs, n) for n in ((1,) if heavy else (1, 2, 3))]
+    images = any(len(shape) == 4 for shape in _shapes(inputs))
+    other_size = _random_like(inputs, 3, _other_size) if images and make is None else None
     with untouched_random(), torch.no_grad():
-        exact, rounded = _copies(net, plan, torch.float64), _copies(net, plan, torch.float32)
+        exact, rounded = (_copies(net, plan, dtype, make) for dtype in (torch.float64, torch.float32))
         for mode in (False, True) if train else (False,):
             for old, new in (exact, rounded):
                 old.train(mode)
                 new.train(mode)
-            if mode and _noisy(rounded[0], _cast(inputs, torch.float32)):
+            if mode and _noisy(rounded[0], _cast(shown, torch.float32)):
                 continue
-            problems = [_compare(exact, rounded, trial) for trial in trials]
-            if all(problem is None for problem in problems):
-                return f"the network refuses the example itself in {'train' if mode else 'eval'} mode"
-            for trial, problem in zip(trials, problems, strict=True):
+            where = f"in {'train' if mode else 'eval'} mode"
+            problem = _compare(exact, rounded, other_size, True) if other_size is not None else None
+            wide = problem is None or not large
+            if problem:
+                return f"{problem} {where} on inputs of shape {_shapes(other_size)}"
+            for trial in (shown, *randoms):
+                problem = _compare(exact, rounded, trial, wide)
+                if problem is None and trial is shown:
+                    return f"the network refuses the example itself {where}"
                 if problem:
-                    shapes = [tuple(t.shape) for t in pytree.tree_leaves(trial) if isinstance(t, Tensor)]
-                    return f"{problem} in {'train' if mode else 'eval'} mode on inputs of shape {shapes}"
+                    return f"{problem} {where} on inputs of shape {_shapes(trial)}"
     return ""
 
 
-def _compare(exact: tuple[nn.Module, nn.Module], rounded: tuple[nn.Module, nn.Module], trial: Inputs) -> str | None:
-    """What differs; None when the old network refuses this input, so that there was nothing to compare."""
-    wide, narrow = _cast(trial, torch.float64), _cast(trial, torch.float32)
-    truth, before = _outputs(exact[0], wide), _outputs(rounded[0], narrow)
-    if not isinstance(truth, str):
-        found = _outputs(exact[1], wide)
+def _compare(
+    exact: tuple[nn.Module, nn.Module], rounded: tuple[nn.Module, nn.Module], trial: Inputs, wide: bool
+) -> str | None:
+    """What differs; None when the old network refuses this input, so that there was nothing to compare.
+
+    wide: compare in float64 as well.
+    """
+    doubles = _cast(trial, torch.float64)
+    truth = _outputs(exact[0], doubles) if wide else None
+    if isinstance(truth, list):
+        found = _outputs(exact[1], doubles)
         if isinstance(found, str):
             return f"the smaller network fails with {found}"
         if (gap := _gap(truth, found)) > EXACT:
             return f"outputs differ by {gap:.1e} in float64"
-    if not isinstance(before, str):
-        after = _outputs(rounded[1], narrow)
+    singles = _cast(trial, torch.float32)
+    before = _outputs(rounded[0], singles)
+    if isinstance(before, list):
+        after = _outputs(rounded[1], singles)
         if isinstance(after, str):
             return f"the smaller network fails with {after}"
-        noise = 0.0 if isinstance(truth, str) else _gap(truth, before)
-        if (gap := _gap(before, after)) > max(ROUNDED, 4 * noise):
-            return f"outputs differ by {gap:.1e} in float32"
-    return None if isinstance(truth, str) and isinstance(before, str) else ""
+        if (gap := _gap(before, after)) > ROUNDED:
+            truth = _outputs(exact[0], doubles) if truth is None else truth
+            if gap > (4 * _gap(truth, before) if isinstance(truth, list) else 0.0):
+                return f"outputs differ by {gap:.1e} in float32"
+    return "" if isinstance(truth, list) or isinstance(before, list) else None
 
 
-def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype, make: Make | None) -> tuple[nn.Module, nn.Module]:
     old = copy.deepcopy(net).to(dtype)
-    return old, apply(copy.deepcopy(old), plan)
+    return old, apply(copy.deepcopy(old), plan) if make is None else make(old)
 
 
 def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
@@ -101,7 +125,7 @@ def _gap(old: list[Tensor], new: list[Tensor]) -> float:
     return worst
 
 
-def _random_like(inputs: Inputs, batch: int) -> Inputs:
+def _random_like(inputs: Inputs, batch: int, resize: Callable[[Tensor], tuple[int, ...]] | None = None) -> Inputs:
     """Inputs like the example: floats with its mean and spread, others drawn from its entries."""
     generator = torch.Generator().manual_seed(batch)
     size = batch_size(inputs)
@@ -109,7 +133,8 @@ def _random_like(inputs: Inputs, batch: int) -> Inputs:
     def draw(leaf: object) -> object:
         if not isinstance(leaf, Tensor) or leaf.numel() == 0:
             return leaf
-        shape = leaf.shape if size is None else (batch, *leaf.shape[1:])
+        sizes = leaf.shape if resize is None else resize(leaf)
+        shape = sizes if size is None else (batch, *sizes[1:])
         if not leaf.is_floating_point():
             picks = torch.randint(leaf.numel(), tuple(shape), generator=generator)
             return leaf.detach().flatten()[picks.to(leaf.device)]
@@ -118,6 +143,30 @@ def _random_like(inputs: Inputs, batch: int) -> Inputs:
         return noise * torch.where(spread > 0, spread, 1.0) + leaf.detach().mean()
 
     return tuple(pytree.tree_map(draw, inputs))
+
+
+def _other_size(leaf: Tensor) -> tuple[int, ...]:
+    """The shape of images of another size: a bit larger, or much smaller where they are large."""
+    if leaf.dim() != 4 or not leaf.is_floating_point():
+        return tuple(leaf.shape)
+    sizes = (max(32, -(-n // 128) * 32) if min(leaf.shape[2:]) >= 96 else n + 8 for n in leaf.shape[2:])
+    return (*leaf.shape[:2], *sizes)
+
+
+def _first(inputs: Inputs, rows: int) -> Inputs:
+    """The first examples of a batch."""
+    if batch_size(inputs) is None:
+        return inputs
+    return tuple(pytree.tree_map(lambda v: v[:rows] if isinstance(v, Tensor) else v, inputs))
+
+
+def _entries(inputs: Inputs) -> int:
+    """Entries of one example."""
+    return sum(t.numel() for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)) // (batch_size(inputs) or 1)
+
+
+def _shapes(inputs: Inputs | None) -> list[tuple[int, ...]]:
+    return [tuple(t.shape) for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)]
 
 
 def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.graph.capture import Example, capture
+from paring.graph.groups import Group, find_groups, find_heads, sole_norm
 from paring.graph.interpret import Interpretation, interpret
 from paring.graph.state import Site
 
@@ -57,11 +58,22 @@ class Norm:
 
 @dataclass(frozen=True)
 class Wiring:
-    """Layers and norms in order of execution. units: ids lie in 0..units-1."""
+    """Layers and norms in order of execution. units: ids lie in 0..units-1.
+
+    groups: the ids by the layers they live in. fixed (units,): which ids have to stay whatever their gates say; None
+    in a wiring made by hand, where the units of layers that are not gateable are.
+    """
 
     layers: tuple[Layer, ...]
     norms: tuple[Norm, ...]
     units: int
+    groups: tuple[Group, ...] = ()
+    fixed: Tensor | None = None
+
+    @property
+    def parts(self) -> tuple[Layer | Norm, ...]:
+        """Layers and norms."""
+        return (*self.layers, *self.norms)
 
     def layer(self, name: str) -> Layer:
         """The layer with this module path. Raises `KeyError` with the names there are."""
@@ -81,7 +93,12 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
 
     Raises `CaptureError` (a `ValueError`) when the network cannot be traced.
     """
-    return describe(interpret(net, capture(net, example), training=net.training))
+    captured = capture(net, example)
+    found = interpret(net, captured, training=net.training)
+    if found.held_back:
+        free = interpret(net, captured, training=net.training, free=True)
+        found = free if free.links else found  # the units of attention lie along heads
+    return describe(found)
 
 
 def describe(found: Interpretation) -> Wiring:
@@ -90,17 +107,21 @@ def describe(found: Interpretation) -> Wiring:
     for site in found.sites:
         calls.setdefault(site.name, []).append(site)
     members = Counter(found_id for sites in calls.values() for found_id in sites[0].units.tolist())
-    layers = tuple(_layer(found, sites, members) for sites in calls.values())
+    heads = frozenset(find_heads(found))
+    layers = tuple(_layer(found, sites, members, heads) for sites in calls.values())
     norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in found.norms}
-    return Wiring(layers, tuple(norms.values()), found.units)
+    fixed = torch.zeros(found.units, dtype=torch.bool)
+    fixed[torch.tensor(list(found.kept), dtype=torch.int64)] = True
+    return Wiring(layers, tuple(norms.values()), found.units, find_groups(found), fixed)
 
 
-def _layer(found: Interpretation, sites: list[Site], members: Counter[int]) -> Layer:
+def _layer(found: Interpretation, sites: list[Site], members: Counter[int], heads: frozenset[int]) -> Layer:
     site = sites[0]
     weight, groups = site.module.weight, site.module.__dict__.get("groups", 1)
     assert isinstance(weight, Tensor)
     reasons = [found.kept[u] for u in site.units.tolist() if u in found.kept]
     reasons += [found.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
+    reasons += ["attention heads" for u in site.units.tolist() if u in heads]
     return Layer(
         name=site.name,
         kind=site.kind,
@@ -112,15 +133,8 @@ def _layer(found: Interpretation, sites: list[Site], members: Counter[int]) -> L
         positions=sum(s.positions for s in sites),
         labels=site.units,
         sources=site.columns,
-        norm=_norm(found, site) if len(sites) == 1 else None,
+        norm=sole_norm(found, site) if len(sites) == 1 else None,
         gateable=not reasons,
         reason=reasons[0] if reasons else "",
         foreign=site.foreign,
     )
-
-
-def _norm(found: Interpretation, site: Site) -> str | None:
-    """The BatchNorm that is the only reader of this call's output, and reads nothing else."""
-    readers = [n for n in found.norms if set(site.node.users) == {n.node}]
-    calls = Counter(n.name for n in found.norms)
-    return readers[0].name if readers and calls[readers[0].name] == 1 else None

@@ -24,6 +24,7 @@ examples:
 
 
 _RESUMES = dict.fromkeys(("train", "table"), "the same command goes on from the last checkpoint")
+_RESUMES["bench"] = "the same command goes on with what is missing"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -90,33 +90,66 @@ class BenchArguments:
     Args:
         name: the benchmark.
         repeats: paired measurements; 0 takes the benchmark's own number.
+        only: measure only the rows whose name contains this text.
+        again: measure also what the results file holds already.
+        epochs: of a benchmark that trains; 0 takes the benchmark's own number.
+        seeds: of a benchmark that trains; 0 takes the benchmark's own number.
         threads: CPU threads while measuring.
         results: folder of results files.
+        runs: folder of checkpoints of a benchmark that trains.
     """
 
     name: str
     repeats: int = 0
+    only: str = ""
+    again: bool = False
+    epochs: int = 0
+    seeds: int = 0
     threads: int = 1
     results: Path = Path("results")
+    runs: Path = Path("runs")
 
 
 def bench(words: Sequence[str]) -> int:
-    from paring.lab.bench import BENCHES
+    from paring.lab.bench import BENCHES, Asked
 
-    listing = "\n".join(f"  {name:<12} {bench.about}" for name, bench in BENCHES.items())
+    listing = "\n".join(f"  {name:<16} {bench.about}" for name, bench in BENCHES.items())
     options = read(
         BenchArguments,
         first_as("--name", words),
         prog="paring bench",
-        description=f"Measure speed, paired in one process: results/NAME.json.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates",
+        description=(
+            "Measure, paired in one process: results/NAME.json, one row per measurement. What is there already is not "
+            "measured again (--again does), and an interrupted benchmark goes on. Other libraries come with the extra "
+            f"'bench'.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates\n  paring bench removal\n"
+            "  paring bench removal --only resnet20/ --again\n  paring bench inference --repeats 30\n"
+            "  paring bench training-speed --only lenet5_caffe --seeds 1 --epochs 20"
+        ),
     )
     if options.name not in BENCHES:
         raise CommandError(f"there is no benchmark {options.name!r}; choose one of {', '.join(BENCHES)}")
+    chosen = BENCHES[options.name]
     if options.repeats < 0 or options.repeats == 1:
         raise CommandError(f"--repeats {options.repeats}: must be 0 (the benchmark's own number) or at least 2")
+    if chosen.trains and options.repeats:
+        raise CommandError(f"--repeats {options.repeats}: '{options.name}' trains, and repeats by --seeds")
+    for name, value in (("epochs", options.epochs), ("seeds", options.seeds)):
+        if value < 0:
+            raise CommandError(f"--{name} {value}: must be at least 0")
+        if value and not chosen.trains:
+            raise CommandError(f"--{name} {value}: '{options.name}' does not train")
     set_threads(options.threads)
-    chosen = BENCHES[options.name]
-    path = chosen.run(options.results, options.repeats or chosen.repeats)
+    path = chosen.run(
+        Asked(
+            results=options.results,
+            repeats=options.repeats or chosen.repeats,
+            only=options.only,
+            again=options.again,
+            epochs=options.epochs,
+            seeds=options.seeds,
+            runs=options.runs,
+        )
+    )
     print(f"written to {path}")
     return 0
 

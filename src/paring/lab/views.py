@@ -11,16 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from paring.lab.bench_views import BENCH_VIEWS
+from paring.lab.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
 from paring.lab.human import DASH, NUMBERS, change, exact, percent, seconds, size
 from paring.lab.plots import bar_chart, line_chart, scatter_chart
-from paring.lab.results import Group, Results, ResultsError, Row, Stat, summarise
+from paring.lab.results import Group, Results, ResultsError, Row, summarise
 
-Write = Callable[[float | None], str]
-Column = tuple[str, bool, Callable[[Group], str]]
 T = TypeVar("T")
 
-_NETWORKS = {"lenet_300_100": "LeNet-300-100", "lenet5_caffe": "LeNet-5-Caffe", "vgg16": "VGG-16"}
-_NETWORKS |= {"resnet20": "ResNet-20", "wrn_28_10": "WRN-28-10"}
 _FIRST = ("model", "data", "method")
 _OUTCOMES = frozenset(
     {"error", "train_error", "validation_error", "gated_error", "architecture", "parameters", "macs", "adds", "flops"}
@@ -29,50 +27,6 @@ _OUTCOMES = frozenset(
     | {"dense_parameters", "dense_macs", "train_seconds", "finish_seconds", "latency_ms", "latency_128_ms"}
     | {"run", "seed", "source", "date", "machine", "versions"}
 )
-
-
-def markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], words: int = 1) -> str:
-    """A markdown table; the first `words` columns to the left, the others to the right."""
-    rule = [":---" if index < words else "---:" for index in range(len(headers))]
-    lines = (headers, rule, *rows)
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("\n", " ").replace("|", "\\|")
-
-
-def spread(stat: Stat | None, write: Write) -> str:
-    """Mean ± standard deviation; the mean alone for one value or when all are equal."""
-    if stat is None:
-        return DASH
-    mean, std = write(stat.mean), write(stat.std or 0.0)
-    if not stat.std:
-        return mean
-    number, _, unit = mean.partition(" ")
-    spread_number, _, spread_unit = std.partition(" ")
-    return f"{number} ± {spread_number} {unit}".rstrip() if unit == spread_unit else f"{mean} ± {std}"
-
-
-def _grid(groups: Sequence[Group], columns: Sequence[Column]) -> str:
-    """A table of the columns in which some group says something."""
-    told = [(head, left, [text(group) for group in groups]) for head, left, text in columns]
-    told = [column for column in told if any(cell not in ("", DASH) for cell in column[2])]
-    words = sum(left for _, left, _ in told)
-    told.sort(key=lambda column: not column[1])
-    return markdown([head for head, _, _ in told], list(zip(*(cells for _, _, cells in told), strict=True)), words)
-
-
-def _stat(head: str, key: str, write: Write) -> Column:
-    return head, False, lambda group: spread(group.stats.get(key), write)
-
-
-def _key(head: str, key: str, names: Mapping[str, str] | None = None) -> Column:
-    def text(group: Group) -> str:
-        value = group.key.get(key)
-        return DASH if value is None else (names or {}).get(str(value), str(value))
-
-    return head, True, text
 
 
 def _architectures(group: Group) -> str:
@@ -91,11 +45,11 @@ def _error(value: float | None) -> str:
 _ARCHITECTURE: Column = ("architecture", True, _architectures)
 _SEEDS: Column = ("seeds", False, _seeds)
 _SIZES = (
-    _stat("error %", "error", _error),
-    _stat("parameters", "parameters", exact),
-    _stat("MACs", "macs", exact),
-    _stat("bytes", "bytes", size),
-    _stat("training", "train_seconds", seconds),
+    stat_column("error %", "error", _error),
+    stat_column("parameters", "parameters", exact),
+    stat_column("MACs", "macs", exact),
+    stat_column("bytes", "bytes", size),
+    stat_column("training", "train_seconds", seconds),
 )
 
 
@@ -107,8 +61,8 @@ def rows_view(results: Results) -> str:
     outcomes = ("error", "parameters", "macs", "bytes", "train_seconds")
     groups = summarise(results.rows, (*settings, "source"), outcomes)
     heads = {"model": "network"}
-    columns = [_key(heads.get(key, key), key, _NETWORKS if key == "model" else None) for key in shown]
-    return _grid(groups, [*columns, _ARCHITECTURE, *_SIZES, _SEEDS])
+    columns = [key_column(heads.get(key, key), key, NETWORKS if key == "model" else None) for key in shown]
+    return grid(groups, [*columns, _ARCHITECTURE, *_SIZES, _SEEDS])
 
 
 def louizos2018_view(results: Results) -> str:
@@ -119,16 +73,16 @@ def louizos2018_view(results: Results) -> str:
     networks = list(dict.fromkeys(group.key["model"] for group in groups))
     groups.sort(key=lambda group: (networks.index(group.key["model"]), group.key["source"] == "measured"))
     columns = [
-        _key("network", "model", _NETWORKS),
-        _key("method", "method"),
+        key_column("network", "model", NETWORKS),
+        key_column("method", "method"),
         _ARCHITECTURE,
         *_SIZES[:3],
-        _stat("expected FLOPs", "expected_flops", exact),
-        _stat("FLOPs", "flops", exact),
-        _stat("training", "train_seconds", seconds),
+        stat_column("expected FLOPs", "expected_flops", exact),
+        stat_column("FLOPs", "flops", exact),
+        stat_column("training", "train_seconds", seconds),
         _SEEDS,
     ]
-    return _grid(groups, columns)
+    return grid(groups, columns)
 
 
 def _flops(row: Row) -> dict[str, float]:
@@ -140,16 +94,16 @@ def relaxations_view(results: Results) -> str:
     """One line per relaxation: error after and before removal, and what was expected, supported and kept."""
     values = ("error", "gated_error", "expected_parameters", "support_parameters", "parameters", "ratio")
     columns = [
-        _key("relaxation", "method"),
-        _stat("error %", "error", _error),
-        _stat("error % before removal", "gated_error", _error),
-        _stat("expected parameters", "expected_parameters", exact),
-        _stat("support parameters", "support_parameters", exact),
-        _stat("parameters", "parameters", exact),
-        _stat("times smaller", "ratio", lambda value: DASH if value is None else f"{value:.1f}"),
+        key_column("relaxation", "method"),
+        stat_column("error %", "error", _error),
+        stat_column("error % before removal", "gated_error", _error),
+        stat_column("expected parameters", "expected_parameters", exact),
+        stat_column("support parameters", "support_parameters", exact),
+        stat_column("parameters", "parameters", exact),
+        stat_column("times smaller", "ratio", lambda value: DASH if value is None else f"{value:.1f}"),
         _SEEDS,
     ]
-    return _grid(summarise(results.rows, ("model", "method", "source"), values), columns)
+    return grid(summarise(results.rows, ("model", "method", "source"), values), columns)
 
 
 def demo_view(results: Results) -> str:
@@ -190,15 +144,15 @@ def bench_view(results: Results) -> str:
     rows = [row for row in results.rows if _need(row, results, "setting", "ratio")]
     groups = summarise(rows, ("model", "setting", "threads", "source"), ("milliseconds",))
     columns = [
-        _key("network", "model", _NETWORKS),
-        _key("setting", "setting"),
-        _stat("time", "milliseconds", lambda value: DASH if value is None else f"{value:.2f} ms"),
+        key_column("network", "model", NETWORKS),
+        key_column("setting", "setting"),
+        stat_column("time", "milliseconds", lambda value: DASH if value is None else f"{value:.2f} ms"),
         ("times as fast", False, lambda group: f"{_ratio(group.rows)[0]:.2f}×"),
         ("spread", False, lambda group: "{1:.2f} to {2:.2f}".format(*_ratio(group.rows))),
         ("repeats", False, lambda group: str(sum(row.get("repeats", 1) for row in group.rows))),
-        ("threads", False, _key("", "threads")[2]),
+        ("threads", False, key_column("", "threads")[2]),
     ]
-    return _grid(groups, columns)
+    return grid(groups, columns)
 
 
 def _ratio(rows: Sequence[Row]) -> tuple[float, float, float]:
@@ -219,7 +173,7 @@ def rows_chart(results: Results, model: str | None = None) -> str | None:
         xs, ys = series.setdefault(name, ([], []))
         xs.append(row["parameters"])
         ys.append(row["error"])
-    title = f"{_NETWORKS.get(model, model) if model else results.name}: error against size"
+    title = f"{NETWORKS.get(model, model) if model else results.name}: error against size"
     return scatter_chart(series, "parameters", "error in %", title, logx=True) if series else None
 
 
@@ -228,7 +182,7 @@ def bench_chart(results: Results) -> str | None:
     rows: dict[str, list[Row]] = {}
     for row in results.rows:
         _need(row, results, "setting", "ratio")
-        network = _NETWORKS.get(str(row.get("model")), row.get("model"))
+        network = NETWORKS.get(str(row.get("model")), row.get("model"))
         rows.setdefault(": ".join(str(part) for part in (network, row["setting"]) if part), []).append(row)
     bars = {name: _ratio(members) for name, members in rows.items()}
     return bar_chart(bars, "times as fast", results.name, reference=1.0) if bars else None
@@ -242,7 +196,7 @@ def curve_chart(
     name = "method" if model else "label"
     series = {str(row[name]): (row["x"], row["y"]) for row in found if _need(row, results, name, "x", "y")}
     atoms = [name for name in series if name.endswith("atoms")]
-    whole = f"{title}, {_NETWORKS.get(model, model)}" if model else title
+    whole = f"{title}, {NETWORKS.get(model, model)}" if model else title
     return line_chart(series, xlabel, ylabel, whole, atoms=atoms) if series else None
 
 
@@ -253,6 +207,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("demo", "rows"): demo_view,
     ("louizos2018-mnist", "rows"): louizos2018_view,
     ("louizos2018-relaxations", "rows"): relaxations_view,
+    **BENCH_VIEWS,
 }
 
 _LOUIZOS = "louizos2018-figures"
@@ -268,7 +223,7 @@ FIGURES: dict[tuple[str, str], Callable[[Results], str | None]] = {
     ("", "rows"): rows_chart,
     ("", "bench"): bench_chart,
     ("gates", "rows"): bench_chart,
-    **{("", model): partial(rows_chart, model=model) for model in _NETWORKS},
+    **{("", model): partial(rows_chart, model=model) for model in NETWORKS},
     **{(_LOUIZOS, view): partial(curve_chart, **told) for view, told in _CURVES.items()},
 }
 

@@ -4,5 +4,6 @@ from paring.core import Method as Dense
 from paring.methods.budget import Budget
 from paring.methods.l0 import L0
 from paring.methods.price import Price
+from paring.methods.shrink import Shrink
 
-__all__ = ["L0", "Budget", "Dense", "Price"]
+__all__ = ["L0", "Budget", "Dense", "Price", "Shrink"]

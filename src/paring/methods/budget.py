@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paring.core import Attachment, Kind
-from paring.cost import Cost, CostModel, Openness
-from paring.gates import Site, StochasticGate, expected, gate_of, live, openness, support
+from paring.core import Attachment
+from paring.cost import Cost, CostModel
+from paring.gates import Site, StochasticGate, expected, gate_of, live, openness, replaced, support
 
 _EVERY = 10  # optimizer steps between two looks at the support (a look costs about a millisecond)
 _CLOSED = -1e4  # log-alpha of a gate that was closed for good
@@ -94,14 +94,8 @@ class Budget:
     def _used(self, net: nn.Module, sites: Sequence[Site], model: CostModel, parts: Sequence[Tensor]) -> float:
         """Largest share of any budget that this support of `sites` uses; at most 1 fits."""
         given = openness(net, model.wiring, support)
-        found: dict[Kind, dict[str, Tensor]] = {
-            "units": dict(given.units),
-            "inputs": dict(given.inputs),
-            "weights": dict(given.weights),
-        }
-        for site, part in zip(sites, parts, strict=True):
-            found[site.kind][site.layer] = part.double()
-        excess = self._excess(model(live(Openness(**found), model.wiring)), model())
+        found = replaced(given, model.wiring, sites, [part.double() for part in parts])
+        excess = self._excess(model(live(found, model.wiring)), model())
         return max((float(value) + self.targets[name]) / self.targets[name] for name, value in excess.items())
 
     @torch.no_grad()
@@ -136,6 +130,8 @@ class Budget:
         """
         gates = [gate_of(net, site) for site in sites]
         flat = torch.cat([_logits(gate).flatten() for gate in gates])
+        gone = torch.cat([gate.settled().flatten().cpu() for gate in gates])
+        flat[gone] = -torch.inf
         sizes = [gate.shape.numel() for gate in gates]
         order = torch.argsort(flat, descending=True, stable=True)
         base = torch.zeros(len(flat), dtype=torch.bool)
@@ -145,13 +141,13 @@ class Budget:
             start += size
 
         def spent(mask: Tensor) -> float:
-            parts = [part.view(gate.shape) for part, gate in zip(mask.split(sizes), gates, strict=True)]
+            parts = [gate.whole(part.view(gate.shape)) for part, gate in zip(mask.split(sizes), gates, strict=True)]
             return self._used(net, sites, model, parts)
 
         def prefix(count: int) -> Tensor:
             mask = base.clone()
             mask[order[:count]] = True
-            return mask
+            return mask & ~gone
 
         if spent(base) > 1:
             raise ValueError(
@@ -160,7 +156,7 @@ class Budget:
         count = bisect_right(range(len(flat) + 1), 1.0, key=lambda n: spent(prefix(n))) - 1
         mask = prefix(count)
         for index in order[count : count + _TRIES].tolist():
-            if not mask[index]:
+            if not mask[index] and not gone[index]:
                 mask[index] = True
                 if spent(mask) > 1:
                     mask[index] = False

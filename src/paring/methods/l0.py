@@ -22,9 +22,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Kind, Method, Probe, attached, gates, put
+from paring.core import Clock, Gate, Kind, Method, Probe, Spread, attached, gated_layers, gates
 from paring.cost import CostModel
-from paring.gates import Place, Site, StochasticGate, gate_of, sites
+from paring.gates import Place, Site, StochasticGate, carrier_of, gate_of, put_gate, sites, tied
 from paring.graph import Wiring
 from paring.methods.budget import Budget
 from paring.methods.price import Price
@@ -119,7 +119,9 @@ class L0(Method):
         """Initial keep probability for this site."""
         if isinstance(self.keep, int | float):
             return float(self.keep)
-        return next((value for pattern, value in self.keep if fnmatchcase(site.layer, pattern)), 0.5)
+        return next(
+            (value for pattern, value in self.keep if any(fnmatchcase(layer, pattern) for layer in site.layers)), 0.5
+        )
 
     def sites(self, net: nn.Module) -> tuple[Site, ...]:
         """Where this method's gates are in an attached network."""
@@ -141,18 +143,18 @@ class L0(Method):
             self.price.check(net, found, model)
         modules = dict(net.named_modules())
         for site in found:
-            weight = modules[site.module].weight
-            assert isinstance(weight, Tensor)
+            weight = next(modules[site.module].parameters())
             gate = StochasticGate(
                 self.gate,
                 site.shape,
                 keep=self.keep_at(site),
                 per_example=self.per_example,
+                shared=bool(site.taps),
                 lr_scale=self.gate_lr,
                 device=weight.device,
                 dtype=weight.dtype,
             )
-            put(modules[site.module], site.kind, gate)
+            put_gate(modules, site, gate)
         attached(net).notes[self] = _Notes(found, model)
 
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
@@ -174,8 +176,14 @@ class L0(Method):
         logits = [gate.log_alpha for site in found if isinstance(gate := gate_of(net, site), StochasticGate)]
         return torch.stack([self.gate.kl(value, logit).sum() for value in logits]).sum()
 
+    def on_grads(self, net: nn.Module, clock: Clock) -> None:
+        for site in self._notes(net).sites:
+            gate_of(net, site).rest()
+
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         notes = self._notes(net)
+        for site in notes.sites:
+            gate_of(net, site).renew()
         if _held(net, notes.sites):
             return
         for site in notes.sites:
@@ -207,7 +215,7 @@ def _held(net: nn.Module, found: tuple[Site, ...]) -> bool:
 
 def _all_used(what: str, patterns: Sequence[str], found: tuple[Site, ...]) -> None:
     """Refuse patterns that no gated layer matches: most likely a typing error."""
-    layers = sorted({site.layer for site in found})
+    layers = sorted({layer for site in found for layer in site.layers})
     for pattern in patterns:
         if not any(fnmatchcase(layer, pattern) for layer in layers):
             raise ValueError(f"{what} names {pattern!r}, but the gated layers are {', '.join(layers)}")
@@ -216,7 +224,8 @@ def _all_used(what: str, patterns: Sequence[str], found: tuple[Site, ...]) -> No
 def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> Tensor:
     """(1/2) Σ P(open) θ² over all weights and biases of gated layers and θ² over all other parameters (eq. 15, 17).
 
-    A unit gate on a norm stands for the weights of the layer in front of it as well.
+    A unit gate on a norm stands for the weights of the layer in front of it as well, a gate of several modules for the
+    weights and norms of all layers of its group.
 
     Args:
         net: a gated network.
@@ -227,15 +236,22 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     modules = dict(net.named_modules())
     chances: dict[str, dict[Kind, Tensor]] = {}
     own: set[int] = set()
-    for name, kind, gate in gates(net):
-        chance = gate.chance().detach() if detach else gate.chance()
-        chances.setdefault(name, {})[kind] = chance
-        if name in behind:
-            chances.setdefault(behind[name], {})[kind] = chance
-        own |= {id(p) for p in gate.parameters()}
+
+    def ask(gate: Gate) -> Tensor:
+        return gate.chance().detach() if detach else gate.chance()
+
+    for name, layer in gated_layers(net):
+        for kind, gate in layer.gates().items():
+            chances.setdefault(name, {})[kind] = ask(gate)
+            if name in behind and not isinstance(gate, Spread):
+                chances.setdefault(behind[name], {})[kind] = ask(gate)
+            own |= {id(p) for p in gate.parameters()}
+    for name, chance in tied(net, wiring, ask).items():
+        chances.setdefault(carrier_of(name, modules), {})["units"] = chance
     total: list[Tensor] = []
     for name, found in chances.items():
-        for leaf in ("weight", "bias"):
+        inner = "in_proj_" if isinstance(modules[name], nn.MultiheadAttention) else ""
+        for leaf in (f"{inner}weight", f"{inner}bias"):
             parameter = getattr(modules[name], leaf, None)
             if parameter is not None:
                 own.add(id(parameter))
@@ -247,7 +263,7 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
 def _weighted(layer: nn.Module, leaf: str, square: Tensor, chances: dict[Kind, Tensor]) -> Tensor:
     """The squares of a weight or bias, each times the chance that everything it needs is open."""
     units = chances.get("units")
-    if leaf == "bias":
+    if leaf.endswith("bias"):
         return square if units is None else square * units
     if "weights" in chances:
         square = square * chances["weights"]
@@ -257,4 +273,6 @@ def _weighted(layer: nn.Module, leaf: str, square: Tensor, chances: dict[Kind, T
         square = square * columns.view(square.shape[0], -1, *[1] * (square.dim() - 2))
     if units is None:
         return square
-    return square * (units if isinstance(layer, nn.Embedding) else units.view(-1, *[1] * (square.dim() - 1)))
+    return square * (
+        units if isinstance(layer, nn.Embedding) or hasattr(layer, "nf") else units.view(-1, *[1] * (square.dim() - 1))
+    )

@@ -47,10 +47,10 @@ class Price:
         if self.of not in ("parameters", "macs"):
             raise ValueError(f"Price(of={self.of!r}): choose 'parameters' or 'macs'")
 
-    def at(self, layer: str) -> float:
-        """The rate for this layer."""
+    def at(self, *layers: str) -> float:
+        """The rate for this layer, or for a group of layers: that of the first pattern that matches any of them."""
         for pattern, rate in self.layers:
-            if fnmatchcase(layer, pattern):
+            if any(fnmatchcase(layer, pattern) for layer in layers):
                 return rate
         return self.rate
 
@@ -58,7 +58,7 @@ class Price:
         """The differentiable price of the network as it stands; None when everything is free."""
         total: Tensor | None = None
         for site in sites:
-            weight = self.at(site.layer) * (site.size if self.of == "parameters" else site.macs)
+            weight = self.at(*site.layers) * (site.size if self.of == "parameters" else site.macs)
             if weight == 0.0:
                 continue
             part = weight * gate_of(net, site).chance().sum()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from paring import relax
 from paring.core import Method, Stack
-from paring.methods import L0, Budget, Dense, Price
+from paring.methods import L0, Budget, Dense, Price, Shrink
 
 
 @dataclass(frozen=True)
@@ -36,5 +36,19 @@ ZOO: tuple[Row, ...] = (
     Row("l0 with l2 and prior", lambda: L0(price=1e-3, at="units", l2=1e-3, prior=0.2, kl=1e-3)),
     Row("l0 bernoulli", lambda: L0(price=1e-3, gate=relax.StraightThroughBernoulli())),
     Row("l0 rectified gaussian", lambda: L0(price=1e-3, gate=relax.RectifiedGaussian())),
+    Row(
+        "l0 shrinking",
+        lambda: Stack(
+            L0(price=Budget(params=0.4), at="units", hold=0.5),
+            Shrink(every=5, multiple_of=1, saving=0.01, measure=False),
+        ),
+    ),
+    Row(
+        "l0 retiring",
+        lambda: Stack(
+            L0(price=1e-4, at=("units:Conv2d", "inputs:Linear"), gate_lr=40.0),
+            Shrink(every=5, multiple_of=4, saving=0.01, measure=False, retire=0.2, patience=4),
+        ),
+    ),
     Row("stack", lambda: Stack(L0(price=1e-3, at="units:Conv2d"), L0(price=1e-3, at="inputs:Linear"))),
 )

@@ -3,7 +3,7 @@
 from paring.train.checkpoint import CheckpointError
 from paring.train.ema import Ema
 from paring.train.evaluate import evaluate
-from paring.train.loop import CHECKPOINT, METRICS, Diverged, Fit, fit
+from paring.train.loop import CHECKPOINT, METRICS, Diverged, Fit, Trainer, fit
 from paring.train.recipe import Recipe
 from paring.train.record import Record, write_atomic
 
@@ -16,6 +16,7 @@ __all__ = [
     "Fit",
     "Recipe",
     "Record",
+    "Trainer",
     "evaluate",
     "fit",
     "write_atomic",

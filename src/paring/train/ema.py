@@ -9,12 +9,14 @@ parameters that no longer train (held gates) and integer buffers are taken as th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from paring.core import gates
 
 
 class Ema:
@@ -54,7 +56,8 @@ class Ema:
         if self.updates == 0:
             yield
             return
-        frozen = {name for name, p in self.net.named_parameters() if not p.requires_grad}
+        still = {id(p) for _, _, gate in gates(self.net) if gate.frozen for p in gate.parameters()}
+        frozen = {name for name, p in self.net.named_parameters() if not p.requires_grad or id(p) in still}
         scale = 1 / (1 - self.decay**self.updates)
         kept = {name: value.clone() for name, value in self._tensors()}
         try:
@@ -65,6 +68,10 @@ class Ema:
         finally:
             for name, value in self._tensors():
                 value.copy_(kept[name])
+
+    def shrink(self, cut: Callable[[str, Tensor], Tensor]) -> None:
+        """The network was cut: cut the averages alike, each to `cut(name, average)`."""
+        self._sums = {name: cut(name, value) for name, value in self._sums.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Averages and the number of updates."""

@@ -79,22 +79,25 @@ def fit(
         Diverged: the loss is not finite any more.
         CheckpointError: the folder's checkpoints are damaged, or belong to another run.
     """
-    trainer = _Trainer(net, method, data, recipe, Path(folder) if folder is not None else None)
+    trainer = Trainer(net, method, data, recipe, Path(folder) if folder is not None else None)
     devices = [trainer.device] if trainer.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), Progress(label, recipe.epochs, progress) as bar:
         trainer.begin()
         while trainer.epoch < recipe.epochs:
             bar.epoch(trainer.train_epoch())
-    if trainer.ema is not None:
-        with trainer.ema.applied():
-            averaged = {name: value.clone() for name, value in net.state_dict().items() if isinstance(value, Tensor)}
-        net.load_state_dict(averaged, strict=False)
-    net.eval()
-    return Fit(net, trainer.run, trainer.record.rows, trainer.seconds)
+    return trainer.end()
 
 
-class _Trainer:
-    """The state of one `fit`: everything that a checkpoint holds."""
+class Trainer:
+    """One `fit`, epoch by epoch: `begin()`, then `train_epoch()` as long as `epoch < recipe.epochs`, then `end()`.
+
+    It draws from torch's global random generator; who runs two in turns keeps their random states apart.
+
+    Attributes:
+        epoch: epochs done.
+        seconds, cpu_seconds: wall-clock and process time spent in training steps.
+        record: one row per epoch.
+    """
 
     run: Run
     opt: torch.optim.Optimizer
@@ -112,7 +115,7 @@ class _Trainer:
         self.epoch_steps = math.ceil(len(self.train) / per_step)
         self.augment = Augment(crop=recipe.crop, flip=recipe.flip)
         self.folder = folder
-        self.epoch, self.seconds = 0, 0.0
+        self.epoch, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         self.forward: Any = torch.compile(net) if recipe.compile else net
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -122,11 +125,20 @@ class _Trainer:
         """Seed, attach, and go back to the last checkpoint if there is one."""
         torch.manual_seed(self.recipe.seed)
         steps = self.epoch_steps * self.recipe.epochs
-        self.run = attach(self.net, self.method, self.train.x[:2], steps=steps, epoch_steps=self.epoch_steps)
+        self.run = attach(
+            self.net,
+            self.method,
+            self.train.x[:2],
+            steps=steps,
+            epoch_steps=self.epoch_steps,
+            batch=self.recipe.batch,
+        )
         self.opt = self.recipe.make_optimizer(self.run.parameter_groups(self.recipe.lr, self.recipe.weight_decay))
         for group in self.opt.param_groups:
             group["initial_lr"] = group["lr"]
         self.ema = Ema(self.net, self.recipe.ema) if self.recipe.ema else None
+        if self.ema is not None:
+            self.run.track(self.ema)
         torch.manual_seed(self.recipe.seed)
         found = checkpoint.load(self.folder / CHECKPOINT) if self.folder is not None else None
         if found is None:
@@ -152,7 +164,7 @@ class _Trainer:
         ).to(self.device)
         batches = order.split(recipe.batch)
         self.net.train()
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         losses: list[Tensor] = []
         for first in range(0, len(batches), recipe.accumulate):
             losses.append(self._step(batches[first : first + recipe.accumulate]))
@@ -160,6 +172,7 @@ class _Trainer:
                 self._check(losses)
         self._check(losses)
         self.seconds += time.perf_counter() - started
+        self.cpu_seconds += time.process_time() - cpu_started
         self._check_parameters()
         self.epoch += 1
         row = self._row(losses)
@@ -171,6 +184,15 @@ class _Trainer:
         self.record.add(row)
         self._save()
         return row
+
+    def end(self) -> Fit:
+        """Training is over: the network takes over the averaged weights, in eval mode."""
+        if self.ema is not None:
+            with self.ema.applied():
+                averaged = {k: value.clone() for k, value in self.net.state_dict().items() if isinstance(value, Tensor)}
+            self.net.load_state_dict(averaged, strict=False)
+        self.net.eval()
+        return Fit(self.net, self.run, self.record.rows, self.seconds)
 
     def _step(self, batches: tuple[Tensor, ...]) -> Tensor:
         recipe, done = self.recipe, self.run.clock.step
@@ -232,7 +254,11 @@ class _Trainer:
             "loss": float(torch.stack(losses).mean()),
             "lr": self.opt.param_groups[0]["lr"],
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
         }
+        shrinks = [one for one in self.run.shrinks if one["step"] > self.run.clock.step - self.epoch_steps]
+        if shrinks:
+            row["shrinks"] = shrinks
         with self.ema.applied() if self.ema is not None else nullcontext():
             if len(self.validation):
                 row["validation_loss"], row["error"] = evaluate(self.net, self.validation)
@@ -256,6 +282,7 @@ class _Trainer:
         state = {
             "epoch": self.epoch,
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "recipe": repr(self.recipe),
             "net": self.net.state_dict(),
             "opt": self.opt.state_dict(),
@@ -273,14 +300,15 @@ class _Trainer:
                 f"{path} belongs to another run ({state['recipe']}); use another folder for {self.recipe!r}"
             )
         try:
+            self.run.load_state_dict(state["run"])
             self.net.load_state_dict(state["net"])
             self.opt.load_state_dict(state["opt"])
-            self.run.load_state_dict(state["run"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise checkpoint.CheckpointError(f"{path} does not fit this network and method: {error}") from error
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
         torch.set_rng_state(state["rng"])
         if state["rng_device"] is not None:
             torch.cuda.set_rng_state(state["rng_device"], self.device)

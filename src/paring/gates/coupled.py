@@ -1,0 +1,78 @@
+"""Gates of several modules: where they act, what they cost, and for which ids of the wiring they speak."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from paring.gates.obstacle import carrier_of, of_carrier
+from paring.graph import Group, Wiring
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One module where a shared gate acts. index: for each unit of the module its entry in the gate, -1 for none."""
+
+    module: str
+    index: tuple[int, ...]
+
+
+def covers_layer(group: Group, wiring: Wiring) -> bool:
+    """Whether the group is all units of one layer, and a gate on the layer, or on the norm behind it, reaches everyone."""
+    layer = wiring.layer(group.layers[0])
+    alone = len(group.layers) == 1 and not group.heads and torch.equal(layer.labels, group.ids)
+    return alone and bool({layer.name, layer.norm} & set(group.fronts))
+
+
+def choose_taps(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Tap, ...] | str:
+    """The modules where one gate for the group acts: its fronts, else its ends; or why neither will do."""
+    reason = ""
+    for names in (group.fronts, group.ends):
+        carriers = {name: carrier_of(name, modules) for name in names}
+        found = next((r for carrier in carriers.values() if (r := of_carrier(carrier, modules.get(carrier)))), "")
+        if not found:
+            index = {name: entries(group, name, wiring, gated=True) for name in names}
+            taps = (
+                Tap(carriers[name], tuple(rows.tolist())) for name, rows in index.items() if bool((rows >= 0).any())
+            )
+            return tuple(taps)
+        reason = reason or found
+    return reason
+
+
+def labels_of(name: str, wiring: Wiring) -> Tensor:
+    """Ids of the units of a layer or norm, or of the joint projection of an attention."""
+    for part in wiring.parts:
+        if part.name in (name, f"{name}.in_proj" if name else "in_proj"):
+            return part.labels
+    raise KeyError(f"no layer or norm {name!r} in the wiring")
+
+
+def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False) -> Tensor:
+    """For each unit of a module its gate in the group, -1 where it has none. gated: only where that gate acts itself."""
+    position = torch.full((wiring.units + 1,), -1)
+    take = group.gated if gated else torch.ones_like(group.gated)
+    position[group.ids[take]] = group.entry[take]
+    return position[labels_of(name, wiring)]
+
+
+def group_of(unit: int, wiring: Wiring) -> Group:
+    """The group with this id."""
+    return next(group for group in wiring.groups if bool((group.ids == unit).any()))
+
+
+def group_size(group: Group, wiring: Wiring) -> tuple[int, int]:
+    """Parameters and multiply-accumulates of one gate of the group: its rows in all layers and what norms it there."""
+    size = macs = 0
+    for name in group.layers:
+        layer = wiring.layer(name)
+        rows, row = int(torch.isin(layer.labels, group.ids).sum()), prod(layer.weight) // layer.outputs
+        size += rows * (row + int(layer.bias))
+        macs += 0 if layer.kind == "embedding" else rows * row * layer.positions
+    for norm in wiring.norms:
+        if norm.name in group.norms and norm.affine:
+            size += 2 * int(torch.isin(norm.labels, group.ids).sum())
+    return size // group.size, macs // group.size

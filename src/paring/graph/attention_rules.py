@@ -1,0 +1,97 @@
+"""Rules for attention: scaled dot product attention, softmax, masks.
+
+Scores are the product of queries and keys over the head dimensions, which go in pairs; the result is the product of the
+weights and the values over the positions, so that a value dimension passes through and needs its head. A head lives as
+long as one of its value dimensions is needed. The weights sum to one: values that are the same constant at all
+positions come out as that constant, unless a row is masked fully or dropout is on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+from paring.graph.contract import beside, product
+from paring.graph.grids import boxed, grid_dims, slices
+from paring.graph.labels import varying
+from paring.graph.scale import Scaled
+from paring.graph.state import State, known, packet
+
+if TYPE_CHECKING:
+    from paring.graph.interpret import Interpreter
+
+_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+
+
+def attention(run: Interpreter, node: fx.Node) -> object:
+    """`scaled_dot_product_attention` of (..., L, D), (..., S, D) and (..., S, E)."""
+    given = dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
+    q, k, v = (run.states(given[name]) for name in _ARGUMENTS[:3])
+    run.held_back = True
+    if not run.free or not all(isinstance(s, State) and s.value.dim() >= 2 for s in (q, k, v)):
+        return run.barrier(node)
+    mask = run.states(given.get("attn_mask"))
+    if given.get("enable_gqa"):
+        k, v = (_repeated(s, q.value.shape[-3] // s.value.shape[-3]) for s in (k, v))
+    if isinstance(mask, State) and bool((mask.labels >= 0).any()):
+        return run.barrier(node)
+    terms = ["abcdefgh"[10 - s.value.dim() :] for s in (q, k, v)]
+    lead = max(terms, key=len)
+    scores = product(run, node, q, k, terms[0] + "qz", terms[1] + "kz", lead + "qk", shifts=True)
+    if scores is None:
+        return run.barrier(node)
+    if isinstance(mask, State):
+        scores = beside(run, node, scores, mask)
+    if given.get("scale") is None and (dims := grid_dims(q.labels)) and q.value.dim() - 1 in dims:
+        heads = [d for d in dims if d != q.value.dim() - 1]
+        rows = slices(q.labels, heads) if heads else boxed(q.labels, dims).unsqueeze(0)
+        run.scaled.append(Scaled(node, q.value.shape[-1], rows))
+    certain = not run.training and not given.get("dropout_p") and _open(mask, given.get("attn_mask"))
+    nothing = torch.full_like(scores.value, torch.nan)
+    weights = State(scores.labels, nothing, -1 if certain else None)
+    result = product(run, node, weights, v, lead + "qk", terms[2] + "kx", lead + "qx")
+    return run.barrier(node) if result is None else result
+
+
+def _repeated(state: State, times: int) -> State:
+    return State(state.labels.repeat_interleave(times, -3), state.value.repeat_interleave(times, -3))
+
+
+def _open(mask: object, node: object) -> bool:
+    """Does every row of the mask surely let something through?"""
+    if not isinstance(mask, State) or not isinstance(node, fx.Node):
+        return True
+    lets = mask.value != 0 if node.meta["val"].dtype == torch.bool else mask.value > -torch.inf
+    return not bool(mask.value.isnan().any()) and bool(lets.any(-1).all())
+
+
+def softmax(run: Interpreter, node: fx.Node, first: State) -> object:
+    """Along positions: units stay where they are, entries sum to one. Along units: all of them matter."""
+    dim = run.values(node.args[1] if len(node.args) > 1 else node.kwargs["dim"]) % first.value.dim()
+    if dim in varying(first.labels):
+        return run.barrier(node)
+    value = torch.softmax(first.value, dim)
+    if packet(node.target) in ("log_softmax", "_log_softmax"):
+        return State(first.labels.clone(), torch.log_softmax(first.value, dim))
+    return State(first.labels.clone(), value, dim - first.value.dim())
+
+
+def choose(run: Interpreter, node: fx.Node, name: str) -> object:
+    """`where` and `masked_fill`: a mask without units picks between units and something without."""
+    parts = run.states(node.args)
+    mask, first, second = parts if name == "where" else (parts[1], parts[0], parts[2])
+    first, second = (x if isinstance(x, State) else known(torch.tensor(float(x))) for x in (first, second))
+    if not isinstance(mask, State) or bool((mask.labels >= 0).any()):
+        return run.barrier(node)
+    carrier, other = (first, second) if bool((first.labels >= 0).any()) else (second, first)
+    if bool((other.labels >= 0).any()):
+        return run.barrier(node)
+    shape = torch.broadcast_shapes(mask.value.shape, first.value.shape, second.value.shape)
+    whole = State(carrier.labels.expand(shape).clone(), carrier.value.expand(shape).clone())
+    for meets in (mask, other):
+        beside(run, node, whole, meets)
+    yes, no = (first, second) if name == "where" else (second, first)
+    value = torch.where(mask.value != 0, yes.value, no.value).masked_fill(mask.value.isnan(), torch.nan)
+    return State(whole.labels, value)

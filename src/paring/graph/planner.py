@@ -1,0 +1,91 @@
+"""One interpretation of a network and the plans that come out of it, for either form of the result."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from paring.graph.apply import apply
+from paring.graph.capture import Captured, Example
+from paring.graph.free_plan import free_plan
+from paring.graph.graph_form import Captures, GraphFormError, Keeps, graph_form
+from paring.graph.graph_net import GraphNet
+from paring.graph.interpret import Interpretation, interpret
+from paring.graph.plan import ShrinkPlan, make_plan
+from paring.graph.report import Mode
+from paring.graph.verify import Make
+
+
+@dataclass(frozen=True)
+class Planner:
+    """found: the interpretation in eval mode, other: in train mode where that matters. both: constants hold in both.
+
+    free: sizes in the forward may change; then the graph form can be made.
+    """
+
+    found: Interpretation
+    other: Interpretation | None
+    both: bool
+    drop_inputs: bool
+    free: bool
+    captures: Captures
+    plans: dict[tuple[frozenset[str], bool], ShrinkPlan] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        net: nn.Module,
+        captured: Captured,
+        example: Example,
+        mode: Mode,
+        drop_inputs: bool,
+        *,
+        free: bool = False,
+    ) -> Planner:
+        """Interpret a network that was captured on an example."""
+        found = interpret(net, captured, training=False, free=free)
+        other = interpret(net, captured, training=True, free=free) if found.norms or mode == "both" else None
+        return cls(found, other, mode == "both", drop_inputs, free, Captures(net, example))
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of all layers."""
+        return [site.name for site in self.found.sites]
+
+    def plan(self, spare: Sequence[str] = (), *, both: bool | None = None) -> ShrinkPlan:
+        """The largest exact removal that spares these layers."""
+        strict = self.both if both is None else both
+        key = (frozenset(spare), strict)
+        if key not in self.plans:
+            make = free_plan if self.free else make_plan
+            other = self.other if strict else None
+            self.plans[key] = make(self.found, spare=spare, drop_inputs=self.drop_inputs, other=other)
+        return self.plans[key]
+
+    def graph(
+        self, net: nn.Module, plan: ShrinkPlan, *, modes: tuple[bool, ...] = (False, True)
+    ) -> tuple[GraphNet, str]:
+        """The graph form after this plan (made by this planner), and the first size that had to change.
+
+        net: the network itself, or a copy in another floating type.
+        """
+        if not self.free or plan.kept is None:
+            raise GraphFormError("the plan was made for the network's own forward")
+        small = apply(copy.deepcopy(net), replace(plan, scales=()))
+        return graph_form(small, self.captures, Keeps.of(self.found, plan.kept), modes)
+
+    def maker(self, plan: ShrinkPlan) -> Make:
+        """How to make the graph form of a copy of the network, in the modes that have to be the same."""
+        modes = (False, True) if self.both else (False,)
+        return lambda net: self.graph(net, plan, modes=modes)[0]
+
+    def drift(self, mode: Mode, plan: ShrinkPlan, spare: Sequence[str]) -> list[str]:
+        """A note when a plan for eval mode changes the function in train mode."""
+        if mode != "eval" or self.other is None or not any(row.folded or row.merged for row in plan.rows):
+            return []
+        gone = plan.removed - self.plan(spare, both=True).removed
+        note = f"{gone} removed units are constant at another value in train mode: there the function changed"
+        return [note] if gone else []

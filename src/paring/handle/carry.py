@@ -1,0 +1,262 @@
+"""One cut for everything that has the shape of a parameter: the parameter, its gradient, optimizer state, averages.
+
+A `Parameter` keeps its identity: its data is exchanged, so that optimizers, schedulers, averages and hooks that hold it
+stay right. Tensors keep their order of strides (channels-last stays channels-last).
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from paring.core import Gate, Gated, Kind, gated_layers
+from paring.core.shared import Spread
+from paring.graph.apply import resize
+from paring.graph.plan import full_name
+from paring.handle.select import set_reads
+
+Dims = Mapping[int, Tensor]
+MARK = "_paring_renewable"  # of wrappers that are made anew after a cut
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What stays of a network.
+
+    Attributes:
+        kept: name of a parameter or buffer, gates' included -> dimension -> indices that stay (sorted int64, CPU).
+        reads: linear layer -> columns of its new input that it reads; None reads all of them.
+        sizes: norm without any tensor of its own -> features that it is left with.
+    """
+
+    kept: dict[str, Dims] = field(default_factory=dict)
+    reads: dict[str, Tensor | None] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.kept)
+
+    def __call__(self, name: str, tensor: Tensor) -> Tensor:
+        """Cut a tensor of the shape that `name` had."""
+        return cut(tensor, self.kept.get(name, {}))
+
+
+@runtime_checkable
+class Carried(Protocol):
+    """Something that keeps tensors of the network's shapes under the network's names."""
+
+    def shrink(self, cut: Callable[[str, Tensor], Tensor]) -> None:
+        """Replace each of these tensors by `cut(name, tensor)`."""
+
+
+def cut(tensor: Tensor, dims: Dims) -> Tensor:
+    """Only these indices of these dimensions, with the strides in the same order."""
+    if not dims:
+        return tensor
+    left = tensor.detach()
+    for dim, keep in dims.items():
+        left = left.index_select(dim, keep.to(tensor.device))
+    if tensor.layout != torch.strided or tensor.dim() < 2:
+        return left
+    old, strides, step = tensor.stride(), [0] * tensor.dim(), 1
+    for d in sorted(range(tensor.dim()), key=lambda d: (old[d], tensor.shape[d])):  # a size of 1 lies innermost
+        strides[d] = step
+        step *= left.shape[d]
+    return torch.empty_strided(left.shape, strides, dtype=left.dtype, device=left.device).copy_(left)
+
+
+def cut_network(net: nn.Module, cuts: Cuts) -> None:
+    """Cut parameters, their gradients, buffers and gates of `net`, in place, and set the layers' sizes."""
+    parameters = dict(net.named_parameters(remove_duplicate=False))
+    done: set[int] = set()
+    notes = [
+        (gate, gate.shape, dims)
+        for path, layer in gated_layers(net)
+        for kind, gate in layer.gates().items()
+        if (dims := gate_dims(layer, kind, cuts.kept.get(full_name(path, "weight"), {})))
+    ]
+    for path, part in _shared_parts(net):
+        leaf = next(leaf for leaf, p in part.named_parameters() if p.shape == part.shape)
+        if dims := cuts.kept.get(full_name(path, leaf), {}):
+            notes.append((part, part.shape, dims))
+    for name, dims in cuts.kept.items():
+        path, _, leaf = name.rpartition(".")
+        module = net.get_submodule(path)
+        if name not in parameters:
+            setattr(module, leaf, cut(getattr(module, leaf), dims))
+        elif id(parameters[name]) not in done:
+            done.add(id(parameters[name]))
+            _exchange(parameters[name], dims)
+        resize(module)
+    for gate, before, dims in notes:
+        gate.note_cut(before, {d: keep.to(_device(net)) for d, keep in dims.items()})
+    for name, reads in cuts.reads.items():
+        set_reads(net.get_submodule(name), reads)
+    for name, size in cuts.sizes.items():
+        net.get_submodule(name).num_features = size  # type: ignore[assignment]
+
+
+def _shared_parts(net: nn.Module) -> list[tuple[str, Gate]]:
+    """(path, gate) for every gate that several modules hold."""
+    parts = {id(part) for m in net.modules() if isinstance(m, Spread) for part in m.gates()}
+    return [(path, m) for path, m in net.named_modules() if isinstance(m, Gate) and id(m) in parts]
+
+
+def shared_cuts(net: nn.Module, kept: Mapping[str, Dims]) -> dict[str, Dims]:
+    """How gates that several modules hold are cut along: entries that acted somewhere and act nowhere any more go.
+
+    Args:
+        net: the network before the cut.
+        kept: how its weights are cut.
+    """
+    before: dict[int, list[Tensor]] = {}
+    after: dict[int, list[Tensor]] = {}
+    for path, layer in gated_layers(net):
+        spread = layer.gates().get("units")
+        if isinstance(spread, Spread):
+            rows = gate_dims(layer, "units", kept.get(full_name(path, "weight"), {})).get(0)
+            index = spread.index.cpu()
+            start = 0
+            for part in spread.gates():
+                end = start + part.dense_shape[0]
+                for found, left in ((before, index), (after, index if rows is None else index[rows])):
+                    found.setdefault(id(part), []).append(left[(left >= start) & (left < end)] - start)
+                start = end
+    cuts: dict[str, Dims] = {}
+    for path, part in _shared_parts(net):
+        gone = torch.cat(before[id(part)])
+        gone = gone[~torch.isin(gone, torch.cat(after[id(part)]))]
+        stays = ~torch.isin(part.part(torch.arange(part.dense_shape[0])), gone)
+        if not bool(stays.all()):
+            cuts |= tensors_of(path, part, {0: stays.nonzero().flatten()})
+    return cuts
+
+
+def tensors_of(path: str, gate: Gate, dims: Dims) -> dict[str, Dims]:
+    """The cut of every tensor that has the gate's shape, by name."""
+    own = (*gate.named_parameters(recurse=False), *gate.named_buffers(recurse=False))
+    return {full_name(path, leaf): dims for leaf, t in own if t.shape == gate.shape and not leaf.startswith("kept_")}
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next(module.parameters()).device
+
+
+def _exchange(parameter: nn.Parameter, dims: Dims) -> None:
+    """Give a parameter and its gradient their smaller values.
+
+    A graph that is still alive holds the parameter's gradient accumulator, which remembers the old shape; data of
+    another type in between makes autograd forget it.
+    """
+    small, gradient = cut(parameter.data, dims), parameter.grad
+    parameter.grad = None
+    other = torch.float32 if parameter.dtype != torch.float32 else torch.float64
+    parameter.data = torch.empty(0, dtype=other, device=parameter.device)
+    parameter.data = small
+    if gradient is not None:
+        parameter.grad = cut(gradient, dims)
+
+
+def shapes_of(net: nn.Module) -> dict[str, torch.Size]:
+    """Shapes of all parameters by name."""
+    return {name: parameter.shape for name, parameter in net.named_parameters()}
+
+
+def cut_state(
+    opt: torch.optim.Optimizer, shapes: Mapping[nn.Parameter, torch.Size], of: Mapping[nn.Parameter, Dims]
+) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """The state that belongs to these parameters, cut: (state of a parameter, key, new tensor). Nothing is changed yet.
+
+    State is found by shape: tensors as large as the parameter, or of size 1 where they hold a mean over a dimension.
+
+    Raises:
+        TypeError: the optimizer keeps state of another shape.
+    """
+    found: list[tuple[dict[str, Any], str, Tensor]] = []
+    for parameter, dims in of.items():
+        state = opt.state.get(parameter, {})
+        for key, value in state.items():
+            if not isinstance(value, Tensor) or value.dim() == 0:
+                continue
+            shape = shapes[parameter]
+            if value.dim() != len(shape) or any(n not in (m, 1) for n, m in zip(value.shape, shape, strict=True)):
+                raise TypeError(
+                    f"{type(opt).__name__} keeps '{key}' of shape {tuple(value.shape)} for a parameter of shape "
+                    f"{tuple(shape)}, so it cannot be cut while training. Use another optimizer, or leave Shrink out"
+                )
+            present = {d: keep for d, keep in dims.items() if value.shape[d] == shape[d]}
+            small = cut(value, present)
+            if isinstance(opt, torch.optim.Adafactor):  # a mean over what was cut: keep the sum, what goes adds nothing
+                for d in dims.keys() - present.keys():
+                    small = small * (shape[d] / len(dims[d]))
+            found.append((state, key, small))
+    return found
+
+
+def check_optimizer(opt: torch.optim.Optimizer) -> None:
+    """Refuse optimizers whose memory cannot be cut.
+
+    Raises:
+        TypeError: LBFGS and SparseAdam.
+    """
+    reasons: dict[type, str] = {
+        torch.optim.LBFGS: "remembers all parameters as one flat vector",
+        torch.optim.SparseAdam: "works on sparse gradients",
+    }
+    for kind, reason in reasons.items():
+        if isinstance(opt, kind):
+            raise TypeError(
+                f"{type(opt).__name__} {reason}, so the network cannot shrink while it trains. Use another optimizer, "
+                "or leave Shrink out and let finish() remove everything at the end"
+            )
+
+
+def check_network(net: nn.Module) -> None:
+    """Refuse networks that are spread over processes in a way that a cut would break.
+
+    Raises:
+        RuntimeError: sharded parameters, or a DistributedDataParallel around the network that `Run.parallel` did not
+            make: after a cut it would silently stop averaging gradients.
+    """
+    sharding = sys.modules.get("torch.distributed.tensor")  # slow to import, and loaded wherever something is sharded
+    if sharding is not None and any(isinstance(p.data, sharding.DTensor) for p in net.parameters()):
+        raise RuntimeError(
+            f"the parameters of this {type(net).__name__} are sharded over processes and cannot be cut while training. "
+            "Leave Shrink out; gather the network and call finish() after training, then shard the small one"
+        )
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    for thing in gc.get_objects():
+        if issubclass(type(thing), DistributedDataParallel) and MARK not in thing.__dict__:
+            inside = getattr(thing, "module", None)
+            if isinstance(inside, nn.Module) and any(module is net for module in inside.modules()):
+                raise RuntimeError(
+                    "this network is wrapped in DistributedDataParallel, which would silently stop averaging gradients "
+                    "once the network shrinks. Let the run make the wrapper, so that it can make it anew: "
+                    "ddp = run.parallel(lambda net: DistributedDataParallel(net)), and call ddp(x)"
+                )
+
+
+def gate_dims(layer: Gated, kind: Kind, dims: Dims) -> Dims:
+    """How a gate is cut when the layer's weight is cut like this."""
+    unit, column = (1, 0) if isinstance(layer, nn.Embedding) else (0, 1)
+    if kind == "weights":
+        return dict(dims)
+    if kind == "units":
+        return {0: dims[unit]} if unit in dims else {}
+    groups = int(getattr(layer, "groups", 1))
+    if groups == 1:
+        return {0: dims[column]} if column in dims else {}
+    if unit not in dims:
+        return {}
+    assert isinstance(layer, nn.modules.conv._ConvNd)  # whole groups go
+    left = (dims[unit] // (layer.out_channels // groups)).unique()
+    each = layer.in_channels // groups
+    return {0: (left[:, None] * each + torch.arange(each)).flatten()}

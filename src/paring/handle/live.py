@@ -1,0 +1,183 @@
+"""Cut a network while it trains, with everything that has its shapes; and remember what was cut."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils import _pytree as pytree
+
+from paring.core import attached, is_attached
+from paring.graph.capture import batch_size, untouched_random
+from paring.handle.carry import Carried, Cuts, Dims, cut_network, cut_state, shapes_of
+from paring.handle.folded import outputs
+
+_KEPT, _READS, _SIZE = "kept/", "reads/", "size/"
+_REPEATS = 7
+
+
+def cut_all(net: nn.Module, cuts: Cuts, companions: Iterable[object]) -> None:
+    """Cut `net` and its companions alike: optimizers, copies of the network, averages.
+
+    Raises:
+        TypeError: an optimizer's state cannot be cut. Nothing was changed then.
+        ValueError: a copy has other shapes than the network. Nothing was changed then.
+    """
+    own = dict(net.named_parameters())
+    shapes = {parameter: parameter.shape for parameter in own.values()}
+    dims: dict[nn.Parameter, Dims] = {own[name]: kept for name, kept in cuts.kept.items() if name in own}
+    companions = list(companions)
+    copies = [plain(other) for other in companions if isinstance(other, nn.Module)]
+    for twin in copies:
+        check_copy(net, twin)
+    states = [part for o in companions if isinstance(o, torch.optim.Optimizer) for part in cut_state(o, shapes, dims)]
+    for state, key, small in states:
+        state[key] = small
+    for module in (net, *copies):
+        cut_network(module, cuts)
+        _remember(module, cuts)
+    for other in companions:
+        if isinstance(other, Carried):
+            other.shrink(cuts)
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()  # what was compiled for the old sizes is compiled anew, without counting as a recompile
+
+
+def plain(net: nn.Module) -> nn.Module:
+    """The network inside an `AveragedModel` or what `torch.compile` returned."""
+    if isinstance(net, AveragedModel):
+        net = net.module
+    inner = getattr(net, "_orig_mod", net)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def check_copy(net: nn.Module, other: nn.Module) -> None:
+    """Refuse a copy that does not look like the network.
+
+    Raises:
+        ValueError: names or shapes of parameters and gates differ.
+    """
+    if shapes_of(net) != shapes_of(other) or not is_attached(other):
+        raise ValueError(
+            f"this {type(other).__name__} has other parameters than the {type(net).__name__} in training, so it cannot "
+            "shrink along with it. Track a copy that was made after attach, and before the network first shrank"
+        )
+
+
+def _remember(net: nn.Module, cuts: Cuts) -> None:
+    """Note in the network's attachment which indices of the original tensors are left."""
+    state = attached(net).state
+    for name, dims in cuts.kept.items():
+        for dim, keep in dims.items():
+            earlier = state.get(f"{_KEPT}{dim}/{name}")
+            state[f"{_KEPT}{dim}/{name}"] = keep if earlier is None else earlier[keep]
+    state.update({_SIZE + norm: torch.tensor(size) for norm, size in cuts.sizes.items()})
+    for layer, reads in cuts.reads.items():
+        if reads is None:
+            state.pop(_READS + layer, None)
+        else:
+            state[_READS + layer] = reads.cpu()
+
+
+def recall(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Cuts:
+    """The cuts that lead from what one attachment's state remembers to what another one's does.
+
+    Raises:
+        ValueError: there, more is left of some tensor than now.
+    """
+    kept: dict[str, dict[int, Tensor]] = {}
+    for key in sorted({*now, *then}):
+        if not key.startswith(_KEPT):
+            continue
+        if key not in then or (key in now and not bool(torch.isin(then[key], now[key]).all())):
+            raise ValueError(
+                f"the network has shrunk further than this state ('{key.split('/', 2)[2]}' is smaller): load it into a "
+                "freshly built and attached network"
+            )
+        keep = torch.searchsorted(now[key], then[key]) if key in now else then[key]
+        if key not in now or len(keep) < len(now[key]):
+            dim, name = key.removeprefix(_KEPT).split("/", 1)
+            kept.setdefault(name, {})[int(dim)] = keep
+    reads = {key.removeprefix(_READS): then.get(key) for key in {*now, *then} if key.startswith(_READS)}
+    sizes = {key.removeprefix(_SIZE): int(size) for key, size in then.items() if key.startswith(_SIZE)}
+    return Cuts({**kept}, reads, sizes)
+
+
+def dry_run(net: nn.Module, cuts: Cuts, example: tuple[Any, ...]) -> str:
+    """Empty when a cut copy of the network computes what the network does in eval mode; else what is wrong."""
+    small = copy.deepcopy(net)
+    cut_network(small, cuts)
+    before = outputs(copy.deepcopy(net).eval(), example, grad=False)
+    try:
+        after = outputs(small.eval(), example, grad=False)
+    except (RuntimeError, ValueError, IndexError) as error:
+        return f"the smaller network fails with {type(error).__name__}: {error}"
+    for old, new in zip(before, after, strict=True):
+        size = max(1.0, float(old.abs().max())) if old.numel() else 1.0
+        if old.shape != new.shape:
+            return "an output changes its shape"
+        if old.numel() and not float((old - new).abs().max()) <= 2**10 * torch.finfo(old.dtype).eps * size:
+            return f"outputs differ by {float((old - new).abs().max()):.1e}"
+    return ""
+
+
+def step_times(net: nn.Module, cuts: Cuts, example: tuple[Any, ...], batch: int | None) -> tuple[float, float]:
+    """Median seconds of forward and backward in train mode, before and after the cut, taken in turns on copies.
+
+    Args:
+        net: the network; it is left alone, and so is the random state.
+        cuts: what would stay.
+        example: example arguments.
+        batch: examples in a step; None: as many as the example has.
+    """
+    old, new = copy.deepcopy(net).train(), copy.deepcopy(net).train()
+    cut_network(new, cuts)
+    inputs = _batched(example, batch, net)
+    taken: dict[int, list[float]] = {0: [], 1: []}
+    with untouched_random():
+        for _ in range(_REPEATS + 2):
+            for which, module in enumerate((old, new)):
+                taken[which].append(_step_time(module, inputs))
+    return median(taken[0][2:]), median(taken[1][2:])
+
+
+def _step_time(net: nn.Module, inputs: tuple[Any, ...]) -> float:
+    device = next(net.parameters()).device
+    net.zero_grad(set_to_none=True)
+    _wait(device)
+    started = time.perf_counter()
+    out = [v for v in pytree.tree_leaves(net(*inputs)) if isinstance(v, Tensor) and v.is_floating_point()]
+    torch.stack([v.float().pow(2).mean() for v in out]).sum().backward()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _batched(example: tuple[Any, ...], batch: int | None, net: nn.Module) -> tuple[Any, ...]:
+    """The example, repeated up to the batch; images in the layout of the network's weights."""
+    size = batch_size(example)
+    rows = None if batch is None or size is None else torch.arange(batch) % size
+    channels_last = any(
+        p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+        for p in net.parameters()
+    )
+
+    def take(leaf: object) -> object:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        leaf = leaf.detach() if rows is None else leaf.detach()[rows.to(leaf.device)]
+        return leaf.contiguous(memory_format=torch.channels_last) if channels_last and leaf.dim() == 4 else leaf
+
+    return tuple(pytree.tree_map(take, example))

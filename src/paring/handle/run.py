@@ -1,0 +1,278 @@
+"""The `Run` that `attach` returns: it drives one network's method from any training loop."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Clock, Gate, Method, Removal, attached, gates, release, set_attachment
+from paring.cost import Cost, CostModel
+from paring.gates import live, openness, support
+from paring.graph import Report, shrink
+from paring.handle.carry import Carried, Cuts, check_network, check_optimizer
+from paring.handle.decide import Decision, decide, settled_counts
+from paring.handle.folded import outputs, same_or_raise
+from paring.handle.live import check_copy, cut_all, plain, recall
+from paring.handle.parallel import Parallel, from_first
+from paring.handle.probe import NetworkProbe
+from paring.handle.select import widen
+
+
+class Run:
+    """One network being trained with one method.
+
+    Attributes:
+        net: the network, gates included.
+        method: the attached method.
+        clock: where training stands.
+        report: what `finish` removed; None before.
+        shrinks: what was cut while training, and what was looked at and did not pay, one record each (see `decide`).
+    """
+
+    def __init__(
+        self, net: nn.Module, method: Method, probe: NetworkProbe, clock: Clock, batch: int | None = None
+    ) -> None:
+        self.net = net
+        self.method = method
+        self.probe = probe
+        self.clock = clock
+        self.report: Report | None = None
+        self.shrinks: list[dict[str, Any]] = []
+        self._batch = batch
+        self._companions: list[object] = []
+        self._wrappers: list[Parallel] = []
+        self._spare: tuple[str, ...] = ()
+        self._seen: tuple[int, ...] = ()
+        self._checked: weakref.ref[torch.optim.Optimizer] | None = None
+        method.start(net, clock)
+
+    def parameter_groups(
+        self, lr: float, weight_decay: float = 0.0, *, gate_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups: the weights, and the gates with their own learning rate and no weight decay.
+
+        Args:
+            lr: learning rate of the weights.
+            weight_decay: weight decay of the weights.
+            gate_lr: learning rate of all gates; by default each gate class's own multiple of `lr`.
+        """
+        groups: list[dict[str, Any]] = []
+        gate_groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        seen: set[int] = set()
+        for _, _, gate in gates(self.net):
+            key = (lr * gate.lr_scale if gate_lr is None else gate_lr, weight_decay if gate.decay else 0.0)
+            for parameter in gate.parameters():
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    gate_groups.setdefault(key, []).append(parameter)
+        weights = [p for p in self.net.parameters() if id(p) not in seen]
+        if weights:
+            groups.append({"params": weights, "lr": lr, "weight_decay": weight_decay, "name": "weights"})
+        for number, ((rate, decay), parameters) in enumerate(gate_groups.items()):
+            groups.append({"params": parameters, "lr": rate, "weight_decay": decay, "name": f"gates{number or ''}"})
+        return groups
+
+    def penalty(self) -> Tensor:
+        """Scalar to add to the loss; a constant zero when the method has none."""
+        value = self.method.penalty(self.net, self.clock)
+        if value is not None:
+            return value
+        first = next(self.net.parameters(), None)
+        return torch.zeros((), device=None if first is None else first.device)
+
+    def step(self, opt: torch.optim.Optimizer) -> None:
+        """`before_step(opt)`, `opt.step()`, `after_step(opt)`."""
+        self.before_step(opt)
+        opt.step()
+        self.after_step(opt)
+
+    def before_step(self, opt: torch.optim.Optimizer) -> None:
+        """What the method does with the gradients; call it right before `opt.step()`.
+
+        Raises:
+            ValueError: the optimizer lacks the gates' parameters.
+        """
+        if self._checked is None or self._checked() is not opt:
+            self._check(opt)
+            self._checked = weakref.ref(opt)
+        self.method.on_grads(self.net, self.clock)
+
+    def after_step(self, opt: torch.optim.Optimizer) -> None:
+        """What the method does after the optimizer moved; advances the clock."""
+        clock = self.clock
+        self.clock = Clock(clock.step + 1, clock.round, clock.steps, clock.epoch_steps)
+        self.method.on_step(self.net, opt, self.clock)
+        removal = self.method.removal(self.net, self.clock)
+        if removal is not None:
+            self._shrink(opt, removal)
+
+    def track(self, *companions: nn.Module | torch.optim.Optimizer | Carried) -> None:
+        """What has to shrink along with the network: an EMA, an `AveragedModel`, other copies, further optimizers.
+
+        The optimizer given to `step` needs no tracking.
+
+        Raises:
+            TypeError: it is none of these.
+            ValueError: a copy has other parameters than the network.
+        """
+        for other in companions:
+            if isinstance(other, nn.Module):
+                check_copy(self.net, plain(other))
+            elif not isinstance(other, torch.optim.Optimizer | Carried):
+                raise TypeError(
+                    f"a {type(other).__name__} cannot shrink along: track modules, optimizers, or objects with a method "
+                    "shrink(cut) that replace each tensor they keep by cut(name, tensor)"
+                )
+        self._companions += companions
+
+    def parallel(self, wrap: Callable[[nn.Module], nn.Module]) -> Parallel:
+        """`wrap(net)`, made anew after every cut: `ddp = run.parallel(lambda net: DistributedDataParallel(net))`."""
+        wrapper = Parallel(self.net, wrap)
+        self._wrappers.append(wrapper)
+        return wrapper
+
+    def _shrink(self, opt: torch.optim.Optimizer, removal: Removal) -> None:
+        """Look at what could go, and cut it out if that pays."""
+        check_optimizer(opt)
+        check_network(self.net)
+        found = from_first(lambda: self._decide(removal))
+        if found is None:
+            return
+        self._spare = found.spare
+        if found.cuts is not None:
+            self._cut(found.cuts, [opt, *self._companions])
+        if found.record:
+            self.shrinks.append(found.record)
+        self._seen = settled_counts(self.net)
+
+    def _decide(self, removal: Removal) -> Decision | None:
+        """Look again once something new has settled; it never unsettles."""
+        if settled_counts(self.net) == self._seen:
+            return None
+        clock = self.clock
+        return decide(self.net, self.probe.example, removal, step=clock.step, batch=self._batch, spare=self._spare)
+
+    def _cut(self, cuts: Cuts, companions: list[object]) -> None:
+        _ = self._model  # costs stay those of the original network
+        cut_all(self.net, cuts, companions)
+        self.method.on_shrink(self.net, cuts)
+        for wrapper in self._wrappers:
+            wrapper.renew()
+
+    def _check(self, opt: torch.optim.Optimizer) -> None:
+        held = {id(p) for group in opt.param_groups for p in group["params"]}
+        lacking = [
+            f"{name}.{kind}"
+            for name, kind, gate in gates(self.net)
+            if any(id(p) not in held for p in gate.parameters())
+        ]
+        if lacking:
+            shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+            raise ValueError(
+                f"the optimizer does not hold the parameters of {len(lacking)} gates ({shown}), so they would never move; "
+                f"build it after attach, with {type(opt).__name__}(run.parameter_groups(lr=...))"
+            )
+
+    def finish(
+        self,
+        net: nn.Module | None = None,
+        *,
+        inplace: bool = False,
+        drop_inputs: bool | None = None,
+        verify: bool = True,
+    ) -> nn.Module:
+        """The small network: gates multiplied into the weights, stock layers, what closed removed exactly.
+
+        Args:
+            net: the network to finish, this run's by default; pass an EMA copy of it to finish that one.
+            inplace: turn the network itself into the small one instead of a copy.
+            drop_inputs: cut columns of linear layers whose weights are all zero although their input stays: inputs of
+                the network, or single positions of a flattened map. Such a layer becomes a `SelectLinear`, the one
+                layer of ours in a finished network. By default only when there are gates at "inputs", which ask for it.
+            verify: compare the outputs before and after, and roll back any removal that moved them.
+
+        Returns:
+            The small network in eval mode. `run.report` says what was removed, kept and why. Where sizes written into the
+            forward stand in the way (attention heads) and it is not `inplace`, it is the captured graph with new sizes.
+
+        Raises:
+            RuntimeError: the network does not compute the same with its gates folded into the weights, because its
+                forward uses weights of a gated layer without calling it.
+        """
+        source = self.net if net is None else getattr(net, "_orig_mod", net)
+        attached(source)
+        small = source if inplace else copy.deepcopy(source)
+        if drop_inputs is None:
+            drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
+        self.method.finish(small)
+        small.eval()
+        before = [outputs(small, self.probe.example, grad) for grad in (True, False)]
+        release(small)
+        set_attachment(small, None)
+        widen(small, self.probe.example)
+        after = outputs(small, self.probe.example, False)
+        for expected in before:
+            same_or_raise(expected, after, small)
+        for parameter in small.parameters():
+            parameter.grad = None
+        small, self.report = shrink(small, self.probe.example, inplace=inplace, verify=verify, drop_inputs=drop_inputs)
+        return small
+
+    @cached_property
+    def _model(self) -> CostModel:
+        gated = {id(p) for _, _, gate in gates(self.net) for p in gate.parameters()}
+        own = sum(p.numel() for p in self.net.parameters() if id(p) not in gated)
+        return CostModel(self.probe.wiring, extra=own - int(CostModel(self.probe.wiring)().parameters))
+
+    def cost(self, ask: Callable[[Gate], Tensor] | None = None) -> Cost:
+        """What the network costs, layer by layer.
+
+        Args:
+            ask: `paring.gates.expected` or `paring.gates.support`; None counts everything as open (the dense network).
+
+        Raises:
+            paring.CaptureError: the network cannot be captured.
+        """
+        if ask is None:
+            return self._model()
+        found = openness(self.net, self.probe.wiring, ask)
+        return self._model(live(found, self.probe.wiring) if ask is support else found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_checked": None, "_wrappers": []}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Clock, the method's own state and what was cut; gates are in the network's state dict."""
+        return {
+            "step": self.clock.step,
+            "round": self.clock.round,
+            "method": repr(self.method),
+            "shrinks": copy.deepcopy(self.shrinks),
+            "state": {name: value.clone() for name, value in attached(self.net).state.items()},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`.
+
+        When the network had shrunk, this one (freshly built and attached) is cut alike, with what is tracked; so load
+        this state before those of the network, the optimizer and the averages.
+
+        Raises:
+            ValueError: the state belongs to another method, or to a network that is larger than this one now is.
+        """
+        if state["method"] != repr(self.method):
+            raise ValueError(f"this state was saved with {state['method']}, but {self.method!r} is attached")
+        stored = attached(self.net).state
+        cuts = recall(stored, state["state"])
+        self.clock = Clock(state["step"], state["round"], self.clock.steps, self.clock.epoch_steps)
+        if cuts:
+            self._cut(cuts, [other for other in self._companions if not isinstance(other, torch.optim.Optimizer)])
+        self.shrinks = copy.deepcopy(state.get("shrinks", []))
+        stored.clear()
+        stored.update({name: value.clone() for name, value in state["state"].items()})

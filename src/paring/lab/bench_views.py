@@ -1,0 +1,119 @@
+"""Tables of the benchmarks in the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from paring.lab.grid import NETWORKS, Column, grid, key_column, markdown, stat_column
+from paring.lab.human import DASH, exact, milliseconds, percent, seconds
+from paring.lab.results import Group, Results, Row, summarise
+
+_KINDS = {"zero": "zero", "constant": "constant", "sign": "zero, ±s alive"}
+
+
+def _times(value: float | None) -> str:
+    return DASH if value is None else f"{value:.2f}×"
+
+
+def _share(value: float | None) -> str:
+    return DASH if value is None else f"{100 * value:.0f} %"
+
+
+def _network(model: str) -> str:
+    return NETWORKS.get(model, model)
+
+
+def removal_view(results: Results) -> str:
+    """One line per network and kind of dead units: per tool the error, parameters left and seconds."""
+    tools = list(dict.fromkeys(row["tool"] for row in results.rows))
+    cases = list(dict.fromkeys((row["model"], row["kind"]) for row in results.rows))
+    found = {(row["model"], row["kind"], row["tool"]): row for row in results.rows}
+    heads = ["network", "dead units", "dense parameters"]
+    for tool in tools:
+        heads += [f"{tool}: error", "parameters", "time"]
+    lines = []
+    for model, kind in cases:
+        rows = [found.get((model, kind, tool)) for tool in tools]
+        dense = next(row["dense_parameters"] for row in rows if row is not None)
+        line = [_network(model), _KINDS[kind], exact(dense)]
+        for row in rows:
+            line += _removed(row)
+        lines.append(line)
+    return markdown(heads, lines, 2)
+
+
+def _removed(row: Row | None) -> list[str]:
+    if row is None:
+        return [DASH] * 3
+    if "error" not in row:
+        return [row["status"].partition(":")[0], exact(row.get("parameters")), DASH]
+    error = f"{row['error']:.0e}"
+    return [error if row["exact"] else f"**{error}**", exact(row["parameters"]), f"{row['seconds']:.2g} s"]
+
+
+def removal_failures_view(results: Results) -> str:
+    """What the tools said where they gave no network, or one that does not run."""
+    failed = [row for row in results.rows if row["status"] != "done"]
+    lines = [(_network(row["model"]), _KINDS[row["kind"]], row["tool"], row["status"]) for row in failed]
+    return markdown(("network", "dead units", "tool", "what happened"), lines, 4) if lines else "Every tool ran on all."
+
+
+def inference_view(results: Results, budgets: Sequence[float] = (0.5, 0.25, 0.1)) -> str:
+    """One line per network, batch, runtime, budget and rounding whose MACs came within 30 % of the budget."""
+    rows = [row for row in results.rows if row["budget"] in budgets and _near(row)]
+    values = ("mac_ratio", "ratio", "realised", "saved", "dense_ms", "milliseconds")
+    columns: list[Column] = [
+        key_column("network", "model", NETWORKS),
+        key_column("batch", "batch"),
+        key_column("runtime", "runtime", {"torch": "PyTorch", "onnxruntime": "ONNX Runtime"}),
+        key_column("widths: multiples of", "multiple_of"),
+        stat_column("dense", "dense_ms", milliseconds),
+        stat_column("small", "milliseconds", milliseconds),
+        stat_column("times fewer MACs", "mac_ratio", _times),
+        stat_column("times as fast", "ratio", _times),
+        stat_column("speed-up / MAC ratio", "realised", _share),
+        stat_column("time saved / MACs saved", "saved", _share),
+    ]
+    return grid(summarise(rows, ("model", "batch", "runtime", "budget", "multiple_of"), values), columns)
+
+
+def _near(row: Row) -> bool:
+    return bool(abs(row["macs"] / row["dense_macs"] / row["budget"] - 1) <= 0.3)
+
+
+def inference_quarter_view(results: Results) -> str:
+    """The same at a quarter of the MACs only."""
+    return inference_view(results, (0.25,))
+
+
+def training_speed_view(results: Results) -> str:
+    """One line per network and method: time, error and size over seeds."""
+    values = ["error", "parameters", "train_seconds", "ratio", "ratio_200", "ratio_cpu_200"]
+    values += ["seconds_200", "step_ms_first", "step_ms_last"]
+    columns: list[Column] = [
+        key_column("network", "model", NETWORKS),
+        key_column("data", "data"),
+        key_column("method", "method"),
+        ("epochs run", False, key_column("", "epochs")[2]),
+        stat_column("test error %", "error", lambda value: percent(value).removesuffix(" %")),
+        stat_column("parameters", "parameters", exact),
+        stat_column("step, first epoch", "step_ms_first", milliseconds),
+        stat_column("step, last epoch", "step_ms_last", milliseconds),
+        stat_column("training", "train_seconds", seconds),
+        stat_column("200 epochs", "seconds_200", seconds),
+        stat_column("times as fast, epochs run", "ratio", _times),
+        stat_column("200 epochs, times as fast", "ratio_200", _times),
+        stat_column("the same in CPU time", "ratio_cpu_200", _times),
+        ("seeds", False, lambda group: str(group.n)),
+    ]
+    groups: list[Group] = summarise(results.rows, ("model", "data", "method", "epochs"), values)
+    return grid(groups, columns)
+
+
+BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
+    ("removal", "rows"): removal_view,
+    ("removal", "failures"): removal_failures_view,
+    ("inference", "rows"): inference_view,
+    ("inference", "quarter"): inference_quarter_view,
+    ("training-speed", "rows"): training_speed_view,
+}

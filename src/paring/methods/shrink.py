@@ -1,0 +1,128 @@
+"""Shrink while training: what has closed for good stops costing time at once, not only after training.
+
+Put behind the method that closes gates: `Stack(L0(...), Shrink())`. Now and then the settled units are cut out of the
+network, of the optimizer's state and of everything else that has its shapes; the rest trains on as if nothing had
+happened (the same numbers up to rounding). A cut is made only when it pays.
+
+One thing stops being the same: what L0's `l2` without `detach_l2` charges the gates of the next layer for weights that
+read a unit that is gone.
+
+L0's gates are settled once they are held (`hold=`, a `Budget`). Before that, a gate can open again; to let such gates go
+as well is an approximation (*retirement*), off by default.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paring.core import Clock, Method, Probe, Removal, gates
+from paring.gates import StochasticGate
+from paring.handle.carry import check_network, check_optimizer
+
+_LOOK = 10  # optimizer steps between two looks at which gates could retire
+
+
+@dataclass(frozen=True)
+class Shrink(Method):
+    """Cut settled units out of the network while it trains.
+
+    Args:
+        every: how often to look, as epochs ("1ep", "0.5ep") or optimizer steps (200).
+        multiple_of: widths are rounded up to a multiple of this (with dead units), unless they are below it.
+        saving: smallest predicted saving worth a cut, as a fraction of the present parameters or MACs, in [0, 1).
+        measure: time forward and backward on copies, and cut only when that gets faster. Timing differs from run to run,
+            and with it, within rounding, the result; False makes runs repeatable bit for bit.
+        retire: a gate that is closed at test time and whose P(open) stays below this is closed for good, although it
+            would still open now and then; 0 switches that off.
+        patience: for how long it has to stay below, like `every`.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    every: str | int = "1ep"
+    multiple_of: int = 8
+    saving: float = 0.1
+    measure: bool = True
+    retire: float = 0.0
+    patience: str | int = "1ep"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.multiple_of, bool) or self.multiple_of != int(self.multiple_of) or self.multiple_of < 1:
+            raise ValueError(f"Shrink(multiple_of={self.multiple_of}): a whole number, at least 1")
+        for name in ("saving", "retire"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 0 <= value < 1):
+                raise ValueError(f"Shrink({name}={value}): must lie in [0, 1)")
+            object.__setattr__(self, name, float(value))
+        for name in ("every", "patience"):
+            _steps(name, getattr(self, name), 1)
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = [gate for _, _, gate in gates(net)]
+        if not found:
+            raise ValueError(
+                f"no place for gates of Shrink: there are none in this {type(net).__name__} yet. Put it behind the "
+                "method that closes gates: Stack(L0(...), Shrink(...))"
+            )
+        if self.retire == 0:
+            return
+        for gate in found:
+            if isinstance(gate, StochasticGate):
+                clamp = gate.relaxation.clamp
+                least = 0.0 if clamp is None else float(gate.relaxation.chance(torch.tensor(clamp[0])))
+                if least >= self.retire:
+                    raise ValueError(
+                        f"Shrink(retire={self.retire}): with {gate.relaxation} P(open) never falls below {least:.3f}. "
+                        "Give a larger number, or a relaxation with clamp=None"
+                    )
+                gate.may_retire()
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        self._every(clock)
+        if self.retire > 0:
+            self._patience(clock)
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        check_optimizer(opt)
+        if clock.step == 1:
+            check_network(net)
+        if self.retire > 0:
+            patience = self._patience(clock)
+            look = min(_LOOK, patience)
+            if clock.step % look == 0:
+                for _, _, gate in gates(net):
+                    if isinstance(gate, StochasticGate):
+                        gate.retire(self.retire, look, patience)
+
+    def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
+        if clock.step % self._every(clock):
+            return None
+        return Removal(self.multiple_of, self.saving, self.measure)
+
+    def _every(self, clock: Clock) -> int:
+        return _steps("every", self.every, clock.epoch_steps)
+
+    def _patience(self, clock: Clock) -> int:
+        return _steps("patience", self.patience, clock.epoch_steps)
+
+
+def _steps(name: str, value: str | int, epoch_steps: int | None) -> int:
+    """A number of optimizer steps from 200, "200" or "0.5ep"."""
+    text = str(value).strip()
+    epochs = text.endswith("ep")
+    try:
+        number = float(text.removesuffix("ep")) if epochs else float(int(text))
+    except ValueError:
+        raise ValueError(f"Shrink({name}={value!r}): give optimizer steps (200) or epochs ('1ep')") from None
+    if not (number > 0 and math.isfinite(number)):
+        raise ValueError(f"Shrink({name}={value!r}): must be positive")
+    if epochs and epoch_steps is None:
+        raise ValueError(
+            f"Shrink({name}={value!r}) counts epochs: tell attach their length with epoch_steps=..., or give steps"
+        )
+    return max(1, round(number * (epoch_steps or 1))) if epochs else int(number)

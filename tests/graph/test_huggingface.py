@@ -1,0 +1,78 @@
+"""BERT and GPT-2 of the `transformers` library, tiny and with random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paring.graph import GraphNet, shrink
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {"vocab_size": 50, "bos_token_id": 0, "eos_token_id": 0}
+
+
+def words(rows: int) -> Tensor:
+    return torch.randint(0, 50, (rows, 6), generator=torch.Generator().manual_seed(rows))
+
+
+def bert() -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    net = transformers.BertModel(transformers.BertConfig(**SMALL, **sizes, max_position_embeddings=8))
+    return net.double().eval()
+
+
+def gpt2(attention: str) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 8}
+    config = transformers.GPT2Config(**SMALL, **sizes, use_cache=False, attn_implementation=attention)
+    return transformers.GPT2LMHeadModel(config).double().eval()
+
+
+def test_bert() -> None:
+    net = bert()
+    with torch.no_grad():
+        for layer in net.encoder.layer:
+            layer.attention.self.value.weight[8:16] = 0  # the second head
+            layer.intermediate.dense.weight[::3] = 0
+    small, report = shrink(net, words(2))
+    assert report.form == "module"  # its forward takes the number of heads from the width
+    for layer in small.encoder.layer:
+        own = layer.attention.self
+        assert [m.out_features for m in (own.query, own.key, own.value, layer.intermediate.dense)] == [24, 24, 24, 32]
+    old, new = net(words(3)), small(words(3))
+    assert torch.allclose(old.pooler_output, new.pooler_output, atol=1e-10)
+    with torch.no_grad():
+        for layer in net.encoder.layer:
+            layer.attention.self.key.weight[::8] = 0  # a pair of each head, with a constant key
+            layer.attention.self.value.weight[1::8] = 0
+    small, report = shrink(net, words(2), verify=False, form="graph")
+    for layer in small.encoder.layer:
+        own = layer.attention.self
+        assert [m.out_features for m in (own.query, own.key, own.value)] == [21, 21, 21]
+    new = small(input_ids=words(3))
+    assert type(new) is type(old)
+    assert torch.allclose(net(words(3)).last_hidden_state, new.last_hidden_state, atol=1e-10)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_gpt2(attention: str) -> None:
+    net = gpt2(attention)
+    with torch.no_grad():
+        for block in net.transformer.h:
+            _, key, value = block.attn.c_attn.weight.chunk(3, 1)  # (in, out)
+            value[:, 8:16], key[:, ::8], value[:, 1::8] = 0, 0, 0
+            block.mlp.c_fc.weight[:, ::3] = 0
+    small, report = shrink(net, words(2), verify=attention == "sdpa", form="auto" if attention == "sdpa" else "graph")
+    assert isinstance(small, GraphNet)
+    assert not report.rolled_back
+    for block in small.transformer.h:
+        assert block.attn.c_attn.weight.shape == (32, 63)
+        assert block.attn.c_proj.weight.shape == (21, 32)
+        assert block.mlp.c_fc.weight.shape == (32, 85)
+    assert small.lm_head.weight is small.transformer.wte.weight
+    assert torch.allclose(net(words(3)).logits, small(words(3)).logits, atol=1e-10)
+    small.train()(words(3)).logits.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in small.parameters())

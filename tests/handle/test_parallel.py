@@ -1,0 +1,143 @@
+"""Several processes: a wrapper that is not made anew is refused, one that is goes on averaging, ranks cut alike."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import paring as pr
+
+_CHILD = """
+import sys
+sys.path.insert(0, {source!r})
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+import paring as pr
+from paring.core import gates
+
+torch.set_num_threads(1)
+rank = int(sys.argv[1])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+
+
+def attached(every):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()
+    method = pr.Stack(pr.L0(at="units"), pr.Shrink(every=every, multiple_of=1, saving=0.0, measure=rank == 0))
+    run = pr.attach(net, method, torch.randn(2, 6).double())
+    gate = next(gate for _, _, gate in gates(net))
+    gate.log_alpha.data[5:] = -5.0
+    gate.hold()
+    return net, run, torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1, momentum=0.9)
+
+
+def trained(net, run, opt, forward, steps):
+    for step in range(steps):
+        x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(10 * step + rank))
+        opt.zero_grad()
+        forward(x).pow(2).sum().backward()
+        run.step(opt)
+
+
+import paring.handle.decide
+paring.handle.decide.step_times = lambda *_: (2.0, 1.0)  # it pays, on rank 0; the others must not measure
+
+net, run, opt = attached(3)
+ddp = DistributedDataParallel(net)
+try:
+    trained(net, run, opt, ddp, 1)
+except RuntimeError as error:
+    assert "silently stop averaging" in str(error) and "run.parallel" in str(error), error
+else:
+    raise SystemExit("a wrapper that is not made anew was not refused")
+del ddp
+
+results = []
+for every in (3, 1000):
+    net, run, opt = attached(every)
+    ddp = run.parallel(DistributedDataParallel)
+    first = ddp.wrapped
+    trained(net, run, opt, ddp, 8)
+    assert (ddp.wrapped is first) == (every == 1000)
+    assert net[0].out_features == (5 if every == 3 else 16)
+    with ddp.no_sync():
+        pass
+    gathered = [None, None]
+    dist.all_gather_object(gathered, [p.detach() for p in net.parameters()])
+    for a, b in zip(*gathered):
+        assert torch.equal(a, b), (a - b).abs().max()
+    results.append(ddp(torch.ones(1, 6, dtype=torch.float64)).detach())
+assert (results[0] - results[1]).abs().max() < 1e-10
+print("agreed")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_cut_alike_and_go_on_averaging(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(_CHILD.format(source=str(Path(pr.__file__).resolve().parents[1])))
+    command = [sys.executable, str(script)]
+    children = [
+        subprocess.Popen(
+            [*command, str(rank), str(tmp_path / "meeting")],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [child.communicate(timeout=120)[0] for child in children]
+    finally:
+        for child in children:
+            child.kill()
+    assert [child.returncode for child in children] == [0, 0], "\n".join(said)
+    assert all("agreed" in text for text in said)
+
+
+_SHARDED = """
+import sys
+sys.path.insert(0, {source!r})
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import distribute_tensor, Replicate
+import paring as pr
+
+dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+run = pr.attach(net, pr.Stack(pr.L0(at="units"), pr.Shrink(every=1)), torch.randn(2, 6))
+opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
+mesh = init_device_mesh("cpu", (1,))
+net[0].weight = nn.Parameter(distribute_tensor(net[0].weight.detach(), mesh, [Replicate()]))
+try:
+    run.after_step(opt)
+except RuntimeError as error:
+    assert "sharded over processes" in str(error) and "finish()" in str(error), error
+    print("refused")
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(_SHARDED.format(source=str(Path(pr.__file__).resolve().parents[1])))
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "meeting")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "refused" in done.stdout
