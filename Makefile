@@ -15,7 +15,7 @@ demo: $(VENV)/.ready ## train a network on real digits, make it small, prove it,
 
 test: $(VENV)/.ready ## run the tests
 	@echo "paring: running the tests (a few minutes)"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 check: $(VENV)/.ready ## lint and type-check
 	@$(BIN)/ruff check src tests

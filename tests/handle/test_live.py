@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 import paring as pr
 from paring.core import attached, gates
 from paring.gates import StochasticGate, expected, support
-from paring.handle.carry import cut
+from paring.graph.slices import cut
 from paring.testing import Chain, difference, is_stock
 from paring.train import Ema
 
@@ -440,7 +440,7 @@ def test_measuring_leaves_everything_alone() -> None:
 
 
 def test_rounded_widths() -> None:
-    for multiple, width in ((1, 9), (4, 12), (8, 16), (16, 9)):
+    for multiple, width in ((1, 9), (4, 12), (8, 16), (16, 16), (32, 9)):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(6, 24), nn.ReLU(), nn.Linear(24, 3))
         method = pr.Shrink(every=1, multiple_of=multiple, measure=False)

@@ -22,6 +22,7 @@ from paring.graph.liveness import Fate, Reader, agreed, decide, product_readers,
 from paring.graph.report import Row, rows_of
 from paring.graph.round import round_up
 from paring.graph.select import SelectLinear
+from paring.graph.slices import cut
 from paring.graph.state import NormSite, Site
 from paring.graph.weights import columns_of, dims, groups_of, used
 
@@ -84,10 +85,7 @@ class ShrinkPlan:
 
     def cut(self, name: str, tensor: Tensor) -> Tensor:
         """Any tensor of the shape of parameter `name` (a gradient, a momentum, a mask), cut the same way."""
-        for cut in self.cuts:
-            if cut.name == name:
-                tensor = tensor.index_select(cut.dim, cut.keep.to(tensor.device))
-        return tensor
+        return cut(tensor, {one.dim: one.keep for one in self.cuts if one.name == name})
 
 
 def full_name(module: str, leaf: str) -> str:
@@ -143,7 +141,7 @@ def make_plan(
     for norm in {n.name: n for n in [*found.norms, *found.slopes]}.values():
         kept = fate.kept[norm.labels]
         own = [leaf for leaf in PER_CHANNEL if getattr(norm.module, leaf, None) is not None]
-        cuts += [cut for leaf in own for cut in _cut(full_name(norm.name, leaf), 0, kept)]
+        cuts += [one for leaf in own for one in _cut(full_name(norm.name, leaf), 0, kept)]
         if not own and not bool(kept.all()):
             sizes[norm.name] = int(kept.sum())
     rows = rows_of(found, readers, fate, spare)

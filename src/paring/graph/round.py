@@ -7,7 +7,7 @@ from paring.graph.liveness import Fate
 
 
 def round_up(found: Interpretation, fate: Fate, multiple_of: int) -> None:
-    """Keep dead units until every layer that loses some has a multiple of `multiple_of` left, or fewer than that.
+    """Keep dead units until every layer that loses some has a multiple of `multiple_of` left, or at most half of it.
 
     They are kept without being needed: what they compute does not matter, so what they read may still go. Units that
     are tied together count once in each of their layers.
@@ -17,7 +17,7 @@ def round_up(found: Interpretation, fate: Fate, multiple_of: int) -> None:
         for site in found.sites:
             kept = fate.kept[site.units]
             count = int(kept.sum())
-            lacking = -count % multiple_of if count > multiple_of else 0
+            lacking = -count % multiple_of if 2 * count > multiple_of else 0
             for unit in site.units[~kept][:lacking].tolist():
                 fate.kept[unit] = changed = True
         if not changed:

@@ -20,9 +20,9 @@ from paring.core import Gate, Gated, Kind, gated_layers
 from paring.core.shared import Spread
 from paring.graph.apply import resize
 from paring.graph.plan import full_name
+from paring.graph.slices import Dims, cut
 from paring.handle.select import set_reads
 
-Dims = Mapping[int, Tensor]
 MARK = "_paring_renewable"  # of wrappers that are made anew after a cut
 
 
@@ -54,22 +54,6 @@ class Carried(Protocol):
 
     def shrink(self, cut: Callable[[str, Tensor], Tensor]) -> None:
         """Replace each of these tensors by `cut(name, tensor)`."""
-
-
-def cut(tensor: Tensor, dims: Dims) -> Tensor:
-    """Only these indices of these dimensions, with the strides in the same order."""
-    if not dims:
-        return tensor
-    left = tensor.detach()
-    for dim, keep in dims.items():
-        left = left.index_select(dim, keep.to(tensor.device))
-    if tensor.layout != torch.strided or tensor.dim() < 2:
-        return left
-    old, strides, step = tensor.stride(), [0] * tensor.dim(), 1
-    for d in sorted(range(tensor.dim()), key=lambda d: (old[d], tensor.shape[d])):  # a size of 1 lies innermost
-        strides[d] = step
-        step *= left.shape[d]
-    return torch.empty_strided(left.shape, strides, dtype=left.dtype, device=left.device).copy_(left)
 
 
 def cut_network(net: nn.Module, cuts: Cuts) -> None:

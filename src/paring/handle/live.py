@@ -16,7 +16,8 @@ from torch.utils import _pytree as pytree
 
 from paring.core import attached, is_attached
 from paring.graph.capture import batch_size, untouched_random
-from paring.handle.carry import Carried, Cuts, Dims, cut_network, cut_state, shapes_of
+from paring.graph.slices import Dims
+from paring.handle.carry import Carried, Cuts, cut_network, cut_state, shapes_of
 from paring.handle.folded import outputs
 
 _KEPT, _READS, _SIZE = "kept/", "reads/", "size/"

@@ -32,7 +32,7 @@ class Shrink(Method):
 
     Args:
         every: how often to look, as epochs ("1ep", "0.5ep") or optimizer steps (200).
-        multiple_of: widths are rounded up to a multiple of this (with dead units), unless they are below it.
+        multiple_of: widths are rounded up to a multiple of this (with dead units), unless they are at most half of it.
         saving: smallest predicted saving worth a cut, as a fraction of the present parameters or MACs, in [0, 1).
         measure: time forward and backward on copies, and cut only when that gets faster. Timing differs from run to run,
             and with it, within rounding, the result; False makes runs repeatable bit for bit.
