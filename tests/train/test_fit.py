@@ -290,3 +290,18 @@ def test_without_a_capture_a_dense_network_still_trains_and_says_so() -> None:
     rows = fit(Branch(), pr.Dense(), DATA, Recipe(epochs=1), progress=False).rows
     assert rows[0]["note"].startswith("costs are not recorded")
     assert rows[1]["epoch"] == 1
+
+
+def test_conditional_computation_is_the_same_training(tmp_path: Path) -> None:
+    method = pr.L0(price=1e-3, at="inputs", keep=0.3)
+    whole, part, resumed = (
+        fit(network(), method, DATA, replace(RECIPE, epochs=e, conditional=c), folder=tmp_path / name, progress=False)
+        for name, e, c in (("whole", 3, 0), ("part", 3, 1), ("part", 3, 1))
+    )
+    assert [row["loss"] for row in whole.rows] == pytest.approx([row["loss"] for row in part.rows], rel=1e-4)
+    assert same_state(part.net.state_dict(), resumed.net.state_dict())
+
+
+def test_conditional_computation_refuses_compile() -> None:
+    with pytest.raises(ValueError, match="do not go together"):
+        Recipe(conditional=8, compile=True)

@@ -66,6 +66,7 @@ class StochasticGate(Gate):
         self._per_example = per_example
         self._shared = shared
         self._noise: Tensor | None = None
+        self._shown: Tensor | None = None
         start = torch.randn(shape, device=device, dtype=dtype) * spread + relaxation.logits(keep)
         self.log_alpha = nn.Parameter(start)
         self.register_buffer("retired", None)
@@ -79,7 +80,13 @@ class StochasticGate(Gate):
     def per_example(self) -> bool:
         return self._per_example and not self.held
 
+    def show(self, value: Tensor | None) -> None:
+        """Let `forward` return this (of any length, for a network of which a part is computed); None ends that."""
+        self._shown = value
+
     def forward(self, batch: int | None = None) -> Tensor:
+        if self._shown is not None:
+            return self._shown
         if self.held:
             return self._still(self.value())
         if not self.training:
@@ -102,7 +109,7 @@ class StochasticGate(Gate):
         self._noise = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_noise": None}
+        return self.__dict__ | {"_noise": None, "_shown": None}
 
     def chance(self) -> Tensor:
         if self.held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 
-def outputs(net: nn.Module, arguments: tuple[Any, ...], grad: bool) -> list[Tensor]:
+def outputs(net: Callable[..., Any], arguments: tuple[Any, ...], grad: bool) -> list[Tensor]:
     """Floating-point outputs of the network on the example, with or without recording gradients."""
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(grad):
         found = tree_leaves(net(*arguments))

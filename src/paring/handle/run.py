@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Method, Removal, attached, gates, release, set_attachment
+from paring.core import Clock, Gate, Method, Removal, attached, gates, release, set_attachment, strip
 from paring.cost import Cost, CostModel
 from paring.gates import live, openness, support
-from paring.graph import Report, shrink
+from paring.graph import Report, shrink, wiring
 from paring.handle.carry import Carried, Cuts, check_network, check_optimizer
+from paring.handle.conditional import Conditional
 from paring.handle.decide import Decision, decide, settled_counts
 from paring.handle.folded import outputs, same_or_raise
 from paring.handle.live import check_copy, cut_all, plain, recall
@@ -136,6 +137,34 @@ class Run:
         wrapper = Parallel(self.net, wrap)
         self._wrappers.append(wrapper)
         return wrapper
+
+    def conditional(self, multiple_of: int = 16) -> Callable[..., Any]:
+        """The network as a function that does not compute units whose gates draw an exact zero in a step.
+
+        Call it instead of the network while training; outputs and gradients are the same up to rounding.
+
+        Args:
+            multiple_of: widths of convolutions are rounded up to a multiple of this, as processors like them.
+
+        Raises:
+            ValueError: nothing can be left out of this network; see `paring.handle.conditional`.
+        """
+        made: list[tuple[int, Conditional]] = []
+
+        def present() -> Conditional:
+            cuts = sum(bool(record["done"]) for record in self.shrinks)
+            if not made or made[0][0] != cuts:
+                made[:] = [(cuts, self._conditional(multiple_of))]
+            return made[0][1]
+
+        present()
+        return lambda *args: present()(*args)
+
+    def _conditional(self, multiple_of: int) -> Conditional:
+        stock = copy.deepcopy(self.net)
+        set_attachment(stock, None)
+        strip(stock)
+        return Conditional(self.net, wiring(stock, self.probe.example), self.probe.example, multiple_of)
 
     def _shrink(self, opt: torch.optim.Optimizer, removal: Removal) -> None:
         """Look at what could go, and cut it out if that pays."""

@@ -146,6 +146,8 @@ class Trainer:
         else:
             self._restore(*found)
         self.dense = self._dense_cost()
+        if self.recipe.conditional:
+            self.forward = self.run.conditional(self.recipe.conditional)
 
     def _dense_cost(self) -> bool:
         """Whether costs can be counted. Without a capture, a method that needs none still trains."""
