@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paring import relax
+from paring.core import Stack
 from paring.lab.arguments import (
     METHODS,
     RELAXATIONS,
@@ -18,7 +19,7 @@ from paring.lab.arguments import (
     parse_relaxation,
     read,
 )
-from paring.methods import L0, Budget, Price
+from paring.methods import L0, Budget, Price, Shrink
 from paring.testing import ZOO
 
 rates = st.floats(0, 1e9)
@@ -73,7 +74,9 @@ def test_every_relaxation_and_every_method_of_the_zoo_has_a_name() -> None:
         assert parse_relaxation(name) == kind()
         assert _show_relaxation(kind()) == [name]
     for row in ZOO:
-        assert type(row.make()) in METHODS.values() or row.name == "stack"
+        method = row.make()
+        parts = method.methods if isinstance(method, Stack) else (method,)
+        assert all(type(part) in METHODS.values() or isinstance(part, Shrink) for part in parts)  # --method, --shrink
 
 
 @pytest.mark.parametrize(

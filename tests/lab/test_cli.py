@@ -377,3 +377,16 @@ def test_options_of_a_table_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "jobs": 2,
         "progress": False,
     }
+
+
+def test_a_run_can_shrink_while_it_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shrinking = ("--epochs", "4", "--hold", "0.5", "--shrink", "10", "--runs", str(tmp_path))
+    assert paring(*TRAIN, *shrinking) == 0
+    folder = only(tmp_path)
+    assert folder.name.startswith("lenet_300_100-digits-l0+shrink-")
+    row = json.loads((folder / "result.json").read_text())
+    assert row["method"] == "l0+shrink"
+    assert row["parameters"] < 0.21 * row["dense_parameters"]
+    capsys.readouterr()
+    assert paring("train", "--method", "dense", "--shrink", "1ep", "--runs", str(tmp_path)) == 2
+    assert "dense training closes nothing" in flat(capsys.readouterr().err)

@@ -114,6 +114,7 @@ CHANGES: dict[type, tuple[Any, dict[str, Any]]] = {
             "device": "cuda",
             "bf16": True,
             "compile": True,
+            "conditional": 8,
         },
     ),
     L0: (

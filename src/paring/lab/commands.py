@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from paring.core import Method
+from paring.core import Method, Stack
 from paring.lab.arguments import METHODS, first_as, read
 from paring.lab.command import Command, CommandError, set_threads
 from paring.lab.evidence import bench, docs, table
 from paring.lab.experiment import RESULT, SMALL, Experiment
+from paring.methods import Dense, Shrink
 from paring.train import Recipe, write_atomic
 
 # --- demo -----------------------------------------------------------------------------------------------------------
@@ -66,6 +67,8 @@ class TrainArguments:
         data: data set: digits (needs nothing), mnist, fashion_mnist, cifar10, cifar100.
         method: what the network may lose: dense or l0; decides which further options there are.
         validation: training examples set aside for choosing settings.
+        shrink: cut what has closed for good out of the network while it trains, looking this often: "1ep" or a number of
+            steps; empty leaves that to the end.
         runs: folder of all run folders.
         threads: CPU threads; 0 uses all.
         quiet: show no progress.
@@ -75,6 +78,7 @@ class TrainArguments:
     data: str = "digits"
     method: str = "l0"
     validation: int = 0
+    shrink: str = ""
     runs: Path = Path("runs")
     threads: int = 0
     quiet: bool = False
@@ -107,6 +111,7 @@ def _train(words: Sequence[str]) -> int:
         "epoch, a finished one is not done again.\n\nexamples:\n"
         "  paring train --model lenet_300_100 --data digits --method l0 --at inputs --price 1e-4 --epochs 30\n"
         "  paring train --model lenet5 --data mnist --method l0 --at units:Conv2d inputs:Linear --price budget:macs=0.25\n"
+        "  paring train --model lenet5 --data mnist --price budget:macs=0.25 --hold 0.8 --shrink 1ep\n"
         "  paring train --model resnet20 --data cifar10 --method dense --optimizer sgd --lr 0.1 --schedule cosine --crop 4 --flip\n"
         f"\noptions below are those of --method {name}"
     )
@@ -127,6 +132,10 @@ def _train(words: Sequence[str]) -> int:
         raise CommandError(f"--device {found.recipe.device}: not available here ({error})") from error
     set_threads(what.threads)
     method = getattr(found, name, None) or kind()
+    if what.shrink:
+        if type(method) is Dense:
+            raise CommandError("--shrink: dense training closes nothing that could be cut; use --method l0")
+        method = Stack(method, Shrink(every=what.shrink))
     experiment = Experiment(model, data, method, found.recipe, validation=what.validation)
     folder = what.runs / experiment.name
     if experiment.result(what.runs) is not None:

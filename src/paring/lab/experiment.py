@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Method
+from paring.core import Method, Stack
 from paring.cost import Cost, measure
 from paring.data import Dataset
 from paring.data import load as load_data
@@ -63,7 +63,8 @@ class Experiment:
     @property
     def label(self) -> str:
         """Short name of the method."""
-        return "dense" if type(self.method) is Dense else type(self.method).__name__.lower()
+        parts = self.method.methods if isinstance(self.method, Stack) else (self.method,)
+        return "+".join("dense" if type(part) is Dense else type(part).__name__.lower() for part in parts)
 
     @property
     def name(self) -> str:
