@@ -321,7 +321,25 @@ def test_a_cut_has_the_strides_of_a_fresh_tensor(shape: tuple[int, ...], layout:
         assert torch.equal(small, again)
 
 
-def test_scheduler_and_scaler_go_on() -> None:
+def test_a_gradient_scaler_goes_on() -> None:
+    net, run, opt = prepared("mlp", OPTIMIZERS["adam"], SHRINK, torch.float32)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4)
+    for _ in range(6):
+        x, y = batch((20,), dtype=torch.float32)
+        opt.zero_grad()
+        scaler.scale(F.cross_entropy(net(x), y) + run.penalty()).backward()
+        scaler.unscale_(opt)
+        run.before_step(opt)
+        scaler.step(opt)
+        scaler.update()
+        run.after_step(opt)
+    assert run.shrinks[0]["done"]
+    assert run.clock.step == 6
+    assert scaler.get_scale() == 2.0**11
+    assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_a_scheduler_goes_on() -> None:
     net, run, opt = prepared("mlp", OPTIMIZERS["adam"], SHRINK, torch.float32)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(opt, 10)
     train(net, run, opt, (20,), 6, schedule.step)
