@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from tests.graph import zoo
 from torch import nn
 
 from paring.graph import wiring
 from paring.models import build
-from tests.graph import zoo
 
 tp: Any = pytest.importorskip("torch_pruning", reason="Torch-Pruning comes with the extra 'bench'")
 IMAGE = (3, 32, 32)
