@@ -430,10 +430,12 @@ def test_little_is_left_alone_and_slow_is_rolled_back(monkeypatch: pytest.Monkey
 
     assert run_with(pr.Shrink(every=2, multiple_of=1, saving=0.99, measure=False)).shrinks == []
     monkeypatch.setattr("paring.handle.decide.step_times", lambda *_: (1.0, 2.0))
-    (record,) = run_with(pr.Shrink(every=2, multiple_of=1, saving=0.01)).shrinks
-    assert not record["done"]
-    assert record["why"] == "the step would not get faster"
-    assert record["milliseconds"] == [1000.0, 2000.0]
+    records = run_with(pr.Shrink(every=1, multiple_of=1, saving=0.01)).shrinks
+    assert len(records) == 3  # one slow measurement is not the last word, three are
+    for record in records:
+        assert not record["done"]
+        assert record["why"] == "the step would not get faster"
+        assert record["milliseconds"] == [1000.0, 2000.0]
     monkeypatch.setattr("paring.handle.decide.step_times", lambda *_: (2.0, 1.0))
     assert run_with(pr.Shrink(every=2, multiple_of=1, saving=0.01)).shrinks[0]["done"]
 

@@ -24,6 +24,8 @@ from paring.handle.parallel import Parallel, from_first
 from paring.handle.probe import NetworkProbe
 from paring.handle.select import widen
 
+_TRIES = 3
+
 
 class Run:
     """One network being trained with one method.
@@ -50,6 +52,7 @@ class Run:
         self._wrappers: list[Parallel] = []
         self._spare: tuple[str, ...] = ()
         self._seen: tuple[int, ...] = ()
+        self._slow = 0
         self._checked: weakref.ref[torch.optim.Optimizer] | None = None
         method.start(net, clock)
 
@@ -178,10 +181,13 @@ class Run:
             self._cut(found.cuts, [opt, *self._companions])
         if found.record:
             self.shrinks.append(found.record)
-        self._seen = settled_counts(self.net)
+        slow = found.cuts is None and bool(found.record.get("milliseconds"))
+        self._slow = self._slow + 1 if slow else 0
+        if self._slow in (0, _TRIES):  # one bad measurement on a busy machine is not the last word
+            self._seen, self._slow = settled_counts(self.net), 0
 
     def _decide(self, removal: Removal) -> Decision | None:
-        """Look again once something new has settled; it never unsettles."""
+        """Look again once something new has settled (it never unsettles), or when a cut was not faster once or twice."""
         if settled_counts(self.net) == self._seen:
             return None
         clock = self.clock
