@@ -208,12 +208,12 @@ def test_bombs_are_refused_quickly(tmp_path: Path) -> None:
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = packer.compress(b" " * (1 << 28)) + packer.flush()
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(PareError):
         File(forge(tmp_path / "a", None, raw=bomb))
     with pytest.raises(PareError, match="would decode to"):
         File(forge(tmp_path / "b", *one_section(shape=[1 << 34], kind="table", values=1)))
-    assert time.perf_counter() - started < 1.0
+    assert time.process_time() - started < 1.0
     assert tracemalloc.get_traced_memory()[1] < 4 * container.LARGEST_HEADER
     tracemalloc.stop()
 
