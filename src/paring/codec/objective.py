@@ -54,18 +54,14 @@ class Objective:
 
     def gradient(self, net: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
         """Gradient of the loss with respect to these parameters; zero for those it does not depend on."""
-        parameters = [net.get_parameter(name) for name in names]
-        total = [torch.zeros_like(p) for p in parameters]
-        with torch.enable_grad(), _evaluating(net), _requiring(parameters):
-            for weight, batch in self._weighted():
-                grads = torch.autograd.grad(self.loss(net, batch), parameters, allow_unused=True)
-                for sum_, grad in zip(total, grads, strict=True):
-                    if grad is not None:
-                        sum_ += weight * grad
-        return dict(zip(names, total, strict=True))
+        return self._mean(net, names, lambda grad: grad)
 
     def curvature(self, net: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
         """Mean over the batches of the squared batch gradient: a cheap diagonal curvature (empirical Fisher)."""
+        return self._mean(net, names, torch.square)
+
+    def _mean(self, net: nn.Module, names: Sequence[str], of: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Weighted mean over the batches of a function of the batch gradient."""
         parameters = [net.get_parameter(name) for name in names]
         total = [torch.zeros_like(p) for p in parameters]
         with torch.enable_grad(), _evaluating(net), _requiring(parameters):
@@ -73,7 +69,7 @@ class Objective:
                 grads = torch.autograd.grad(self.loss(net, batch), parameters, allow_unused=True)
                 for sum_, grad in zip(total, grads, strict=True):
                     if grad is not None:
-                        sum_ += weight * grad**2
+                        sum_ += weight * of(grad)
         return dict(zip(names, total, strict=True))
 
     def _weighted(self) -> list[tuple[float, Any]]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from paring.core.atomic import atomic
 from paring.graph.apply import resize
 from paring.graph.graph_file import FileError, captures_of, graph_of, written
 from paring.graph.graph_net import GraphNet
@@ -89,7 +89,8 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     if isinstance(net, GraphNet):
         manifest |= {"version": GRAPH_VERSION, "graph": _recipe(net)}
     manifest["digest"] = _digest(manifest, tensors)
-    _write(Path(path), safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
+    with atomic(path) as file:
+        file.write(safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
 
 
 def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.Module:
@@ -226,24 +227,6 @@ def _digest(manifest: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 def _dtype(value: Tensor) -> str:
     return str(value.dtype).removeprefix("torch.")
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(partial, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself is on disk only once the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _some(names: list[str]) -> str:
