@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from paring.core import gates
+from paring.gates import MaskGate
 from paring.testing import ZOO, Chain, Row, chain_batch, difference, is_stock, same_state
 
 STEPS = 40
@@ -25,7 +26,8 @@ every = pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
 def attached(row: Row, dtype: torch.dtype = torch.float32) -> tuple[Chain, pr.Run, torch.optim.Optimizer]:
     torch.manual_seed(0)
     net = Chain().to(dtype)
-    run = pr.attach(net, row.make(), chain_batch(2, dtype=dtype)[0], steps=STEPS, epoch_steps=10)
+    x, y = chain_batch(30, dtype=dtype)
+    run = pr.attach(net, row.make(), x[:2], steps=STEPS, epoch_steps=10, loss=lambda twin: F.cross_entropy(twin(x), y))
     return net, run, torch.optim.Adam(run.parameter_groups(lr=5e-3))
 
 
@@ -161,9 +163,10 @@ def test_gates_have_their_own_group_without_decay(row: Row) -> None:
     count = sum(len(group["params"]) for group in groups)
     assert count == len(list(net.parameters())) == len({id(p) for group in groups for p in group["params"]})
     gate_ids = {id(p) for _, _, gate in gates(net) for p in gate.parameters()}
+    decayed = {id(p) for _, _, gate in gates(net) if gate.decay for p in gate.parameters()}
     for group in groups:
         own = all(id(p) in gate_ids for p in group["params"])
-        assert group["weight_decay"] == (0.0 if own else 0.5)
+        assert group["weight_decay"] == (0.0 if own and not all(id(p) in decayed for p in group["params"]) else 0.5)
         assert group["name"].startswith("gates" if own else "weights")
     chosen = run.parameter_groups(lr=0.1, gate_lr=7.0)
     assert all(group["lr"] == (7.0 if group["name"].startswith("gates") else 0.1) for group in chosen)
@@ -193,6 +196,22 @@ def test_resumes_bit_for_bit(row: Row) -> None:
 
 
 @every
+def test_what_is_closed_stays_exactly_zero_under_momentum_and_decay(row: Row) -> None:
+    net, run, _ = attached(row)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.02, weight_decay=0.1), lr=0.02, momentum=0.9, nesterov=True)
+    for _ in range(12):
+        train(net, run, opt, 1)
+        for name, kind, gate in gates(net):
+            if kind == "weights":
+                weight = net.get_submodule(name).weight
+                assert isinstance(weight, torch.Tensor)
+                seen = gate.fold(weight)
+                assert torch.equal(seen != 0, gate.support() & (weight != 0)), name
+                if isinstance(gate, MaskGate) and not gate.dense:
+                    assert bool((weight[~gate.mask] == 0).all()), name
+
+
+@every
 def test_attached_twice_is_refused(row: Row) -> None:
     net, _, _ = attached(row)
     with pytest.raises(ValueError, match="already has a method attached"):
@@ -203,7 +222,7 @@ def test_attached_twice_is_refused(row: Row) -> None:
 def test_missing_optimizer_group_is_refused(row: Row) -> None:
     net, run, _ = attached(row)
     opt = torch.optim.SGD([p for name, p in net.named_parameters() if "gate" not in name], lr=0.1)
-    if row.gated:
+    if any(True for _, _, gate in gates(net) for _ in gate.parameters()):
         with pytest.raises(ValueError, match="does not hold the parameters of"):
             run.step(opt)
     else:

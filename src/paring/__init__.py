@@ -6,18 +6,20 @@ opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
 small = run.finish()
 """
 
+from paring import rules
 from paring.core import Clock, Gate, Method, Stack
 from paring.cost import report
 from paring.gates import groups
 from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
 from paring.handle import Run, attach
-from paring.methods import L0, Budget, Dense, Price, Shrink
+from paring.methods import IMP, L0, Budget, Dense, Price, Shrink
 from paring.relax import HardConcrete, Relaxation
 from paring.train import Recipe, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "IMP",
     "L0",
     "Budget",
     "CaptureError",
@@ -39,6 +41,7 @@ __all__ = [
     "groups",
     "load",
     "report",
+    "rules",
     "save",
     "to_onnx",
 ]

@@ -221,9 +221,9 @@ def test_state_survives(relaxation: Relaxation, held: bool) -> None:
 def test_state_is_the_parameter_and_whether_it_is_held() -> None:
     gate = StochasticGate(HardConcrete(), (2,))
     assert set(gate.state_dict()) == {"log_alpha", "_extra_state"}
-    assert gate.state_dict()["_extra_state"].equal(torch.tensor(False))
+    assert gate.state_dict()["_extra_state"].equal(torch.tensor(0))
     gate.hold()
-    assert gate.state_dict()["_extra_state"].equal(torch.tensor(True))
+    assert gate.state_dict()["_extra_state"].equal(torch.tensor(1))
     with pytest.raises(RuntimeError, match="size mismatch"):
         StochasticGate(HardConcrete(), (3,)).load_state_dict(gate.state_dict())
 

@@ -17,6 +17,7 @@ import paring as pr
 from paring.core import attached, gates
 from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, support
+from paring.methods.budget import _blocks
 from paring.methods.l0 import expected_l2_of
 from paring.models import build
 from paring.testing import Chain, chain_batch, same_state
@@ -149,6 +150,7 @@ def test_shared_weights_are_refused() -> None:
         lambda: pr.Budget(params=0.0),
         lambda: pr.Budget(macs=1.5),
         lambda: pr.Budget(params=0.5, ascent=0.0),
+        lambda: pr.Budget(params=0.5, multiple_of=0),
     ],
 )
 def test_numbers_out_of_range(make) -> None:  # type: ignore[no-untyped-def]
@@ -265,6 +267,48 @@ def test_projection_keeps_the_likeliest_gates() -> None:
     assert float(run.cost(expected).parameters) == pytest.approx(63)
 
 
+def naive_blocks(flat: Tensor, sizes: list[int], widths: list[int]) -> tuple[list[int], list[int], set[int]]:
+    """Blocks of the likeliest entries of each place, by hand."""
+    blocks, first, start = [], set(), 0
+    for size, width in zip(sizes, widths, strict=True):
+        place = sorted(range(start, start + size), key=lambda i: -float(flat[i]))
+        first |= set(place[:width])
+        blocks += [place[at : at + width] for at in range(0, size, width)]
+        start += size
+
+    def rank(block: list[int]) -> float:
+        there = [float(flat[i]) for i in block if float(flat[i]) > -torch.inf]
+        return sum(there) / len(there) if there else -torch.inf
+
+    blocks.sort(key=lambda block: -rank(block))
+    order = [i for block in blocks for i in block]
+    return order, [0, *itertools.accumulate(map(len, blocks))], first
+
+
+def test_blocks_of_gates_are_opened_by_their_mean() -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        sizes, widths = [20, 7, 16, 3], [8, 1, 4, 8]
+        flat = torch.randn(sum(sizes), generator=generator)
+        flat[torch.rand(len(flat), generator=generator) < 0.3] = -torch.inf  # gone already
+        order, ends, first = _blocks(flat, sizes, widths)
+        assert (order.tolist(), ends, set(first.nonzero().flatten().tolist())) == naive_blocks(flat, sizes, widths)
+
+
+@pytest.mark.parametrize("macs", [0.2, 0.35, 0.6])
+def test_projection_onto_round_widths(macs: float) -> None:
+    method = pr.L0(price=pr.Budget(macs=macs, multiple_of=8), at="units")
+    net, run = lenet(method)
+    randomise(net)
+    method.finish(net)
+    for name, _, gate in gates(net):
+        width = int(gate.support().sum())
+        assert width >= 8
+        assert width % 8 == 0 or width == gate.shape[0], name
+    cost, dense = run.cost(support), run.cost()
+    assert 0.8 * macs < float(cost.macs / dense.macs) <= macs + 1e-9
+
+
 def test_budget_that_cannot_be_met() -> None:
     net = build("lenet5_caffe", shape=(1, 28, 28), classes=10)
     weights = {name: value.clone() for name, value in net.state_dict().items()}
@@ -272,6 +316,8 @@ def test_budget_that_cannot_be_met() -> None:
         pr.attach(net, pr.L0(price=pr.Budget(params=1e-5), at="units"), IMAGE)
     assert not list(gates(net))
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+    with pytest.raises(ValueError, match="one block of 16 open gates in each of the 3 gated places"):
+        pr.attach(net, pr.L0(price=pr.Budget(macs=0.1, multiple_of=16), at="units"), IMAGE)
 
 
 def test_multiplier_rises_while_too_large_and_restarts_at_zero() -> None:

@@ -57,7 +57,7 @@ def test_global_keeps_the_highest_of_all() -> None:
 def test_global_can_leave_something_in_every_layer() -> None:
     given = {"a": torch.rand(5, 5) + 10, "b": torch.rand(5, 5)}
     assert Global().counts(given, 0.5)["b"] == 0
-    assert Global(least=3).counts(given, 0.5) == {"a": 25, "b": 3}
+    assert Global(least=3).counts(given, 0.5) == {"a": 22, "b": 3}
 
 
 def test_uniform() -> None:

@@ -1,12 +1,12 @@
 """Clock, gates, gated layers and the method contract: everything the rest of paring is built on."""
 
 from paring.core.attention import joint_projection
-from paring.core.clock import Clock
+from paring.core.clock import Clock, in_steps
 from paring.core.gate import Gate
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
-from paring.core.method import Attachment, Method, Probe, Removal, Stack, attached, is_attached, set_attachment
+from paring.core.method import Attachment, Method, Probe, Removal, Rewind, Stack, attached, is_attached, set_attachment
 from paring.core.shared import Spread
-from paring.core.slots import adopt, gate_shape, gated_layers, gates, put, release, share, strip
+from paring.core.slots import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
 
 __all__ = [
     "GATED",
@@ -20,13 +20,16 @@ __all__ = [
     "Method",
     "Probe",
     "Removal",
+    "Rewind",
     "Spread",
     "Stack",
     "adopt",
     "attached",
+    "factors",
     "gate_shape",
     "gated_layers",
     "gates",
+    "in_steps",
     "is_attached",
     "joint_projection",
     "put",

@@ -18,6 +18,8 @@ class GatedMultiheadAttention(Gated, nn.MultiheadAttention):
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         assert self.unit_gate is not None
+        if self.unit_gate.transparent:
+            return nn.MultiheadAttention.forward(self, *args, **kwargs)
         z = self.unit_gate().to(self.in_proj_weight.dtype)
         shown = {"in_proj_weight": self.in_proj_weight * z.unsqueeze(1)}
         if self.in_proj_bias is not None:

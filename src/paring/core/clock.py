@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -40,3 +41,32 @@ class Clock:
     def epoch(self) -> float | None:
         """Epochs finished in this round (fractional); None when the epoch's length is unknown."""
         return None if self.epoch_steps is None else self.step / self.epoch_steps
+
+
+def in_steps(name: str, value: str | int, epoch_steps: int | None, *, least: int = 1) -> int:
+    """A moment or a length as optimizer steps, from 200, "200" or "0.5ep".
+
+    Args:
+        name: of the setting, for messages: "Shrink(every=...)".
+        value: as the user wrote it.
+        epoch_steps: optimizer steps in an epoch, or None when nobody knows.
+        least: smallest allowed.
+
+    Raises:
+        ValueError: it is neither steps nor epochs, too small, or in epochs whose length is unknown.
+    """
+    text = str(value).strip()
+    epochs = text.endswith("ep")
+    try:
+        number = float(text.removesuffix("ep")) if epochs else float(int(text))
+    except ValueError:
+        raise ValueError(f"{name} = {value!r}: give optimizer steps (200) or epochs ('1ep')") from None
+    if not (number >= 0 and math.isfinite(number)) or (least > 0 and number == 0):
+        raise ValueError(f"{name} = {value!r}: must {'be positive' if least else 'not be negative'}")
+    if not epochs:
+        return int(number)
+    if epoch_steps is None:
+        raise ValueError(
+            f"{name} = {value!r} counts epochs: tell attach their length with epoch_steps=..., or give steps"
+        )
+    return max(least, round(number * epoch_steps))

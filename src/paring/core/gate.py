@@ -56,7 +56,28 @@ class Gate(nn.Module, ABC):
 
     def settled(self) -> Tensor:
         """Boolean tensor of `shape`: closed and never able to open again. Nothing is settled by default."""
-        return torch.zeros(self.shape, dtype=torch.bool, device=next(self.parameters()).device)
+        return torch.zeros_like(self.support())
+
+    def see(self, weight: Tensor) -> Tensor:
+        """What the network sees instead of the weight, for a gate at "weights"; their product unless overridden."""
+        multiplier: Tensor = self()
+        return weight * multiplier.to(weight.dtype)
+
+    def fold(self, weight: Tensor) -> Tensor:
+        """What `see` is at test time: it takes the weight's place when the gate is taken out."""
+        return weight * self.value().to(weight.dtype)
+
+    @property
+    def noisy(self) -> bool:
+        """Whether `variance` may return something."""
+        return False
+
+    def variance(self, weight: Tensor) -> Tensor | None:
+        """Variance of Gaussian noise on what `see` returns, now; None, the default, for no noise.
+
+        The layer does not draw weights but its outputs (local reparametrisation, Kingma et al. 2015).
+        """
+        return None
 
     def constrain(self) -> None:
         """Bring the parameters back into their allowed range after an optimizer step. Nothing by default."""
@@ -71,6 +92,18 @@ class Gate(nn.Module, ABC):
 
     def rest(self) -> None:
         """Take the gradients of a frozen gate away, so that no optimizer moves it by momentum. Nothing by default."""
+
+    def constant(self) -> Tensor:
+        """The part of the multiplier that is final, of `shape`: `absorb` says that the weights hold it. Ones by default."""
+        return torch.ones_like(self.value())
+
+    def absorb(self) -> None:
+        """The weights were multiplied by `constant`; from now on the gate shows one in its place. Nothing by default."""
+
+    @property
+    def transparent(self) -> bool:
+        """Whether the multiplier is one everywhere and for good, so that a layer need not apply it."""
+        return False
 
     @property
     def per_example(self) -> bool:

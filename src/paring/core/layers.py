@@ -19,6 +19,7 @@ input needs no gradient, its weight). One sample per example always multiplies a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from paring.core.gate import Gate
 
 Kind = Literal["units", "inputs", "weights"]
+_LEAST_VARIANCE = 1e-16  # keeps the slope of the square root finite where nothing is active
 KINDS: tuple[Kind, ...] = ("units", "inputs", "weights")
 
 
@@ -44,17 +46,27 @@ class Gated(nn.Module):
         return {cast(Kind, kind): gate for kind, gate in found.items() if gate is not None}
 
     def multiply_inputs(self, x: Tensor) -> Tensor:
-        if self.input_gate is None:
+        if self.input_gate is None or self.input_gate.transparent:
             return x
         return _along(x, self.input_gate(x.shape[0]), self.feature_axis(x))
 
     def multiply_units(self, y: Tensor) -> Tensor:
-        if self.unit_gate is None:
+        if self.unit_gate is None or self.unit_gate.transparent:
             return y
         return _along(y, self.unit_gate(y.shape[0]), self.feature_axis(y))
 
     def gated_weight(self, weight: Tensor) -> Tensor:
-        return weight if self.weight_gate is None else weight * self.weight_gate().to(weight.dtype)
+        if self.weight_gate is None or self.weight_gate.transparent:
+            return weight
+        return self.weight_gate.see(weight)
+
+    def add_noise(self, y: Tensor, weight: Tensor, spread: Callable[[Tensor], Tensor]) -> Tensor:
+        """The layer's output with the noise of its weight; `spread` maps the variance of the weight to that of `y`."""
+        variance = None if self.weight_gate is None else self.weight_gate.variance(weight)
+        if variance is None:
+            return y
+        deviation = (spread(variance) + _LEAST_VARIANCE).sqrt()
+        return y + deviation * torch.randn_like(deviation)
 
     def feature_axis(self, x: Tensor) -> int:
         """Axis of `x` that carries the features (last for linear layers and embeddings, 1 for channels)."""
@@ -70,9 +82,13 @@ def _along(x: Tensor, z: Tensor, axis: int) -> Tensor:
     return x * z.view(shape).to(x.dtype)
 
 
+def _noisy(gate: Gate | None) -> bool:
+    return gate is not None and gate.noisy
+
+
 def _whole_batch(gate: Gate | None) -> bool:
-    """True when the gate exists and its multiplier does not depend on the example."""
-    return gate is not None and not (gate.per_example and gate.training)
+    """True when the gate multiplies something and its multiplier does not depend on the example."""
+    return gate is not None and not gate.transparent and not (gate.per_example and gate.training)
 
 
 class GatedLinear(Gated, nn.Linear):
@@ -80,12 +96,14 @@ class GatedLinear(Gated, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         x, weight = input, self.gated_weight(self.weight)
-        if _whole_batch(self.input_gate) and torch.is_grad_enabled() and not input.requires_grad:
+        spare = torch.is_grad_enabled() and not input.requires_grad
+        if spare and _whole_batch(self.input_gate) and not _noisy(self.weight_gate):
             assert self.input_gate is not None  # the first layer: spare it a gradient of its input
             weight = weight * self.input_gate().to(weight.dtype)
         else:
             x = self.multiply_inputs(input)
-        return self.multiply_units(F.linear(x, weight, self.bias))
+        y = self.add_noise(F.linear(x, weight, self.bias), self.weight, lambda v: F.linear(x * x, v))
+        return self.multiply_units(y)
 
 
 class GatedEmbedding(Gated, nn.Embedding):
@@ -101,14 +119,15 @@ class GatedEmbedding(Gated, nn.Embedding):
             self.scale_grad_by_freq,
             self.sparse,
         )
-        return self.multiply_units(y)
+        return self.multiply_units(self.add_noise(y, self.weight, lambda v: F.embedding(input, v)))
 
 
 class _GatedConv(Gated, nn.modules.conv._ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.gated_weight(self.weight), self.bias
-        fold_inputs = _whole_batch(self.input_gate) and self.groups == 1
-        fold_units = _whole_batch(self.unit_gate)
+        quiet = not _noisy(self.weight_gate)
+        fold_inputs = _whole_batch(self.input_gate) and self.groups == 1 and quiet
+        fold_units = _whole_batch(self.unit_gate) and quiet
         ones = [1] * (weight.dim() - 2)
         if fold_inputs:
             assert self.input_gate is not None
@@ -120,6 +139,7 @@ class _GatedConv(Gated, nn.modules.conv._ConvNd):
             bias = None if bias is None else bias * z
         x = input if fold_inputs else self.multiply_inputs(input)
         y: Tensor = self._conv_forward(x, weight, bias)
+        y = self.add_noise(y, self.weight, lambda v: self._conv_forward(x * x, v, None))
         return y if fold_units else self.multiply_units(y)
 
     def feature_axis(self, x: Tensor) -> int:

@@ -25,6 +25,14 @@ class Probe(Protocol):
     @property
     def wiring(self) -> Any: ...
 
+    def loss(self, net: Callable[..., Any]) -> Tensor:
+        """Scalar loss of a network (or any function of its arguments) on a batch of training data.
+
+        Raises:
+            ValueError: `attach` was not told of any.
+        """
+        ...
+
 
 @dataclass
 class Attachment:
@@ -79,16 +87,49 @@ class Removal:
         multiple_of: widths that stay at or above it are rounded up to a multiple of it, with units that are dead.
         saving: smallest predicted saving worth a cut, as a fraction of the present parameters or MACs.
         measure: time forward and backward before and after on copies, and cut only when that got faster.
+        fold: first multiply gates that no longer move into the weights.
     """
 
     multiple_of: int
     saving: float
     measure: bool
+    fold: bool = False
+
+
+@dataclass(frozen=True)
+class Rewind:
+    """How a round after the first one begins.
+
+    Attributes:
+        weights: everything but the gates goes back to where it was at the rewind point.
+        step: optimizer step at which the round begins; the learning-rate schedule goes back to it as well.
+        flat: the learning rate stays at its last value instead (fine-tuning).
+    """
+
+    weights: bool = False
+    step: int = 0
+    flat: bool = False
 
 
 @dataclass(frozen=True)
 class Method:
     """Dense training; the base of every method. Subclasses are frozen dataclasses that override hooks."""
+
+    @property
+    def rounds(self) -> int:
+        """Training runs that follow one another in this method."""
+        return 1
+
+    def point(self, clock: Clock) -> int | None:
+        """Optimizer steps of the first round after which the weights are kept to rewind to; None keeps none."""
+        return None
+
+    def on_round(self, net: nn.Module, clock: Clock) -> None:
+        """A round that is not the last one is over (`clock.round` is still its number): decide what stays."""
+
+    def begin(self, clock: Clock) -> Rewind:
+        """How the round `clock.round`, which is not the first one, begins."""
+        return Rewind()
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         """Put gates in. Called once, before training."""
@@ -105,6 +146,11 @@ class Method:
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         """The optimizer step is done; `clock.step` counts it."""
+
+    @property
+    def reads_weights(self) -> bool:
+        """Whether `penalty` or `on_step` look at more than gates; a sharded network is gathered for them then."""
+        return type(self) is not Method
 
     def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
         """How to cut settled units out of the network right now, after `on_step`; None, the default, for not at all."""
@@ -134,7 +180,28 @@ class Stack(Method):
         for method in methods:
             if not isinstance(method, Method):
                 raise TypeError(f"Stack takes methods, got {type(method).__name__}: {method!r}")
+        if sum(method.rounds > 1 for method in methods) > 1:
+            raise ValueError("Stack takes at most one method of several rounds: who would say where the rounds begin?")
         object.__setattr__(self, "methods", tuple(methods))
+
+    @property
+    def rounds(self) -> int:
+        return max(method.rounds for method in self.methods)
+
+    @property
+    def _leader(self) -> Method:
+        """The one that has rounds; of several, `Stack` refuses to be made."""
+        return next((method for method in self.methods if method.rounds > 1), self.methods[0])
+
+    def point(self, clock: Clock) -> int | None:
+        return self._leader.point(clock)
+
+    def on_round(self, net: nn.Module, clock: Clock) -> None:
+        for method in self.methods:
+            method.on_round(net, clock)
+
+    def begin(self, clock: Clock) -> Rewind:
+        return self._leader.begin(clock)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         for method in self.methods:
@@ -155,6 +222,10 @@ class Stack(Method):
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         for method in self.methods:
             method.on_step(net, opt, clock)
+
+    @property
+    def reads_weights(self) -> bool:
+        return any(method.reads_weights for method in self.methods)
 
     def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
         return next((r for method in self.methods if (r := method.removal(net, clock)) is not None), None)

@@ -98,18 +98,26 @@ class Spread(Gate):
             self._plain = False
 
     def forward(self, batch: int | None = None) -> Tensor:
-        return self._gather(lambda part: part(batch))
+        return self.gather(lambda part: part(batch))
 
     def chance(self) -> Tensor:
-        return self._gather(lambda part: part.chance())
+        return self.gather(lambda part: part.chance())
 
     def value(self) -> Tensor:
-        return self._gather(lambda part: part.value())
+        return self.gather(lambda part: part.value())
+
+    def constant(self) -> Tensor:
+        return self.gather(lambda part: part.constant())
+
+    @property
+    def transparent(self) -> bool:
+        return all(part.transparent for part in self.gates())
 
     def settled(self) -> Tensor:
-        return self._gather(lambda part: part.settled().float(), rest=0.0) > 0
+        return self.gather(lambda part: part.settled().float(), rest=0.0) > 0
 
-    def _gather(self, ask: Callable[[Gate], Tensor], rest: float = 1.0) -> Tensor:
+    def gather(self, ask: Callable[[Gate], Tensor], rest: float = 1.0) -> Tensor:
+        """What each gate answers, of its shape, laid out over the units; `rest` where there is no gate."""
         values = [ask(part) for part in self.gates()]
         if self._plain and not any(part.dense_shape != part.shape for part in self.gates()):
             return values[0]

@@ -112,7 +112,7 @@ def share(module: nn.Module, gate: Gate, index: Tensor) -> Gated:
         )
     held = getattr(module, _SLOT["units"], None)
     if held is None:
-        return put(module, "units", Spread([gate], index.to(next(gate.parameters()).device)))
+        return put(module, "units", Spread([gate], index.to(gate.support().device)))
     if not isinstance(held, Spread):
         raise ValueError(f"this {type(module).__name__} already has a gate at 'units'")
     held.add(gate, index)
@@ -150,24 +150,30 @@ def gates(net: nn.Module) -> Iterator[tuple[str, Kind, Gate]]:
 def release(net: nn.Module) -> None:
     """Multiply every test-time gate into the weights and give every layer its stock class back, in place."""
     for _, layer in list(gated_layers(net)):
-        inner = "in_proj_" if isinstance(layer, nn.MultiheadAttention) else ""
-        weight = cast(Tensor, getattr(layer, f"{inner}weight"))
-        bias = cast("Tensor | None", getattr(layer, f"{inner}bias", None))
         for kind, gate in layer.gates().items():
-            value = gate.value().to(weight.dtype)
             if kind == "weights":
-                weight.mul_(value)
-            elif kind == "inputs":
-                weight.mul_(_input_columns(layer, value))
-            elif isinstance(layer, nn.Embedding) or type(layer).__name__ == "GatedConv1D":  # (.., units)
-                weight.mul_(value)
-                if bias is not None:
-                    bias.mul_(value)
-            else:
-                weight.mul_(value.view(-1, *[1] * (weight.dim() - 1)))
-                if bias is not None:
-                    bias.mul_(value)
+                weight = cast(Tensor, layer.weight)
+                weight.copy_(gate.fold(weight))
+                continue
+            for leaf, factor in factors(layer, kind, gate.value()).items():
+                cast(Tensor, getattr(layer, leaf)).mul_(factor)
     strip(net)
+
+
+def factors(layer: Gated, kind: Kind, value: Tensor) -> dict[str, Tensor]:
+    """A multiplier in this place, laid out against the layer's parameters: name -> tensor that broadcasts with it."""
+    inner = "in_proj_" if isinstance(layer, nn.MultiheadAttention) else ""
+    weight = cast(Tensor, getattr(layer, f"{inner}weight"))
+    value = value.to(weight.dtype)
+    if kind == "weights":
+        return {"weight": value}
+    if kind == "inputs":
+        return {"weight": _input_columns(layer, value)}
+    transposed = isinstance(layer, nn.Embedding) or type(layer).__name__ == "GatedConv1D"  # (.., units)
+    found = {f"{inner}weight": value if transposed else value.view(-1, *[1] * (weight.dim() - 1))}
+    if getattr(layer, f"{inner}bias", None) is not None:
+        found[f"{inner}bias"] = value
+    return found
 
 
 def strip(net: nn.Module) -> None:

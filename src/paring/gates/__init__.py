@@ -1,25 +1,70 @@
 """Gates, the places where they go, and how open they are."""
 
+from paring.gates.dropout import DropoutGate
+from paring.gates.gaussian import GaussianGate
 from paring.gates.groups import Groups, groups
+from paring.gates.mask import MaskGate
+from paring.gates.masking import (
+    clear_closed,
+    forget,
+    latent_of,
+    mask_of,
+    masks_of,
+    put_aside,
+    put_masks,
+    set_masks,
+    weight_of,
+    weight_sites,
+    weights_of,
+)
 from paring.gates.obstacle import carrier_of
 from paring.gates.openness import expected, gate_of, live, openness, replaced, support, tied
 from paring.gates.place import Place, Site, put_gate, sites
+from paring.gates.reader import ReadingGate, read_weights
+from paring.gates.scale import ScaleGate
+from paring.gates.sigmoid import SigmoidGate
+from paring.gates.soft_threshold import SoftThresholdGate
+from paring.gates.still import rest_weights, set_signed_constant
 from paring.gates.stochastic import StochasticGate
+from paring.gates.supermask import PopupGate, SupermaskGate
 
 __all__ = [
+    "DropoutGate",
+    "GaussianGate",
     "Groups",
+    "MaskGate",
     "Place",
+    "PopupGate",
+    "ReadingGate",
+    "ScaleGate",
+    "SigmoidGate",
     "Site",
+    "SoftThresholdGate",
     "StochasticGate",
+    "SupermaskGate",
     "carrier_of",
+    "clear_closed",
     "expected",
+    "forget",
     "gate_of",
     "groups",
+    "latent_of",
     "live",
+    "mask_of",
+    "masks_of",
     "openness",
+    "put_aside",
     "put_gate",
+    "put_masks",
+    "read_weights",
     "replaced",
+    "rest_weights",
+    "set_masks",
+    "set_signed_constant",
     "sites",
     "support",
     "tied",
+    "weight_of",
+    "weight_sites",
+    "weights_of",
 ]

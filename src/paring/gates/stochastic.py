@@ -2,7 +2,8 @@
 
 While training, `forward` draws one sample per minibatch (or per example) from the relaxation; in eval mode it is the
 relaxation's test-time estimate. A gate can be *held*: from then on it shows its estimate in training too, and its
-parameters stop moving, so that the weights can settle on the network that will be kept.
+parameters stop moving, so that the weights can settle on the network that will be kept. What a held gate shows is a
+constant, so the weights can *absorb* it: then it shows one where it is open, and costs nothing where nothing is closed.
 
 A gate can *retire*, element by element: closed at test time and hardly ever open in training, for long enough, it is
 closed for good. That is an approximation, off unless asked for. A gate that was cut while training draws its noise for
@@ -11,6 +12,7 @@ its original shape still and uses what is left of it, so that the other gates se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ class StochasticGate(Gate):
 
     Attributes:
         retired: boolean tensor of `shape`, closed for good; None while retirement is off.
+        absorbed: held, and the weights were multiplied by its value; it shows one where it is open.
         quiet: for how many optimizer steps each element could have been retired; None while retirement is off.
 
     Args:
@@ -63,6 +66,8 @@ class StochasticGate(Gate):
         self.relaxation = relaxation
         self.lr_scale = lr_scale
         self.held = False
+        self.absorbed = False
+        self._transparent = False
         self._per_example = per_example
         self._shared = shared
         self._noise: Tensor | None = None
@@ -117,7 +122,8 @@ class StochasticGate(Gate):
         return self._shut(self.relaxation.chance(self.log_alpha))
 
     def value(self) -> Tensor:
-        return self._shut(self.relaxation.estimate(self.log_alpha))
+        value = self._shut(self.relaxation.estimate(self.log_alpha))
+        return (value != 0).to(value.dtype) if self.absorbed else value
 
     def settled(self) -> Tensor:
         if self.held:
@@ -158,6 +164,31 @@ class StochasticGate(Gate):
         self.held = True
         self.rest()
 
+    def constant(self) -> Tensor:
+        value = self.value()
+        return value.masked_fill(value == 0, 1.0) if self.held else torch.ones_like(value)
+
+    def absorb(self) -> None:
+        if self.held:
+            self._set_absorbed(True)
+
+    def _set_absorbed(self, absorbed: bool) -> None:
+        if absorbed != self.absorbed:
+            self.log_alpha.requires_grad_(not absorbed)  # or DDP would wait for a gradient that never comes
+        self.absorbed = absorbed
+        self._look()
+
+    @property
+    def transparent(self) -> bool:
+        return self._transparent and self._shown is None
+
+    def _look(self) -> None:
+        self._transparent = self.absorbed and bool(self.support().all())
+
+    def note_cut(self, before: torch.Size, kept: Mapping[int, Tensor]) -> None:
+        super().note_cut(before, kept)
+        self._look()
+
     @property
     def frozen(self) -> bool:
         return self.held
@@ -172,12 +203,13 @@ class StochasticGate(Gate):
             self.log_alpha.clamp_(*self.relaxation.clamp)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.held)
+        return torch.tensor(self.held + self.absorbed)  # 0: moves, 1: held, 2: held, and the weights hold its value
 
     def set_extra_state(self, state: Any) -> None:
         self.renew()
         self.held = bool(state)
+        self._set_absorbed(int(state) == 2)
         self.rest()
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, {self.relaxation}, held={self.held}"
+        return f"{tuple(self.shape)}, {self.relaxation}, held={self.held}, absorbed={self.absorbed}"

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from paring.graph.grids import Link, Meeting
-from paring.graph.labels import varying
+from paring.graph.labels import distinct_pairs, varying
 from paring.graph.state import State, place
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def _passing(
         return
     met = _spread(other.labels, letters, out, sizes)
     both = torch.stack([labels.flatten(), met.flatten()])
-    seen = torch.unique(both[:, (both[0] >= 0) & (both[1] >= 0)], dim=1)
+    seen = distinct_pairs(both[:, (both[0] >= 0) & (both[1] >= 0)])
     dynamic = torch.full((seen.shape[1], 1), torch.nan, dtype=torch.float64)
     used = torch.ones(seen.shape[1], 1, dtype=torch.bool)
     run.meetings.append(Meeting(node, seen[0], seen[1][:, None], dynamic, used, ~used))

@@ -82,7 +82,10 @@ def reach(labels: Tensor, dim: int) -> int:
 
 def grid_dims(labels: Tensor) -> list[int]:
     """The dimensions that units lie along, the outermost first: ids are consecutive along the innermost."""
-    return sorted(varying(labels), key=lambda d: -reach(labels, d))
+    found = varying(labels)
+    for d in range(labels.dim()):
+        labels = labels if d in found else labels.narrow(d, 0, min(1, labels.shape[d]))
+    return sorted(found, key=lambda d: -reach(labels, d))
 
 
 def boxed(labels: Tensor, dims: list[int]) -> Tensor:

@@ -5,6 +5,7 @@ This sits above `graph`, and not in `core`, because `finish` removes what closed
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from paring.core import Attachment, Clock, Method, gates, is_attached, set_attachment, strip
 from paring.handle.probe import NetworkProbe
 from paring.handle.run import Run
+from paring.handle.sharded import refuse_sharded
 
 
 def attach(
@@ -22,6 +24,7 @@ def attach(
     steps: int | None = None,
     epoch_steps: int | None = None,
     batch: int | None = None,
+    loss: Callable[[Callable[..., Any]], Tensor] | None = None,
 ) -> Run:
     """Put the method's gates into `net`, in place, and return the handle that trains and finishes it.
 
@@ -32,10 +35,13 @@ def attach(
         steps: optimizer steps that training will take, when known; schedules of methods need it.
         epoch_steps: optimizer steps in an epoch, when known.
         batch: examples in a training step, when known; `Shrink` times steps of this size.
+        loss: scalar loss of a network on a batch of training data, for methods that score weights before training:
+            `loss=lambda net: F.cross_entropy(net(x), y)`.
 
     Raises:
         TypeError: `net` is no module or `method` no method.
-        ValueError: something is attached already, or the method finds no place for its gates. The network is then
+        ValueError: something is attached already, the network is under `fully_shard` already (attach comes first), or
+            the method finds no place for its gates. The network is then
             as it was before.
     """
     if not isinstance(net, nn.Module):
@@ -47,8 +53,9 @@ def attach(
         raise ValueError(
             f"this {type(net).__name__} already has a method attached; use Stack(a, b) for several at once"
         )
+    refuse_sharded(net, "attach")
     clock = Clock(steps=steps, epoch_steps=epoch_steps)
-    probe = NetworkProbe(net, example if isinstance(example, tuple) else (example,))
+    probe = NetworkProbe(net, example if isinstance(example, tuple) else (example,), loss)
     set_attachment(net, Attachment(method))
     try:
         method.attach(net, probe)

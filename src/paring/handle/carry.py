@@ -7,7 +7,6 @@ stay right. Tensors keep their order of strides (channels-last stays channels-la
 from __future__ import annotations
 
 import gc
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -22,6 +21,7 @@ from paring.graph.apply import resize
 from paring.graph.plan import full_name
 from paring.graph.slices import Dims, cut
 from paring.handle.select import set_reads
+from paring.handle.sharded import is_sharded
 
 MARK = "_paring_renewable"  # of wrappers that are made anew after a cut
 
@@ -53,7 +53,7 @@ class Carried(Protocol):
     """Something that keeps tensors of the network's shapes under the network's names."""
 
     def shrink(self, cut: Callable[[str, Tensor], Tensor]) -> None:
-        """Replace each of these tensors by `cut(name, tensor)`."""
+        """Replace each of these tensors by `cut(name, tensor)`: a part of it, or it times what the weights are folded with."""
 
 
 def cut_network(net: nn.Module, cuts: Cuts) -> None:
@@ -209,11 +209,10 @@ def check_network(net: nn.Module) -> None:
         RuntimeError: sharded parameters, or a DistributedDataParallel around the network that `Run.parallel` did not
             make: after a cut it would silently stop averaging gradients.
     """
-    sharding = sys.modules.get("torch.distributed.tensor")  # slow to import, and loaded wherever something is sharded
-    if sharding is not None and any(isinstance(p.data, sharding.DTensor) for p in net.parameters()):
+    if is_sharded(net):
         raise RuntimeError(
             f"the parameters of this {type(net).__name__} are sharded over processes and cannot be cut while training. "
-            "Leave Shrink out; gather the network and call finish() after training, then shard the small one"
+            "Leave Shrink out; finish() gathers the network after training, and the small one can be sharded again"
         )
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return

@@ -14,7 +14,8 @@ T = TypeVar("T")
 
 
 class Parallel:
-    """A wrapper around a network, such as DistributedDataParallel, that is made anew whenever the network shrinks.
+    """A wrapper around a network, such as DistributedDataParallel, that is made anew whenever the network shrinks or
+    other parameters are trained.
 
     Call it like the wrapper; its attributes and methods (`no_sync`, ...) are those of the present wrapper.
 
@@ -31,10 +32,16 @@ class Parallel:
     def renew(self) -> None:
         """Make the wrapper anew."""
         self.__dict__.pop("wrapped", None)
+        self._moving = self._trained()
         self.wrapped = self._wrap(self._net)
         self.wrapped.__dict__[MARK] = True
 
+    def _trained(self) -> list[bool]:
+        return [parameter.requires_grad for parameter in self._net.parameters()]
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._trained() != self._moving:  # a loaded state in which gates have ended: do not wait for their gradients
+            self.renew()
         return self.wrapped(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

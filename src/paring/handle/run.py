@@ -12,17 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Clock, Gate, Method, Removal, attached, gates, release, set_attachment, strip
+from paring.core.shared import Spread
 from paring.cost import Cost, CostModel
 from paring.gates import live, openness, support
 from paring.graph import Report, shrink, wiring
+from paring.handle.absorb import absorb
 from paring.handle.carry import Carried, Cuts, check_network, check_optimizer
 from paring.handle.conditional import Conditional
 from paring.handle.decide import Decision, decide, settled_counts
 from paring.handle.folded import outputs, same_or_raise
 from paring.handle.live import check_copy, cut_all, plain, recall
 from paring.handle.parallel import Parallel, from_first
+from paring.handle.point import Point
 from paring.handle.probe import NetworkProbe
 from paring.handle.select import widen
+from paring.handle.sharded import alike, gathered, is_sharded, refuse_sharded, whole
 
 _TRIES = 3
 
@@ -54,7 +58,9 @@ class Run:
         self._seen: tuple[int, ...] = ()
         self._slow = 0
         self._checked: weakref.ref[torch.optim.Optimizer] | None = None
+        self._point: Point | None = None
         method.start(net, clock)
+        self._keep_point()
 
     def parameter_groups(
         self, lr: float, weight_decay: float = 0.0, *, gate_lr: float | None = None
@@ -82,9 +88,17 @@ class Run:
             groups.append({"params": parameters, "lr": rate, "weight_decay": decay, "name": f"gates{number or ''}"})
         return groups
 
+    @property
+    def shared_gates(self) -> list[Gate]:
+        """Gates that act in several layers. FSDP2 wants each parameter in one place: `fully_shard` each of these first,
+        then the blocks, then the network.
+        """
+        return list(dict.fromkeys(gate for m in self.net.modules() if isinstance(m, Spread) for gate in m.gates()))
+
     def penalty(self) -> Tensor:
         """Scalar to add to the loss; a constant zero when the method has none."""
-        value = self.method.penalty(self.net, self.clock)
+        with whole(self.net, weights=self.method.reads_weights):
+            value = self.method.penalty(self.net, self.clock)
         if value is not None:
             return value
         first = next(self.net.parameters(), None)
@@ -111,10 +125,58 @@ class Run:
         """What the method does after the optimizer moved; advances the clock."""
         clock = self.clock
         self.clock = Clock(clock.step + 1, clock.round, clock.steps, clock.epoch_steps)
-        self.method.on_step(self.net, opt, self.clock)
+        with whole(self.net, weights=self.method.reads_weights, write=True):
+            self.method.on_step(self.net, opt, self.clock)
+        self._keep_point()
         removal = self.method.removal(self.net, self.clock)
         if removal is not None:
             self._shrink(opt, removal)
+
+    def next_round(self, opt: torch.optim.Optimizer) -> bool:
+        """Begin the method's next round, now that this one is over; False when it was the last.
+
+        The method decides what stays, weights go back to the rewind point if it says so, and the optimizer forgets its
+        state. A loop of one's own is `while True: train(); if not run.next_round(opt): break`, with learning rates set
+        by `run.schedule_step`; an average of the weights has to be begun anew.
+
+        Raises:
+            ValueError: weights should go back, but the first round was shorter than the rewind point.
+        """
+        clock = self.clock
+        if clock.round + 1 >= self.method.rounds:
+            return False
+        following = Clock(0, clock.round + 1, clock.steps, clock.epoch_steps)
+        back = self.method.begin(following)
+        if back.weights and self._point is None:
+            raise ValueError(
+                f"weights should go back to step {self.method.point(clock)}, but the first round ended at step {clock.step}"
+            )
+        self.method.on_round(self.net, clock)
+        if back.weights and self._point is not None:
+            self._point.restore(self.net)
+        opt.state.clear()
+        self.clock = Clock(back.step, following.round, clock.steps, clock.epoch_steps)
+        self.method.start(self.net, self.clock)
+        return True
+
+    @property
+    def schedule_step(self) -> int:
+        """Step at which a learning-rate schedule stands now: the clock's, or the round's last one while fine-tuning."""
+        clock = self.clock
+        if clock.round > 0 and clock.steps is not None and self.method.begin(clock).flat:
+            return clock.steps - 1
+        return clock.step
+
+    @property
+    def point(self) -> dict[str, Tensor] | None:
+        """Weights and buffers of the rewind point by name; None before it, or without one."""
+        return None if self._point is None else dict(self._point.values)
+
+    def _keep_point(self) -> None:
+        clock = self.clock
+        if self._point is None and clock.round == 0 and self.method.point(clock) == clock.step:
+            self._point = Point.of(self.net)
+            self._companions.append(self._point)
 
     def track(self, *companions: nn.Module | torch.optim.Optimizer | Carried) -> None:
         """What has to shrink along with the network: an EMA, an `AveragedModel`, other copies, further optimizers.
@@ -164,6 +226,7 @@ class Run:
         return lambda *args: present()(*args)
 
     def _conditional(self, multiple_of: int) -> Conditional:
+        refuse_sharded(self.net, "conditional computation")
         stock = copy.deepcopy(self.net)
         set_attachment(stock, None)
         strip(stock)
@@ -173,6 +236,9 @@ class Run:
         """Look at what could go, and cut it out if that pays."""
         check_optimizer(opt)
         check_network(self.net)
+        if removal.fold and absorb(self.net, self.probe.example, [opt, *self._companions]):
+            for wrapper in self._wrappers:
+                wrapper.renew()
         found = from_first(lambda: self._decide(removal))
         if found is None:
             return
@@ -211,7 +277,7 @@ class Run:
             shown = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
             raise ValueError(
                 f"the optimizer does not hold the parameters of {len(lacking)} gates ({shown}), so they would never move; "
-                f"build it after attach, with {type(opt).__name__}(run.parameter_groups(lr=...))"
+                f"build it after attach (and after fully_shard, which replaces parameters), with {type(opt).__name__}(run.parameter_groups(lr=...))"
             )
 
     def finish(
@@ -223,6 +289,10 @@ class Run:
         verify: bool = True,
     ) -> nn.Module:
         """The small network: gates multiplied into the weights, stock layers, what closed removed exactly.
+
+        A network under `fully_shard` (attached first, sharded then) is gathered: every process has to call this, and
+        each gets the same small network, plain and whole, with the buffers of the first process. Its memory has to hold
+        the whole network once. Shard the small one again to train on.
 
         Args:
             net: the network to finish, this run's by default; pass an EMA copy of it to finish that one.
@@ -239,24 +309,33 @@ class Run:
         Raises:
             RuntimeError: the network does not compute the same with its gates folded into the weights, because its
                 forward uses weights of a gated layer without calling it.
+            ValueError: `inplace` for a network that is sharded over processes.
         """
         source = self.net if net is None else getattr(net, "_orig_mod", net)
         attached(source)
-        small = source if inplace else copy.deepcopy(source)
+        example = self.probe.example
+        if not is_sharded(source):
+            small = source if inplace else copy.deepcopy(source)
+        elif inplace:
+            raise ValueError(
+                f"this {type(source).__name__} is sharded over processes, and what is small is whole: leave inplace out"
+            )
+        else:
+            small, example = gathered(source), alike(source, example)
         if drop_inputs is None:
             drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
         self.method.finish(small)
         small.eval()
-        before = [outputs(small, self.probe.example, grad) for grad in (True, False)]
+        before = [outputs(small, example, grad) for grad in (True, False)]
         release(small)
         set_attachment(small, None)
-        widen(small, self.probe.example)
-        after = outputs(small, self.probe.example, False)
+        widen(small, example)
+        after = outputs(small, example, False)
         for expected in before:
             same_or_raise(expected, after, small)
         for parameter in small.parameters():
             parameter.grad = None
-        small, self.report = shrink(small, self.probe.example, inplace=inplace, verify=verify, drop_inputs=drop_inputs)
+        small, self.report = shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs)
         return small
 
     @cached_property
@@ -276,7 +355,8 @@ class Run:
         """
         if ask is None:
             return self._model()
-        found = openness(self.net, self.probe.wiring, ask)
+        with whole(self.net, weights=False):
+            found = openness(self.net, self.probe.wiring, ask)
         return self._model(live(found, self.probe.wiring) if ask is support else found)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -289,6 +369,7 @@ class Run:
             "round": self.clock.round,
             "method": repr(self.method),
             "shrinks": copy.deepcopy(self.shrinks),
+            "point": None if self._point is None else {k: v.clone() for k, v in self._point.values.items()},
             "state": {name: value.clone() for name, value in attached(self.net).state.items()},
         }
 
@@ -309,5 +390,10 @@ class Run:
         if cuts:
             self._cut(cuts, [other for other in self._companions if not isinstance(other, torch.optim.Optimizer)])
         self.shrinks = copy.deepcopy(state.get("shrinks", []))
+        if state.get("point") is not None:
+            if self._point is None:
+                self._point = Point({})
+                self._companions.append(self._point)
+            self._point.values = {name: value.clone() for name, value in state["point"].items()}
         stored.clear()
         stored.update({name: value.clone() for name, value in state["state"].items()})

@@ -1,22 +1,69 @@
 """Command-line forms of the values that are not plain numbers, and the tyro call around them.
 
 A price is written `1e-6`, `rate=1e-6,of=macs,conv1=1e-4` or `budget:macs=0.25,params=0.1`; a relaxation `hard_concrete`
-or `concrete:beta=0.5`.
+or `concrete:beta=0.5`, an allocation `erdos_renyi`, a structure `nm:n=2,m=4`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from paring import relax
+from paring import relax, rules
 from paring.core import Method
-from paring.methods import L0, Budget, Dense, Price
+from paring.methods import (
+    DNW,
+    GMP,
+    IMP,
+    L0,
+    SET,
+    STR,
+    AtInit,
+    Budget,
+    ConcreteDropout,
+    ContinuousSparsification,
+    Dense,
+    EdgePopup,
+    Masked,
+    Price,
+    RigL,
+    Slimming,
+    SparseVD,
+    Supermask,
+)
 
 T = TypeVar("T")
 
-METHODS: dict[str, type[Method]] = {"dense": Dense, "l0": L0}
+METHODS: dict[str, type[Method]] = {
+    "dense": Dense,
+    "l0": L0,
+    "imp": IMP,
+    "gmp": GMP,
+    "rigl": RigL,
+    "set": SET,
+    "dnw": DNW,
+    "at_init": AtInit,
+    "slimming": Slimming,
+    "masked": Masked,
+    "continuous_sparsification": ContinuousSparsification,
+    "str": STR,
+    "sparse_vd": SparseVD,
+    "concrete_dropout": ConcreteDropout,
+    "supermask": Supermask,
+    "edge_popup": EdgePopup,
+}
+ALLOCATIONS: dict[str, type[rules.Allocation]] = {
+    "global": rules.Global,
+    "uniform": rules.Uniform,
+    "erdos_renyi": rules.ErdosRenyi,
+}
+STRUCTURES: dict[str, type[rules.Structure]] = {
+    "weights": rules.Weights,
+    "units": rules.Units,
+    "blocks": rules.Blocks,
+    "nm": rules.NM,
+}
 RELAXATIONS: dict[str, type[relax.Relaxation]] = {
     "hard_concrete": relax.HardConcrete,
     "concrete": relax.Concrete,
@@ -63,18 +110,69 @@ def parse_relaxation(text: str) -> relax.Relaxation:
     Raises:
         ValueError: unknown name or field.
     """
+    return cast(relax.Relaxation, _parse_named("gate", RELAXATIONS, text))
+
+
+def parse_allocation(text: str) -> rules.Allocation:
+    """Read an allocation: `global`, `uniform:first_dense=true`, `erdos_renyi`, or `given:conv1=0.5,fc*=0.1`.
+
+    Raises:
+        ValueError: unknown name or field.
+    """
     name, _, rest = text.partition(":")
-    if name not in RELAXATIONS:
-        raise ValueError(f"gate {text!r}: choose one of {', '.join(RELAXATIONS)}")
-    kind = RELAXATIONS[name]
+    if name == "given":
+        return rules.Given(tuple(_numbers(text, rest).items()))
+    return cast(rules.Allocation, _parse_named("allocation", ALLOCATIONS, text))
+
+
+def parse_structure(text: str) -> rules.Structure:
+    """Read a structure: `weights`, `units`, `blocks:outputs=4,inputs=4`, `nm:n=2,m=4`.
+
+    Raises:
+        ValueError: unknown name or field.
+    """
+    return cast(rules.Structure, _parse_named("structure", STRUCTURES, text))
+
+
+def _parse_named(what: str, table: Mapping[str, type[Any]], text: str) -> Any:
+    """A dataclass by its name, with `field=value` pairs after a colon."""
+    name, _, rest = text.partition(":")
+    if name not in table:
+        raise ValueError(f"{what} {text!r}: choose one of {', '.join(table)}")
+    known = {f.name: f for f in dataclasses.fields(table[name]) if f.name != "clamp"}
     values: dict[str, Any] = {}
-    known = {f.name for f in dataclasses.fields(cast(Any, kind))} - {"clamp"}
     for part in filter(None, rest.split(",")):
         key, value = _pair(text, part)
         if key not in known:
-            raise ValueError(f"gate {text!r}: {name} has {', '.join(sorted(known)) or 'no numbers'}, not {key}")
-        values[key] = value if key == "test" else _number(text, value)
-    return kind(**values)
+            raise ValueError(f"{what} {text!r}: {name} has {', '.join(sorted(known)) or 'no numbers'}, not {key}")
+        values[key] = _value(text, str(known[key].type), value)
+    return table[name](**values)
+
+
+def _value(text: str, kind: str, value: str) -> Any:
+    if kind == "float":
+        return _number(text, value)
+    if kind == "int":
+        number = _number(text, value)
+        if number != int(number):
+            raise ValueError(f"{text!r}: {value!r} is not a whole number")
+        return int(number)
+    if kind == "bool":
+        if value.lower() not in ("true", "false"):
+            raise ValueError(f"{text!r}: {value!r} is neither true nor false")
+        return value.lower() == "true"
+    return value
+
+
+def _show_named(table: Mapping[str, type[Any]]) -> Callable[[Any], list[str]]:
+    def show(value: Any) -> list[str]:
+        if isinstance(value, rules.Given):
+            return ["given:" + ",".join(f"{name}={density}" for name, density in value.densities)]
+        name = next(name for name, kind in table.items() if type(value) is kind)
+        fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) != f.default and f.name != "clamp"]
+        return [name + (":" if fields else "") + ",".join(f"{f.name}={getattr(value, f.name)}" for f in fields)]
+
+    return show
 
 
 def _pair(text: str, part: str) -> tuple[str, str]:
@@ -106,9 +204,7 @@ def _show_price(value: Any) -> list[str]:
 
 
 def _show_relaxation(value: Any) -> list[str]:
-    name = next(name for name, kind in RELAXATIONS.items() if type(value) is kind)
-    fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) != f.default and f.name != "clamp"]
-    return [name + (":" if fields else "") + ",".join(f"{f.name}={getattr(value, f.name)}" for f in fields)]
+    return _show_named(RELAXATIONS)(value)
 
 
 def first_as(flag: str, words: Sequence[str]) -> list[str]:
@@ -134,6 +230,8 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
         forms: dict[Any, tuple[str, Callable[[str], Any], Callable[[Any], list[str]], Any]] = {
             float | Price | Budget: ("RATE|budget:NAME=F", parse_price, _show_price, (int, float, Price, Budget)),
             relax.Relaxation: ("NAME[:FIELD=X]", parse_relaxation, _show_relaxation, relax.Relaxation),
+            rules.Allocation: ("NAME[:FIELD=X]", parse_allocation, _show_named(ALLOCATIONS), rules.Allocation),
+            rules.Structure: ("NAME[:FIELD=X]", parse_structure, _show_named(STRUCTURES), rules.Structure),
         }
         form = forms.get(info.type)
         if form is None:

@@ -10,6 +10,7 @@ the last part of training the gates are held on a support of exactly the asked s
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ class Budget:
         params: parameters left, fraction in (0, 1].
         macs: multiply-accumulates left, fraction in (0, 1].
         ascent: how far the multiplier rises over the whole training when the cost stays one dense network too high.
+        multiple_of: in the end units are opened in blocks of so many, so that widths are multiples of it (or whole layers),
+            which is what processors like; give `Shrink` the same number and no dead unit is left.
 
     Raises:
         ValueError: nothing is asked for, or a fraction is outside (0, 1].
@@ -43,6 +46,7 @@ class Budget:
     params: float | None = None
     macs: float | None = None
     ascent: float = 50.0
+    multiple_of: int = 1
 
     def __post_init__(self) -> None:
         if self.params is None and self.macs is None:
@@ -57,6 +61,8 @@ class Budget:
         if not (self.ascent > 0 and math.isfinite(self.ascent)):
             raise ValueError(f"Budget(ascent={self.ascent}): must be a positive number")
         object.__setattr__(self, "ascent", float(self.ascent))
+        if isinstance(self.multiple_of, bool) or self.multiple_of != int(self.multiple_of) or self.multiple_of < 1:
+            raise ValueError(f"Budget(multiple_of={self.multiple_of}): a whole number, at least 1")
 
     @property
     def targets(self) -> dict[str, float]:
@@ -91,6 +97,13 @@ class Budget:
             new = old + rate * float(excess) if float(excess) > 0 else torch.zeros(())
             duals.state[f"budget/{key}/{name}"] = new
 
+    def _block(self, site: Site) -> int:
+        return self.multiple_of if site.kind == "units" else 1
+
+    @property
+    def _least(self) -> str:
+        return "one open gate" if self.multiple_of == 1 else f"one block of {self.multiple_of} open gates"
+
     def _used(self, net: nn.Module, sites: Sequence[Site], model: CostModel, parts: Sequence[Tensor]) -> float:
         """Largest share of any budget that this support of `sites` uses; at most 1 fits."""
         given = openness(net, model.wiring, support)
@@ -100,7 +113,7 @@ class Budget:
 
     @torch.no_grad()
     def check(self, net: nn.Module, sites: Sequence[Site], model: CostModel) -> None:
-        """Refuse at once a budget that even one open gate in every place exceeds.
+        """Refuse at once a budget that even one open gate (or block of them) in every place exceeds.
 
         Raises:
             ValueError: with the smallest budget that could be met.
@@ -108,13 +121,13 @@ class Budget:
         parts = []
         for site in sites:
             part = torch.zeros(site.shape)
-            part.view(-1)[0] = 1
+            part.view(-1)[: self._block(site)] = 1
             parts.append(part)
         used = self._used(net, sites, model, parts)
         if used > 1:
             least = ", ".join(f"{name} {asked * used:.3g}" for name, asked in self.targets.items())
             raise ValueError(
-                f"{self} cannot be met: one open gate in each of the {len(sites)} gated places, and all that is not "
+                f"{self} cannot be met: {self._least} in each of the {len(sites)} gated places, and all that is not "
                 f"gated, already cost {used:.2f} times the budget. Ask for more (about {least}), or gate more places"
             )
 
@@ -123,45 +136,75 @@ class Budget:
         """Open the likeliest gates, in order, until the budget is spent; close all others for good.
 
         Every gated place keeps at least one gate open. What is left of the budget after the longest prefix that fits
-        is filled with the next gates in order that still fit.
+        is filled with the next gates in order that still fit. With `multiple_of`, the likeliest units of a place are a
+        block, those after them the next one, and so on; a block is as likely as its mean log-alpha says.
 
         Raises:
-            ValueError: even one open gate in every place is over budget.
+            ValueError: even one open gate (or block of them) in every place is over budget.
         """
         gates = [gate_of(net, site) for site in sites]
         flat = torch.cat([_logits(gate).flatten() for gate in gates])
         gone = torch.cat([gate.settled().flatten().cpu() for gate in gates])
         flat[gone] = -torch.inf
         sizes = [gate.shape.numel() for gate in gates]
-        order = torch.argsort(flat, descending=True, stable=True)
-        base = torch.zeros(len(flat), dtype=torch.bool)
-        start = 0
-        for size in sizes:
-            base[start + int(flat[start : start + size].argmax())] = True
-            start += size
+        widths = [self._block(site) for site in sites]
+        order, ends, base = _blocks(flat, sizes, widths)
 
         def spent(mask: Tensor) -> float:
             parts = [gate.whole(part.view(gate.shape)) for part, gate in zip(mask.split(sizes), gates, strict=True)]
             return self._used(net, sites, model, parts)
 
+        def is_round(mask: Tensor) -> bool:
+            parts = zip(mask.split(sizes), gone.split(sizes), widths, strict=True)
+            return all(int(part.sum()) % width == 0 or bool((part | lost).all()) for part, lost, width in parts)
+
         def prefix(count: int) -> Tensor:
             mask = base.clone()
-            mask[order[:count]] = True
+            mask[order[: ends[count]]] = True
             return mask & ~gone
 
         if spent(base) > 1:
             raise ValueError(
-                f"{self} cannot be met: one open gate in each of the {len(sites)} gated places already costs {spent(base):.2f} times the budget"
+                f"{self} cannot be met: {self._least} in each of the {len(sites)} gated places already costs {spent(base):.2f} times the budget"
             )
-        count = bisect_right(range(len(flat) + 1), 1.0, key=lambda n: spent(prefix(n))) - 1
+        count = bisect_right(range(len(ends)), 1.0, key=lambda n: spent(prefix(n))) - 1
         mask = prefix(count)
-        for index in order[count : count + _TRIES].tolist():
-            if not mask[index] and not gone[index]:
-                mask[index] = True
-                if spent(mask) > 1:
-                    mask[index] = False
+        for start, end in itertools.pairwise(ends[count : count + _TRIES + 1]):
+            block = order[start:end]
+            wider = mask.clone()
+            wider[block] = True
+            wider &= ~gone
+            if not bool(mask[block].all()) and (self.multiple_of == 1 or is_round(wider)) and spent(wider) <= 1:
+                mask = wider
         for part, gate in zip(mask.split(sizes), gates, strict=True):
             _force(gate, part.view(gate.shape))
+
+
+def _blocks(flat: Tensor, sizes: Sequence[int], widths: Sequence[int]) -> tuple[Tensor, list[int], Tensor]:
+    """Entries of all places in the order in which they are opened, where the blocks end in it, and the first blocks.
+
+    Args:
+        flat: log-alphas, place after place.
+        sizes: entries of each place.
+        widths: entries in a block of each place.
+    """
+    entries, ranks, lengths = [], [], []
+    first, start = torch.zeros(len(flat), dtype=torch.bool), 0
+    for part, width in zip(flat.split(list(sizes)), widths, strict=True):
+        place = part.argsort(descending=True, stable=True)
+        block, value = torch.arange(len(part)) // width, part[place]
+        length, there = block.bincount(), value.isfinite()
+        total = torch.zeros(len(length)).index_add(0, block, value.masked_fill(~there, 0.0))
+        ranks.append(total / torch.zeros(len(length)).index_add(0, block, there.float()))  # nan where all are gone
+        entries.append(place + start)
+        lengths.append(length)
+        first[entries[-1][:width]] = True
+        start += len(part)
+    inner, size = torch.cat(entries), torch.cat(lengths)
+    begin, turn = size.cumsum(0) - size, torch.cat(ranks).nan_to_num(-torch.inf).argsort(descending=True, stable=True)
+    ends = size[turn].cumsum(0)
+    order = torch.repeat_interleave(begin[turn] - (ends - size[turn]), size[turn]) + torch.arange(len(flat))
+    return inner[order], [0, *ends.tolist()], first
 
 
 def _logits(gate: object) -> Tensor:

@@ -176,6 +176,10 @@ class L0(Method):
         logits = [gate.log_alpha for site in found if isinstance(gate := gate_of(net, site), StochasticGate)]
         return torch.stack([self.gate.kl(value, logit).sum() for value in logits]).sum()
 
+    @property
+    def reads_weights(self) -> bool:
+        return self.l2 > 0
+
     def on_grads(self, net: nn.Module, clock: Clock) -> None:
         for site in self._notes(net).sites:
             gate_of(net, site).rest()

@@ -21,6 +21,7 @@ from torch import nn
 
 from paring.core import Clock, Method, Probe, Removal, gates
 from paring.gates import StochasticGate
+from paring.handle.absorb import check_absorbable
 from paring.handle.carry import check_network, check_optimizer
 
 _LOOK = 10  # optimizer steps between two looks at which gates could retire
@@ -39,6 +40,8 @@ class Shrink(Method):
         retire: a gate that is closed at test time and whose P(open) stays below this is closed for good, although it
             would still open now and then; 0 switches that off.
         patience: for how long it has to stay below, like `every`.
+        fold: multiply held gates into the weights at each look, so that open units pay nothing for having had a gate. The
+            function stays as it is; training takes another path from there on, as it moves θ z and not θ.
 
     Raises:
         ValueError: a number out of its range.
@@ -50,6 +53,7 @@ class Shrink(Method):
     measure: bool = True
     retire: float = 0.0
     patience: str | int = "1ep"
+    fold: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.multiple_of, bool) or self.multiple_of != int(self.multiple_of) or self.multiple_of < 1:
@@ -91,6 +95,8 @@ class Shrink(Method):
         check_optimizer(opt)
         if clock.step == 1:
             check_network(net)
+            if self.fold:
+                check_absorbable(opt)
         if self.retire > 0:
             patience = self._patience(clock)
             look = min(_LOOK, patience)
@@ -99,10 +105,14 @@ class Shrink(Method):
                     if isinstance(gate, StochasticGate):
                         gate.retire(self.retire, look, patience)
 
+    @property
+    def reads_weights(self) -> bool:
+        return False
+
     def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
         if clock.step % self._every(clock):
             return None
-        return Removal(self.multiple_of, self.saving, self.measure)
+        return Removal(self.multiple_of, self.saving, self.measure, self.fold)
 
     def _every(self, clock: Clock) -> int:
         return _steps("every", self.every, clock.epoch_steps)

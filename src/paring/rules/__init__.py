@@ -1,6 +1,7 @@
 """Pieces that pruning methods are put together from: score, schedule, allocation, structure, each a value of its own."""
 
 from paring.rules.allocation import Allocation, ErdosRenyi, Given, Global, Uniform
+from paring.rules.regrow import Exchange, exchange
 from paring.rules.schedule import CosineDrop, Cubic, Geometric
 from paring.rules.score import Loss, grasp, magnitude, random, snip, synflow
 from paring.rules.structure import NM, Blocks, Structure, Units, Weights, masks, top
@@ -12,6 +13,7 @@ __all__ = [
     "CosineDrop",
     "Cubic",
     "ErdosRenyi",
+    "Exchange",
     "Geometric",
     "Given",
     "Global",
@@ -20,6 +22,7 @@ __all__ = [
     "Uniform",
     "Units",
     "Weights",
+    "exchange",
     "grasp",
     "magnitude",
     "masks",

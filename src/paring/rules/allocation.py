@@ -40,23 +40,21 @@ class Global(Allocation):
     """One threshold for all layers: the highest scores of the whole network are kept (IMP, SNIP, GraSP, slimming).
 
     Args:
-        least: entries that every layer keeps at least, so that no layer disappears; 0 lets layers go empty, as
-            the papers' code does.
+        least: entries that every layer keeps at least, so that no layer disappears (the others keep fewer then); 0 lets
+            layers go empty, as the papers' code does.
     """
 
     least: int = 0
 
     def counts(self, scores: Scores, density: float) -> dict[str, int]:
         total = _check(scores, density)
-        keep = round(density * total)
-        flat = torch.cat([score.detach().flatten().double() for score in scores.values()])
+        lifted = [_lifted(score.detach().flatten().double(), self.least) for score in scores.values()]
+        keep = max(round(density * total), sum(min(self.least, score.numel()) for score in scores.values()))
+        flat = torch.cat(lifted)
         owner = torch.cat([torch.full((s.numel(),), i) for i, s in enumerate(scores.values())]).to(flat.device)
         best = flat.argsort(descending=True, stable=True)[:keep]
         found = torch.bincount(owner[best], minlength=len(scores)).tolist()
-        return {
-            name: max(count, min(self.least, score.numel()))
-            for (name, score), count in zip(scores.items(), found, strict=True)
-        }
+        return dict(zip(scores, found, strict=True))
 
 
 @dataclass(frozen=True)
@@ -148,6 +146,15 @@ class Given(Allocation):
             if pattern == name or fnmatchcase(name, pattern):
                 return value
         raise ValueError(f"Given has no density for layer {name!r}; it names {', '.join(p for p, _ in self.densities)}")
+
+
+def _lifted(score: Tensor, least: int) -> Tensor:
+    """The scores with the `least` highest ones above all others of the network."""
+    if least == 0:
+        return score
+    lifted = score.clone()
+    lifted[score.argsort(descending=True, stable=True)[:least]] = float("inf")
+    return lifted
 
 
 def _check(scores: Scores, density: float) -> int:

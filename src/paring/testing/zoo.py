@@ -5,9 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from paring import relax
+from paring import relax, rules
 from paring.core import Method, Stack
-from paring.methods import L0, Budget, Dense, Price, Shrink
+from paring.methods import (
+    DNW,
+    GMP,
+    IMP,
+    L0,
+    SET,
+    STR,
+    AtInit,
+    Budget,
+    ConcreteDropout,
+    ContinuousSparsification,
+    Dense,
+    EdgePopup,
+    Masked,
+    Price,
+    RigL,
+    Shrink,
+    Slimming,
+    SparseVD,
+    Supermask,
+)
 
 
 @dataclass(frozen=True)
@@ -50,5 +70,28 @@ ZOO: tuple[Row, ...] = (
             Shrink(every=5, multiple_of=4, saving=0.01, measure=False, retire=0.2, patience=4),
         ),
     ),
+    Row("imp", lambda: IMP(prunings=2, rate=0.4, to=4)),
+    Row("gmp", lambda: GMP(density=0.3, every=5)),
+    Row("gmp without recovery", lambda: GMP(density=0.3, every=5, recover=False, allocation=rules.Global())),
+    Row("rigl", lambda: RigL(density=0.4, every=5)),
+    Row("set", lambda: SET(density=0.4, every=5)),
+    Row("dnw", lambda: DNW(density=0.4)),
+    Row("random at initialisation", lambda: AtInit(score="random", density=0.4, allocation=rules.ErdosRenyi())),
+    Row("synflow", lambda: AtInit(score="synflow", density=0.4, iterations=5)),
+    Row("snip", lambda: AtInit(score="snip", density=0.4)),
+    Row("grasp", lambda: AtInit(score="grasp", density=0.6)),
+    Row("slimming", lambda: Slimming(density=0.5, rate=1e-3)),
+    Row("masked", Masked),
+    Row("continuous sparsification", lambda: ContinuousSparsification(rate=1e-4, to=4)),
+    Row(
+        "continuous sparsification to a density",
+        lambda: ContinuousSparsification(density=0.3, searches=1, ticket="none", per="epoch", rescale=True, s0=-0.05),
+    ),
+    Row("soft threshold", lambda: STR(s_init=-4.0)),
+    Row("sparse variational dropout", lambda: SparseVD(rate=1e-4, log_sigma2=-6.0, gate_lr=4.0)),
+    Row("concrete dropout", lambda: ConcreteDropout(examples=100)),
+    Row("supermask", lambda: Supermask(constant=True, rescale=True, gate_lr=20.0)),
+    Row("supermask drawn at the end", lambda: Supermask(draw=0, gate_lr=20.0)),
+    Row("edge popup", lambda: EdgePopup(constant=True)),
     Row("stack", lambda: Stack(L0(price=1e-3, at="units:Conv2d"), L0(price=1e-3, at="inputs:Linear"))),
 )

@@ -69,6 +69,12 @@ class Ema:
             for name, value in self._tensors():
                 value.copy_(kept[name])
 
+    def restart(self) -> None:
+        """Forget everything: the next update is the first."""
+        self.updates = 0
+        for value in self._sums.values():
+            value.zero_()
+
     def shrink(self, cut: Callable[[str, Tensor], Tensor]) -> None:
         """The network was cut: cut the averages alike, each to `cut(name, average)`."""
         self._sums = {name: cut(name, value) for name, value in self._sums.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.core import Method
+from paring.core import Clock, Method
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
 from paring.graph import CaptureError
@@ -26,6 +27,7 @@ from paring.train.recipe import Recipe
 from paring.train.record import Record
 
 CHECKPOINT = "checkpoint.pt"
+ROUND = "round-{}.pt"
 METRICS = "metrics.jsonl"
 
 
@@ -40,7 +42,7 @@ class Fit:
     Attributes:
         net: the trained network, gates included, holding the averaged weights when the recipe asks for an EMA.
         run: its handle; `run.finish()` gives the small network.
-        rows: one record per epoch.
+        rows: one record per epoch, of all rounds.
         seconds: time spent in training steps, without evaluation and checkpoints.
     """
 
@@ -81,20 +83,25 @@ def fit(
     """
     trainer = Trainer(net, method, data, recipe, Path(folder) if folder is not None else None)
     devices = [trainer.device] if trainer.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), Progress(label, recipe.epochs, progress) as bar:
+    with torch.random.fork_rng(devices=devices):
         trainer.begin()
-        while trainer.epoch < recipe.epochs:
-            bar.epoch(trainer.train_epoch())
+        with Progress(label, trainer.epochs, progress) as bar:
+            while not trainer.done:
+                bar.epoch(trainer.train_epoch())
     return trainer.end()
 
 
 class Trainer:
-    """One `fit`, epoch by epoch: `begin()`, then `train_epoch()` as long as `epoch < recipe.epochs`, then `end()`.
+    """One `fit`, epoch by epoch: `begin()`, then `train_epoch()` until `done`, then `end()`.
+
+    A method of several rounds trains several times; each round but the last leaves its network in `round-0.pt`, ... .
+    A round that begins in the middle of an epoch trains the rest of it first.
 
     It draws from torch's global random generator; who runs two in turns keeps their random states apart.
 
     Attributes:
-        epoch: epochs done.
+        epoch: epochs done, of all rounds.
+        done: whether the last round is over.
         seconds, cpu_seconds: wall-clock and process time spent in training steps.
         record: one row per epoch.
     """
@@ -125,6 +132,7 @@ class Trainer:
         """Seed, attach, and go back to the last checkpoint if there is one."""
         torch.manual_seed(self.recipe.seed)
         steps = self.epoch_steps * self.recipe.epochs
+        self.done = False
         self.run = attach(
             self.net,
             self.method,
@@ -132,6 +140,7 @@ class Trainer:
             steps=steps,
             epoch_steps=self.epoch_steps,
             batch=self.recipe.batch,
+            loss=self._score_loss,
         )
         self.opt = self.recipe.make_optimizer(self.run.parameter_groups(self.recipe.lr, self.recipe.weight_decay))
         for group in self.opt.param_groups:
@@ -139,6 +148,9 @@ class Trainer:
         self.ema = Ema(self.net, self.recipe.ema) if self.recipe.ema else None
         if self.ema is not None:
             self.run.track(self.ema)
+        rounds = range(1, self.method.rounds)
+        backs = [self.method.begin(Clock(0, number, steps, self.epoch_steps)).step for number in rounds]
+        self.epochs = self.recipe.epochs + sum(math.ceil((steps - back) / self.epoch_steps) for back in backs)
         torch.manual_seed(self.recipe.seed)
         found = checkpoint.load(self.folder / CHECKPOINT) if self.folder is not None else None
         if found is None:
@@ -168,7 +180,8 @@ class Trainer:
         self.net.train()
         started, cpu_started = time.perf_counter(), time.process_time()
         losses: list[Tensor] = []
-        for first in range(0, len(batches), recipe.accumulate):
+        begun = self.run.clock.step % self.epoch_steps
+        for first in range(begun * recipe.accumulate, len(batches), recipe.accumulate):
             losses.append(self._step(batches[first : first + recipe.accumulate]))
             if self.device.type == "cpu" or len(losses) % 50 == 0:
                 self._check(losses)
@@ -184,8 +197,20 @@ class Trainer:
                 f"the validation loss is {row['validation_loss']} after epoch {self.epoch + 1}; {self._last_good()}"
             )
         self.record.add(row)
+        if self.run.clock.step >= self.epoch_steps * recipe.epochs:
+            self._end_round()
         self._save()
         return row
+
+    def _end_round(self) -> None:
+        """Leave the network of this round on disk and begin the next one, if there is one."""
+        number = self.run.clock.round
+        if self.folder is not None and number + 1 < self.method.rounds:
+            with self.ema.applied() if self.ema is not None else nullcontext():
+                checkpoint.save(self.folder / ROUND.format(number), {"round": number, "net": self.net.state_dict()})
+        self.done = not self.run.next_round(self.opt)
+        if not self.done and self.ema is not None:
+            self.ema.restart()
 
     def end(self) -> Fit:
         """Training is over: the network takes over the averaged weights, in eval mode."""
@@ -197,8 +222,8 @@ class Trainer:
         return Fit(self.net, self.run, self.record.rows, self.seconds)
 
     def _step(self, batches: tuple[Tensor, ...]) -> Tensor:
-        recipe, done = self.recipe, self.run.clock.step
-        factor = recipe.factor(done, self.epoch_steps)
+        recipe = self.recipe
+        factor = recipe.factor(self.run.schedule_step, self.epoch_steps)
         for group in self.opt.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.opt.zero_grad()
@@ -218,6 +243,17 @@ class Trainer:
             self.ema.update()
         return total
 
+    def _score_loss(self, net: Callable[..., Any]) -> Tensor:
+        """Cross-entropy on a class-balanced batch of training examples, for methods that score weights before training."""
+        draw = torch.Generator().manual_seed(self.recipe.seed)
+        shuffled = torch.randperm(len(self.train), generator=draw).to(self.device)
+        labels = self.train.y[shuffled]
+        classes = labels.unique()
+        each = math.ceil(self.recipe.batch / len(classes))
+        batch = torch.cat([shuffled[labels == one][:each] for one in classes])
+        out = net(self.train.x[batch].contiguous(memory_format=self.layout))
+        return F.cross_entropy(out.float(), self.train.y[batch])
+
     def _check(self, losses: list[Tensor]) -> None:
         """Stop when one of the losses since the last check is not finite."""
         recent = torch.stack(losses[-50:] if self.device.type != "cpu" else losses[-1:])
@@ -225,7 +261,7 @@ class Trainer:
         if len(bad):
             index = len(losses) - len(recent) + int(bad[0])
             raise Diverged(
-                f"the loss became {float(recent[int(bad[0])])} at step {self.epoch * self.epoch_steps + index + 1} "
+                f"the loss became {float(recent[int(bad[0])])} at step {self.run.clock.step - len(losses) + index + 1} "
                 f"(epoch {self.epoch + 1}); {self._last_good()}"
             )
 
@@ -234,7 +270,7 @@ class Trainer:
         broken = [name for name, p in self.net.named_parameters() if not bool(p.isfinite().all())]
         if broken:
             raise Diverged(
-                f"'{broken[0]}' is not finite any more after step {(self.epoch + 1) * self.epoch_steps} "
+                f"'{broken[0]}' is not finite any more after step {self.run.clock.step} "
                 f"(epoch {self.epoch + 1}); {self._last_good()}"
             )
 
@@ -253,6 +289,7 @@ class Trainer:
         row: dict[str, Any] = {
             "epoch": self.epoch,
             "step": self.run.clock.step,
+            **({"round": self.run.clock.round} if self.method.rounds > 1 else {}),
             "loss": float(torch.stack(losses).mean()),
             "lr": self.opt.param_groups[0]["lr"],
             "seconds": self.seconds,
@@ -283,6 +320,7 @@ class Trainer:
             return
         state = {
             "epoch": self.epoch,
+            "done": self.done,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "recipe": repr(self.recipe),
@@ -310,6 +348,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.epoch, self.seconds = state["epoch"], state["seconds"]
+        self.done = state.get("done", self.epoch >= self.recipe.epochs)
         self.cpu_seconds = state.get("cpu_seconds", 0.0)
         torch.set_rng_state(state["rng"])
         if state["rng_device"] is not None:

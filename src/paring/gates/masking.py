@@ -1,0 +1,99 @@
+"""Masks on weights, for the methods that prune them: put them in, set them, keep what they close at zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Probe
+from paring.gates.mask import MaskGate
+from paring.gates.openness import gate_of
+from paring.gates.place import Site, put_gate, sites
+
+
+def weight_sites(net: nn.Module, probe: Probe, places: str | Sequence[str]) -> tuple[Site, ...]:
+    """The sites that these places mean, which are "weights" or selections of them.
+
+    Raises:
+        ValueError: a place selects nothing, or no weights.
+    """
+    found = sites(net, probe.wiring, (places,) if isinstance(places, str) else tuple(places))
+    for site in found:
+        if site.kind != "weights":
+            raise ValueError(f"masks go on weights, so a place is 'weights' or 'weights:LAYER', not '{site.kind}'")
+    return found
+
+
+def put_masks(net: nn.Module, probe: Probe, places: str | Sequence[str]) -> tuple[Site, ...]:
+    """Put a `MaskGate`, all open, at each of these places, which are "weights" or selections of them.
+
+    Raises:
+        ValueError: a place selects nothing, or no weights.
+    """
+    found, modules = weight_sites(net, probe, places), dict(net.named_modules())
+    for site in found:
+        put_gate(modules, site, MaskGate(site.shape, device=weight_of(net, site).device))
+    return found
+
+
+def mask_of(net: nn.Module, site: Site) -> MaskGate:
+    """The mask at `site` in this network."""
+    gate = gate_of(net, site)
+    assert isinstance(gate, MaskGate)
+    return gate
+
+
+def weight_of(net: nn.Module, site: Site) -> nn.Parameter:
+    """The weight on which the gate at `site` sits."""
+    return cast(nn.Parameter, net.get_submodule(site.module).weight)
+
+
+def weights_of(net: nn.Module, found: Sequence[Site]) -> dict[str, nn.Parameter]:
+    """Weights by layer name, in the order of the network."""
+    return {site.layer: weight_of(net, site) for site in found}
+
+
+def latent_of(net: nn.Module, found: Sequence[Site]) -> dict[str, Tensor]:
+    """Weights by layer name, with the values put aside where they are closed."""
+    return {site.layer: mask_of(net, site).latent(weight_of(net, site).detach()) for site in found}
+
+
+def masks_of(net: nn.Module, found: Sequence[Site]) -> dict[str, Tensor]:
+    """Masks by layer name, in the order of the network."""
+    return {site.layer: mask_of(net, site).mask for site in found}
+
+
+@torch.no_grad()
+def set_masks(net: nn.Module, found: Sequence[Site], masks: Mapping[str, Tensor]) -> None:
+    """Give every gate its mask (bool or zeros and ones)."""
+    for site in found:
+        mask_of(net, site).mask.copy_(masks[site.layer] != 0)
+
+
+@torch.no_grad()
+def put_aside(net: nn.Module, found: Sequence[Site], masks: Mapping[str, Tensor]) -> None:
+    """Give every gate its mask; what closes keeps its value aside, and what opens gets it back."""
+    for site in found:
+        gate, weight = mask_of(net, site), weight_of(net, site)
+        values = gate.latent(weight)
+        gate.mask.copy_(masks[site.layer] != 0)
+        gate.aside = values.masked_fill(gate.mask, 0.0)
+        weight.copy_(values * gate.mask)
+
+
+@torch.no_grad()
+def clear_closed(net: nn.Module, found: Sequence[Site]) -> None:
+    """Set closed weights to zero, whatever momentum and weight decay did to them."""
+    for site in found:
+        weight_of(net, site).mul_(mask_of(net, site).mask)
+
+
+@torch.no_grad()
+def forget(opt: torch.optim.Optimizer, weight: nn.Parameter, where: Tensor) -> None:
+    """Set the optimizer's state of these entries of a weight to zero (momentum, second moments, maxima)."""
+    for value in opt.state.get(weight, {}).values():
+        if isinstance(value, Tensor) and value.shape == weight.shape:
+            value.masked_fill_(where, 0.0)

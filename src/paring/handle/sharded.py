@@ -1,0 +1,192 @@
+"""Networks whose parameters are sharded over processes (FSDP2's `fully_shard`): whole while gates are asked, and to finish.
+
+Sharded parameters are `DTensor`s, whose operations do not mix with plain tensors. Inside the forward pass FSDP gathers
+what it needs; everything that looks at gates outside of it does so within `whole`. All of this is collective: every
+process has to come along.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from paring.core import gates
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
+
+T = TypeVar("T")
+_Place = tuple[nn.Module, str, "DTensor"]
+
+
+def is_sharded(net: nn.Module) -> bool:
+    """Whether `fully_shard` was applied to some module of `net`, or some parameter is a `DTensor`."""
+    return any(True for _ in _wrapped(net)) or any(True for _ in _places(net.modules()))
+
+
+def refuse_sharded(net: nn.Module, what: str) -> None:
+    """Refuse what has to come before `fully_shard`.
+
+    Raises:
+        ValueError: the network is sharded already.
+    """
+    if is_sharded(net):
+        raise ValueError(
+            f"{what} needs the whole network, but this {type(net).__name__} is sharded over processes already. First "
+            "paring.attach, then fully_shard, then the optimizer (with run.parameter_groups)"
+        )
+
+
+@contextmanager
+def whole(net: nn.Module, *, weights: bool = True, write: bool = False) -> Iterator[None]:
+    """Within this context the gates of a sharded network are plain tensors of full size; other networks are left alone.
+
+    Args:
+        net: the network; its `fully_shard` modules are resharded first.
+        weights: all other parameters as well.
+        write: bring what changes in them back into the shards, by the values of the first process; otherwise gradients
+            flow back into the shards.
+    """
+    if not is_sharded(net):
+        yield
+        return
+    _reshard(net)
+    chosen = net.modules() if weights else (m for _, _, gate in gates(net) for m in gate.modules())
+    places = list(_places(dict.fromkeys(chosen)))
+    made = {id(held): _plain(held, detach=write) for _, _, held in places}
+    before = {key: full.detach().clone() for key, full in made.items()} if write else {}
+    with _shown(places, made):
+        yield
+    with torch.no_grad():
+        for held in {id(held): held for _, _, held in places if write}.values():
+            if not torch.equal(made[id(held)].detach(), before[id(held)]):
+                _store(held, made[id(held)].detach())
+
+
+def gathered(net: nn.Module) -> nn.Module:
+    """A plain copy of a sharded network, the same in every process: full parameters, its own classes, no hooks of FSDP.
+
+    What is not sharded (buffers, ignored parameters) is that of the first process.
+    """
+    _reshard(net)
+    places = list(_places(net.modules()))
+    made = {id(held): _plain(held, detach=True) for _, _, held in places}
+    with ExitStack() as stack:
+        stack.enter_context(_shown(places, made))
+        for module in net.modules():
+            stack.enter_context(_bare(module))
+        small = copy.deepcopy(net, {id(full): full for full in made.values()})
+    done = {id(full) for full in made.values()}
+    others = [p for p in small.parameters() if id(p) not in done]
+    with torch.no_grad():
+        for tensor in (*others, *small.buffers()) if places else ():
+            tensor.copy_(_from_first(places[0][2].device_mesh, tensor.detach().contiguous()))
+    return small
+
+
+def alike(net: nn.Module, value: T) -> T:
+    """A tensor, or a tree of them, of the first of the processes that share `net`; each leaf on the device it has here."""
+    _reshard(net)
+    held = next(_places(net.modules()), None)
+    if held is None:
+        return value
+    leaves, spec = pytree.tree_flatten(value)
+    box = [[leaf.cpu() if isinstance(leaf, Tensor) else leaf for leaf in leaves]]
+    for group in held[2].device_mesh.get_all_groups():
+        torch.distributed.broadcast_object_list(box, src=torch.distributed.get_global_rank(group, 0), group=group)
+    there = [b.to(a.device) if isinstance(a, Tensor) else b for a, b in zip(leaves, box[0], strict=True)]
+    found: T = pytree.tree_unflatten(there, spec)
+    return found
+
+
+def _wrapped(net: nn.Module) -> Iterator[FSDPModule]:
+    """Modules that `fully_shard` was applied to."""
+    kind = _wrapper()
+    if kind is not None:
+        yield from (module for module in net.modules() if isinstance(module, kind))
+
+
+def _wrapper() -> Any:
+    """The class that `fully_shard` adds; its package is slow to import, and loaded wherever it was used."""
+    return getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+
+
+def _reshard(net: nn.Module) -> None:
+    """After a forward pass without a backward pass some modules still hold their gathered parameters."""
+    for module in _wrapped(net):
+        module.reshard()
+
+
+def _places(modules: Iterable[nn.Module]) -> Iterator[_Place]:
+    """Where sharded parameters are: (module, name there, parameter)."""
+    kind: Any = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    for module in modules if kind is not None else ():
+        for leaf, held in module._parameters.items():
+            if isinstance(held, kind):
+                yield module, leaf, held
+
+
+@contextmanager
+def _shown(places: list[_Place], made: dict[int, Tensor]) -> Iterator[None]:
+    """Put other tensors in the places of parameters."""
+    try:
+        for module, leaf, held in places:
+            module._parameters[leaf] = made[id(held)]  # type: ignore[assignment]
+        yield
+    finally:
+        for module, leaf, held in places:
+            module._parameters[leaf] = held  # type: ignore[assignment]
+
+
+def _plain(held: DTensor, *, detach: bool) -> Tensor:
+    """All of a sharded parameter: a parameter of its own, or connected to the shards by autograd."""
+    there: Any = held.to(held.device_mesh.device_type)  # offloaded shards
+    full: Tensor = there.detach().full_tensor() if detach else there.full_tensor()
+    return nn.Parameter(full.clone(), requires_grad=held.requires_grad) if detach else full
+
+
+def _store(held: DTensor, full: Tensor) -> None:
+    from torch.distributed.tensor import distribute_tensor
+
+    held.copy_(distribute_tensor(full, held.device_mesh, held.placements))
+
+
+def _from_first(mesh: DeviceMesh, tensor: Tensor) -> Tensor:
+    here = tensor.device
+    tensor = tensor.to(mesh.device_type)
+    for group in mesh.get_all_groups():
+        torch.distributed.broadcast(tensor, src=torch.distributed.get_global_rank(group, 0), group=group)
+    return tensor.to(here)
+
+
+@contextmanager
+def _bare(module: nn.Module) -> Iterator[None]:
+    """Within this context a module has its own class, and neither hooks nor notes of torch.distributed, so it can be copied."""
+    kind, notes = type(module), dict(module.__dict__)
+    order, wrapper = kind.__mro__, _wrapper()
+    try:
+        if wrapper in order:
+            module.__class__ = order[order.index(wrapper) + 1]
+        for name, value in notes.items():
+            if name.startswith(("__composable_api", "_is_fsdp_", "_fsdp_")):
+                del module.__dict__[name]
+            elif name.endswith("_hooks") and isinstance(value, dict):
+                module.__dict__[name] = type(value)((key, hook) for key, hook in value.items() if not _foreign(hook))
+        yield
+    finally:
+        module.__class__ = kind
+        module.__dict__.clear()
+        module.__dict__.update(notes)
+
+
+def _foreign(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("torch.distributed")

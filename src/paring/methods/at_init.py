@@ -1,0 +1,107 @@
+"""Pruning at initialisation: score all weights once, before training, and train what stays.
+
+    snip       |w dL/dw|                    Lee, Ajanthan, Torr 2019
+    grasp      w (H g), logits over 200     Wang, Zhang, Grosse 2020
+    synflow    |w dR/d|w||, in 100 rounds   Tanaka et al. 2020; needs no data
+    magnitude  |w|
+    random     uniform numbers: the control
+
+Scores of the loss come from one batch of training data (`attach(..., loss=...)`; `fit` gives a class-balanced one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from paring import rules
+from paring.core import Clock, Method, Probe, attached
+from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, weights_of
+
+_SCORES = ("snip", "grasp", "synflow", "magnitude", "random")
+_ROUNDS = {"synflow": 100}
+
+
+@dataclass(frozen=True)
+class AtInit(Method):
+    """Pruning before training.
+
+    Args:
+        score: which weights matter, see above.
+        density: share of the weights that stays, in (0, 1].
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        allocation: how the layers share the density: `rules.Global()` as in the papers; with "random" an allocation such as
+            `rules.ErdosRenyi()` or `rules.Given(...)` is the control that the others have to beat.
+        structure: what is kept or closed together.
+        iterations: how often to score and prune on the way to the density, by the same factor each time; None: 100 for
+            "synflow", once for the others.
+        temperature: what "grasp" divides the logits by (200 in its code).
+        seed: of random scores.
+
+    Raises:
+        ValueError: an unknown score, or a number out of its range.
+    """
+
+    score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = "snip"
+    density: float = 0.1
+    at: str | tuple[str, ...] = "weights"
+    allocation: rules.Allocation = rules.Global()  # noqa: RUF009  # a frozen value
+    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+    iterations: int | None = None
+    temperature: float = 200.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.score not in _SCORES:
+            raise ValueError(f"AtInit(score={self.score!r}): choose one of {', '.join(_SCORES)}")
+        if not 0 < self.density <= 1:
+            raise ValueError(f"AtInit(density={self.density}): must lie in (0, 1]")
+        if self.iterations is not None and self.iterations < 1:
+            raise ValueError(f"AtInit(iterations={self.iterations}): must be at least 1")
+        if not self.temperature > 0:
+            raise ValueError(f"AtInit(temperature={self.temperature}): must be positive")
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = put_masks(net, probe, self.at)
+        attached(net).notes[self] = found
+        rounds = self.iterations or _ROUNDS.get(self.score, 1)
+        for number in range(1, rounds + 1):
+            scores = self._scores(net, probe, found)
+            for site in found:  # what is closed stays closed
+                scores[site.layer] = scores[site.layer].double().masked_fill(~mask_of(net, site).mask, float("-inf"))
+            density = self.density ** (number / rounds)
+            set_masks(net, found, rules.masks(scores, density, self.allocation, self.structure))
+        for site in found:
+            mask_of(net, site).fixed = True
+        clear_closed(net, found)
+
+    def _scores(self, net: nn.Module, probe: Probe, found: tuple[Site, ...]) -> dict[str, Tensor]:
+        layers = [site.layer for site in found]
+        names = [f"{layer}.weight" for layer in layers]
+        if self.score == "magnitude":
+            return rules.magnitude(weights_of(net, found))
+        if self.score == "random":
+            return rules.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
+        if self.score == "synflow":
+            scores = rules.synflow(net, names, probe.example)
+        elif self.score == "snip":
+            scores = rules.snip(net, names, probe.loss)
+        else:
+            scores = rules.grasp(net, names, lambda twin: probe.loss(_cooler(twin, self.temperature)))
+        return dict(zip(layers, scores.values(), strict=True))
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        clear_closed(net, found)
+
+
+def _cooler(net: nn.Module, temperature: float) -> Callable[..., Tensor]:
+    def divided(*args: Any) -> Tensor:
+        logits: Tensor = net(*args)
+        return logits / temperature
+
+    return divided

@@ -1,0 +1,68 @@
+"""Discovering neural wirings (Wortsman, Farhadi, Rastegari 2019): sparse forward, dense backward.
+
+The network sees the weights of largest magnitude, chosen anew after every step; the gradient reaches all weights as if all
+were open, so that closed ones can grow back. It costs a dense backward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paring import rules
+from paring.core import Clock, Method, Probe, attached
+from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, weights_of
+
+
+@dataclass(frozen=True)
+class DNW(Method):
+    """Sparse training with dense gradients.
+
+    Args:
+        density: share of the weights that the network sees, in (0, 1].
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        allocation: how the layers share the density; the same in every layer as in the paper
+            (`rules.Uniform(first_dense=True)` is its variant with a dense first layer).
+        structure: what is kept or closed together.
+
+    Raises:
+        ValueError: a density outside (0, 1].
+    """
+
+    density: float = 0.1
+    at: str | tuple[str, ...] = "weights"
+    allocation: rules.Allocation = rules.Uniform()  # noqa: RUF009  # a frozen value
+    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise ValueError(f"DNW(density={self.density}): must lie in (0, 1]")
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = put_masks(net, probe, self.at)
+        attached(net).notes[self] = found
+        for site in found:
+            mask_of(net, site).dense = True
+        self._choose(net)
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        self._choose(net)
+
+    def finish(self, net: nn.Module) -> None:
+        self._choose(net)
+        found = self._sites(net)
+        for site in found:
+            gate = mask_of(net, site)
+            gate.dense, gate.fixed = False, True
+        clear_closed(net, found)
+
+    def _choose(self, net: nn.Module) -> None:
+        found = self._sites(net)
+        scores = rules.magnitude(weights_of(net, found))
+        set_masks(net, found, rules.masks(scores, self.density, self.allocation, self.structure))
+
+    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        return found

@@ -1,0 +1,96 @@
+"""Gradual magnitude pruning (Zhu and Gupta 2017; the baseline of Gale, Elsen, Hooker 2019).
+
+    sparsity(t) = s_f + (s_i - s_f) (1 - (t - t0) / (t1 - t0))^3
+
+Every `every` steps the smallest magnitudes are closed, in each layer for itself unless another allocation is given. As in
+the authors' code a closed weight keeps the value it had (it is put aside while the network sees a zero), so it comes
+back if the weights that stayed fall below it; with `recover=False` closed weights stay closed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paring import rules
+from paring.core import Clock, Method, Probe, attached, in_steps
+from paring.gates import Site, clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks
+
+
+@dataclass(frozen=True)
+class GMP(Method):
+    """Gradual magnitude pruning.
+
+    Args:
+        density: share of the weights that is open in the end, in (0, 1].
+        ramp: fractions of training between which sparsity rises; the rest fine-tunes.
+        every: optimizer steps (100) or epochs ("1ep") between two prunings.
+        power: of the schedule (3: the paper's).
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        allocation: how the layers share the density: `rules.Uniform()` as in the paper, `rules.Global()`, `ErdosRenyi`,
+            `Given`.
+        structure: what is pruned together.
+        recover: let closed weights come back.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    density: float = 0.1
+    ramp: tuple[float, float] = (0.0, 0.75)
+    every: str | int = 100
+    power: float = 3.0
+    at: str | tuple[str, ...] = "weights"
+    allocation: rules.Allocation = rules.Uniform()  # noqa: RUF009  # a frozen value
+    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+    recover: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise ValueError(f"GMP(density={self.density}): must lie in (0, 1]")
+        in_steps("GMP(every=...)", self.every, 1)
+        object.__setattr__(self, "ramp", tuple(self.ramp))
+        _ = self.schedule
+
+    @property
+    def schedule(self) -> rules.Cubic:
+        """Sparsity as a function of the fraction of training that is over."""
+        return rules.Cubic(1 - self.density, begin=self.ramp[0], end=self.ramp[1], power=self.power)
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = put_masks(net, probe, self.at)
+        attached(net).notes[self] = found
+        if self.recover:
+            for site in found:
+                gate = mask_of(net, site)
+                gate.aside = torch.zeros_like(gate.value())
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        if clock.steps is None:
+            raise ValueError("GMP follows a schedule over the whole training: tell attach its length with steps=...")
+        in_steps("GMP(every=...)", self.every, clock.epoch_steps)
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        assert clock.steps is not None
+        every = in_steps("GMP(every=...)", self.every, clock.epoch_steps)
+        last = round(self.ramp[1] * clock.steps)
+        found = self._sites(net)
+        if clock.step == last or (clock.step < last and clock.step % every == 0):
+            self._prune(net, self.density if clock.step == last else 1 - self.schedule(clock.step / clock.steps))
+        for site in found:
+            mask_of(net, site).fixed = clock.step >= last or not self.recover
+        clear_closed(net, found)
+
+    def _prune(self, net: nn.Module, density: float) -> None:
+        found = self._sites(net)
+        scores = rules.magnitude(latent_of(net, found))
+        if not self.recover:
+            scores = {s.layer: scores[s.layer].masked_fill(~mask_of(net, s).mask, -1.0) for s in found}
+        masks = rules.masks(scores, density, self.allocation, self.structure)
+        (put_aside if self.recover else set_masks)(net, found, masks)
+
+    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        return found

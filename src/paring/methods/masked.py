@@ -1,0 +1,36 @@
+"""Weights that are zero stay zero: train a network that somebody has pruned already.
+
+This is how a ticket is trained in isolation, and how a network that another tool pruned is fine-tuned.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paring.core import Clock, Method, Probe, attached
+from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, weights_of
+
+
+@dataclass(frozen=True)
+class Masked(Method):
+    """Dense training of the weights that are not exactly zero when the method is attached.
+
+    Args:
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+    """
+
+    at: str | tuple[str, ...] = "weights"
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = put_masks(net, probe, self.at)
+        attached(net).notes[self] = found
+        set_masks(net, found, weights_of(net, found))
+        for site in found:
+            mask_of(net, site).fixed = True
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        clear_closed(net, found)

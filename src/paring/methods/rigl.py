@@ -1,0 +1,113 @@
+"""RigL: training with few weights from beginning to end, that move to where the gradient is largest (Evci et al. 2020).
+
+Every `every` steps a layer drops the fraction a/2 (1 + cos(pi t / T_end)) of its open weights, those of smallest
+magnitude, and opens as many where the gradient of the loss is largest, at zero and with a fresh optimizer state. In such a
+step the optimizer moves nothing at all, as in the authors' code: gradients only decide. Closed weights have gradients
+in these steps alone; all others cost what masked training costs.
+
+"5x" in the paper is the same method on a recipe of five times the epochs. Its code exchanges the constant fraction `drop`
+by default, the paper the falling one, as here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paring import rules
+from paring.core import Clock, Method, Probe, attached, in_steps
+from paring.gates import Site, clear_closed, forget, mask_of, put_masks, set_masks, weight_of, weights_of
+
+
+@dataclass(frozen=True)
+class RigL(Method):
+    """Rigged Lottery: sparse training by gradient.
+
+    Args:
+        density: share of the weights that is open, always, in (0, 1].
+        every: optimizer steps (100) or epochs ("1ep") between two exchanges.
+        drop: share of a layer's open weights that the first exchange replaces, in (0, 1].
+        end: fraction of training after which nothing is exchanged any more.
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        allocation: how the layers share the density: `rules.ErdosRenyi()` is ERK, `rules.Uniform(first_dense=True)`
+            the paper's "uniform".
+        seed: of the first masks, which are random.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    density: float = 0.1
+    every: str | int = 100
+    drop: float = 0.3
+    end: float = 0.75
+    at: str | tuple[str, ...] = "weights"
+    allocation: rules.Allocation = rules.ErdosRenyi()  # noqa: RUF009  # a frozen value
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise ValueError(f"RigL(density={self.density}): must lie in (0, 1]")
+        in_steps("RigL(every=...)", self.every, 1)
+        _ = self.schedule
+
+    @property
+    def schedule(self) -> rules.CosineDrop:
+        """Fraction to exchange as a function of the fraction of training that is over."""
+        return rules.CosineDrop(self.drop, self.end)
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = put_masks(net, probe, self.at)
+        attached(net).notes[self] = found
+        scores = rules.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
+        set_masks(net, found, rules.masks(scores, self.density, self.allocation, rules.Weights()))
+        clear_closed(net, found)
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        if clock.steps is None:
+            raise ValueError("RigL follows a schedule over the whole training: tell attach its length with steps=...")
+        self._look(net, clock)
+
+    def on_grads(self, net: nn.Module, clock: Clock) -> None:
+        if not self._exchanges(clock):
+            return
+        assert clock.steps is not None
+        fraction = self.schedule(clock.step / clock.steps)
+        for site in self._sites(net):
+            gate, weight = mask_of(net, site), weight_of(net, site)
+            grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            found = rules.exchange(gate.mask, weight.detach().abs(), grad.abs(), fraction)
+            gate.mask.copy_(found.mask)
+            gate.fresh = found.fresh
+        for parameter in net.parameters():
+            parameter.grad = None
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        found = self._sites(net)
+        for site in found:
+            gate = mask_of(net, site)
+            if gate.fresh is not None:
+                forget(opt, weight_of(net, site), gate.fresh)
+                gate.fresh = None
+        clear_closed(net, found)
+        self._look(net, clock)
+
+    def _exchanges(self, clock: Clock) -> bool:
+        """Whether the optimizer step that follows `clock.step` finished ones is an exchange."""
+        every = in_steps("RigL(every=...)", self.every, clock.epoch_steps)
+        fraction = clock.fraction
+        return clock.step > 0 and clock.step % every == 0 and fraction is not None and fraction < self.end
+
+    def _look(self, net: nn.Module, clock: Clock) -> None:
+        """Ask for gradients of closed weights in the coming step if it is an exchange."""
+        fraction = clock.fraction
+        for site in self._sites(net):
+            gate = mask_of(net, site)
+            gate.dense = self._exchanges(clock)
+            gate.fixed = fraction is not None and fraction >= self.end
+
+    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        return found

@@ -1,0 +1,82 @@
+"""Sparse evolutionary training (Mocanu et al. 2018).
+
+Few weights from beginning to end; now and then every layer drops the fraction `drop` of its open weights, those of
+smallest magnitude, and opens as many others at random, at zero. The paper drops the smallest positive and the largest
+negative weights, which is the smallest magnitudes of each sign; we do not look at signs, as in the RigL code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paring import rules
+from paring.core import Clock, Method, Probe, attached, in_steps
+from paring.gates import Site, clear_closed, forget, mask_of, put_masks, set_masks, weight_of, weights_of
+
+
+@dataclass(frozen=True)
+class SET(Method):
+    """Sparse evolutionary training.
+
+    Args:
+        density: share of the weights that is open, always, in (0, 1].
+        every: optimizer steps or epochs ("1ep", the paper's) between two exchanges.
+        drop: share of a layer's open weights that an exchange replaces, in (0, 1].
+        end: fraction of training after which nothing is exchanged any more.
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        allocation: how the layers share the density: `rules.ErdosRenyi(kernel=False)` as in the paper.
+        seed: of the first masks and of what opens.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    density: float = 0.1
+    every: str | int = "1ep"
+    drop: float = 0.3
+    end: float = 1.0
+    at: str | tuple[str, ...] = "weights"
+    allocation: rules.Allocation = rules.ErdosRenyi(kernel=False)  # noqa: RUF009  # a frozen value
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("density", self.density), ("drop", self.drop), ("end", self.end)):
+            if not 0 < value <= 1:
+                raise ValueError(f"SET({name}={value}): must lie in (0, 1]")
+        in_steps("SET(every=...)", self.every, 1)
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = put_masks(net, probe, self.at)
+        attached(net).notes[self] = found
+        scores = rules.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
+        set_masks(net, found, rules.masks(scores, self.density, self.allocation, rules.Weights()))
+        clear_closed(net, found)
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        in_steps("SET(every=...)", self.every, clock.epoch_steps)
+        if clock.steps is None and self.end < 1:
+            raise ValueError(f"SET(end={self.end}) needs the length of training: tell attach with steps=...")
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        found = self._sites(net)
+        every = in_steps("SET(every=...)", self.every, clock.epoch_steps)
+        part = clock.fraction
+        over = part is not None and part >= self.end
+        if clock.step % every == 0 and not over:
+            draw = torch.Generator().manual_seed(self.seed * 1_000_003 + clock.step)
+            growth = rules.random(weights_of(net, found), draw)
+            for site in found:
+                gate, weight = mask_of(net, site), weight_of(net, site)
+                swap = rules.exchange(gate.mask, weight.detach().abs(), growth[site.layer], self.drop)
+                gate.mask.copy_(swap.mask)
+                forget(opt, weight, swap.fresh)
+        for site in found:
+            mask_of(net, site).fixed = over
+        clear_closed(net, found)
+
+    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        return found

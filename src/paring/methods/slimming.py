@@ -1,0 +1,114 @@
+"""Network slimming (Liu et al. 2017): an L1 penalty on the scale of every unit, one threshold, then fine-tuning.
+
+    first round    loss + rate * sum |gamma|
+    then           units with the smallest |gamma| of the whole network are closed
+    second round   the whole schedule again, without the penalty
+
+gamma is the weight of the unit's BatchNorm. The paper needs one behind every layer it prunes; where there is none, a trained
+factor of one per unit takes its place. Units that belong together (a residual stream) go together, by their mean |gamma|.
+What is closed is removed exactly by `finish`, the shift of its norm included.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paring import rules
+from paring.core import Clock, Method, Probe, Rewind, attached
+from paring.gates import MaskGate, ScaleGate, Site, gate_of, put_gate, sites
+
+
+@dataclass(frozen=True)
+class Slimming(Method):
+    """Network slimming.
+
+    Args:
+        density: share of the units that stays, in (0, 1].
+        rate: of the L1 penalty on the scales (1e-4 for VGG, 1e-5 for ResNets in the paper).
+        at: which units: "units", or a selection such as "units:Conv2d".
+        allocation: how the layers share the density; `rules.Global(least=1)`: one threshold, no layer disappears.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    density: float = 0.3
+    rate: float = 1e-4
+    at: str | tuple[str, ...] = "units"
+    allocation: rules.Allocation = rules.Global(least=1)  # noqa: RUF009  # a frozen value
+
+    def __post_init__(self) -> None:
+        if not 0 < self.density <= 1:
+            raise ValueError(f"Slimming(density={self.density}): must lie in (0, 1]")
+        if not self.rate >= 0:
+            raise ValueError(f"Slimming(rate={self.rate}): must not be negative")
+
+    @property
+    def rounds(self) -> int:
+        return 2
+
+    def begin(self, clock: Clock) -> Rewind:
+        return Rewind()
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        places = (self.at,) if isinstance(self.at, str) else tuple(self.at)
+        found = sites(net, probe.wiring, places)
+        modules = dict(net.named_modules())
+        for site in found:
+            if site.kind != "units":
+                raise ValueError(
+                    f"network slimming closes units, so a place is 'units' or 'units:LAYER', not '{site.kind}'"
+                )
+            weight = next(modules[site.module].parameters())
+            if _norms(net, site):
+                put_gate(modules, site, MaskGate(site.shape, device=weight.device))
+            else:
+                put_gate(modules, site, ScaleGate(site.shape, device=weight.device, dtype=weight.dtype))
+        attached(net).notes[self] = found
+
+    def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
+        if clock.round > 0:
+            return None
+        return self.rate * torch.stack([scale.abs().sum() for scale in self._scales(net).values()]).sum()
+
+    def on_round(self, net: nn.Module, clock: Clock) -> None:
+        scores = {name: scale.detach().abs() for name, scale in self._scales(net).items()}
+        found = rules.masks(scores, self.density, self.allocation, rules.Weights())
+        for site in self._sites(net):
+            gate = gate_of(net, site)
+            assert isinstance(gate, MaskGate)
+            gate.mask.copy_(found[site.layer])
+            gate.fixed = True
+
+    def _scales(self, net: nn.Module) -> dict[str, Tensor]:
+        """The scale of every unit by the layer that names the site; of tied units the mean of their magnitudes."""
+        found = {}
+        for site in self._sites(net):
+            gate = gate_of(net, site)
+            norms = _norms(net, site)
+            found[site.layer] = gate.scale if isinstance(gate, ScaleGate) else torch.stack(norms).mean(0)
+        return found
+
+    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        return found
+
+
+def _norms(net: nn.Module, site: Site) -> list[Tensor]:
+    """|gamma| of the norms behind the site's units, each (units,); empty when one of the modules is no norm."""
+    if not site.taps:
+        module = net.get_submodule(site.module)
+        return [module.weight] if isinstance(module, nn.modules.batchnorm._BatchNorm) else []
+    found = []
+    for tap in site.taps:
+        module = net.get_submodule(tap.module)
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return []
+        index = torch.tensor(tap.index, device=module.weight.device)
+        rows = (index >= 0).nonzero().flatten()
+        spread = torch.zeros(site.shape, device=index.device, dtype=module.weight.dtype)
+        found.append(spread.index_copy(0, index[rows], module.weight[rows].abs()))
+    return found

@@ -1,0 +1,88 @@
+"""Soft threshold reparameterization (Kusupati et al., ICML 2020, arXiv 2002.03231), "STR".
+
+    w̃ = sign(w) relu(|w| - σ(s)),    one s per layer, trained with the weights
+
+There is no penalty: weight decay on s pulls it up from s_init towards 0, the loss holds against it, and each layer finds its
+own sparsity. So the optimizer's weight decay decides how much closes: `run.parameter_groups(lr, weight_decay)` gives the
+thresholds the weights' decay. An s far below zero (-3200 for ResNet-50 on ImageNet) has no gradient at all at first;
+decay alone brings it in, which is the paper's warm-up and needs that many steps. Short trainings want s_init around -10.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from paring.core import Clock, Method, Probe, attached
+from paring.gates import Site, SoftThresholdGate, gate_of, put_gate, read_weights, weight_of, weight_sites
+
+
+@dataclass(frozen=True)
+class STR(Method):
+    """Soft thresholds that are trained, one per layer.
+
+    Args:
+        s_init: initial parameter of every threshold σ(s); the paper's for 90 % sparsity of ResNet-50.
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        gate_lr: learning rate of the thresholds as a multiple of the weights'.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    s_init: float = -3200.0
+    at: str | tuple[str, ...] = "weights"
+    gate_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.s_init):
+            raise ValueError(f"STR(s_init={self.s_init}): must be a finite number")
+        if not (self.gate_lr >= 0 and math.isfinite(self.gate_lr)):
+            raise ValueError(f"STR(gate_lr={self.gate_lr}): must be a number that is not negative")
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = weight_sites(net, probe, self.at)
+        modules = dict(net.named_modules())
+        for site in found:
+            gate = SoftThresholdGate(weight_of(net, site), s=self.s_init, lr_scale=self.gate_lr)
+            put_gate(modules, site, gate)
+        attached(net).notes[self] = found
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        read_weights(net, self._sites(net))
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        if clock.step == 1:
+            self._check(net, opt)
+        read_weights(net, self._sites(net))
+
+    def finish(self, net: nn.Module) -> None:
+        read_weights(net, self._sites(net))
+
+    def thresholds(self, net: nn.Module) -> dict[str, float]:
+        """σ(s) by layer."""
+        return {site.layer: float(self._gate(net, site).threshold) for site in self._sites(net)}
+
+    def _check(self, net: nn.Module, opt: torch.optim.Optimizer) -> None:
+        """Refuse thresholds that nothing could ever move."""
+        decayed = {id(p) for group in opt.param_groups if group.get("weight_decay", 0) for p in group["params"]}
+        for site in self._sites(net):
+            s = self._gate(net, site).s
+            if float(torch.sigmoid(s)) == 0 and id(s) not in decayed:
+                raise ValueError(
+                    f"the threshold of '{site.layer}' has no gradient at s = {float(s):g} and the optimizer gives it no "
+                    "weight decay, so nothing would ever be pruned: build the optimizer with "
+                    "run.parameter_groups(lr=..., weight_decay=...), or start at STR(s_init=-10)"
+                )
+
+    def _gate(self, net: nn.Module, site: Site) -> SoftThresholdGate:
+        gate = gate_of(net, site)
+        assert isinstance(gate, SoftThresholdGate)
+        return gate
+
+    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        return found

@@ -1,0 +1,103 @@
+"""Sparse variational dropout (Molchanov, Ashukha, Vetrov, ICML 2017, arXiv 1701.05369).
+
+    minimise over θ and log σ²   E[loss(w)] + rate · KL(q(w) ‖ log-uniform prior),     w ~ N(θ, σ²)
+
+with the approximation of the KL (eq. 14), log σ² as the parameter (section 4.3) and outputs drawn instead of weights
+(section 4.2). At the end a weight whose log α = log σ² - log θ² is above the threshold is zero, and the others are θ.
+
+The KL is warmed up: its rate grows linearly from 0 over the first part of training, or too much closes at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Clock, Method, Probe, attached
+from paring.gates import GaussianGate, Site, gate_of, put_gate, read_weights, weight_of, weight_sites
+
+
+@dataclass(frozen=True)
+class SparseVD(Method):
+    """Sparse variational dropout.
+
+    Args:
+        rate: of the KL; 1/N for N training examples and a loss that is a mean over examples (1/60000: MNIST).
+        warmup: first fraction of training, in [0, 1], in which the rate grows from 0.
+        threshold: a weight is closed when its log α is above it.
+        log_sigma2: initial log σ².
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        gate_lr: learning rate of log σ² as a multiple of the weights'.
+
+    Raises:
+        ValueError: a number out of its range.
+    """
+
+    rate: float = 1 / 60_000
+    warmup: float = 0.25
+    threshold: float = 3.0
+    log_sigma2: float = -10.0
+    at: str | tuple[str, ...] = "weights"
+    gate_lr: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "gate_lr"):
+            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
+                raise ValueError(f"SparseVD({name}={getattr(self, name)}): must be a number that is not negative")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"SparseVD(warmup={self.warmup}): a fraction of training, in [0, 1]")
+        if not -8 <= self.threshold < 8:
+            raise ValueError(f"SparseVD(threshold={self.threshold}): must lie in [-8, 8), where log α is kept")
+        if not math.isfinite(self.log_sigma2):
+            raise ValueError(f"SparseVD(log_sigma2={self.log_sigma2}): must be a finite number")
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = weight_sites(net, probe, self.at)
+        modules = dict(net.named_modules())
+        for site in found:
+            gate = GaussianGate(
+                weight_of(net, site), log_sigma2=self.log_sigma2, threshold=self.threshold, lr_scale=self.gate_lr
+            )
+            put_gate(modules, site, gate)
+        attached(net).notes[self] = found
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        self.rate_at(clock)
+        read_weights(net, self._sites(net))
+
+    def rate_at(self, clock: Clock) -> float:
+        """The rate at this time.
+
+        Raises:
+            ValueError: it grows, but the length of training is unknown.
+        """
+        if self.warmup == 0:
+            return self.rate
+        if clock.fraction is None:
+            raise ValueError(
+                f"SparseVD(warmup={self.warmup}) is a fraction of training: tell attach how long that is with steps=..., "
+                "or give warmup=0"
+            )
+        return self.rate * min(1.0, clock.fraction / self.warmup)
+
+    def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
+        rate = self.rate_at(clock)
+        parts = []
+        for site in self._sites(net):
+            gate = gate_of(net, site)
+            assert isinstance(gate, GaussianGate)
+            parts.append(gate.divergence(weight_of(net, site)).sum())
+        return rate * torch.stack(parts).sum()
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        read_weights(net, self._sites(net))
+
+    def finish(self, net: nn.Module) -> None:
+        read_weights(net, self._sites(net))
+
+    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
+        found: tuple[Site, ...] = attached(net).notes[self]
+        return found
