@@ -12,15 +12,19 @@ from paring.cost import report
 from paring.gates import groups
 from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
 from paring.handle import Run, attach
-from paring.methods import IMP, L0, Budget, Dense, Price, Shrink
+from paring.methods import DNW, GMP, IMP, L0, SET, AtInit, Budget, Dense, Masked, Price, RigL, Shrink, Slimming
 from paring.relax import HardConcrete, Relaxation
 from paring.train import Recipe, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "DNW",
+    "GMP",
     "IMP",
     "L0",
+    "SET",
+    "AtInit",
     "Budget",
     "CaptureError",
     "Clock",
@@ -28,12 +32,15 @@ __all__ = [
     "FileError",
     "Gate",
     "HardConcrete",
+    "Masked",
     "Method",
     "Price",
     "Recipe",
     "Relaxation",
+    "RigL",
     "Run",
     "Shrink",
+    "Slimming",
     "Stack",
     "attach",
     "compact",

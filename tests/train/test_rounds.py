@@ -166,9 +166,9 @@ def test_fit_equals_a_loop_of_ones_own() -> None:
     net = network().to(memory_format=torch.preserve_format)
     run = pr.attach(net, imp(), DATA.train.x[:2], steps=2 * STEPS, epoch_steps=STEPS)
     opt = recipe.make_optimizer(run.parameter_groups(recipe.lr))
-    epoch = 0
     while True:
         while run.clock.step < 2 * STEPS:
+            epoch = run.clock.step // STEPS
             order = torch.randperm(len(DATA.train), generator=torch.Generator().manual_seed(2 * 1_000_003 + epoch))
             for batch in order.split(recipe.batch)[run.clock.step % STEPS :]:
                 for group in opt.param_groups:
@@ -176,7 +176,6 @@ def test_fit_equals_a_loop_of_ones_own() -> None:
                 opt.zero_grad()
                 F.cross_entropy(net(DATA.train.x[batch]), DATA.train.y[batch]).backward()
                 run.step(opt)
-            epoch += 1
         if not run.next_round(opt):
             break
     for name, mask in masks(net).items():
@@ -210,3 +209,26 @@ def test_what_was_pruned_away_is_removed() -> None:
     x, _ = chain_batch(20, dtype=torch.float64)
     assert torch.allclose(small(x), net.eval()(x), atol=1e-10)
     assert sum(p.numel() for p in small.parameters()) < 0.5 * sum(p.numel() for p in Chain().parameters())
+
+
+def test_a_ticket_trained_in_isolation_is_the_round_that_found_it(tmp_path: Path) -> None:
+    """The weights of the rewind point under the mask, trained alone from that step on: the same bits as in IMP's round."""
+    method = pr.IMP(prunings=1, rate=0.5, to=3)
+    found = fit(network(), method, DATA, RECIPE, progress=False)
+    assert found.run.point is not None
+    net = network()
+    with torch.no_grad():
+        for name, value in found.run.point.items():
+            layer = name.removesuffix(".weight")
+            mask = masks(found.net).get(layer)
+            dict(net.named_parameters())[name].copy_(value if mask is None or layer == name else value * mask)
+    alone = fit(net, pr.Masked(), DATA, RECIPE, start=3, folder=tmp_path, progress=False)
+    assert len(alone.rows) == RECIPE.epochs
+    for name, value in net.named_parameters():
+        assert torch.equal(value, found.net.get_parameter(name)), name
+    again = fit(network(), pr.Masked(), DATA, RECIPE, start=3, folder=tmp_path, progress=False)
+    assert same_state(alone.net.state_dict(), again.net.state_dict())
+    with pytest.raises(pr.train.CheckpointError, match="belongs to another run"):
+        fit(network(), pr.Masked(), DATA, RECIPE, start=2, folder=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="start = 10"):
+        fit(network(), pr.Masked(), DATA, RECIPE, start=2 * STEPS, progress=False)

@@ -84,4 +84,4 @@ class DropoutGate(Gate):
         self._inputs = len(kept[0]) if 0 in kept else self._inputs
 
     def extra_repr(self) -> str:
-        return f"{self._inputs}, p={float(self.p):.4g}"
+        return f"{self._inputs}, p={self.p.item():.4g}"

@@ -53,4 +53,4 @@ class SoftThresholdGate(ReadingGate):
         return weight.detach().abs() > self.threshold.detach()
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, s={float(self.s):.4g}"
+        return f"{tuple(self.shape)}, s={self.s.item():.4g}"

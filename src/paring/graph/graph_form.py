@@ -55,28 +55,37 @@ class Captures:
     def __init__(self, net: nn.Module, example: Example) -> None:
         self.net, self.example = net, example
         self.dtype = _dtype(net)
-        self._made: dict[tuple[bool, torch.dtype], tuple[Captured, Interpretation]] = {}
+        self._made: dict[tuple[bool, torch.dtype], tuple[Captured, Interpretation] | ValueError] = {}
 
     def of(self, mode: bool, dtype: torch.dtype) -> tuple[Captured, Interpretation]:
         """The graph in this mode for parameters of this type. Raises `CaptureError`, `GraphFormError`."""
         if dtype != self.dtype and not _names_types(self.of(mode, self.dtype)[0]):
             return self.of(mode, self.dtype)
         if (mode, dtype) not in self._made:
-            net, example = self.net, as_inputs(self.example)
-            norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-            if mode and any(norm.momentum is None and norm.running_mean is not None for norm in norms):
-                raise GraphFormError("a BatchNorm without momentum averages with its step count, which has no graph")
-            if mode != net.training:
-                net = copy.deepcopy(net).train(mode)
-            if dtype != self.dtype:
-                net = copy.deepcopy(net).to(dtype)
-                example = cast(example, dtype)
-            captured = capture(net, example, dynamic=True)
-            specs = captured.program.graph_signature.output_specs
-            if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
-                raise GraphFormError("the forward gives new values to buffers or inputs")
-            self._made[mode, dtype] = captured, interpret(net, captured, training=False, free=True)
-        return self._made[mode, dtype]
+            try:
+                self._made[mode, dtype] = self._make(mode, dtype)
+            except (CaptureError, GraphFormError) as error:
+                self._made[mode, dtype] = error
+        made = self._made[mode, dtype]
+        if isinstance(made, ValueError):
+            raise made
+        return made
+
+    def _make(self, mode: bool, dtype: torch.dtype) -> tuple[Captured, Interpretation]:
+        net, example = self.net, as_inputs(self.example)
+        norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        if mode and any(norm.momentum is None and norm.running_mean is not None for norm in norms):
+            raise GraphFormError("a BatchNorm without momentum averages with its step count, which has no graph")
+        if mode != net.training:
+            net = copy.deepcopy(net).train(mode)
+        if dtype != self.dtype:
+            net = copy.deepcopy(net).to(dtype)
+            example = cast(example, dtype)
+        captured = capture(net, example, dynamic=True)
+        specs = captured.program.graph_signature.output_specs
+        if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
+            raise GraphFormError("the forward gives new values to buffers or inputs")
+        return captured, interpret(net, captured, training=False, free=True)
 
 
 def cast(inputs: tuple[object, ...], dtype: torch.dtype) -> tuple[object, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from paring.graph.apply import apply
-from paring.graph.capture import Captured, Example
+from paring.graph.capture import Captured, CaptureError, Example, capture
 from paring.graph.free_plan import free_plan
 from paring.graph.graph_form import Captures, GraphFormError, Keeps, graph_form
 from paring.graph.graph_net import GraphNet
@@ -49,6 +49,17 @@ class Planner:
         found = interpret(net, captured, training=False, free=free)
         other = interpret(net, captured, training=True, free=free) if found.norms or mode == "both" else None
         return cls(found, other, mode == "both", drop_inputs, free, Captures(net, example))
+
+    @classmethod
+    def of_graph(cls, net: nn.Module, example: Example, mode: Mode, drop_inputs: bool) -> Planner:
+        """For the graph form alone: where the network allows it, plan on the very capture that is rewritten."""
+        captures = Captures(net, example)
+        try:
+            captured, found = captures.of(net.training, captures.dtype)
+        except (CaptureError, GraphFormError):
+            return cls.of(net, capture(net, example), example, mode, drop_inputs, free=True)
+        other = interpret(net, captured, training=True, free=True) if found.norms or mode == "both" else None
+        return cls(found, other, mode == "both", drop_inputs, True, captures)
 
     @property
     def layers(self) -> list[str]:

@@ -32,10 +32,19 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Fusion:
+    """A norm, and the layer in front of it that took it over, by module path."""
+
+    layer: str
+    norm: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What `shrink` did. parameters: before and after. rolled_back: layer -> what differed. notes: what to know.
 
     form: "module" is the user's own classes with smaller parameters, "graph" their captured computation (`GraphNet`).
+    fused: norms that are part of the layer in front of them now.
     """
 
     rows: tuple[Row, ...]
@@ -45,6 +54,7 @@ class Report:
     rolled_back: dict[str, str]
     notes: tuple[str, ...]
     form: Form = "module"
+    fused: tuple[Fusion, ...] = ()
 
     def __str__(self) -> str:
         head = ("layer", "units", "left", "zero", "folded", "merged", "unread", "dead but kept")
@@ -56,6 +66,7 @@ class Report:
             lines.append("  ".join([*cells, line[-1]]).rstrip())
         before, after = self.parameters
         lines.append(f"parameters {before:,} -> {after:,}; same function in {self.mode} mode" + self._how())
+        lines += [f"fused {one.norm} into {one.layer}" for one in self.fused]
         lines += [f"rolled back {layer}: {why}" for layer, why in self.rolled_back.items()]
         return "\n".join([*lines, *self.notes])
 

@@ -7,19 +7,15 @@ the removals that made a difference are found by bisection over layers, taken ba
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import nn
 
 from paring.graph.apply import apply
-from paring.graph.capture import Example, capture
-from paring.graph.graph_form import GraphFormError
-from paring.graph.plan import ShrinkPlan
-from paring.graph.planner import Planner
-from paring.graph.report import Form, Mode, Report
-from paring.graph.verify import verify as check
+from paring.graph.capture import Example
+from paring.graph.choose import Chooser
+from paring.graph.fuse import Fused, fuse, fused_copy
+from paring.graph.report import Mode, Report
 
 Wanted = Literal["auto", "module", "graph"]
 
@@ -33,9 +29,19 @@ def compact(
     drop_inputs: bool = False,
     mode: Mode | None = None,
     form: Wanted = "auto",
+    fuse_norms: bool = False,
 ) -> nn.Module:
     """The network without the units that do not matter; see `shrink`."""
-    return shrink(net, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs, mode=mode, form=form)[0]
+    return shrink(
+        net,
+        example,
+        inplace=inplace,
+        verify=verify,
+        drop_inputs=drop_inputs,
+        mode=mode,
+        form=form,
+        fuse_norms=fuse_norms,
+    )[0]
 
 
 def shrink(
@@ -47,6 +53,7 @@ def shrink(
     drop_inputs: bool = False,
     mode: Mode | None = None,
     form: Wanted = "auto",
+    fuse_norms: bool = False,
 ) -> tuple[nn.Module, Report]:
     """Remove every unit that is zero, constant or unread, where that is exact.
 
@@ -60,98 +67,31 @@ def shrink(
     captured computation with the sizes in it rewritten (`GraphNet`, same parameter names, any batch size, other sizes
     as in the example); "auto" tries the first, then the second, before anything is taken back. A network that is
     changed in place, or not verified, keeps its own form unless "graph" is asked for.
+    fuse_norms: first fuse every BatchNorm into the linear layer or convolution in front of it, where that one alone is
+    read by it; an `nn.Identity` stands in its place. The same function in eval mode; training does not go on from there.
 
     Raises `CaptureError` when the network cannot be traced, `GraphFormError` when only the graph form was wanted and
-    there is none, `ValueError` for `inplace` together with "graph".
+    there is none that verifies, `ValueError` for `inplace` together with "graph", and for `fuse_norms` when train mode
+    should stay the same or the network is a `GraphNet`.
     """
     if inplace and form == "graph":
         raise ValueError("inplace=True keeps the network's own modules; use inplace=False for form='graph'")
     mode = mode or ("both" if net.training else "eval")
-    captured = capture(net, example)
-    narrow = Planner.of(net, captured, example, mode, drop_inputs)
-    done = _Shrunk(narrow, narrow.plan())
-    free: Planner | None = None
-    if form == "graph" or (verify and narrow.found.held_back):
-        free = Planner.of(net, captured, example, mode, drop_inputs, free=True)
-    notes: list[str] = []
-
-    def problem(planner: Planner, shape: Form) -> Callable[[Sequence[str]], str]:
-        def of(spare: Sequence[str]) -> str:
-            plan = planner.plan(spare)
-            make = planner.maker(plan) if shape == "graph" else None
-            return check(net, plan, example, train=mode == "both", make=make) if plan else ""
-
-        return of
-
-    def graph() -> _Shrunk | None:
-        """The graph form with everything gone, if it holds what it promises."""
-        planner = free or Planner.of(net, captured, example, mode, drop_inputs, free=True)
-        try:
-            why = problem(planner, "graph")(())
-        except GraphFormError as error:
-            why = str(error)
-        if why:
-            notes.append(f"no graph form: {why}")
-        return None if why else _Shrunk(planner, planner.plan(), "graph")
-
-    if form == "graph":
-        assert free is not None
-        done = _Shrunk(free, free.plan(), "graph")
-        if verify and problem(free, "graph")(()):
-            done = done.without(offenders(free.layers, problem(free, "graph")))
-    elif verify:
-        wider = free is not None and free.plan().removed > done.plan.removed
-        best = _Shrunk(free, free.plan()) if free is not None and wider else done
-        may_be_graph = form == "auto" and not inplace
-        if not problem(best.planner, "module")(()):
-            done = best
-        elif may_be_graph and (found := graph()) is not None:
-            done = found
-        elif why := problem(narrow, "module")(()) if wider else "differs":
-            assert why
-            done = done.without(offenders(narrow.layers, problem(narrow, "module")))
-    notes += done.planner.drift(mode, done.plan, list(done.rolled_back))
     before = sum(p.numel() for p in net.parameters())
+    work, fused = fused_copy(net, example, mode, verify) if fuse_norms else (net, Fused())
+    chooser = Chooser(work, example, mode, drop_inputs)
+    done = (
+        chooser.graph_form(verify) if form == "graph" else chooser.module_form(verify, form == "auto" and not inplace)
+    )
+    notes = [*fused.notes, *chooser.notes, *done.planner.drift(mode, done.plan, list(done.rolled_back))]
     small: nn.Module
     if done.form == "graph":
-        small, size = done.planner.graph(net, done.plan)
+        small, size = done.planner.graph(work, done.plan)
         notes.append(f"in graph form because of the size in {size}" if size else "in graph form")
     else:
-        small = apply(net if inplace else copy.deepcopy(net), done.plan)
+        small = apply(fuse(net, fused.done) if inplace else copy.deepcopy(work), done.plan)
     after = sum(p.numel() for p in small.parameters())
-    return small, Report(done.plan.rows, (before, after), mode, verify, done.rolled_back, tuple(notes), done.form)
-
-
-@dataclass(frozen=True)
-class _Shrunk:
-    """One way to shrink: who plans it, the plan, the form, and layers that had to be spared."""
-
-    planner: Planner
-    plan: ShrinkPlan
-    form: Form = "module"
-    rolled_back: dict[str, str] = field(default_factory=dict)
-
-    def without(self, rolled_back: dict[str, str]) -> _Shrunk:
-        """The same with these layers spared."""
-        return replace(self, plan=self.planner.plan(list(rolled_back)), rolled_back=rolled_back)
-
-
-def offenders(layers: list[str], problem: Callable[[Sequence[str]], str]) -> dict[str, str]:
-    """Layers whose units must be spared so that the rest verifies, each with what it breaks."""
-    layers = list(dict.fromkeys(layers))
-    found: dict[str, str] = {}
-
-    def grow(allowed: list[str], candidates: list[str]) -> list[str]:
-        """The candidates that can shrink next to the allowed ones."""
-        why = problem([name for name in layers if name not in {*allowed, *candidates}])
-        if not why:
-            return candidates
-        if len(candidates) == 1:
-            found[candidates[0]] = why
-            return []
-        half = len(candidates) // 2
-        left = grow(allowed, candidates[:half])
-        return left + grow(allowed + left, candidates[half:])
-
-    grow([], layers)
-    return found
+    rolled_back = {**fused.rolled_back, **done.rolled_back}
+    return small, Report(
+        done.plan.rows, (before, after), mode, verify, rolled_back, tuple(notes), done.form, tuple(fused.done)
+    )

@@ -100,7 +100,7 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
     """All output tensors, or the message of the error."""
     try:
         out = net(*pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
     if not tensors:

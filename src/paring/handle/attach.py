@@ -25,6 +25,7 @@ def attach(
     epoch_steps: int | None = None,
     batch: int | None = None,
     loss: Callable[[Callable[..., Any]], Tensor] | None = None,
+    step: int = 0,
 ) -> Run:
     """Put the method's gates into `net`, in place, and return the handle that trains and finishes it.
 
@@ -37,6 +38,8 @@ def attach(
         batch: examples in a training step, when known; `Shrink` times steps of this size.
         loss: scalar loss of a network on a batch of training data, for methods that score weights before training:
             `loss=lambda net: F.cross_entropy(net(x), y)`.
+
+        step: optimizer steps of the training that lie behind already, when it begins at a rewind point.
 
     Raises:
         TypeError: `net` is no module or `method` no method.
@@ -54,7 +57,7 @@ def attach(
             f"this {type(net).__name__} already has a method attached; use Stack(a, b) for several at once"
         )
     refuse_sharded(net, "attach")
-    clock = Clock(steps=steps, epoch_steps=epoch_steps)
+    clock = Clock(step, steps=steps, epoch_steps=epoch_steps)
     probe = NetworkProbe(net, example if isinstance(example, tuple) else (example,), loss)
     set_attachment(net, Attachment(method))
     try:

@@ -84,10 +84,12 @@ def parse_price(text: str) -> Price | Budget:
         raise ValueError(f"price {text!r}: write a number, 'rate=...,of=macs' or 'budget:macs=0.25'")
     if colon:
         pairs = _numbers(text, rest)
-        unknown = set(pairs) - {"params", "macs", "ascent"}
+        unknown = set(pairs) - {"params", "macs", "ascent", "multiple_of"}
         if unknown:
-            raise ValueError(f"price {text!r}: a budget has params, macs and ascent, not {', '.join(sorted(unknown))}")
-        return Budget(**pairs)
+            raise ValueError(
+                f"price {text!r}: a budget has params, macs, ascent and multiple_of, not {', '.join(sorted(unknown))}"
+            )
+        return Budget(**pairs)  # type: ignore[arg-type]  # it refuses a multiple that is not whole
     try:
         return Price(float(text))
     except ValueError:

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from paring.data import load as load_data
 from paring.gates import expected, support
 from paring.graph import save as save_net
 from paring.lab.config import digest, plain
+from paring.lab.rounds import rounds, size
 from paring.methods import Dense
 from paring.models import build
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic
@@ -83,16 +84,7 @@ class Experiment:
         Raises:
             ValueError: there is a result file, but it cannot be read.
         """
-        path = root / self.name / RESULT
-        if not path.exists():
-            return None
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); delete it to run this experiment again") from error
-        if not isinstance(found, dict) or "source" not in found:
-            raise ValueError(f"{path} holds no result; delete it to run this experiment again")
-        return found
+        return read_result(root / self.name / RESULT)
 
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
         """Train (or resume), finish, measure on the test set once, and write the result; a finished one is only read.
@@ -110,7 +102,7 @@ class Experiment:
             return done
         folder = root / self.name
         folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with working_in(folder):
             write_atomic(folder / "config.json", json.dumps(plain(self), indent=2) + "\n")
             data = data or load_data(self.data, validation=self.validation, seed=self.recipe.seed)
             row = self._row(folder, data, progress)
@@ -126,6 +118,7 @@ class Experiment:
         with torch.no_grad():
             kept, hoped = fitted.run.cost(support), fitted.run.cost(expected)
         test = data.test.to(device)
+        several = rounds(fitted, folder, replace(data, test=test)) if self.method.rounds > 1 else []
         gated_error = evaluate(fitted.net, test)[1] if self.finetune is None else None
         started = time.perf_counter()
         small = fitted.run.finish(drop_inputs=self.drop_inputs)
@@ -152,7 +145,7 @@ class Experiment:
             "classes": data.classes,
             "method": self.label,
             "seed": self.recipe.seed,
-            "epochs": self.recipe.epochs + (self.finetune.epochs if self.finetune else 0),
+            "epochs": sum("epoch" in row for row in fitted.rows) + (self.finetune.epochs if self.finetune else 0),
             "architecture": architecture(kept),
             "error": evaluate(small, test)[1],
             "train_error": evaluate(small, data.train.to(device))[1],
@@ -171,6 +164,8 @@ class Experiment:
             "support_macs": float(kept.macs),
             "expected_parameters": float(hoped.parameters),
             "expected_macs": float(hoped.macs),
+            **size(fitted.run),
+            "rounds": several,
             "train_seconds": round(seconds, 3),
             "finish_seconds": round(finish_seconds, 3),
             "threads": torch.get_num_threads(),
@@ -188,8 +183,30 @@ def architecture(cost: Cost) -> str:
     )
 
 
+def read_result(path: Path) -> dict[str, Any] | None:
+    """A finished run's result; None when there is no such file.
+
+    Raises:
+        ValueError: there is a file, but it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); delete it to run this experiment again") from error
+    if not isinstance(found, dict) or "source" not in found:
+        raise ValueError(f"{path} holds no result; delete it to run this experiment again")
+    return found
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def working_in(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder.
+
+    Raises:
+        Busy: another process holds it.
+    """
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -63,6 +63,7 @@ class Budget:
         object.__setattr__(self, "ascent", float(self.ascent))
         if isinstance(self.multiple_of, bool) or self.multiple_of != int(self.multiple_of) or self.multiple_of < 1:
             raise ValueError(f"Budget(multiple_of={self.multiple_of}): a whole number, at least 1")
+        object.__setattr__(self, "multiple_of", int(self.multiple_of))
 
     @property
     def targets(self) -> dict[str, float]:

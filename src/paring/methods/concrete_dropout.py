@@ -7,8 +7,8 @@ units of the noise. Inputs are multiplied by soft drops of temperature `temperat
 or channel, divided by 1 - p.
 
 It stands beside L0 to show the difference: here too a dropout rate is learned by gradient descent through a concrete
-relaxation, but its multiplier is never exactly zero and its test-time value is one. Nothing is ever closed, and the network that
-comes out has the size of the one that went in.
+relaxation, but its multiplier is never exactly zero and its test-time value is one. Nothing is ever closed, and the
+network that comes out has the size of the one that went in.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class ConcreteDropout(Method):
 
     def probabilities(self, net: nn.Module) -> dict[str, float]:
         """The learned p by layer."""
-        return {site.layer: float(self._gate(net, site).p) for site in self._sites(net)}
+        return {site.layer: self._gate(net, site).p.item() for site in self._sites(net)}
 
     def _gate(self, net: nn.Module, site: Site) -> DropoutGate:
         gate = gate_of(net, site)

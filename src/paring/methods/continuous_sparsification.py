@@ -3,22 +3,22 @@
     minimise over w and s   loss(w ⊙ σ(β s)) + λ ‖σ(β s)‖₁,     β: 1 → final_beta within every round of search
 
 Between rounds s ← min(β s, s0), with β as it is at the end of the round: what is clearly closed stays so, what is open
-starts anew. Weights are not rewound between rounds. After the last search the mask is H(s) = [s > 0], and one more round
-trains what is left:
+starts anew. Weights are not rewound between rounds. After the last search the mask is H(s) = [s > 0], and one more
+round trains what is left:
 
     ticket = "rewind"   from the weights after `to` of the first round, schedule included
              "prune"    from the weights as they are, at the last learning rate, or on the whole schedule
              "none"     not at all: the method ends with the last search
 
-With a `density` nobody has to search for λ and s0. All logits are shifted alike, every few steps, so that the asked share of
-them is positive: that is the penalty μ Σ s, on the logits themselves, with μ solved for. Round r of R rounds asks for density^(r/R). At
-the end the highest logits are open, exactly as many as asked. β = 1 with a threshold chosen afterwards, an ablation, is
-`ContinuousSparsification(final_beta=1, density=0.1, steer=False)`.
+With a `density` nobody has to search for λ and s0. All logits are shifted alike, every few steps, so that the asked
+share of them is positive: that is a penalty μ Σ s on the logits themselves, with μ solved for. Round r of R asks for
+density^(r/R). At the end the highest logits are open, exactly as many as asked. β = 1 with a threshold chosen
+afterwards, an ablation, is `ContinuousSparsification(final_beta=1, density=0.1, steer=False)`.
 
-Differences from the authors' code, on purpose: it resets β before it applies the rule between rounds, so negative logits
-keep their size there; it counts a weight as removed where σ(β s) underflows (s < -0.44), here where s ≤ 0; the optimizer
-forgets its state between rounds; a rewound ticket goes on at step `to` of the schedule instead of its beginning; β grows
-with every step as in the paper (`per="epoch"`: as in the code).
+Differences from the authors' code, on purpose: it resets β before it applies the rule between rounds, so negative
+logits keep their size there; it counts a weight as removed where σ(β s) underflows (s < -0.44), here where s ≤ 0; the
+optimizer forgets its state between rounds; a rewound ticket goes on at step `to` of the schedule and not at its
+beginning; β grows with every step as in the paper (`per="epoch"`: as in the code).
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ class ContinuousSparsification(Method):
 
     @torch.no_grad()
     def _shift(self, net: nn.Module, density: float) -> None:
-        """Shift logits so that as many are positive as asked: all alike, or those of each layer for other allocations."""
+        """Shift logits so that as many are positive as asked: all alike, or by layer for other allocations."""
         logits, masks = self._ranked(net, density)
         if isinstance(self.allocation, rules.Global):
             middle = _border(logits, masks)

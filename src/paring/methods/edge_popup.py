@@ -1,6 +1,6 @@
-"""Edge-popup (Ramanujan et al., CVPR 2020, arXiv 1911.13299): weights stay as initialised, scores choose among them.
+"""Edge-popup (Ramanujan et al., CVPR 2020, arXiv 1911.13299): weights do not move, scores choose among them.
 
-    w̃ = w ⊙ m,   m = 1 for the share `keep` of highest |score| of each layer,   scores trained by the straight-through gradient
+    w̃ = w ⊙ m,   m = 1 for the share `keep` of highest |score| of each layer, and dm / d|score| := 1
 
 Nothing but the scores moves: no weight, no bias, no norm's scale and shift (running statistics of norms do). The paper's
 networks have neither biases nor affine norms, and weights ±σ with σ of Kaiming's initialisation (`constant`).

@@ -2,10 +2,10 @@
 
     w̃ = sign(w) relu(|w| - σ(s)),    one s per layer, trained with the weights
 
-There is no penalty: weight decay on s pulls it up from s_init towards 0, the loss holds against it, and each layer finds its
-own sparsity. So the optimizer's weight decay decides how much closes: `run.parameter_groups(lr, weight_decay)` gives the
-thresholds the weights' decay. An s far below zero (-3200 for ResNet-50 on ImageNet) has no gradient at all at first;
-decay alone brings it in, which is the paper's warm-up and needs that many steps. Short trainings want s_init around -10.
+There is no penalty: weight decay on s pulls it up from s_init towards 0, the loss holds against it, and each layer
+finds its own sparsity. So the optimizer's weight decay decides how much closes; `run.parameter_groups(lr, weight_decay)`
+gives it to the thresholds too. An s far below zero (-3200 for ResNet-50 on ImageNet) has no gradient at first;
+decay alone brings it in, which is the paper's warm-up and needs as many steps. Short trainings want s_init around -10.
 """
 
 from __future__ import annotations
@@ -64,17 +64,17 @@ class STR(Method):
 
     def thresholds(self, net: nn.Module) -> dict[str, float]:
         """σ(s) by layer."""
-        return {site.layer: float(self._gate(net, site).threshold) for site in self._sites(net)}
+        return {site.layer: self._gate(net, site).threshold.item() for site in self._sites(net)}
 
     def _check(self, net: nn.Module, opt: torch.optim.Optimizer) -> None:
         """Refuse thresholds that nothing could ever move."""
         decayed = {id(p) for group in opt.param_groups if group.get("weight_decay", 0) for p in group["params"]}
         for site in self._sites(net):
             s = self._gate(net, site).s
-            if float(torch.sigmoid(s)) == 0 and id(s) not in decayed:
+            if id(s) not in decayed and torch.sigmoid(s).item() == 0:
                 raise ValueError(
-                    f"the threshold of '{site.layer}' has no gradient at s = {float(s):g} and the optimizer gives it no "
-                    "weight decay, so nothing would ever be pruned: build the optimizer with "
+                    f"the threshold of '{site.layer}' has no gradient at s = {s.item():g} and the optimizer gives it "
+                    "no weight decay, so nothing would ever be pruned: build the optimizer with "
                     "run.parameter_groups(lr=..., weight_decay=...), or start at STR(s_init=-10)"
                 )
 

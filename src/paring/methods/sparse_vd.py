@@ -78,8 +78,8 @@ class SparseVD(Method):
             return self.rate
         if clock.fraction is None:
             raise ValueError(
-                f"SparseVD(warmup={self.warmup}) is a fraction of training: tell attach how long that is with steps=..., "
-                "or give warmup=0"
+                f"SparseVD(warmup={self.warmup}) is a fraction of training: tell attach how long that is with "
+                "steps=..., or give warmup=0"
             )
         return self.rate * min(1.0, clock.fraction / self.warmup)
 

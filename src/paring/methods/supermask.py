@@ -1,9 +1,9 @@
-"""Supermasks (Zhou, Lan, Liu, Yosinski, NeurIPS 2019, arXiv 1905.01067): weights stay as initialised, a mask is learned.
+"""Supermasks (Zhou, Lan, Liu, Yosinski, NeurIPS 2019, arXiv 1905.01067): weights do not move, a mask is learned.
 
     w̃ = w ⊙ m,   m ~ Bernoulli(σ(logit)),   logits trained by the straight-through gradient
 
-Nothing but the masks moves: no weight, no bias, no norm's scale and shift (running statistics of norms do). Masks want a
-large learning rate: 100 with SGD in the paper.
+Nothing but the masks moves: no weight, no bias, no norm's scale and shift (running statistics of norms do). Masks want
+a large learning rate: 100 with SGD in the paper.
 
 The paper draws masks at test time too. A network that comes out needs one: here each weight that is more likely in than
 out, so one that was never updated is out. `draw` takes a mask drawn with that seed instead, as the paper would.

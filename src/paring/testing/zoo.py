@@ -88,10 +88,10 @@ ZOO: tuple[Row, ...] = (
         lambda: ContinuousSparsification(density=0.3, searches=1, ticket="none", per="epoch", rescale=True, s0=-0.05),
     ),
     Row("soft threshold", lambda: STR(s_init=-4.0)),
-    Row("sparse variational dropout", lambda: SparseVD(rate=1e-4, log_sigma2=-6.0, gate_lr=4.0)),
+    Row("sparse variational dropout", lambda: SparseVD(rate=1e-3, gate_lr=20.0)),
     Row("concrete dropout", lambda: ConcreteDropout(examples=100)),
-    Row("supermask", lambda: Supermask(constant=True, rescale=True, gate_lr=20.0)),
-    Row("supermask drawn at the end", lambda: Supermask(draw=0, gate_lr=20.0)),
+    Row("supermask", lambda: Supermask(constant=True, gate_lr=10.0)),
+    Row("supermask drawn at the end", lambda: Supermask(draw=0, rescale=True, gate_lr=10.0)),
     Row("edge popup", lambda: EdgePopup(constant=True)),
     Row("stack", lambda: Stack(L0(price=1e-3, at="units:Conv2d"), L0(price=1e-3, at="inputs:Linear"))),
 )

@@ -1,15 +1,17 @@
 """The training loop, evaluation, checkpoints and records."""
 
+from paring.train import checkpoint
 from paring.train.checkpoint import CheckpointError
 from paring.train.ema import Ema
 from paring.train.evaluate import evaluate
-from paring.train.loop import CHECKPOINT, METRICS, Diverged, Fit, Trainer, fit
+from paring.train.loop import CHECKPOINT, METRICS, ROUND, Diverged, Fit, Trainer, fit
 from paring.train.recipe import Recipe
 from paring.train.record import Record, write_atomic
 
 __all__ = [
     "CHECKPOINT",
     "METRICS",
+    "ROUND",
     "CheckpointError",
     "Diverged",
     "Ema",
@@ -17,6 +19,7 @@ __all__ = [
     "Recipe",
     "Record",
     "Trainer",
+    "checkpoint",
     "evaluate",
     "fit",
     "write_atomic",

@@ -61,12 +61,13 @@ def fit(
     folder: str | Path | None = None,
     progress: bool = True,
     label: str = "training",
+    start: int = 0,
 ) -> Fit:
     """Train `net` with `method` on `data`.
 
     With a folder, every epoch ends with a checkpoint and a line in `metrics.jsonl`, and a run that was stopped goes on
     from there, bit for bit as if it had never stopped. Deterministic given the recipe's seed; the caller's random
-    state is left alone.
+    state is left alone. A method of several rounds trains `recipe` in each of them.
 
     Args:
         net: the network; gates go in, in place.
@@ -76,12 +77,14 @@ def fit(
         folder: where checkpoints and metrics go; None keeps nothing on disk.
         progress: show a bar or lines on stderr.
         label: the bar's title.
+        start: optimizer step at which training begins, with the learning rate and the order of examples that it would
+            have there: `net` holds the weights of a rewind point.
 
     Raises:
         Diverged: the loss is not finite any more.
         CheckpointError: the folder's checkpoints are damaged, or belong to another run.
     """
-    trainer = Trainer(net, method, data, recipe, Path(folder) if folder is not None else None)
+    trainer = Trainer(net, method, data, recipe, Path(folder) if folder is not None else None, start)
     devices = [trainer.device] if trainer.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         trainer.begin()
@@ -109,7 +112,9 @@ class Trainer:
     run: Run
     opt: torch.optim.Optimizer
 
-    def __init__(self, net: nn.Module, method: Method, data: Dataset, recipe: Recipe, folder: Path | None) -> None:
+    def __init__(
+        self, net: nn.Module, method: Method, data: Dataset, recipe: Recipe, folder: Path | None, start: int = 0
+    ) -> None:
         self.device = torch.device(recipe.device)
         self.net, self.method, self.recipe = net.to(self.device), method, recipe
         self.train, self.validation = data.train.to(self.device), data.validation.to(self.device)
@@ -120,6 +125,11 @@ class Trainer:
             raise ValueError(f"the training part of '{data.name}' is empty")
         per_step = recipe.batch * recipe.accumulate
         self.epoch_steps = math.ceil(len(self.train) / per_step)
+        self.start = start
+        if not 0 <= start < self.epoch_steps * recipe.epochs:
+            raise ValueError(
+                f"start = {start}: training has {self.epoch_steps * recipe.epochs} steps and begins in one of them"
+            )
         self.augment = Augment(crop=recipe.crop, flip=recipe.flip)
         self.folder = folder
         self.epoch, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
@@ -141,6 +151,7 @@ class Trainer:
             epoch_steps=self.epoch_steps,
             batch=self.recipe.batch,
             loss=self._score_loss,
+            step=self.start,
         )
         self.opt = self.recipe.make_optimizer(self.run.parameter_groups(self.recipe.lr, self.recipe.weight_decay))
         for group in self.opt.param_groups:
@@ -150,7 +161,7 @@ class Trainer:
             self.run.track(self.ema)
         rounds = range(1, self.method.rounds)
         backs = [self.method.begin(Clock(0, number, steps, self.epoch_steps)).step for number in rounds]
-        self.epochs = self.recipe.epochs + sum(math.ceil((steps - back) / self.epoch_steps) for back in backs)
+        self.epochs = sum(math.ceil((steps - back) / self.epoch_steps) for back in (self.start, *backs))
         torch.manual_seed(self.recipe.seed)
         found = checkpoint.load(self.folder / CHECKPOINT) if self.folder is not None else None
         if found is None:
@@ -173,14 +184,14 @@ class Trainer:
     def train_epoch(self) -> dict[str, Any]:
         """One pass over the training set, then evaluation, record and checkpoint."""
         recipe = self.recipe
+        number, begun = divmod(self.run.clock.step, self.epoch_steps)  # of this round: every round has the same order
         order = torch.randperm(
-            len(self.train), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.epoch)
+            len(self.train), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + number)
         ).to(self.device)
         batches = order.split(recipe.batch)
         self.net.train()
         started, cpu_started = time.perf_counter(), time.process_time()
         losses: list[Tensor] = []
-        begun = self.run.clock.step % self.epoch_steps
         for first in range(begun * recipe.accumulate, len(batches), recipe.accumulate):
             losses.append(self._step(batches[first : first + recipe.accumulate]))
             if self.device.type == "cpu" or len(losses) % 50 == 0:
@@ -324,6 +335,7 @@ class Trainer:
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
             "recipe": repr(self.recipe),
+            "start": self.start,
             "net": self.net.state_dict(),
             "opt": self.opt.state_dict(),
             "run": self.run.state_dict(),
@@ -335,7 +347,7 @@ class Trainer:
         checkpoint.save(self.folder / CHECKPOINT, state)
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:
-        if state["recipe"] != repr(self.recipe):
+        if state["recipe"] != repr(self.recipe) or state.get("start", 0) != self.start:
             raise checkpoint.CheckpointError(
                 f"{path} belongs to another run ({state['recipe']}); use another folder for {self.recipe!r}"
             )

@@ -1,0 +1,68 @@
+"""What each round of a method with several left behind, measured from the networks that `fit` kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import gates
+from paring.data import Dataset
+from paring.gates import support
+from paring.handle import Run
+from paring.train import ROUND, Fit, checkpoint, evaluate
+
+
+def size(run: Run) -> dict[str, Any]:
+    """What the gates of a network leave, every zero skipped: in all, and layer by layer.
+
+    `weight_density` is the share of the weights that is open, as papers count it, `live_density` that without weights of
+    units that compute nothing or that nobody reads; `mac_density` and the layers' numbers are of the latter.
+    """
+    dense = run.cost()
+    with torch.no_grad():
+        opened, kept = run.cost(lambda gate: support(gate)), run.cost(support)
+    return {
+        "weight_density": float(opened.weights) / float(dense.weights),
+        "live_density": float(kept.weights) / float(dense.weights),
+        "mac_density": float(kept.macs) / float(dense.macs),
+        "layers": {
+            row.name: {"density": float(row.weights) / float(full.weights), "macs": float(row.macs)}
+            for row, full in zip(kept.rows, dense.rows, strict=True)
+            if row.kind in ("linear", "conv", "embedding")
+        },
+    }
+
+
+def rounds(fitted: Fit, folder: Path, data: Dataset) -> list[dict[str, Any]]:
+    """One record per round: error on the test set, density, layers, and the epochs and seconds until it was over.
+
+    Args:
+        fitted: a finished training of a method with several rounds.
+        folder: where `fit` kept the networks of the rounds.
+        data: on the network's device.
+    """
+    run, net = fitted.run, fitted.net
+    last = {k: v.clone() if isinstance(v, Tensor) else v for k, v in net.state_dict().items()}
+    found = []
+    for number in range(run.method.rounds):
+        rows = [row for row in fitted.rows if row.get("round", -1) <= number and "epoch" in row]
+        if number + 1 < run.method.rounds:
+            kept = checkpoint.load(folder / ROUND.format(number))
+            if kept is None:
+                raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone; delete {folder} to train again")
+            net.load_state_dict(kept[0]["net"])
+        try:
+            record = {"round": number, **size(run), "error": evaluate(net, data.test)[1]}
+        finally:
+            net.load_state_dict(last)
+        record["validation_error"] = rows[-1].get("error")
+        found.append(record | {"epochs": len(rows), "train_seconds": round(rows[-1]["seconds"], 3)})
+    return found
+
+
+def masks(net: nn.Module) -> dict[str, Tensor]:
+    """What is open now, by layer, for every gate on weights."""
+    return {name: gate.support() for name, kind, gate in gates(net) if kind == "weights"}

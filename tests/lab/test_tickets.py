@@ -1,0 +1,146 @@
+"""The lottery-ticket protocol: isolated trainings, controls, the verdict and its costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from paring.data import load
+from paring.lab.experiment import Experiment
+from paring.lab.tickets import Plan, Retrain, judge, run_plan
+from paring.methods import IMP, AtInit, Dense
+from paring.train import METRICS, Recipe
+
+RECIPE = Recipe(epochs=1, batch=400, lr=0.1, optimizer="sgd")
+DATA = load("digits")
+SEARCH = Experiment("lenet_300_100", "digits", IMP(prunings=2, rate=0.6, to=2), RECIPE)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    SEARCH.run(folder, progress=False, data=DATA)
+    return folder
+
+
+def test_every_round_is_measured(root: Path) -> None:
+    row = SEARCH.result(root)
+    assert row is not None
+    assert [one["round"] for one in row["rounds"]] == [0, 1, 2]
+    assert [one["epochs"] for one in row["rounds"]] == [1, 2, 3]
+    densities = [one["weight_density"] for one in row["rounds"]]
+    assert densities[0] == 1
+    assert densities == sorted(densities, reverse=True)
+    last = row["rounds"][-1]
+    assert last["error"] == pytest.approx(row["error"])
+    total = sum(d["density"] * n for d, n in zip(last["layers"].values(), (64 * 300, 30_000, 1000), strict=True))
+    assert last["live_density"] == pytest.approx(total / 50_200)
+    assert densities == pytest.approx([1, 0.4, 0.16], abs=1e-4)
+    assert last["live_density"] <= last["weight_density"] == row["weight_density"]
+
+
+@pytest.mark.parametrize("round", [1, 2])
+def test_the_ticket_in_isolation_is_the_round(root: Path, round: int) -> None:
+    found = SEARCH.result(root)
+    assert found is not None
+    row = Retrain(SEARCH, round).run(root, progress=False, data=DATA)
+    assert row["rewind_step"] == 2
+    assert row["error"] == found["rounds"][round]["error"]
+    assert row["weight_density"] == found["rounds"][round]["weight_density"]
+    assert row["layers"] == found["rounds"][round]["layers"]
+    again = Retrain(SEARCH, round)
+    before = (root / again.name / METRICS).stat().st_mtime_ns
+    assert again.run(root, progress=False, data=DATA) == row
+    assert (root / again.name / METRICS).stat().st_mtime_ns == before
+
+
+def test_controls(root: Path) -> None:
+    ticket, start = Retrain(SEARCH, 2).network(root, DATA)
+    shuffled, _ = Retrain(SEARCH, 2, "shuffled").network(root, DATA)
+    fresh, from_zero = Retrain(SEARCH, 2, "reinit").network(root, DATA)
+    assert (start, from_zero) == (2, 0)
+    for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
+        mine, other, new = (net.get_parameter(name) for net in (ticket, shuffled, fresh))
+        mask = mine != 0
+        assert int(mask.sum()) == int((other != 0).sum())
+        assert not torch.equal(mask, other != 0)
+        assert torch.equal(mask, new != 0)
+        assert not bool((mine[mask] == new[mask]).any())
+    row = Retrain(SEARCH, 2, "reinit").run(root, progress=False, data=DATA)
+    assert (row["control"], row["rewind_step"]) == ("reinit", 0)
+
+
+def test_a_search_whose_networks_are_gone_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="run it again"):
+        Retrain(SEARCH, 1).run(tmp_path, progress=False, data=DATA)
+
+
+def test_a_plan_from_beginning_to_end(root: Path) -> None:
+    plan = Plan("lenet_300_100", "digits", (SEARCH.method,), RECIPE, seeds=1, controls=("shuffled",))
+    assert not plan.winning
+    rows, verdict = run_plan(plan, root, progress=False)
+    assert [row["control"] for row in rows] == ["dense", "ticket", "shuffled", "ticket", "shuffled"]
+    assert len(verdict.levels) == 2
+    assert [level.epochs for level in verdict.levels] == [2, 3]  # one epoch of search for each round, one of training
+    assert verdict.epochs == 2 + 2  # both rounds of search once, and two trainings
+    assert verdict.sequential == 3
+    assert set(verdict.levels[0].controls) == {"shuffled"}
+    assert run_plan(plan, root, progress=False)[0] == rows
+    one_shot = replace(plan, methods=tuple(AtInit(score="magnitude", density=d) for d in (0.5, 0.2)), controls=())
+    assert one_shot.winning
+    rows, verdict = run_plan(one_shot, root, progress=False)
+    assert [level.density for level in verdict.levels] == pytest.approx([0.5, 0.2], abs=1e-4)
+    assert (verdict.sequential, verdict.epochs) == (2, 4)
+
+
+def ticket(level: str, density: float, error: float, seed: int = 0, **more: Any) -> dict[str, Any]:
+    numbers = {"search_epochs": 10, "search_seconds": 100.0, "epochs": 4, "train_seconds": 40.0}
+    return {
+        "level": level,
+        "control": "ticket",
+        "weight_density": density,
+        "error": error,
+        "seed": seed,
+        **numbers,
+        **more,
+    }
+
+
+def test_matching_is_within_the_spread_of_the_dense_networks() -> None:
+    dense = [{"error": value} for value in (1.0, 2.0, 3.0)]  # 2 +- 1
+    rows = [
+        *(ticket("a", 0.5, error, seed) for seed, error in enumerate((1.0, 1.5, 2.0))),
+        *(ticket("b", 0.2, error, seed) for seed, error in enumerate((2.0, 3.0, 3.9))),
+        *(ticket("c", 0.1, error, seed) for seed, error in enumerate((2.0, 3.0, 4.1))),
+        ticket("b", 0.2, 9.0, control="reinit"),
+    ]
+    verdict = judge(dense, rows, winning=True, parallel=True)
+    assert verdict.bar == pytest.approx(3.0)
+    assert [level.matching for level in verdict.levels] == [True, True, False]
+    assert verdict.sparsest is verdict.levels[1]
+    assert verdict.best is verdict.levels[0]
+    assert verdict.at(0.3) is verdict.levels[1]
+    assert verdict.at(0.05) is None
+    assert verdict.levels[1].controls == {"reinit": (9.0,)}
+    assert (verdict.sequential, verdict.epochs, verdict.seconds) == (14, 42, 420)
+    one_search = judge(dense, rows, winning=True, parallel=False)
+    assert (one_search.sequential, one_search.epochs, one_search.seconds) == (14, 22, 220)
+
+
+def test_nothing_matches() -> None:
+    verdict = judge([{"error": 1.0}], [ticket("a", 0.5, 1.1)], winning=False, parallel=False)
+    assert verdict.sparsest is None
+    assert verdict.best.error == 1.1
+    with pytest.raises(ValueError, match="at least one dense network and one ticket"):
+        judge([], [ticket("a", 0.5, 1.1)], winning=False, parallel=False)
+
+
+def test_plans_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(ValueError, match="needs a method"):
+        Plan("lenet_300_100", "digits", (), RECIPE)
+    with pytest.raises(ValueError, match="not 'random'"):
+        Plan("lenet_300_100", "digits", (Dense(),), RECIPE, controls=("random",))  # type: ignore[arg-type]
