@@ -46,6 +46,8 @@ def test_at_test_time_the_likelier_value_or_one_draw() -> None:
         u = torch.rand(30, 30, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         assert torch.equal(gate.support(), u < p)
         drawn.append(gate.support())
+        gate.draw(torch.Generator().manual_seed(9))
+        assert torch.equal(gate.support(), drawn[-1]), "what was drawn stays"
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 

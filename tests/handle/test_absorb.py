@@ -31,7 +31,7 @@ class Residual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem, self.norm = nn.Conv2d(2, 6, 3, padding=1), nn.BatchNorm2d(6)
-        self.a1, self.n1 = nn.Conv2d(6, 10, 3, padding=1, groups=2), nn.BatchNorm2d(10)
+        self.a1, self.n1 = nn.Conv2d(6, 10, 3, padding=1), nn.BatchNorm2d(10)
         self.a2 = nn.Conv2d(10, 6, 3, padding=1)
         self.head = nn.Linear(6, 3)
 

@@ -26,10 +26,10 @@ rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 
 
-def attached(every):
+def attached(every, fold=False):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)).double()
-    method = pr.Stack(pr.L0(at="units"), pr.Shrink(every=every, multiple_of=1, saving=0.0, measure=rank == 0))
+    method = pr.Stack(pr.L0(at="units"), pr.Shrink(every=every, multiple_of=1, saving=0.0, measure=rank == 0, fold=fold))
     run = pr.attach(net, method, torch.randn(2, 6).double())
     gate = next(gate for _, _, gate in gates(net))
     gate.log_alpha.data[5:] = -5.0
@@ -74,6 +74,23 @@ for every in (3, 1000):
         assert torch.equal(a, b), (a - b).abs().max()
     results.append(ddp(torch.ones(1, 6, dtype=torch.float64)).detach())
 assert (results[0] - results[1]).abs().max() < 1e-10
+
+net, run, opt = attached(3, fold=True)
+ddp = run.parallel(DistributedDataParallel)
+trained(net, run, opt, ddp, 8)
+assert all(gate.transparent for _, _, gate in gates(net))
+gathered = [None, None]
+dist.all_gather_object(gathered, [p.detach() for p in net.parameters()])
+for a, b in zip(*gathered):
+    assert torch.equal(a, b), (a - b).abs().max()
+again, other, its = attached(3, fold=True)
+late = other.parallel(DistributedDataParallel)
+other.load_state_dict(run.state_dict())
+again.load_state_dict(net.state_dict())
+its.load_state_dict(opt.state_dict())
+for trainee in ((net, run, opt, ddp), (again, other, its, late)):
+    trained(*trainee, 2)  # gates that were folded get no gradient, and nobody waits for it
+assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters()))
 print("agreed")
 dist.destroy_process_group()
 """

@@ -111,7 +111,7 @@ def test_prices_as_people_write_them(text: str, wanted: Price | Budget) -> None:
         ("budget:", r"'budget:': expected name=value, got ''"),
         ("budget:macs", r"expected name=value, got 'macs'"),
         ("budget:macs=much", r"'much' is not a number"),
-        ("budget:bytes=0.5,flops=1", r"a budget has params, macs and ascent, not bytes, flops"),
+        ("budget:bytes=0.5,flops=1", r"a budget has params, macs, ascent and multiple_of, not bytes, flops"),
         ("budget:macs=1.5", r"Budget\(macs=1.5\): a fraction of the dense network, in \(0, 1\]"),
         ("budget:params=0", r"Budget\(params=0.0\): a fraction"),
         ("budget:ascent=3", r"Budget\(\) asks for nothing"),

@@ -80,6 +80,7 @@ def test_every_example_of_every_help_is_a_command_that_works(
     for target in (
         "paring.lab.experiment.Experiment.run",
         "paring.lab.demo.main",
+        "paring.lab.sweep.command.sweep",
         "paring.lab.tables.table.run_table",
         "paring.lab.docs.regenerate",
         "paring.data.fetch",
@@ -122,7 +123,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
-        ("prune", 2, "there is no command 'prune'; choose one of demo, train, report, data, table, bench, docs"),
+        ("prune", 2, "there is no command 'prune'; choose one of demo, train, sweep, report, data, table, bench, docs"),
         ("train --modle lenet5", 2, "Unrecognized options: --modle"),
         ("train --model alexnet", 2, "--model alexnet: there is no such network; choose one of lenet_300_100"),
         ("train --data imagenet", 2, "--data imagenet: there is no such data set; choose one of digits, mnist"),
@@ -375,6 +376,7 @@ def test_options_of_a_table_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "epochs": 2,
         "only": "dense",
         "jobs": 2,
+        "executor": None,
         "progress": False,
     }
 

@@ -14,6 +14,7 @@ from torch import nn
 from paring.lab import demo
 from paring.lab.experiment import Experiment
 from paring.lab.results import Results, load
+from paring.lab.sweep import Serial
 from paring.lab.tables import COMPUTED, TABLES
 from paring.lab.tables.louizos2018 import MNIST, N
 from paring.lab.tables.table import Entry, Table, run_table, shortened
@@ -183,6 +184,19 @@ def test_two_processes_give_the_same_rows(made: tuple[Path, Results], tmp_path: 
     assert timeless(found) == [row for row in timeless(made[1]) if row.get("seed") != 1]
     assert {row["threads"] for row in measured(found)} == {1}
     assert load(tmp_path / "results" / "digits-check.json") == found
+
+
+def test_a_failed_run_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Experiment, *_: Any, **__: Any) -> dict[str, Any]:
+        if isinstance(self.method, Dense):
+            raise ValueError("no good")
+        return {"run": self.key, "source": "measured", "seed": self.recipe.seed}
+
+    monkeypatch.setattr(Experiment, "run", run)
+    with pytest.raises(RuntimeError, match=r"2 of 4 runs failed; the others are in the table:\n.*ValueError: no good"):
+        make(tmp_path, executor=Serial(retries=0))
+    found = load(tmp_path / "results" / "digits-check.json")
+    assert [(row["method"], row["seed"]) for row in measured(found)] == [("L0", 0), ("L0", 1)]
 
 
 # --- the paper's table ----------------------------------------------------------------------------------------------

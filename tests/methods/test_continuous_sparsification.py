@@ -169,7 +169,7 @@ def budget_run(method: ContinuousSparsification, steps: int = 40) -> tuple[Chain
     torch.manual_seed(0)
     net = Chain()
     run = pr.attach(net, method, chain_batch(2)[0], steps=steps, epoch_steps=10)
-    opt = torch.optim.SGD(run.parameter_groups(lr=0.1, weight_decay=1e-3), lr=0.1, momentum=0.9)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.02, weight_decay=1e-3), lr=0.02, momentum=0.9)
     while True:
         while run.clock.step < steps:
             x, y = chain_batch()
@@ -232,6 +232,30 @@ def test_equal_logits_are_split_exactly_too() -> None:
     run.method.finish(net)
     total = sum(gate.s.numel() for gate in sigmoids(net))
     assert sum(int(gate.support().sum()) for gate in sigmoids(net)) == round(0.3 * total)
+
+
+def test_a_ticket_gets_smaller_while_it_trains() -> None:
+    """In the last round what is closed is settled, so units that nobody reads are cut out live."""
+    search = ContinuousSparsification(density=0.06, searches=1, to=4)
+    method = pr.Stack(search, pr.Shrink(every=5, multiple_of=1, saving=0.01, measure=False))
+    torch.manual_seed(0)
+    net = Chain().double()
+    run = pr.attach(net, method, chain_batch(2, dtype=torch.float64)[0], steps=15)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.02), lr=0.02, momentum=0.9)
+    while True:
+        while run.clock.step < 15:
+            x, y = chain_batch(dtype=torch.float64)
+            opt.zero_grad()
+            (F.cross_entropy(net(x), y) + run.penalty()).backward()
+            run.step(opt)
+        assert bool(run.shrinks) == (run.clock.round == 1)
+        if not run.next_round(opt):
+            break
+    assert any(record["done"] for record in run.shrinks)
+    for name, _, gate in gates(net):
+        assert gate.shape == net.get_submodule(name).weight.shape  # type: ignore[union-attr]
+    small, x = run.finish(), chain_batch(20, dtype=torch.float64)[0]
+    assert float((small(x) - net.eval()(x)).detach().abs().max()) < 1e-10
 
 
 class Killed(BaseException):

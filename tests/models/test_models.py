@@ -52,6 +52,10 @@ def parameters(net: nn.Module) -> int:
         ("wrn_16_4", COLOUR, 10, 2_748_890),
         ("wrn_28_10", COLOUR, 10, 36_479_194),
         ("wrn_28_10", COLOUR, 100, 36_536_884),
+        ("conv2", COLOUR, 10, 4_301_642),
+        ("conv4", COLOUR, 10, 2_425_930),
+        ("conv6", COLOUR, 10, 2_262_602),
+        ("conv4_16", GREY, 10, 16 * 10 + 16 * 145 + 32 * 145 + 32 * 289 + 64 * 1569 + 64 * 65 + 10 * 65),
         ("mlp", GREY, 10, 785 * 7 + 8 * 5 + 6 * 10),
         ("wide_resnet", COLOUR, 10, 77_850),
     ],
@@ -190,6 +194,7 @@ def test_dropout_is_there_only_when_asked() -> None:
     [
         ("mlp", (2, 3, 5)), ("lenet_300_100", (1, 8, 8)), ("lenet5_caffe", (3, 16, 17)), ("vgg11", (1, 32, 70)),
         ("resnet20", (1, 8, 8)), ("wide_resnet", (1, 9, 5)), ("lenet5_caffe", (3, 32, 32)),
+        ("conv2", (1, 5, 4)), ("conv6_16", (2, 9, 17)),
     ],
 )  # fmt: skip
 def test_other_shapes_and_classes(name: str, shape: Shape) -> None:

@@ -2,7 +2,7 @@
 
     dropped = sigma((logit p + logit u) / t),   u uniform,   multiplier = (1 - dropped) / (1 - p)
 
-Gal, Hron, Kendall, NeurIPS 2017, arXiv 1705.07832, eq. 5. One sample per example and feature (or channel).
+Gal, Hron, Kendall, NeurIPS 2017, arXiv 1705.07832. One sample per example and feature (or channel).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     log alpha = log sigma^2 - log theta^2, limited to +-8
     KL(q || log-uniform prior) ~ k1 sigma(-k2 - k3 log alpha) + log(1 + 1/alpha) / 2
 
-Molchanov, Ashukha, Vetrov, ICML 2017, arXiv 1701.05369, eq. 14 and section 4.2: log sigma^2 is the parameter (additive
-noise), and outputs are drawn instead of weights.
+Molchanov, Ashukha, Vetrov, ICML 2017, arXiv 1701.05369: log sigma^2 is the parameter (additive noise), and outputs are
+drawn instead of weights.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A soft threshold on the weights of a layer: sign(w) relu(|w| - g(s)), g the logistic function, one s per layer.
 
-Kusupati et al., ICML 2020, arXiv 2002.03231, eq. 1-5. What is below the threshold is exactly zero, in training too, and
+Kusupati et al., ICML 2020, arXiv 2002.03231. What is below the threshold is exactly zero, in training too, and
 gets no gradient; it comes back when the threshold sinks.
 """
 

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from paring.core import Gate
 from paring.rules import top
 
+_SURE = 40.0  # a logit whose probability is one, or zero, in single precision
+
 
 class SupermaskGate(Gate):
     """One probability per weight.
@@ -68,10 +70,9 @@ class SupermaskGate(Gate):
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
-        """Draw the mask once, on the CPU so that every device gets the same, and keep it: logits take its sign."""
+        """Draw the mask once, on the CPU so that every device gets the same; from now on each weight is in or out for sure."""
         u = torch.rand(self.dense_shape, generator=generator, dtype=torch.float64).to(self.logit.device)
-        size = self.logit.abs().clamp(min=1.0)
-        self.logit.copy_(torch.where(self.part(u) < self.chance(), size, -size))
+        self.logit.copy_(torch.where(self.part(u) < self.chance(), _SURE, -_SURE))
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, rescale={self.rescale}"

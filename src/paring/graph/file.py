@@ -5,7 +5,8 @@ The manifest (key `paring` of the safetensors metadata) holds, for a network who
 
 * `tensors`: name -> [dtype, shape] of every tensor in the file;
 * `ties`: other names of the same tensor -> the name it is stored under;
-* `modules`: path -> class name of every stock layer with sizes, so that `load` can resize (and swap) them;
+* `modules`: path -> class name of every stock layer with sizes, so that `load` can resize (and swap) them, and of every
+  `Identity`, which may stand for a norm that was fused;
 * `digest`: SHA-256 over the rest of the manifest and all tensor bytes.
 
 A network in graph form (format version 2) has in addition `graph`: which units stay, and the shapes and types of the
@@ -57,6 +58,7 @@ _SIZED: dict[str, type[nn.Module]] = {
         nn.BatchNorm2d,
         nn.BatchNorm3d,
         nn.SyncBatchNorm,
+        nn.Identity,
     )
 }
 
@@ -101,6 +103,7 @@ def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.M
     manifest, tensors = _read(Path(path))
     with torch.device("cpu"):
         net = factory()
+    _unnormed(net, manifest["modules"])
     captures = captures_of(net, manifest, path) if "graph" in manifest else None
     ties: dict[str, str] = manifest["ties"]
     stored = {**tensors, **{alias: tensors[name] for alias, name in ties.items()}}
@@ -132,6 +135,14 @@ def _recipe(net: GraphNet) -> dict[str, Any]:
             "Compact the network it came from once, and save that."
         )
     return written(net.recipe)
+
+
+def _unnormed(net: nn.Module, modules: dict[str, str]) -> None:
+    """Norms that were fused before the network was saved go."""
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and modules.get(name) == "Identity":
+            path, _, leaf = name.rpartition(".")
+            net.get_submodule(path)._modules[leaf] = nn.Identity().train(module.training)
 
 
 def _swap(net: nn.Module, modules: dict[str, str], path: str | os.PathLike[str]) -> None:

@@ -66,9 +66,7 @@ def absorb(net: nn.Module, example: tuple[Any, ...], companions: Iterable[object
     for twin in copies:
         check_copy(net, twin)
     scales = _scales(net, ready)
-    states = [
-        part for o in companions if isinstance(o, torch.optim.Optimizer) for part in _states(o, scales)
-    ]
+    states = [part for o in companions if isinstance(o, torch.optim.Optimizer) for part in _states(o, scales)]
     names = {name: scales[p] for name, p in net.named_parameters() if p in scales}
     with torch.no_grad():
         for value, scale, degree in states:
@@ -108,9 +106,7 @@ def _degrees(opt: torch.optim.Optimizer) -> dict[str, int]:
     )
 
 
-def _states(
-    opt: torch.optim.Optimizer, scales: dict[nn.Parameter, Tensor]
-) -> list[tuple[Tensor, Tensor, int]]:
+def _states(opt: torch.optim.Optimizer, scales: dict[nn.Parameter, Tensor]) -> list[tuple[Tensor, Tensor, int]]:
     """(state, factor of its parameter, degree in the gradient) for all state that has to follow."""
     degrees, found = _degrees(opt), []
     for parameter, scale in scales.items():

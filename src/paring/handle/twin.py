@@ -20,9 +20,9 @@ from paring.core import Gate, Gated, Removal, gated_layers, gates, release, set_
 from paring.core.shared import Spread
 from paring.graph import SelectLinear
 from paring.graph.capture import capture
+from paring.graph.choose import offenders
 from paring.graph.interpret import Interpretation, interpret
 from paring.graph.plan import ShrinkPlan, full_name, make_plan
-from paring.graph.choose import offenders
 from paring.graph.slices import Dims
 from paring.graph.verify import verify
 from paring.handle.carry import Cuts, gate_dims, shared_cuts, tensors_of

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paring.lab.benches import gates, inference, removal, training_speed
+from paring.lab.benches import gates, inference, removal, sweep, training_speed
 from paring.lab.benches.common import Asked, Bench
 
 BENCHES: dict[str, Bench] = {
@@ -10,6 +10,7 @@ BENCHES: dict[str, Bench] = {
     "removal": Bench("exactness, size and time of removal, against Torch-Pruning and torch-simplify", 3, removal.run),
     "inference": Bench("how much of the saving in MACs is a saving in time", 15, inference.run),
     "training-speed": Bench("training that shrinks as it goes, against dense", 1, training_speed.run, trains=True),
+    "sweep": Bench("wall-clock time of a sweep on two workers, against one after another", 1, sweep.run, trains=True),
 }
 
 __all__ = ["BENCHES", "Asked", "Bench"]

@@ -18,12 +18,14 @@ examples:
   paring demo
   paring train --model lenet_300_100 --data mnist --method l0 --at inputs --price 1.7e-6 --epochs 20
   paring train --model lenet5 --data mnist --method l0 --at units:Conv2d inputs:Linear --price budget:macs=0.25
+  paring sweep --method gmp --vary density=0.5,0.2,0.1 seed=0,1,2 --workers 2
   paring report runs/demo
   paring table louizos2018-mnist --seeds 3
 """
 
 
 _RESUMES = dict.fromkeys(("train", "table"), "the same command goes on from the last checkpoint")
+_RESUMES["sweep"] = "the same command goes on: finished trials are kept, stopped ones go on from their last epoch"
 _RESUMES["bench"] = "the same command goes on with what is missing"
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from paring.core import Method, Stack
-from paring.lab.arguments import METHODS, first_as, read
+from paring.lab.arguments import first_as, read
 from paring.lab.command import Command, CommandError, set_threads
 from paring.lab.evidence import bench, docs, table
-from paring.lab.experiment import RESULT, SMALL, Experiment
-from paring.methods import Dense, Shrink
-from paring.train import Recipe, write_atomic
+from paring.lab.experiment import RESULT, SMALL
+from paring.lab.training import read_training
+from paring.train import write_atomic
 
 # --- demo -----------------------------------------------------------------------------------------------------------
 
@@ -58,54 +56,7 @@ def _demo(words: Sequence[str]) -> int:
 # --- train ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class TrainArguments:
-    """Which network, which data, and where the run goes.
-
-    Args:
-        model: network: lenet_300_100, lenet5 (= lenet5_caffe), vgg16, resnet20, wrn_28_10, ...
-        data: data set: digits (needs nothing), mnist, fashion_mnist, cifar10, cifar100.
-        method: what the network may lose: dense or l0; decides which further options there are.
-        validation: training examples set aside for choosing settings.
-        shrink: cut what has closed for good out of the network while it trains, looking this often: "1ep" or a number of
-            steps; empty leaves that to the end.
-        runs: folder of all run folders.
-        threads: CPU threads; 0 uses all.
-        quiet: show no progress.
-    """
-
-    model: str = "lenet_300_100"
-    data: str = "digits"
-    method: str = "l0"
-    validation: int = 0
-    shrink: str = ""
-    runs: Path = Path("runs")
-    threads: int = 0
-    quiet: bool = False
-
-
-def _method_named(words: Sequence[str]) -> tuple[str, type[Method]]:
-    name = "l0"
-    for index, word in enumerate(words):
-        if word == "--method" and index + 1 < len(words):
-            name = words[index + 1]
-        elif word.startswith("--method="):
-            name = word.partition("=")[2]
-    if name not in METHODS:
-        raise CommandError(f"--method {name}: there is no such method; choose one of {', '.join(METHODS)}")
-    return name, METHODS[name]
-
-
 def _train(words: Sequence[str]) -> int:
-    from paring.data import NAMES
-    from paring.models import MODELS
-
-    name, kind = _method_named(words)
-    fields: list[Any] = [("run", TrainArguments, field(default_factory=lambda: TrainArguments(method=name)))]
-    if dataclasses.fields(kind):
-        fields.append((name, kind, field(default_factory=kind)))
-    fields.append(("recipe", Recipe, field(default_factory=Recipe)))
-    shape = dataclasses.make_dataclass("Train", fields, frozen=True)
     description = (
         "Train a network. The run's folder is named by the hash of its settings: an interrupted run goes on from its last "
         "epoch, a finished one is not done again.\n\nexamples:\n"
@@ -113,30 +64,9 @@ def _train(words: Sequence[str]) -> int:
         "  paring train --model lenet5 --data mnist --method l0 --at units:Conv2d inputs:Linear --price budget:macs=0.25\n"
         "  paring train --model lenet5 --data mnist --price budget:macs=0.25 --hold 0.8 --shrink 1ep\n"
         "  paring train --model resnet20 --data cifar10 --method dense --optimizer sgd --lr 0.1 --schedule cosine --crop 4 --flip\n"
-        f"\noptions below are those of --method {name}"
     )
-    found: Any = read(shape, words, prog="paring train", description=description)
-    what: TrainArguments = found.run
-    model = {"lenet5": "lenet5_caffe"}.get(what.model, what.model)
-    data = what.data.replace("-", "_")
-    known = [name for name in MODELS if name not in ("mlp", "wide_resnet")]  # these take widths, in Python
-    if model not in known:
-        raise CommandError(f"--model {what.model}: there is no such network; choose one of {', '.join(known)}")
-    if data not in NAMES:
-        raise CommandError(f"--data {what.data}: there is no such data set; choose one of {', '.join(NAMES)}")
-    if what.validation < 0:
-        raise CommandError(f"--validation {what.validation}: a number of examples, at least 0")
-    try:
-        torch.empty(0, device=found.recipe.device)
-    except (RuntimeError, AssertionError) as error:
-        raise CommandError(f"--device {found.recipe.device}: not available here ({error})") from error
+    what, experiment, _ = read_training(words, prog="paring train", description=description)
     set_threads(what.threads)
-    method = getattr(found, name, None) or kind()
-    if what.shrink:
-        if type(method) is Dense:
-            raise CommandError("--shrink: dense training closes nothing that could be cut; use --method l0")
-        method = Stack(method, Shrink(every=what.shrink))
-    experiment = Experiment(model, data, method, found.recipe, validation=what.validation)
     folder = what.runs / experiment.name
     if experiment.result(what.runs) is not None:
         print(f"this run is finished already; delete {folder} to do it again", file=sys.stderr)
@@ -145,6 +75,15 @@ def _train(words: Sequence[str]) -> int:
     print(json.dumps(row, indent=2))
     print(f"written to {folder}", file=sys.stderr)
     return 0
+
+
+# --- sweep ----------------------------------------------------------------------------------------------------------
+
+
+def _sweep(words: Sequence[str]) -> int:
+    from paring.lab.sweep import command
+
+    return command.run(words)
 
 
 # --- report ---------------------------------------------------------------------------------------------------------
@@ -255,6 +194,7 @@ def _data(words: Sequence[str]) -> int:
 COMMANDS: dict[str, Command] = {
     "demo": Command("train, shrink and prove, on real digits, in a minute", _demo),
     "train": Command("train one network with one method, resumable", _train),
+    "sweep": Command("train a grid of settings, several at a time, resumable", _sweep),
     "report": Command("layer by layer, what a run kept", _report),
     "data": Command("list, fetch and check the data sets", _data),
     "table": Command("make a paper's table", table),

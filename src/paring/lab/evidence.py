@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from paring.lab.arguments import first_as, read
 from paring.lab.command import CommandError, set_threads
@@ -20,6 +21,7 @@ class TableArguments:
         epochs: train for so many epochs instead of the paper's (a check; its rows say so); 0 keeps the paper's.
         only: run only the rows whose network and label contain this text.
         jobs: runs at a time; each of several uses one thread.
+        executor: where several run at a time: in processes of their own, or on Ray (extra `sweep`).
         threads: CPU threads when one run goes at a time; 0 uses all.
         runs: folder of run folders.
         results: folder of results files.
@@ -31,6 +33,7 @@ class TableArguments:
     epochs: int = 0
     only: str = ""
     jobs: int = 1
+    executor: Literal["processes", "ray"] = "processes"
     threads: int = 0
     runs: Path = Path("runs")
     results: Path = Path("results")
@@ -38,6 +41,7 @@ class TableArguments:
 
 
 def table(words: Sequence[str]) -> int:
+    from paring.lab.sweep import Ray
     from paring.lab.tables import COMPUTED, TABLES
     from paring.lab.tables.table import run_table
 
@@ -77,6 +81,7 @@ def table(words: Sequence[str]) -> int:
             epochs=options.epochs or None,
             only=options.only,
             jobs=options.jobs,
+            executor=Ray(options.jobs) if options.executor == "ray" else None,
             progress=not options.quiet,
         )
     print(f"written to {options.results / options.name}.json")
@@ -123,7 +128,7 @@ def bench(words: Sequence[str]) -> int:
             "measured again (--again does), and an interrupted benchmark goes on. Other libraries come with the extra "
             f"'bench'.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates\n  paring bench removal\n"
             "  paring bench removal --only resnet20/ --again\n  paring bench inference --repeats 30\n"
-            "  paring bench training-speed --only lenet5_caffe --seeds 1 --epochs 20"
+            "  paring bench training-speed --only lenet5_caffe --seeds 1 --epochs 20\n  paring bench sweep --only processes"
         ),
     )
     if options.name not in BENCHES:

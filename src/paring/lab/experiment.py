@@ -103,6 +103,9 @@ class Experiment:
         folder = root / self.name
         folder.mkdir(parents=True, exist_ok=True)
         with working_in(folder):
+            done = self.result(root)
+            if done is not None:  # another process finished it a moment ago
+                return done
             write_atomic(folder / "config.json", json.dumps(plain(self), indent=2) + "\n")
             data = data or load_data(self.data, validation=self.validation, seed=self.recipe.seed)
             row = self._row(folder, data, progress)

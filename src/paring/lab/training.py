@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -61,6 +62,32 @@ def method_named(words: Sequence[str]) -> tuple[str, type[Method]]:
     return name, METHODS[name]
 
 
+def method_options(name: str, first: type[Any] | None = None) -> dict[str, str]:
+    """The options of a method on the command line: option → field.
+
+    A field of the same name as another option (or as a field of `first`) has the method's name in front.
+    """
+    owners = (TrainArguments, Recipe, *((first,) if first is not None else ()))
+    taken = {f.name for owner in owners for f in dataclasses.fields(owner)}
+    names = (f.name for f in dataclasses.fields(METHODS[name]))
+    return {f"{name}_{field}" if field in taken else field: field for field in names}
+
+
+def _with_options(kind: type[Method], options: Mapping[str, str]) -> type[Any]:
+    """A dataclass that holds what the method's fields hold, under the names of the options, with their documentation."""
+    if all(option == name for option, name in options.items()):
+        return kind
+    hints, doc, found = get_type_hints(kind), kind.__doc__ or "", {f.name: f for f in dataclasses.fields(kind)}
+    entries: list[Any] = []
+    for option, name in options.items():
+        one = found[name]
+        factory = one.default_factory
+        start: Any = field(default=one.default) if factory is dataclasses.MISSING else field(default_factory=factory)
+        entries.append((option, hints[name], start))
+        doc = re.sub(rf"^( +){name}: ", rf"\1{option}: ", doc, flags=re.MULTILINE)
+    return dataclasses.make_dataclass(kind.__name__, entries, frozen=True, namespace={"__doc__": doc})
+
+
 def read_training(
     words: Sequence[str], *, prog: str, description: str, first: type[Any] | None = None
 ) -> tuple[TrainArguments, Experiment, Any]:
@@ -84,8 +111,10 @@ def read_training(
     name, kind = method_named(words)
     fields: list[Any] = [("first", first, field(default_factory=first))] if first is not None else []
     fields.append(("run", TrainArguments, field(default_factory=lambda: TrainArguments(method=name))))
-    if dataclasses.fields(kind):
-        fields.append((name, kind, field(default_factory=kind)))
+    options = method_options(name, first)
+    named = _with_options(kind, options)
+    if options:
+        fields.append((name, named, field(default_factory=named)))
     fields.append(("recipe", Recipe, field(default_factory=Recipe)))
     shape = dataclasses.make_dataclass("Train", fields, frozen=True)
     told = f"{description}\noptions below are those of --method {name}"
@@ -100,13 +129,23 @@ def read_training(
         raise CommandError(f"--data {what.data}: there is no such data set; choose one of {', '.join(NAMES)}")
     if what.validation < 0:
         raise CommandError(f"--validation {what.validation}: a number of examples, at least 0")
+    elsewhere = bool(getattr(getattr(found, "first", None), "address", ""))  # a cluster has its own devices
     try:
-        torch.empty(0, device=found.recipe.device)
+        torch.empty(0, device="cpu" if elsewhere else found.recipe.device)
     except (RuntimeError, AssertionError) as error:
         raise CommandError(f"--device {found.recipe.device}: not available here ({error})") from error
-    method = getattr(found, name, None) or kind()
+    method: Method = getattr(found, name, None) or kind()
+    if named is not kind:
+        try:
+            method = kind(**{to: getattr(method, option) for option, to in options.items()})
+        except ValueError as error:
+            raise CommandError(str(error)) from error
     if what.shrink:
         if type(method) is Dense:
             raise CommandError("--shrink: dense training closes nothing that could be cut; use --method l0")
         method = Stack(method, Shrink(every=what.shrink))
-    return what, Experiment(model, data, method, found.recipe, validation=what.validation), getattr(found, "first", None)
+    return (
+        what,
+        Experiment(model, data, method, found.recipe, validation=what.validation),
+        getattr(found, "first", None),
+    )

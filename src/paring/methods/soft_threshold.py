@@ -68,7 +68,10 @@ class STR(Method):
 
     def _check(self, net: nn.Module, opt: torch.optim.Optimizer) -> None:
         """Refuse thresholds that nothing could ever move."""
-        decayed = {id(p) for group in opt.param_groups if group.get("weight_decay", 0) for p in group["params"]}
+        groups = [group for group in opt.param_groups if group.get("weight_decay", 0)]
+        if any(str(group.get("name", "")).startswith("gates") for group in groups):
+            return
+        decayed = {id(p) for group in groups for p in group["params"]}
         for site in self._sites(net):
             s = self._gate(net, site).s
             if id(s) not in decayed and torch.sigmoid(s).item() == 0:

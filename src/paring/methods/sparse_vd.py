@@ -2,10 +2,13 @@
 
     minimise over θ and log σ²   E[loss(w)] + rate · KL(q(w) ‖ log-uniform prior),     w ~ N(θ, σ²)
 
-with the approximation of the KL (eq. 14), log σ² as the parameter (section 4.3) and outputs drawn instead of weights
-(section 4.2). At the end a weight whose log α = log σ² - log θ² is above the threshold is zero, and the others are θ.
+with the paper's approximation of the KL, log σ² as the parameter and outputs drawn instead of weights. At the end a
+weight whose log α = log σ² - log θ² is above the threshold is zero, and the others are θ.
 
 The KL is warmed up: its rate grows linearly from 0 over the first part of training, or too much closes at once.
+
+Differences from the authors' code, on purpose: the noise's variance is σ² itself, log α being limited only in the KL
+and in the decision; the KL has the paper's constants, not rounded ones; closed weights stay in training until the end.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import pytest
 from paring.lab.benches import removal
 from paring.lab.benches.common import Asked
 from paring.lab.benches.dead import KINDS, Kind
+from paring.lab.benches.tools import FUSED
 from paring.lab.results import load
 
 
@@ -24,6 +25,12 @@ def test_ours_is_exact_and_smaller(model: str, kind: Kind) -> None:
     assert row["parameters"] < 0.6 * row["dense_parameters"]
     assert row["seconds"] > 0
     assert row["seconds_unverified"] > 0
+
+
+def test_fused_norms_leave_as_little_as_the_tool_that_fuses() -> None:
+    plain, fused = removal.compare("conv_bn", "zero", ["paring", FUSED], 1)
+    assert fused["exact"]
+    assert (plain["parameters"], fused["parameters"]) == (14_746, 14_666)
 
 
 def test_torch_pruning_drops_constants() -> None:

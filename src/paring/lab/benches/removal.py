@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from paring.lab.benches.common import Asked, Book
 from paring.lab.benches.dead import KINDS, SUBJECTS, Kind, half_dead
-from paring.lab.benches.tools import TOOLS, Dead, Missing, Remove, lenient, tool_version, unverified
+from paring.lab.benches.tools import FUSED, TOOLS, Dead, Missing, Remove, lenient, tool_version, unverified
 
 MODELS = ("lenet_300_100", "mlp_bn", "conv_bn", "resnet20", "resnet50", "vit")
+NORMED = ("mlp_bn", "conv_bn", "resnet20", "resnet50")  # where there is a BatchNorm to fuse
 EXACT = 1e-5
 
 
@@ -25,7 +26,8 @@ def run(asked: Asked) -> Path:
     warm: set[str] = set()
     for model in MODELS:
         for kind in KINDS:
-            wanted = [tool for tool in TOOLS if book.wants(f"{model}/{kind}/{tool}")]
+            tools = [tool for tool in TOOLS if tool != FUSED or model in NORMED]
+            wanted = [tool for tool in tools if book.wants(f"{model}/{kind}/{tool}")]
             for tool in {*wanted} - warm:  # what a library loads at its first call is not the time of a removal
                 compare("lenet_300_100", "zero", [tool], 1)
                 warm.add(tool)
@@ -83,7 +85,7 @@ def _apply(remove: Remove, net: nn.Module, example: Tensor, dead: Dead) -> tuple
         except Missing as error:
             return None, 0.0, f"not run: {error}"
         except Exception as error:  # whatever another library raises is its result here
-            if remove in (TOOLS["paring"], unverified):
+            if remove in (TOOLS["paring"], TOOLS[FUSED], unverified):
                 raise
             return None, 0.0, f"fails: {type(error).__name__}: {_short(error)}"
         return small, time.perf_counter() - started, "done"

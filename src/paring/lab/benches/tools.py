@@ -54,6 +54,11 @@ def unverified(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
     return compact(net, x, verify=False)
 
 
+def ours_fused(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
+    """The same with BatchNorm fused into the layers, which ends training: what torch-simplify does to convolutions."""
+    return compact(net, x, fuse_norms=True)
+
+
 def torch_pruning(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
     """Torch-Pruning: build the dependency graph, prune the dead units group by group."""
     tp = _module("torch_pruning", "Torch-Pruning")
@@ -98,7 +103,13 @@ def _torchvision() -> Iterator[None]:
             del sys.modules[name]
 
 
-TOOLS: dict[str, Remove] = {"paring": ours, "Torch-Pruning": torch_pruning, "torch-simplify": torch_simplify}
+FUSED = "paring, norms fused"
+TOOLS: dict[str, Remove] = {
+    "paring": ours,
+    "Torch-Pruning": torch_pruning,
+    "torch-simplify": torch_simplify,
+    FUSED: ours_fused,
+}
 _PACKAGES = {"Torch-Pruning": "torch-pruning", "torch-simplify": "torch-simplify"}
 
 

@@ -76,16 +76,14 @@ class Ray(Executor):
             return
         for number in range(1, _STARTS + 1):
             try:
-                ray.init(
-                    "local", num_cpus=self.workers, include_dashboard=False, object_store_memory=_STORE, **quiet
-                )
+                ray.init("local", num_cpus=self.workers, include_dashboard=False, object_store_memory=_STORE, **quiet)
                 return
             except Exception as error:  # Ray has no exception of its own for this
                 ray.shutdown()
                 if number == _STARTS:
                     raise RuntimeError(
                         f"Ray did not start here, tried {number} times ({told(error)}); its logs are in "
-                        "/tmp/ray/session_latest/logs. If the computer is very busy, try again later, or do without Ray: "
+                        "ray/session_latest/logs of the temporary folder. If the computer is very busy, try again later, or do without Ray: "
                         "--executor processes, or Processes(workers) in Python"
                     ) from error
 
@@ -134,7 +132,9 @@ class _Tasks(Crew):
             return Reply(error="its Ray worker died, as when it is killed or memory runs out", trace=str(error))
         except self._ray.exceptions.RayError as error:
             return Reply(error=told(error), trace=str(error))
-        return reply if isinstance(reply, Reply) else Reply(error=f"its Ray worker sent {type(reply).__name__}, no reply")
+        return (
+            reply if isinstance(reply, Reply) else Reply(error=f"its Ray worker sent {type(reply).__name__}, no reply")
+        )
 
     def stop(self) -> None:
         for task in self._running:

@@ -15,10 +15,10 @@ from paring.lab.command import CommandError, set_threads
 from paring.lab.config import digest
 from paring.lab.experiment import Experiment
 from paring.lab.sweep.cluster import Ray
+from paring.lab.sweep.engine import Swept, sweep
 from paring.lab.sweep.executor import Executor, Serial
 from paring.lab.sweep.processes import Processes
-from paring.lab.sweep.sweep import Swept, sweep
-from paring.lab.training import TrainArguments, method_named, read_training
+from paring.lab.training import TrainArguments, method_named, method_options, read_training
 from paring.train import Recipe
 
 _DESCRIPTION = (
@@ -63,23 +63,41 @@ class SweepArguments:
 
 
 def run(words: Sequence[str]) -> int:
-    what, _, options = read_training(words, prog="paring sweep", description=_DESCRIPTION, first=SweepArguments)
-    executor = _executor(options)
-    varied = dict(_varied(text) for text in options.vary)
-    if len(varied) < len(options.vary):
+    if {"-h", "--help"} & set(words):
+        read_training(words, prog="paring sweep", description=_DESCRIPTION, first=SweepArguments)
+    given = [_varied(text) for text in _vary(words)]
+    varied = dict(given)
+    if len(varied) < len(given):
         raise CommandError("--vary: an option stands there twice; give all of its values at once")
     _check_given_once(varied, words)
-    grid = [_experiment(words, dict(zip(varied, point, strict=True))) for point in itertools.product(*varied.values())]
+    points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
+    grid, what, options = _read(words, points)
+    executor = _executor(options)
     name = options.name or _name(grid)
     if Path(name).name != name or name.startswith("."):
         raise CommandError(f"--name {name}: a file name without folders; the folder is --results")
+    if what.threads > 1 and options.executor != "serial":
+        raise CommandError(f"--threads {what.threads}: only for --executor serial; elsewhere each trial has one thread")
+    set_threads(what.threads)
     if not options.address:
         _fetch(grid)
-    set_threads(what.threads)
     path = options.results / f"{name}.json"
     command = shlex.join(["paring", "sweep", *words])
     swept = sweep(grid, executor=executor, runs=what.runs, path=path, command=command, progress=not what.quiet)
     return _told(swept, path)
+
+
+def _vary(words: Sequence[str]) -> list[str]:
+    """The words that belong to --vary."""
+    found, inside = [], False
+    for word in words:
+        if word.startswith("--"):
+            flag, equals, rest = word.partition("=")
+            inside = flag == "--vary"
+            found += [rest] if inside and equals else []
+        elif inside:
+            found.append(word)
+    return found
 
 
 def _executor(options: SweepArguments) -> Executor:
@@ -118,34 +136,52 @@ def _check_given_once(varied: Mapping[str, list[str]], words: Sequence[str]) -> 
                 raise CommandError(f"--vary {name}=...: {word.partition('=')[0]} is given as well; give one of the two")
 
 
-def _experiment(words: Sequence[str], point: Mapping[str, str]) -> Experiment:
-    """The experiment that `paring train` would run with the values of one point of the grid."""
-    kind = method_named([f"--method={point['method']}"] if "method" in point else words)[1]
-    known = {f.name: f for owner in (TrainArguments, kind, Recipe) for f in dataclasses.fields(owner)}
-    given = list(words)
+def _read(
+    words: Sequence[str], points: Sequence[Mapping[str, str]]
+) -> tuple[list[Experiment], TrainArguments, SweepArguments]:
+    """For each point of the grid the experiment that `paring train` would run; and the options that all share."""
+    read = [
+        read_training(
+            [*words, *_point(words, point)], prog="paring sweep", description=_DESCRIPTION, first=SweepArguments
+        )
+        for point in points
+    ]
+    return [experiment for _, experiment, _ in read], read[0][0], read[0][2]
+
+
+def _point(words: Sequence[str], point: Mapping[str, str]) -> list[str]:
+    """A point of the grid as words of a command line."""
+    method, kind = method_named([f"--method={point['method']}"] if "method" in point else words)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    known = {option: fields[name] for option, name in method_options(method, SweepArguments).items()}
+    known |= {f.name: f for owner in (TrainArguments, Recipe) for f in dataclasses.fields(owner)}
+    found = []
     for name, value in point.items():
         if name not in known or name in _NO_TRIAL:
-            names = sorted(set(known) - set(_NO_TRIAL))
-            raise CommandError(
-                f"--vary {name}=...: {kind.__name__} training has no such option; there are {', '.join(names)}"
-            )
-        given += _words(known[name], value)
-    return read_training(given, prog="paring sweep", description=_DESCRIPTION, first=SweepArguments)[1]
+            names = ", ".join(sorted(set(known) - set(_NO_TRIAL)))
+            raise CommandError(f"--vary {name}=...: --method {method} has no such option; there are {names}")
+        found += _words(name, known[name], value)
+    return found
 
 
-def _words(option: dataclasses.Field[Any], value: str) -> list[str]:
+def _words(name: str, option: dataclasses.Field[Any], value: str) -> list[str]:
     """An option and its value as words of a command line."""
-    flag = option.name.replace("_", "-")
+    flag = name.replace("_", "-")
     if option.type == "bool":
         if value.lower() not in ("true", "false"):
-            raise CommandError(f"--vary {option.name}={value}: true or false")
+            raise CommandError(f"--vary {name}={value}: true or false")
         return [f"--{flag}" if value.lower() == "true" else f"--no-{flag}"]
-    return [f"--{flag}", *shlex.split(value)]
+    try:
+        return [f"--{flag}", *shlex.split(value)]
+    except ValueError as error:
+        raise CommandError(f"--vary {name}={value}: {error}") from error
 
 
 def _name(grid: Sequence[Experiment]) -> str:
     """A readable name, with a hash of the grid."""
-    parts = ("+".join(dict.fromkeys(values)) for values in zip(*((e.model, e.data, e.label) for e in grid), strict=True))
+    parts = (
+        "+".join(dict.fromkeys(values)) for values in zip(*((e.model, e.data, e.label) for e in grid), strict=True)
+    )
     return "-".join([*parts, digest(sorted(experiment.key for experiment in grid))])
 
 

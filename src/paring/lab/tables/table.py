@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
-import multiprocessing
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from paring.lab.experiment import Experiment
-from paring.lab.results import Results, load
+from paring.lab.results import Results
+from paring.lab.sweep.executor import Executor
+from paring.lab.sweep.processes import Processes
+from paring.lab.sweep.rows import add_rows
+from paring.lab.sweep.trials import run_trials
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def run_table(
     epochs: int | None = None,
     only: str = "",
     jobs: int = 1,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Results:
     """Run what is missing and write the results file after every run.
@@ -78,13 +79,17 @@ def run_table(
         command: how to make the table again; goes into the file.
         epochs: run for so many epochs instead of the paper's (the rows then say so).
         only: run only the entries whose label, or model and label, contain this text.
-        jobs: processes; each uses one thread.
+        jobs: runs at a time; one goes on in this process, several in processes of their own with one thread each.
+        executor: runs them instead (on Ray, say).
         progress: show progress.
+
+    Raises:
+        RuntimeError: some of several runs at a time failed; the rows of the others are in the file.
     """
     path = results / f"{table.name}.json"
     names = [f"quoted/{row['model']}/{row['method']}" for row in table.quoted]
     quoted = [{"run": name, "source": "quoted", **row} for name, row in zip(names, table.quoted, strict=True)]
-    found = _add(path, command, quoted)
+    found = add_rows(path, command, quoted)
     wanted = [shortened(entry, epochs) for seed in range(seeds) for entry in table.entries(seed)]
     wanted = [entry for entry in wanted if only in f"{entry.experiment.model} {entry.label}"]
     known = {row.get("run") for row in found.rows}
@@ -94,40 +99,37 @@ def run_table(
             f"{table.name}: {len(wanted) - len(missing)} of {len(wanted)} runs are there, {len(missing)} to do",
             file=sys.stderr,
         )
-    for entry, row in _execute(missing, runs, jobs, progress):
-        found = _add(path, command, [{**row, "method": entry.label}])
-        if progress:
-            print(
-                f"{entry.experiment.model} {entry.label} seed {row['seed']}: {row['architecture']}  error {row['error']:.2f} %",
-                file=sys.stderr,
-                flush=True,
-            )
+    if executor is None and jobs > 1:
+        executor = Processes(jobs)
+    with closing(_execute(missing, runs, executor, progress)) as ended:
+        for entry, row in ended:
+            found = add_rows(path, command, [{**row, "method": entry.label}])
+            if progress:
+                print(
+                    f"{entry.experiment.model} {entry.label} seed {row['seed']}: {row['architecture']}  error {row['error']:.2f} %",
+                    file=sys.stderr,
+                    flush=True,
+                )
     return found
 
 
-def _add(path: Path, command: str, rows: Iterable[dict[str, Any]]) -> Results:
-    """Merge rows into the file as it is now: other processes may be adding to it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.stem}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        found = replace(load(path), command=command) if path.exists() else Results(path.stem, command)
-        for row in rows:
-            found = found.merge(row)
-        found.save(path)
-    return found
-
-
-def _execute(entries: list[Entry], runs: Path, jobs: int, progress: bool) -> Iterable[tuple[Entry, dict[str, Any]]]:
-    if jobs == 1:
+def _execute(
+    entries: list[Entry], runs: Path, executor: Executor | None, progress: bool
+) -> Generator[tuple[Entry, dict[str, Any]], None, None]:
+    if executor is None:
         for entry in entries:
             yield entry, entry.experiment.run(runs, progress=progress)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        pending: dict[Future[dict[str, Any]], Entry] = {
-            pool.submit(entry.experiment.run, runs, progress=progress): entry for entry in entries
-        }
-        while pending:
-            finished, _ = wait(pending, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield pending.pop(future), future.result()
+    by_key = {entry.experiment.key: entry for entry in entries}
+    failed = []
+    with closing(run_trials((entry.experiment for entry in entries), executor, runs)) as ended:
+        for experiment, outcome in ended:
+            if outcome.error is None:
+                yield by_key[experiment.key], outcome.value
+                continue
+            failed.append(f"{runs / experiment.name}: {outcome.error}")
+            print(f"{failed[-1]}\n{outcome.trace}", file=sys.stderr, flush=True)
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} of {len(entries)} runs failed; the others are in the table:\n" + "\n".join(failed)
+        )
