@@ -12,7 +12,27 @@ from paring.cost import report
 from paring.gates import groups
 from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
 from paring.handle import Run, attach
-from paring.methods import DNW, GMP, IMP, L0, SET, AtInit, Budget, Dense, Masked, Price, RigL, Shrink, Slimming
+from paring.methods import (
+    DNW,
+    GMP,
+    IMP,
+    L0,
+    SET,
+    STR,
+    AtInit,
+    Budget,
+    ConcreteDropout,
+    ContinuousSparsification,
+    Dense,
+    EdgePopup,
+    Masked,
+    Price,
+    RigL,
+    Shrink,
+    Slimming,
+    SparseVD,
+    Supermask,
+)
 from paring.relax import HardConcrete, Relaxation
 from paring.train import Recipe, fit
 
@@ -24,11 +44,15 @@ __all__ = [
     "IMP",
     "L0",
     "SET",
+    "STR",
     "AtInit",
     "Budget",
     "CaptureError",
     "Clock",
+    "ConcreteDropout",
+    "ContinuousSparsification",
     "Dense",
+    "EdgePopup",
     "FileError",
     "Gate",
     "HardConcrete",
@@ -41,7 +65,9 @@ __all__ = [
     "Run",
     "Shrink",
     "Slimming",
+    "SparseVD",
     "Stack",
+    "Supermask",
     "attach",
     "compact",
     "fit",

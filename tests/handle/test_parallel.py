@@ -12,6 +12,7 @@ import pytest
 import paring as pr
 
 _CHILD = """
+import copy
 import sys
 sys.path.insert(0, {source!r})
 import torch
@@ -87,7 +88,7 @@ again, other, its = attached(3, fold=True)
 late = other.parallel(DistributedDataParallel)
 other.load_state_dict(run.state_dict())
 again.load_state_dict(net.state_dict())
-its.load_state_dict(opt.state_dict())
+its.load_state_dict(copy.deepcopy(opt.state_dict()))
 for trainee in ((net, run, opt, ddp), (again, other, its, late)):
     trained(*trainee, 2)  # gates that were folded get no gradient, and nobody waits for it
 assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters()))

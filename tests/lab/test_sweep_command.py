@@ -129,7 +129,7 @@ def test_options_arrive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("--vary density=0.1", "--vary density=...: --method l0 has no such option; there are at, batch,"),
+        ("--vary density=0.1", "--vary density=...: --method l0 has no such option; there are accumulate, at, batch,"),
         ("--vary runs=a,b", "--vary runs=...: --method l0 has no such option"),
         ("--vary workers=1,2", "--vary workers=...: --method l0 has no such option"),
         ("--vary seed", "--vary seed: write NAME=V1,V2,..."),
@@ -145,7 +145,7 @@ def test_options_arrive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys:
         ("--vary lr=0.1,0", "lr = 0.0: must be a positive number"),
         ("--vary price=1e-6,cheap", "price 'cheap': not a number"),
         ("--vary method=gmp,magic", "--method magic: there is no such method"),
-        ("--method rigl --vary rigl-seed=0,-1", "seed"),
+        ("--method rigl --vary density=0.1,2", "RigL(density=2.0): must lie in (0, 1]"),
         ("--vary model=lenet5,alexnet", "--model alexnet: there is no such network"),
         ("--vary data=digits,imagenet", "--data imagenet: there is no such data set"),
         ("--vary device=cpu,quantum", "--device quantum: not available here"),
@@ -235,6 +235,8 @@ def test_failed_trials_are_listed_and_tried_again(
     assert shown.err.count("failed after 2 attempts: lenet_300_100-digits-gmp-") == 2
     assert "2 trials failed; the same command tries them again" in shown.err
     assert "grid: 2 of 4 done, 2 failed, 0 running" in shown.err
+    assert "density 0.2, seed 0: error 1.00 %, 7 parameters" in shown.err
+    assert "density 0.2, seed 1: failed, tried 2 times: RuntimeError: the <loss> is nan" in shown.err
     errors = list(tmp_path.glob("runs/*/error.txt"))
     assert len(errors) == 2
     assert all(str(path) in shown.err for path in errors)
@@ -247,6 +249,24 @@ def test_failed_trials_are_listed_and_tried_again(
     assert not list(tmp_path.glob("runs/*/error.txt"))
     assert len(load(tmp_path / "grid.json").rows) == 4
     assert "Failed" not in (tmp_path / "grid.html").read_text()
+
+
+def test_the_table_is_in_the_order_of_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Experiment, root: Path, **_: Any) -> dict[str, Any]:
+        calls.append(self.recipe.seed)
+        if len(calls) == 1:
+            raise RuntimeError("try again")
+        return {"run": self.key, "source": "measured", "seed": self.recipe.seed}
+
+    calls: list[int] = []
+    monkeypatch.setattr(Experiment, "run", run)
+    grid = [Experiment("lenet_300_100", "digits", recipe=Recipe(seed=seed)) for seed in (0, 1, 2)]
+    sweep(grid[1:], runs=tmp_path, path=tmp_path / "s.json", progress=False)
+    assert calls == [1, 2, 1], "the second one ended first"
+    for name, order in (("s", ["1", "2"]), ("t", ["0", "1", "2"])):
+        sweep(grid if name == "t" else grid[1:], runs=tmp_path, path=tmp_path / f"{name}.json", progress=False)
+        with open(tmp_path / f"{name}.csv", newline="") as file:
+            assert [line["recipe.seed"] for line in csv.DictReader(file)] == order
 
 
 def test_an_interrupted_sweep_leaves_its_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from paring.data import load
+from paring.lab.cli import main
 from paring.lab.experiment import Experiment
 from paring.lab.tickets import Plan, Retrain, judge, run_plan
 from paring.methods import IMP, AtInit, Dense
@@ -94,7 +96,7 @@ def test_a_plan_from_beginning_to_end(root: Path) -> None:
     assert one_shot.winning
     rows, verdict = run_plan(one_shot, root, progress=False)
     assert [level.density for level in verdict.levels] == pytest.approx([0.5, 0.2], abs=1e-4)
-    assert (verdict.sequential, verdict.epochs) == (2, 4)
+    assert (verdict.sequential, verdict.epochs) == (1, 2)
 
 
 def ticket(level: str, density: float, error: float, seed: int = 0, **more: Any) -> dict[str, Any]:
@@ -144,3 +146,53 @@ def test_plans_that_make_no_sense_are_refused() -> None:
         Plan("lenet_300_100", "digits", (), RECIPE)
     with pytest.raises(ValueError, match="not 'random'"):
         Plan("lenet_300_100", "digits", (Dense(),), RECIPE, controls=("random",))  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "tickets",
+        "--method",
+        "at_init",
+        "--score",
+        "magnitude",
+        "--vary",
+        "density=0.5,0.1",
+        "--seeds",
+        "2",
+        "--epochs",
+        "1",
+        "--quiet",
+        "--name",
+        "t",
+    ]
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert "open weights" in shown
+    assert "best subnetwork" in shown
+    found = json.loads((tmp_path / "runs/tickets/t.json").read_text())
+    kinds = [row["control"] for row in found["rows"]]
+    assert kinds == [*["dense"] * 2, *["ticket"] * 4, "verdict"]
+    assert found["rows"][-1]["winning"] is True
+    page = (tmp_path / "runs/tickets/t.html").read_text()
+    assert "Error against density" in page
+    assert "http" not in page.replace("http://www.w3.org", "").replace("http-equiv", "")
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/metrics.jsonl")}
+    assert main(words) == 0
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/metrics.jsonl")}
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--method", "dense"], "finds no subnetwork"),
+        (["--method", "at_init", "--vary", "lr=0.1,0.2"], "only options of the method"),
+        (["--method", "imp", "--seeds", "0"], "at least one seed"),
+        (["--method", "imp", "--name", "a/b"], "a file name without folders"),
+        (["--method", "nothing"], "no such method"),
+    ],
+)
+def test_the_command_refuses(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tickets", *words]) != 0
+    assert text in capsys.readouterr().err

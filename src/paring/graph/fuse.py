@@ -17,7 +17,7 @@ from paring.graph.capture import Captured, Example, capture
 from paring.graph.choose import offenders
 from paring.graph.graph_net import GraphNet
 from paring.graph.interpret import Interpretation, interpret
-from paring.graph.plan import ShrinkPlan
+from paring.graph.plan import PER_CHANNEL, ShrinkPlan, full_name
 from paring.graph.report import Fusion, Mode
 from paring.graph.state import NormSite, Site, module_path, ties_of
 from paring.graph.verify import verify
@@ -90,7 +90,7 @@ def _obstacle(norm: NormSite, found: Interpretation, elsewhere: Collection[str])
         return f"{type(norm.module).__name__} without running statistics, or not a stock norm"
     if sum(other.name == norm.name for other in found.norms) > 1:
         return "called more than once"
-    if module_path(norm.node) != norm.name or any(f"{norm.name}.{leaf}" in elsewhere for leaf in ("weight", "bias")):
+    if module_path(norm.node) != norm.name or any(full_name(norm.name, leaf) in elsewhere for leaf in PER_CHANNEL):
         return "its parameters are used elsewhere too"
     return "it has hooks" if _hooked(norm.module) else ""
 

@@ -151,12 +151,13 @@ class Run:
             raise ValueError(
                 f"weights should go back to step {self.method.point(clock)}, but the first round ended at step {clock.step}"
             )
-        self.method.on_round(self.net, clock)
-        if back.weights and self._point is not None:
-            self._point.restore(self.net)
-        opt.state.clear()
         self.clock = Clock(back.step, following.round, clock.steps, clock.epoch_steps)
-        self.method.start(self.net, self.clock)
+        with whole(self.net, write=True):
+            self.method.on_round(self.net, clock)
+            if back.weights and self._point is not None:
+                self._point.restore(self.net)
+            self.method.start(self.net, self.clock)
+        opt.state.clear()
         return True
 
     @property
@@ -175,7 +176,8 @@ class Run:
     def _keep_point(self) -> None:
         clock = self.clock
         if self._point is None and clock.round == 0 and self.method.point(clock) == clock.step:
-            self._point = Point.of(self.net)
+            with whole(self.net):
+                self._point = Point.of(self.net)
             self._companions.append(self._point)
 
     def track(self, *companions: nn.Module | torch.optim.Optimizer | Carried) -> None:

@@ -80,6 +80,12 @@ def _train(words: Sequence[str]) -> int:
 # --- sweep ----------------------------------------------------------------------------------------------------------
 
 
+def _tickets(words: Sequence[str]) -> int:
+    from paring.lab.tickets.command import run
+
+    return run(words)
+
+
 def _sweep(words: Sequence[str]) -> int:
     from paring.lab.sweep import command
 
@@ -195,6 +201,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("train, shrink and prove, on real digits, in a minute", _demo),
     "train": Command("train one network with one method, resumable", _train),
     "sweep": Command("train a grid of settings, several at a time, resumable", _sweep),
+    "tickets": Command("look for lottery tickets, train them in isolation, and judge", _tickets),
     "report": Command("layer by layer, what a run kept", _report),
     "data": Command("list, fetch and check the data sets", _data),
     "table": Command("make a paper's table", table),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from paring.lab.command import CommandError, set_threads
 from paring.lab.config import digest
@@ -18,8 +16,7 @@ from paring.lab.sweep.cluster import Ray
 from paring.lab.sweep.engine import Swept, sweep
 from paring.lab.sweep.executor import Executor, Serial
 from paring.lab.sweep.processes import Processes
-from paring.lab.training import TrainArguments, method_named, method_options, read_training
-from paring.train import Recipe
+from paring.lab.vary import read_grid
 
 _DESCRIPTION = (
     "Train a grid: every combination of the values given to --vary, each as `paring train` would, several at a time. "
@@ -34,7 +31,6 @@ _DESCRIPTION = (
     "  paring sweep --data mnist --vary method=gmp,rigl density=0.1,0.05 --executor ray --workers 2\n"
     "  paring sweep --data cifar10 --model resnet20 --vary lr=0.01,0.001 --executor ray --address auto --workers 8 --gpus 0.5\n"
 )
-_NO_TRIAL = ("runs", "threads", "quiet")
 
 
 @dataclass(frozen=True)
@@ -63,15 +59,7 @@ class SweepArguments:
 
 
 def run(words: Sequence[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        read_training(words, prog="paring sweep", description=_DESCRIPTION, first=SweepArguments)
-    given = [_varied(text) for text in _vary(words)]
-    varied = dict(given)
-    if len(varied) < len(given):
-        raise CommandError("--vary: an option stands there twice; give all of its values at once")
-    _check_given_once(varied, words)
-    points = [dict(zip(varied, values, strict=True)) for values in itertools.product(*varied.values())]
-    grid, what, options = _read(words, points)
+    grid, what, options = read_grid(words, prog="paring sweep", description=_DESCRIPTION, first=SweepArguments)
     executor = _executor(options)
     name = options.name or _name(grid)
     if Path(name).name != name or name.startswith("."):
@@ -87,19 +75,6 @@ def run(words: Sequence[str]) -> int:
     return _told(swept, path)
 
 
-def _vary(words: Sequence[str]) -> list[str]:
-    """The words that belong to --vary."""
-    found, inside = [], False
-    for word in words:
-        if word.startswith("--"):
-            flag, equals, rest = word.partition("=")
-            inside = flag == "--vary"
-            found += [rest] if inside and equals else []
-        elif inside:
-            found.append(word)
-    return found
-
-
 def _executor(options: SweepArguments) -> Executor:
     if options.executor != "ray":
         for flag, given in (("--address", options.address), ("--gpus", options.gpus)):
@@ -113,68 +88,6 @@ def _executor(options: SweepArguments) -> Executor:
         return Ray(options.workers, retries=options.retries, address=options.address, gpus=options.gpus)
     except ValueError as error:
         raise CommandError(str(error)) from error
-
-
-def _varied(text: str) -> tuple[str, list[str]]:
-    """Name and values of one word of --vary."""
-    name, equals, rest = text.partition("=")
-    values = [value.strip() for value in rest.split(";" if ";" in rest else ",")]
-    if not equals or not name.strip():
-        raise CommandError(f"--vary {text}: write NAME=V1,V2,..., as in density=0.5,0.2")
-    if not all(values):
-        raise CommandError(f"--vary {text}: a value is empty")
-    if len(set(values)) < len(values):
-        raise CommandError(f"--vary {text}: a value stands there twice")
-    return name.strip().lstrip("-").replace("-", "_"), values
-
-
-def _check_given_once(varied: Mapping[str, list[str]], words: Sequence[str]) -> None:
-    for name in varied:
-        flags = {f"--{start}{spelled}" for start in ("", "no-") for spelled in (name, name.replace("_", "-"))}
-        for word in words:
-            if word.partition("=")[0] in flags:
-                raise CommandError(f"--vary {name}=...: {word.partition('=')[0]} is given as well; give one of the two")
-
-
-def _read(
-    words: Sequence[str], points: Sequence[Mapping[str, str]]
-) -> tuple[list[Experiment], TrainArguments, SweepArguments]:
-    """For each point of the grid the experiment that `paring train` would run; and the options that all share."""
-    read = [
-        read_training(
-            [*words, *_point(words, point)], prog="paring sweep", description=_DESCRIPTION, first=SweepArguments
-        )
-        for point in points
-    ]
-    return [experiment for _, experiment, _ in read], read[0][0], read[0][2]
-
-
-def _point(words: Sequence[str], point: Mapping[str, str]) -> list[str]:
-    """A point of the grid as words of a command line."""
-    method, kind = method_named([f"--method={point['method']}"] if "method" in point else words)
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    known = {option: fields[name] for option, name in method_options(method, SweepArguments).items()}
-    known |= {f.name: f for owner in (TrainArguments, Recipe) for f in dataclasses.fields(owner)}
-    found = []
-    for name, value in point.items():
-        if name not in known or name in _NO_TRIAL:
-            names = ", ".join(sorted(set(known) - set(_NO_TRIAL)))
-            raise CommandError(f"--vary {name}=...: --method {method} has no such option; there are {names}")
-        found += _words(name, known[name], value)
-    return found
-
-
-def _words(name: str, option: dataclasses.Field[Any], value: str) -> list[str]:
-    """An option and its value as words of a command line."""
-    flag = name.replace("_", "-")
-    if option.type == "bool":
-        if value.lower() not in ("true", "false"):
-            raise CommandError(f"--vary {name}={value}: true or false")
-        return [f"--{flag}" if value.lower() == "true" else f"--no-{flag}"]
-    try:
-        return [f"--{flag}", *shlex.split(value)]
-    except ValueError as error:
-        raise CommandError(f"--vary {name}={value}: {error}") from error
 
 
 def _name(grid: Sequence[Experiment]) -> str:

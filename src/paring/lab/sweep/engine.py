@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from paring.lab.config import plain
 from paring.lab.experiment import Experiment
-from paring.lab.human import percent
+from paring.lab.human import exact, percent
 from paring.lab.results import Results
 from paring.lab.sweep.executor import Executor, Outcome, Serial
 from paring.lab.sweep.page import sweep_page
 from paring.lab.sweep.progress import Progress
-from paring.lab.sweep.rows import CONFIG, add_rows, as_csv
+from paring.lab.sweep.rows import CONFIG, add_rows, as_csv, flat, short, varying
 from paring.lab.sweep.trials import run_trials
 from paring.train import write_atomic
 
@@ -87,6 +87,7 @@ def sweep(
     found = {key: row for key, one in grid.items() if (row := there.get(key) or _finished(one, runs)) is not None}
     table = add_rows(path, command, [_row(grid[key], row) for key, row in found.items() if there.get(key) != row])
     missing = [experiment for key, experiment in grid.items() if key not in found]
+    labels = _labels(grid)
     failures: list[Failure] = []
     try:
         bar = Progress(path.stem, len(grid), len(found), executor.workers, progress)
@@ -97,9 +98,9 @@ def sweep(
                     table = add_rows(path, command, [_row(experiment, outcome.value)])
                 else:
                     failures.append(_failure(experiment, outcome, runs))
-                bar.ended(_line(experiment, outcome), outcome.seconds, outcome.error is not None)
+                bar.ended(f"{labels[experiment.key]}: {_end(outcome)}", outcome.seconds, outcome.error is not None)
     finally:
-        _write_views(path, table, failures)
+        _write_views(path, _in_order(table, list(grid)), failures)
     return Swept(table, tuple(failures))
 
 
@@ -122,11 +123,25 @@ def _failure(experiment: Experiment, outcome: Outcome, runs: Path) -> Failure:
     return Failure(experiment, str(outcome.error), outcome.attempts, folder)
 
 
-def _line(experiment: Experiment, outcome: Outcome) -> str:
+def _labels(grid: Mapping[str, Experiment]) -> dict[str, str]:
+    """What sets each trial apart: "density 0.1, seed 2"."""
+    found = {key: flat(plain(experiment)) for key, experiment in grid.items()}
+    names = short(varying(list(found.values())))
+    told = {key: [f"{last} {one[name]}" for name, last in names.items() if name in one] for key, one in found.items()}
+    return {key: ", ".join(parts) or grid[key].name for key, parts in told.items()}
+
+
+def _end(outcome: Outcome) -> str:
+    """How a trial ended, in a line."""
     if outcome.error is not None:
-        return f"{experiment.name}: failed after {outcome.attempts} attempts: {outcome.error}"
-    row = outcome.value
-    return f"{experiment.name}: error {percent(row.get('error'))}, {row.get('parameters', 0):,} parameters"
+        return f"failed, tried {outcome.attempts} times: {outcome.error}"
+    return f"error {percent(outcome.value.get('error'))}, {exact(outcome.value.get('parameters'))} parameters"
+
+
+def _in_order(table: Results, keys: list[str]) -> Results:
+    """The table in the order of the grid, which no order of ending decides; rows of earlier grids come first."""
+    place = {key: index for index, key in enumerate(keys)}
+    return replace(table, rows=sorted(table.rows, key=lambda row: place.get(str(row.get("run")), -1)))
 
 
 def _write_views(path: Path, table: Results, failures: list[Failure]) -> None:

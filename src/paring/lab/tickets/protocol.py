@@ -6,8 +6,8 @@
 4. Judge: see `paring.lab.tickets.verdict`.
 
 A method of several prunings (IMP) gives a ticket per round; of the others every given variant (densities, say) is a search
-of its own, and its final mask is the ticket. Training masks are never the search's own weights, unless the rewind point
-says so. Everything is a run of its own in a folder named by its hash, so an interrupted protocol goes on where it was.
+of its own, and its final mask is the ticket. What prunes at initialisation knows its mask before it trains, so its own
+training is the training in isolation. Everything is a run of its own in a folder named by its hash, so an interrupted protocol goes on where it was.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paring.core import Clock, Method
 from paring.lab.experiment import Experiment
 from paring.lab.tickets.retrain import Control, Retrain
 from paring.lab.tickets.verdict import Verdict, judge
-from paring.methods import IMP, Dense
+from paring.methods import IMP, AtInit, Dense
 from paring.train import Recipe
 
 
@@ -89,8 +89,9 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
             for level, round in _levels(number, method):
                 for control in ("ticket", *plan.controls):
                     one = Retrain(search, round, control, at=getattr(method, "at", "weights"))
-                    trained = one.run(root, progress=progress)
-                    tickets.append(trained | {"level": level} | _cost(found, round))
+                    isolated = isinstance(method, AtInit) and control == "ticket"
+                    trained = found | {"control": control} if isolated else one.run(root, progress=progress)
+                    tickets.append(trained | {"level": level} | _cost(method, found, round))
                     _tell(
                         progress,
                         f"{search.label} {control}, density {100 * trained['weight_density']:.3g} %, seed {seed}: "
@@ -107,8 +108,10 @@ def _levels(number: int, method: Method) -> Sequence[tuple[str, int]]:
     return [(f"{number}", method.rounds - 1)]
 
 
-def _cost(found: dict[str, Any], round: int) -> dict[str, Any]:
+def _cost(method: Method, found: dict[str, Any], round: int) -> dict[str, Any]:
     """Epochs and seconds of the search until the mask of this round was known."""
+    if isinstance(method, AtInit):
+        return {"search_epochs": 0, "search_seconds": 0.0}
     if not found["rounds"]:
         return {"search_epochs": found["epochs"], "search_seconds": found["train_seconds"]}
     before = found["rounds"][round - 1]

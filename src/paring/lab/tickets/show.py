@@ -76,7 +76,6 @@ def tickets_page(title: str, verdict: Verdict, rows: Sequence[dict[str, Any]], m
         table(
             (*_HEADS, *names),
             [(*_cells(level), *_controls(level, names)) for level in verdict.levels],
-            ("right",) * (len(_HEADS) + len(names)),
         ),
         *(paragraph(line) for line in summary(verdict)[1:]),
         heading("Layers"),
@@ -95,7 +94,7 @@ def _layers(rows: Sequence[dict[str, Any]]) -> Html:
         (f"{100 * row['weight_density']:.3g} %", *(f"{100 * row['layers'][name]['density']:.3g} %" for name in names))
         for row in first
     ]
-    return table(("open weights", *names), cells, ("right",) * (1 + len(names)))
+    return table(("open weights", *names), cells)
 
 
 def _chart(verdict: Verdict) -> str:
