@@ -88,7 +88,7 @@ _PAPER = Recipe(batch=100, lr=1e-3, ema=0.999)
 _CIFAR = Recipe(batch=128, lr=0.1, optimizer="sgd", nesterov=True, weight_decay=5e-4, ema=0.999, crop=4, flip=True)
 _GPU = replace(_CIFAR, device="cuda", bf16=True, compile=True)
 RACES = (
-    Race("lenet5_caffe", "mnist", _PAPER, budgets=(0.28, 0.22), closing=5, epochs=40),
+    Race("lenet5_caffe", "mnist", _PAPER, budgets=(0.22, 0.14), closing=5, epochs=40),
     Race("lenet_300_100", "mnist", _PAPER, budgets=(0.25, 0.12), closing=10, epochs=40),
     Race("resnet20", "cifar10", _CIFAR, budgets=(0.4,), closing=2, epochs=5),
     Race("wrn_28_10", "cifar10", _GPU, budgets=(0.4,), closing=3, epochs=8),
