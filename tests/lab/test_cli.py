@@ -123,7 +123,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "why"),
     [
-        ("prune", 2, "there is no command 'prune'; choose one of demo, train, sweep, report, data, table, bench, docs"),
+        (
+            "prune",
+            2,
+            "there is no command 'prune'; choose one of demo, train, sweep, tickets, report, data, table, bench, docs",
+        ),
         ("train --modle lenet5", 2, "Unrecognized options: --modle"),
         ("train --model alexnet", 2, "--model alexnet: there is no such network; choose one of lenet_300_100"),
         ("train --data imagenet", 2, "--data imagenet: there is no such data set; choose one of digits, mnist"),
@@ -213,7 +217,13 @@ def test_a_run_leaves_its_files(runs: Path) -> None:
     assert {path.name for path in folder.iterdir()} >= FILES
     config = json.loads((folder / "config.json").read_text())
     assert config["recipe"]["epochs"] == 2
-    assert config["method"]["price"] == {"type": "Budget", "params": 0.2, "macs": None, "ascent": 50.0}
+    assert config["method"]["price"] == {
+        "type": "Budget",
+        "params": 0.2,
+        "macs": None,
+        "ascent": 50.0,
+        "multiple_of": 1,
+    }
     row = json.loads((folder / "result.json").read_text())
     assert folder.name == f"lenet_300_100-digits-l0-{row['run']}"
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 2

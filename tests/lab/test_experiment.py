@@ -28,6 +28,7 @@ KEYS = {
     *("error", "train_error", "validation_error", "gated_error"),
     *("parameters", "macs", "adds", "nonzeros", "bytes", "density", "ratio", "dense_parameters", "dense_macs"),
     *("support_parameters", "support_macs", "expected_parameters", "expected_macs"),
+    *("weight_density", "live_density", "mac_density", "layers", "rounds"),
     *("train_seconds", "finish_seconds"),
 }
 TIMES = ("train_seconds", "finish_seconds")

@@ -26,7 +26,7 @@ class TrainArguments:
     Args:
         model: network: lenet_300_100, lenet5 (= lenet5_caffe), vgg16, resnet20, wrn_28_10, ...
         data: data set: digits (needs nothing), mnist, fashion_mnist, cifar10, cifar100.
-        method: what the network may lose: dense or l0; decides which further options there are.
+        method: what the network may lose: dense, l0, imp, gmp, rigl, ...; decides which further options there are.
         validation: training examples set aside for choosing settings.
         shrink: cut what has closed for good out of the network while it trains, looking this often: "1ep" or a number of
             steps; empty leaves that to the end.
