@@ -247,7 +247,7 @@ def test_entries_are_different_runs(name: str) -> None:
     table = TABLES[name]
     found = [entry for seed in range(3) for entry in table.entries(seed)]
     assert len({entry.experiment.key for entry in found}) == len(found)
-    per_seed = [f"{entry.experiment.model} {entry.label}" for entry in table.entries(0)]
+    per_seed = [(entry.experiment.model, entry.experiment.data, entry.label) for entry in table.entries(0)]
     assert len(set(per_seed)) == len(per_seed)
     assert {entry.experiment.recipe.seed for entry in table.entries(2)} == {2}
     assert table.name == name

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from paring.lab.bench_views import BENCH_VIEWS
+from paring.lab.density_views import density_chart, density_view
 from paring.lab.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
 from paring.lab.human import DASH, NUMBERS, change, exact, percent, seconds, size
 from paring.lab.plots import bar_chart, line_chart, scatter_chart
@@ -207,6 +208,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("demo", "rows"): demo_view,
     ("louizos2018-mnist", "rows"): louizos2018_view,
     ("louizos2018-relaxations", "rows"): relaxations_view,
+    ("savarese2020", "rows"): density_view,
     **BENCH_VIEWS,
 }
 
@@ -224,6 +226,11 @@ FIGURES: dict[tuple[str, str], Callable[[Results], str | None]] = {
     ("", "bench"): bench_chart,
     ("gates", "rows"): bench_chart,
     **{("", model): partial(rows_chart, model=model) for model in NETWORKS},
+    **{
+        ("savarese2020", f"{model}-{data}"): partial(density_chart, model=model, data=data)
+        for model in NETWORKS
+        for data in ("mnist", "fashion_mnist", "cifar10")
+    },
     **{(_LOUIZOS, view): partial(curve_chart, **told) for view, told in _CURVES.items()},
 }
 

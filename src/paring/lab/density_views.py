@@ -1,0 +1,145 @@
+"""Error against density: the table of a comparison of sparsification methods, and its curves.
+
+A row's "method" is "NAME: SETTING" (or "dense"). A row of a method of several rounds stands for one subnetwork per round.
+What matches the dense network is judged as in `paring.lab.tickets.verdict`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from paring.lab.grid import NETWORKS, markdown
+from paring.lab.human import DASH, seconds
+from paring.lab.plots import line_chart
+from paring.lab.results import Results, Row
+from paring.lab.tickets.verdict import spread
+
+COLUMNS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+_NEAR = 1.25  # a subnetwork stands in the column of a density that it is within this factor of
+
+
+@dataclass(frozen=True)
+class Point:
+    """One subnetwork over seeds: share of the weights that is open, errors in percent, epochs and seconds until it is trained."""
+
+    density: float
+    errors: tuple[float, ...]
+    epochs: float
+    seconds: float
+
+    @property
+    def error(self) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(self.errors)
+
+
+def points(rows: list[Row]) -> list[Point]:
+    """The subnetworks of one method on one task, densest first; seeds of the same setting and round together."""
+    groups: dict[Any, list[Row]] = {}
+    for row in rows:
+        for one in _subnetworks(row):
+            groups.setdefault((row["method"], one.get("round")), []).append(one)
+    found = [
+        Point(
+            statistics.fmean(one["weight_density"] for one in members),
+            tuple(one["error"] for one in members),
+            statistics.fmean(one["epochs"] for one in members),
+            statistics.fmean(one["train_seconds"] for one in members),
+        )
+        for members in groups.values()
+    ]
+    return sorted(found, key=lambda point: -point.density)
+
+
+def _subnetworks(row: Row) -> Iterator[Row]:
+    """A row of iterative pruning holds a trained subnetwork per round, any other row one."""
+    if row["method"].startswith("IMP"):
+        yield from (one for one in row["rounds"] if one["round"] > 0)
+    else:
+        yield row | {"round": None}
+
+
+def _tasks(results: Results) -> dict[tuple[str, str], dict[str, list[Row]]]:
+    """Network and data → method without its setting → rows."""
+    found: dict[tuple[str, str], dict[str, list[Row]]] = {}
+    for row in results.rows:
+        name = str(row["method"]).partition(":")[0]
+        found.setdefault((row["model"], row["data"]), {}).setdefault(name, []).append(row)
+    return found
+
+
+def density_view(results: Results) -> str:
+    """Error at every density, the sparsest subnetwork that matches, the best one, and what one costs."""
+    heads = (
+        "network",
+        "data",
+        "method",
+        *(f"{100 * d:g} %" for d in COLUMNS),
+        "sparsest matching",
+        "best",
+        "epochs",
+        "training",
+    )
+    lines = []
+    for (model, data), methods in _tasks(results).items():
+        dense = [row["error"] for row in methods.get("dense", [])]
+        bar = statistics.fmean(dense) + spread(dense) if dense else None
+        for name, rows in methods.items():
+            first = (NETWORKS.get(model, model), data, name)
+            if name == "dense":
+                blank = [DASH] * len(COLUMNS)
+                epochs = statistics.fmean(row["epochs"] for row in rows)
+                time = seconds(statistics.fmean(row["train_seconds"] for row in rows))
+                lines.append((*first, *blank, DASH, f"{_error(dense)} dense", f"{epochs:g}", time))
+                continue
+            found = points(rows)
+            matching = [point for point in found if bar is not None and point.error <= bar]
+            best = min(found, key=lambda point: point.error)
+            last = found[-1]
+            lines.append(
+                (
+                    *first,
+                    *(_cell(found, density) for density in COLUMNS),
+                    _told(min(matching, key=lambda point: point.density)) if matching else "none",
+                    _told(best),
+                    f"{last.epochs:g}",
+                    seconds(last.seconds),
+                )
+            )
+    return markdown(heads, lines, words=3)
+
+
+def _cell(found: list[Point], density: float) -> str:
+    near = [point for point in found if density / _NEAR <= point.density <= density * _NEAR]
+    if not near:
+        return DASH
+    return _error(min(near, key=lambda point: abs(point.density - density)).errors)
+
+
+def _told(point: Point) -> str:
+    return f"{100 * point.density:.3g} % at {point.error:.2f}"
+
+
+def _error(errors: list[float] | tuple[float, ...]) -> str:
+    mean = statistics.fmean(errors)
+    return f"{mean:.2f} ± {spread(errors):.2f}" if len(errors) > 1 else f"{mean:.2f}"
+
+
+def density_chart(results: Results, model: str, data: str) -> str | None:
+    """Error against the share of open weights on one task, with bands of one standard deviation."""
+    methods = _tasks(results).get((model, data))
+    if methods is None:
+        return None
+    series: dict[str, Any] = {}
+    for name, rows in methods.items():
+        found = points(rows) if name != "dense" else []
+        if found:
+            means, half = [point.error for point in found], [spread(point.errors) for point in found]
+            low = [mean - width for mean, width in zip(means, half, strict=True)]
+            high = [mean + width for mean, width in zip(means, half, strict=True)]
+            series[name] = ([100 * point.density for point in found], means, low, high)
+    title = f"{NETWORKS.get(model, model)}, {data}: error against density"
+    return line_chart(series, "open weights, %", "test error, %", title, logx=True, logy=True) if series else None

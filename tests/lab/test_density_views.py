@@ -1,0 +1,87 @@
+"""The table and the curves of error against density."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from paring.lab.density_views import density_chart, density_view, points
+from paring.lab.results import Results
+from paring.lab.tables import TABLES
+from paring.lab.views import FIGURES, VIEWS, find
+
+
+def row(method: str, seed: int, density: float, error: float, **more: Any) -> dict[str, Any]:
+    numbers = {"weight_density": density, "error": error, "epochs": 8, "train_seconds": 60.0, "rounds": []}
+    own = {"run": f"{method}/{seed}", "model": "lenet_300_100", "data": "mnist", "source": "measured"}
+    return {**own, "method": method, "seed": seed, **numbers, **more}
+
+
+def rounds(*errors: float) -> list[dict[str, Any]]:
+    return [
+        {"round": n, "weight_density": 0.5**n, "error": error, "epochs": 8 * (n + 1), "train_seconds": 60.0 * (n + 1)}
+        for n, error in enumerate(errors)
+    ]
+
+
+ROWS = [
+    row("dense", 0, 1.0, 2.0),
+    row("dense", 1, 1.0, 2.2),
+    row("GMP: 50 %", 0, 0.5, 2.1),
+    row("GMP: 50 %", 1, 0.5, 2.3),
+    row("GMP: 10 %", 0, 0.1, 2.9),
+    row("GMP: 10 %", 1, 0.1, 3.1),
+    row("IMP", 0, 0.25, 2.4, rounds=rounds(2.0, 2.1, 2.4)),
+    row("IMP", 1, 0.25, 2.6, rounds=rounds(2.2, 2.1, 2.6)),
+]
+
+
+def test_a_method_of_several_rounds_gives_a_subnetwork_per_round() -> None:
+    found = points([one for one in ROWS if one["method"] == "IMP"])
+    assert [(one.density, one.errors, one.epochs, one.seconds) for one in found] == [
+        (0.5, (2.1, 2.1), 16, 120.0),
+        (0.25, (2.4, 2.6), 24, 180.0),
+    ]
+
+
+def test_the_table() -> None:
+    shown = density_view(Results("savarese2020-small", "paring table savarese2020-small", ROWS)).splitlines()
+    cells = {line.split("|")[3].strip(): [cell.strip() for cell in line.split("|")[4:-1]] for line in shown[2:]}
+    dash = "–"
+    assert cells["dense"][-3:] == ["2.10 ± 0.14 dense", "8", "1 min 00 s"]
+    assert cells["GMP"] == [
+        *("2.20 ± 0.14", dash, "3.00 ± 0.14", dash, dash, dash, dash),
+        *("50 % at 2.20", "50 % at 2.20", "8", "1 min 00 s"),
+    ]
+    assert cells["IMP"][0] == "2.10 ± 0.00"
+    assert cells["IMP"][1] == "2.50 ± 0.14"  # 25 % stands in the column of 20 %
+    assert cells["IMP"][7:9] == ["50 % at 2.10", "50 % at 2.10"]
+
+
+def test_the_chart_and_the_names_of_the_views() -> None:
+    results = Results("savarese2020-small", "paring table savarese2020-small", ROWS)
+    svg = density_chart(results, "lenet_300_100", "mnist")
+    assert svg is not None
+    assert "GMP" in svg
+    assert density_chart(results, "conv4_16", "mnist") is None
+    assert find(VIEWS, "savarese2020-small", "rows") is density_view
+    assert find(FIGURES, "savarese2020-small", "lenet_300_100-mnist")(results) == svg
+
+
+def test_every_method_is_asked_for_the_same_densities() -> None:
+    entries = TABLES["savarese2020-small"].entries(3)
+    keys = [entry.experiment.key for entry in entries]
+    assert len(set(keys)) == len(keys)
+    assert all(entry.experiment.recipe.seed == 3 for entry in entries)
+    labels = [e.label for e in entries if (e.experiment.model, e.experiment.data) == ("conv4_16", "fashion_mnist")]
+    for name in ("CS", "CS, weights kept", "L0", "GMP", "GMP, one threshold", "RigL", "SNIP", "random, ERK"):
+        assert [label for label in labels if label.startswith(f"{name}:")] == [
+            f"{name}: {share} %" for share in ("50", "20", "10", "5", "2", "1", "0.5")
+        ]
+
+
+@pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
+def test_charts_of_the_paper_networks_exist(data: str) -> None:
+    for model in ("lenet_300_100", "conv4_16", "conv6_16", "resnet20"):
+        assert ("savarese2020", f"{model}-{data}") in FIGURES
