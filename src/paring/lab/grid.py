@@ -12,7 +12,13 @@ Column = tuple[str, bool, Callable[[Group], str]]
 
 NETWORKS = {"lenet_300_100": "LeNet-300-100", "lenet5_caffe": "LeNet-5-Caffe", "vgg16": "VGG-16"}
 NETWORKS |= {"resnet20": "ResNet-20", "resnet50": "ResNet-50", "wrn_16_4": "WRN-16-4", "wrn_28_10": "WRN-28-10"}
-NETWORKS |= {"conv2": "Conv-2", "conv4": "Conv-4", "conv6": "Conv-6", "conv4_16": "Conv-4 (16)", "conv6_16": "Conv-6 (16)"}
+NETWORKS |= {
+    "conv2": "Conv-2",
+    "conv4": "Conv-4",
+    "conv6": "Conv-6",
+    "conv4_16": "Conv-4 (16)",
+    "conv6_16": "Conv-6 (16)",
+}
 NETWORKS |= {"mlp_bn": "MLP with BatchNorm", "conv_bn": "padded conv + BatchNorm", "vit": "ViT"}
 
 
