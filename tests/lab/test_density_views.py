@@ -20,7 +20,14 @@ def row(method: str, seed: int, density: float, error: float, **more: Any) -> di
 
 def rounds(*errors: float) -> list[dict[str, Any]]:
     return [
-        {"round": n, "weight_density": 0.5**n, "error": error, "epochs": 8 * (n + 1), "train_seconds": 60.0 * (n + 1)}
+        {
+            "round": n,
+            "ticket": n > 0,
+            "weight_density": 0.5**n,
+            "error": error,
+            "epochs": 8 * (n + 1),
+            "train_seconds": 60.0 * (n + 1),
+        }
         for n, error in enumerate(errors)
     ]
 

@@ -120,6 +120,16 @@ class Method:
         """Training runs that follow one another in this method."""
         return 1
 
+    @property
+    def tickets(self) -> range:
+        """Rounds that leave a mask worth training in isolation."""
+        return range(self.rounds - 1, self.rounds)
+
+    @property
+    def trains_ticket(self) -> bool:
+        """Whether the mask is known before training starts, so that the training is the one in isolation."""
+        return False
+
     def point(self, clock: Clock) -> int | None:
         """Optimizer steps of the first round after which the weights are kept to rewind to; None keeps none."""
         return None
@@ -187,6 +197,10 @@ class Stack(Method):
     @property
     def rounds(self) -> int:
         return max(method.rounds for method in self.methods)
+
+    @property
+    def tickets(self) -> range:
+        return self._leader.tickets
 
     @property
     def _leader(self) -> Method:

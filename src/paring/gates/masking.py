@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from paring.core import Probe
+from paring.core import Method, Probe, attached
 from paring.gates.mask import MaskGate
 from paring.gates.openness import gate_of
 from paring.gates.place import Site, put_gate, sites
@@ -24,6 +24,12 @@ def weight_sites(net: nn.Module, probe: Probe, places: str | Sequence[str]) -> t
     for site in found:
         if site.kind != "weights":
             raise ValueError(f"masks go on weights, so a place is 'weights' or 'weights:LAYER', not '{site.kind}'")
+    return found
+
+
+def sites_of(net: nn.Module, method: Method) -> tuple[Site, ...]:
+    """The sites that `method` noted when it was attached to this network."""
+    found: tuple[Site, ...] = attached(net).notes[method]
     return found
 
 

@@ -346,11 +346,12 @@ class Run:
         own = sum(p.numel() for p in self.net.parameters() if id(p) not in gated)
         return CostModel(self.probe.wiring, extra=own - int(CostModel(self.probe.wiring)().parameters))
 
-    def cost(self, ask: Callable[[Gate], Tensor] | None = None) -> Cost:
+    def cost(self, ask: Callable[[Gate], Tensor] | None = None, *, dead: bool = False) -> Cost:
         """What the network costs, layer by layer.
 
         Args:
             ask: `paring.gates.expected` or `paring.gates.support`; None counts everything as open (the dense network).
+            dead: with `support`, count units too that compute nothing or that nobody reads.
 
         Raises:
             paring.CaptureError: the network cannot be captured.
@@ -359,7 +360,7 @@ class Run:
             return self._model()
         with whole(self.net, weights=False):
             found = openness(self.net, self.probe.wiring, ask)
-        return self._model(live(found, self.probe.wiring) if ask is support else found)
+        return self._model(live(found, self.probe.wiring) if ask is support and not dead else found)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_checked": None, "_wrappers": []}

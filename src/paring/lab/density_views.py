@@ -55,11 +55,8 @@ def points(rows: list[Row]) -> list[Point]:
 
 
 def _subnetworks(row: Row) -> Iterator[Row]:
-    """A row of iterative pruning holds a trained subnetwork per round, any other row one."""
-    if row["method"].startswith("IMP"):
-        yield from (one for one in row["rounds"] if one["round"] > 0)
-    else:
-        yield row | {"round": None}
+    """A row of several rounds holds a trained subnetwork per ticket, any other row one."""
+    yield from [one for one in row["rounds"] if one["ticket"]] or [row]
 
 
 def _tasks(results: Results) -> dict[tuple[str, str], dict[str, list[Row]]]:

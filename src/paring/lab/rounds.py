@@ -23,7 +23,7 @@ def size(run: Run) -> dict[str, Any]:
     """
     dense = run.cost()
     with torch.no_grad():
-        opened, kept = run.cost(lambda gate: support(gate)), run.cost(support)
+        opened, kept = run.cost(support, dead=True), run.cost(support)
     return {
         "weight_density": float(opened.weights) / float(dense.weights),
         "live_density": float(kept.weights) / float(dense.weights),
@@ -37,7 +37,7 @@ def size(run: Run) -> dict[str, Any]:
 
 
 def rounds(fitted: Fit, folder: Path, data: Dataset) -> list[dict[str, Any]]:
-    """One record per round: error on the test set, density, layers, and the epochs and seconds until it was over.
+    """One record per round: whether it left a ticket, error on the test set, density, layers, and the epochs and seconds until it was over.
 
     Args:
         fitted: a finished training of a method with several rounds.
@@ -55,7 +55,12 @@ def rounds(fitted: Fit, folder: Path, data: Dataset) -> list[dict[str, Any]]:
                 raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone; delete {folder} to train again")
             net.load_state_dict(kept[0]["net"])
         try:
-            record = {"round": number, **size(run), "error": evaluate(net, data.test)[1]}
+            record = {
+                "round": number,
+                "ticket": number in run.method.tickets,
+                **size(run),
+                "error": evaluate(net, data.test)[1],
+            }
         finally:
             net.load_state_dict(last)
         record["validation_error"] = rows[-1].get("error")

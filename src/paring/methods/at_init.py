@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached
-from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, weights_of
+from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 
 _SCORES = ("snip", "grasp", "synflow", "magnitude", "random")
 _ROUNDS = {"synflow": 100}
@@ -65,6 +65,10 @@ class AtInit(Method):
         if not self.temperature > 0:
             raise ValueError(f"AtInit(temperature={self.temperature}): must be positive")
 
+    @property
+    def trains_ticket(self) -> bool:
+        return True
+
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at)
         attached(net).notes[self] = found
@@ -95,8 +99,7 @@ class AtInit(Method):
         return dict(zip(layers, scores.values(), strict=True))
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        clear_closed(net, found)
+        clear_closed(net, sites_of(net, self))
 
 
 def _cooler(net: nn.Module, temperature: float) -> Callable[..., Tensor]:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Clock, Method, Probe, attached
-from paring.gates import DropoutGate, Site, gate_of, put_gate, sites, weight_of
+from paring.gates import DropoutGate, Site, gate_of, put_gate, sites, sites_of, weight_of
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ConcreteDropout(Method):
         of_weights = self.length**2 / self.examples
         of_drops = (2 if self.regression else 1) / self.examples
         parts = []
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             gate, weight = self._gate(net, site), weight_of(net, site)
             parts.append(of_weights * weight.pow(2).sum() * (1 + gate.logit.exp()))
             parts.append(-of_drops * gate.dense_shape[0] * gate.entropy())
@@ -93,13 +93,9 @@ class ConcreteDropout(Method):
 
     def probabilities(self, net: nn.Module) -> dict[str, float]:
         """The learned p by layer."""
-        return {site.layer: self._gate(net, site).p.item() for site in self._sites(net)}
+        return {site.layer: self._gate(net, site).p.item() for site in sites_of(net, self)}
 
     def _gate(self, net: nn.Module, site: Site) -> DropoutGate:
         gate = gate_of(net, site)
         assert isinstance(gate, DropoutGate)
         return gate
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found

@@ -13,7 +13,7 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached
-from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, weights_of
+from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,13 @@ class DNW(Method):
 
     def finish(self, net: nn.Module) -> None:
         self._choose(net)
-        found = self._sites(net)
+        found = sites_of(net, self)
         for site in found:
             gate = mask_of(net, site)
             gate.dense, gate.fixed = False, True
         clear_closed(net, found)
 
     def _choose(self, net: nn.Module) -> None:
-        found = self._sites(net)
+        found = sites_of(net, self)
         scores = rules.magnitude(weights_of(net, found))
         set_masks(net, found, rules.masks(scores, self.density, self.allocation, self.structure))
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found

@@ -16,7 +16,7 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached, in_steps
-from paring.gates import Site, clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks
+from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class GMP(Method):
         assert clock.steps is not None
         every = in_steps("GMP(every=...)", self.every, clock.epoch_steps)
         last = round(self.ramp[1] * clock.steps)
-        found = self._sites(net)
+        found = sites_of(net, self)
         if clock.step == last or (clock.step < last and clock.step % every == 0):
             self._prune(net, self.density if clock.step == last else 1 - self.schedule(clock.step / clock.steps))
         for site in found:
@@ -84,13 +84,9 @@ class GMP(Method):
         clear_closed(net, found)
 
     def _prune(self, net: nn.Module, density: float) -> None:
-        found = self._sites(net)
+        found = sites_of(net, self)
         scores = rules.magnitude(latent_of(net, found))
         if not self.recover:
             scores = {s.layer: scores[s.layer].masked_fill(~mask_of(net, s).mask, -1.0) for s in found}
         masks = rules.masks(scores, density, self.allocation, self.structure)
         (put_aside if self.recover else set_masks)(net, found, masks)
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found

@@ -23,7 +23,7 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, Rewind, attached, in_steps
-from paring.gates import Site, clear_closed, mask_of, masks_of, put_masks, set_masks, weights_of
+from paring.gates import clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
 
 _WAYS = ("weights", "lr", "finetune", "none")
 
@@ -66,6 +66,10 @@ class IMP(Method):
     def rounds(self) -> int:
         return self.prunings + 1
 
+    @property
+    def tickets(self) -> range:
+        return range(1, self.rounds)
+
     def density(self, round: int) -> float:
         """Share of the weights that is open in this round, from 0."""
         return float((1 - self.rate) ** round)
@@ -84,24 +88,20 @@ class IMP(Method):
         to = self._to(clock)
         if clock.steps is not None and to >= clock.steps:
             raise ValueError(f"IMP(to={self.to!r}) is step {to}, but a round has only {clock.steps}")
-        clear_closed(net, self._sites(net))
+        clear_closed(net, sites_of(net, self))
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         if clock.round > 0:
-            clear_closed(net, self._sites(net))
+            clear_closed(net, sites_of(net, self))
 
     def on_round(self, net: nn.Module, clock: Clock) -> None:
-        found = self._sites(net)
+        found = sites_of(net, self)
         open_now = masks_of(net, found)
         scores = rules.magnitude(weights_of(net, found))
         scores = {name: score.masked_fill(~open_now[name], -1.0) for name, score in scores.items()}
         set_masks(net, found, rules.masks(scores, self.density(clock.round + 1), self.allocation, self.structure))
         for site in found:
             mask_of(net, site).fixed = True
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found
 
     def _to(self, clock: Clock) -> int:
         return in_steps("IMP(to=...)", self.to, clock.epoch_steps, least=0)

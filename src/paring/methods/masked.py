@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from paring.core import Clock, Method, Probe, attached
-from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, weights_of
+from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,4 @@ class Masked(Method):
             mask_of(net, site).fixed = True
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        clear_closed(net, found)
+        clear_closed(net, sites_of(net, self))

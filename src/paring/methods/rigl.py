@@ -18,7 +18,7 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached, in_steps
-from paring.gates import Site, clear_closed, forget, mask_of, put_masks, set_masks, weight_of, weights_of
+from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class RigL(Method):
             return
         assert clock.steps is not None
         fraction = self.schedule(clock.step / clock.steps)
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             gate, weight = mask_of(net, site), weight_of(net, site)
             grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
             found = rules.exchange(gate.mask, weight.detach().abs(), grad.abs(), fraction)
@@ -85,7 +85,7 @@ class RigL(Method):
             parameter.grad = None
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
-        found = self._sites(net)
+        found = sites_of(net, self)
         for site in found:
             gate = mask_of(net, site)
             if gate.fresh is not None:
@@ -103,11 +103,7 @@ class RigL(Method):
     def _look(self, net: nn.Module, clock: Clock) -> None:
         """Ask for gradients of closed weights in the coming step if it is an exchange."""
         fraction = clock.fraction
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             gate = mask_of(net, site)
             gate.dense = self._exchanges(clock)
             gate.fixed = fraction is not None and fraction >= self.end
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found

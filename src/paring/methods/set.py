@@ -14,7 +14,7 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached, in_steps
-from paring.gates import Site, clear_closed, forget, mask_of, put_masks, set_masks, weight_of, weights_of
+from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class SET(Method):
             raise ValueError(f"SET(end={self.end}) needs the length of training: tell attach with steps=...")
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
-        found = self._sites(net)
+        found = sites_of(net, self)
         every = in_steps("SET(every=...)", self.every, clock.epoch_steps)
         part = clock.fraction
         over = part is not None and part >= self.end
@@ -76,7 +76,3 @@ class SET(Method):
         for site in found:
             mask_of(net, site).fixed = over
         clear_closed(net, found)
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found

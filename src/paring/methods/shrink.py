@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring.core import Clock, Method, Probe, Removal, gates
+from paring.core import Clock, Method, Probe, Removal, gates, in_steps
 from paring.gates import StochasticGate
 from paring.handle.absorb import check_absorbable
 from paring.handle.carry import check_network, check_optimizer
@@ -64,7 +64,7 @@ class Shrink(Method):
                 raise ValueError(f"Shrink({name}={value}): must lie in [0, 1)")
             object.__setattr__(self, name, float(value))
         for name in ("every", "patience"):
-            _steps(name, getattr(self, name), 1)
+            in_steps(f"Shrink({name}=...)", getattr(self, name), 1)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = [gate for _, _, gate in gates(net)]
@@ -115,24 +115,7 @@ class Shrink(Method):
         return Removal(self.multiple_of, self.saving, self.measure, self.fold)
 
     def _every(self, clock: Clock) -> int:
-        return _steps("every", self.every, clock.epoch_steps)
+        return in_steps("Shrink(every=...)", self.every, clock.epoch_steps)
 
     def _patience(self, clock: Clock) -> int:
-        return _steps("patience", self.patience, clock.epoch_steps)
-
-
-def _steps(name: str, value: str | int, epoch_steps: int | None) -> int:
-    """A number of optimizer steps from 200, "200" or "0.5ep"."""
-    text = str(value).strip()
-    epochs = text.endswith("ep")
-    try:
-        number = float(text.removesuffix("ep")) if epochs else float(int(text))
-    except ValueError:
-        raise ValueError(f"Shrink({name}={value!r}): give optimizer steps (200) or epochs ('1ep')") from None
-    if not (number > 0 and math.isfinite(number)):
-        raise ValueError(f"Shrink({name}={value!r}): must be positive")
-    if epochs and epoch_steps is None:
-        raise ValueError(
-            f"Shrink({name}={value!r}) counts epochs: tell attach their length with epoch_steps=..., or give steps"
-        )
-    return max(1, round(number * (epoch_steps or 1))) if epochs else int(number)
+        return in_steps("Shrink(patience=...)", self.patience, clock.epoch_steps)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, Rewind, attached
-from paring.gates import MaskGate, ScaleGate, Site, gate_of, put_gate, sites
+from paring.gates import MaskGate, ScaleGate, Site, gate_of, put_gate, sites, sites_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Slimming(Method):
     def on_round(self, net: nn.Module, clock: Clock) -> None:
         scores = {name: scale.detach().abs() for name, scale in self._scales(net).items()}
         found = rules.masks(scores, self.density, self.allocation, rules.Weights())
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             gate = gate_of(net, site)
             assert isinstance(gate, MaskGate)
             gate.mask.copy_(found[site.layer])
@@ -86,14 +86,10 @@ class Slimming(Method):
     def _scales(self, net: nn.Module) -> dict[str, Tensor]:
         """The scale of every unit by the layer that names the site; of tied units the mean of their magnitudes."""
         found = {}
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             gate = gate_of(net, site)
             norms = _norms(net, site)
             found[site.layer] = gate.scale if isinstance(gate, ScaleGate) else torch.stack(norms).mean(0)
-        return found
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
         return found
 
 

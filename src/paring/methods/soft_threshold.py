@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from paring.core import Clock, Method, Probe, attached
-from paring.gates import Site, SoftThresholdGate, gate_of, put_gate, read_weights, weight_of, weight_sites
+from paring.gates import Site, SoftThresholdGate, gate_of, put_gate, read_weights, sites_of, weight_of, weight_sites
 
 
 @dataclass(frozen=True)
@@ -52,19 +52,19 @@ class STR(Method):
         attached(net).notes[self] = found
 
     def start(self, net: nn.Module, clock: Clock) -> None:
-        read_weights(net, self._sites(net))
+        read_weights(net, sites_of(net, self))
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         if clock.step == 1:
             self._check(net, opt)
-        read_weights(net, self._sites(net))
+        read_weights(net, sites_of(net, self))
 
     def finish(self, net: nn.Module) -> None:
-        read_weights(net, self._sites(net))
+        read_weights(net, sites_of(net, self))
 
     def thresholds(self, net: nn.Module) -> dict[str, float]:
         """σ(s) by layer."""
-        return {site.layer: self._gate(net, site).threshold.item() for site in self._sites(net)}
+        return {site.layer: self._gate(net, site).threshold.item() for site in sites_of(net, self)}
 
     def _check(self, net: nn.Module, opt: torch.optim.Optimizer) -> None:
         """Refuse thresholds that nothing could ever move."""
@@ -72,7 +72,7 @@ class STR(Method):
         if any(str(group.get("name", "")).startswith("gates") for group in groups):
             return
         decayed = {id(p) for group in groups for p in group["params"]}
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             s = self._gate(net, site).s
             if id(s) not in decayed and torch.sigmoid(s).item() == 0:
                 raise ValueError(
@@ -85,7 +85,3 @@ class STR(Method):
         gate = gate_of(net, site)
         assert isinstance(gate, SoftThresholdGate)
         return gate
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Clock, Method, Probe, attached
-from paring.gates import GaussianGate, Site, gate_of, put_gate, read_weights, weight_of, weight_sites
+from paring.gates import GaussianGate, gate_of, put_gate, read_weights, sites_of, weight_of, weight_sites
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class SparseVD(Method):
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         self.rate_at(clock)
-        read_weights(net, self._sites(net))
+        read_weights(net, sites_of(net, self))
 
     def rate_at(self, clock: Clock) -> float:
         """The rate at this time.
@@ -89,18 +89,14 @@ class SparseVD(Method):
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         rate = self.rate_at(clock)
         parts = []
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             gate = gate_of(net, site)
             assert isinstance(gate, GaussianGate)
             parts.append(gate.divergence(weight_of(net, site)).sum())
         return rate * torch.stack(parts).sum()
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
-        read_weights(net, self._sites(net))
+        read_weights(net, sites_of(net, self))
 
     def finish(self, net: nn.Module) -> None:
-        read_weights(net, self._sites(net))
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found
+        read_weights(net, sites_of(net, self))

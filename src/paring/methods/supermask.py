@@ -19,12 +19,12 @@ from torch import nn
 
 from paring.core import Clock, Method, Probe, attached
 from paring.gates import (
-    Site,
     SupermaskGate,
     gate_of,
     put_gate,
     rest_weights,
     set_signed_constant,
+    sites_of,
     weight_of,
     weight_sites,
 )
@@ -85,11 +85,7 @@ class Supermask(Method):
         if self.draw is None:
             return
         generator = torch.Generator().manual_seed(self.draw)
-        for site in self._sites(net):
+        for site in sites_of(net, self):
             gate = gate_of(net, site)
             assert isinstance(gate, SupermaskGate)
             gate.draw(generator)
-
-    def _sites(self, net: nn.Module) -> tuple[Site, ...]:
-        found: tuple[Site, ...] = attached(net).notes[self]
-        return found

@@ -13,7 +13,6 @@ training is the training in isolation. Everything is a run of its own in a folde
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from paring.core import Clock, Method
 from paring.lab.experiment import Experiment
 from paring.lab.tickets.retrain import Control, Retrain
 from paring.lab.tickets.verdict import Verdict, judge
-from paring.methods import IMP, AtInit, Dense
+from paring.methods import Dense
 from paring.train import Recipe
 
 
@@ -86,12 +85,12 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
         for number, method in enumerate(plan.methods):
             search = plan.experiment(method, seed)
             found = search.run(root, progress=progress)
-            for level, round in _levels(number, method):
+            for round in method.tickets:
                 for control in ("ticket", *plan.controls):
                     one = Retrain(search, round, control, at=getattr(method, "at", "weights"))
-                    isolated = isinstance(method, AtInit) and control == "ticket"
-                    trained = found | {"control": control} if isolated else one.run(root, progress=progress)
-                    tickets.append(trained | {"level": level} | _cost(method, found, round))
+                    same = method.trains_ticket and control == "ticket"
+                    trained = found | {"control": control} if same else one.run(root, progress=progress)
+                    tickets.append(trained | {"level": f"{number}/{round}"} | _cost(method, found, round))
                     _tell(
                         progress,
                         f"{search.label} {control}, density {100 * trained['weight_density']:.3g} %, seed {seed}: "
@@ -101,16 +100,9 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
     return [*dense, *tickets], judge(dense, tickets, winning=plan.winning, parallel=parallel)
 
 
-def _levels(number: int, method: Method) -> Sequence[tuple[str, int]]:
-    """(level, round whose mask it is) for every ticket of one search."""
-    if isinstance(method, IMP):
-        return [(f"{number}/{round}", round) for round in range(1, method.rounds)]
-    return [(f"{number}", method.rounds - 1)]
-
-
 def _cost(method: Method, found: dict[str, Any], round: int) -> dict[str, Any]:
     """Epochs and seconds of the search until the mask of this round was known."""
-    if isinstance(method, AtInit):
+    if method.trains_ticket:
         return {"search_epochs": 0, "search_seconds": 0.0}
     if not found["rounds"]:
         return {"search_epochs": found["epochs"], "search_seconds": found["train_seconds"]}
