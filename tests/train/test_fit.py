@@ -305,3 +305,14 @@ def test_conditional_computation_is_the_same_training(tmp_path: Path) -> None:
 def test_conditional_computation_refuses_compile() -> None:
     with pytest.raises(ValueError, match="do not go together"):
         Recipe(conditional=8, compile=True)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_memory_order_is_a_choice(channels_last: bool) -> None:
+    seen: list[bool] = []
+    second = nn.Conv2d(3, 4, 3)
+    second.register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous()))
+    net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), second, nn.Flatten(), nn.Linear(64, 10))
+    fit(net, pr.Dense(), DATA, Recipe(epochs=1, channels_last=channels_last), progress=False)
+    assert second.weight.is_contiguous() != channels_last
+    assert set(seen) == {not channels_last}

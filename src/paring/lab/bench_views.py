@@ -93,6 +93,7 @@ def training_speed_view(results: Results) -> str:
     columns: list[Column] = [
         key_column("network", "model", NETWORKS),
         key_column("data", "data"),
+        key_column("memory order", "memory_order"),
         key_column("method", "method"),
         ("epochs run", False, key_column("", "epochs")[2]),
         stat_column("test error %", "error", lambda value: percent(value).removesuffix(" %")),
@@ -106,7 +107,7 @@ def training_speed_view(results: Results) -> str:
         stat_column("the same in CPU time", "ratio_cpu_200", _times),
         ("seeds", False, lambda group: str(group.n)),
     ]
-    groups: list[Group] = summarise(results.rows, ("model", "data", "method", "epochs"), values)
+    groups: list[Group] = summarise(results.rows, ("model", "data", "memory_order", "method", "epochs"), values)
     return grid(groups, columns)
 
 

@@ -118,8 +118,9 @@ class Trainer:
         self.device = torch.device(recipe.device)
         self.net, self.method, self.recipe = net.to(self.device), method, recipe
         self.train, self.validation = data.train.to(self.device), data.validation.to(self.device)
-        self.layout = torch.channels_last if self.train.x.dim() == 4 else torch.contiguous_format
-        if self.layout is torch.channels_last:  # nearly twice as fast for convolutions on CPU, and faster on GPU
+        turned = recipe.channels_last and self.train.x.dim() == 4
+        self.layout = torch.channels_last if turned else torch.contiguous_format
+        if turned:
             self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if len(self.train) == 0:
             raise ValueError(f"the training part of '{data.name}' is empty")

@@ -39,6 +39,8 @@ class Recipe:
         compile: run the network through torch.compile.
         conditional: do not compute units whose gates draw an exact zero in a step, with widths of convolutions rounded up
             to a multiple of this (16 suits most processors); the same training up to rounding. 0 switches it off.
+        channels_last: keep images and the weights of convolutions in that memory order: up to twice as fast as PyTorch's
+            own order; False trains in the latter.
     """
 
     epochs: int = 10
@@ -62,6 +64,7 @@ class Recipe:
     bf16: bool = False
     compile: bool = False
     conditional: int = 0
+    channels_last: bool = True
 
     def __post_init__(self) -> None:
         for f in fields(self):

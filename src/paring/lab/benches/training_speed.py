@@ -64,6 +64,11 @@ class Race:
     epochs: int
     measured: bool = True
 
+    @property
+    def memory_order(self) -> str:
+        """Of images and convolution weights."""
+        return "channels last" if self.recipe.channels_last else "contiguous"
+
     def methods(self, epochs: int) -> dict[str, Method]:
         """Dense, and L0 that shrinks; how far the multiplier rises per epoch does not depend on their number."""
         if epochs <= self.closing:
@@ -104,7 +109,7 @@ def run(asked: Asked) -> Path:
             print(f"{race.model} needs a GPU: left out")
             continue
         for seed in range(asked.seeds or 3):
-            names = [_name(race.model, method, epochs, seed) for method in race.methods(epochs)]
+            names = [_name(race, method, epochs, seed) for method in race.methods(epochs)]
             if any(book.wants(name) for name in names):
                 for row in compare(race, epochs, seed, asked.runs / "training-speed"):
                     book.add(row)
@@ -187,13 +192,14 @@ def _row(race: Race, name: str, runner: Runner, data: Dataset, validating: bool)
     error = evaluate(small, (data.validation if validating else data.test).to(trainer.device))[1]
     epochs, steps = len(wall), trainer.epoch_steps
     return {
-        "run": _name(race.model, name, epochs, trainer.recipe.seed),
+        "run": _name(race, name, epochs, trainer.recipe.seed),
         "model": race.model,
         "data": race.data,
         "method": name,
         "seed": trainer.recipe.seed,
         "epochs": epochs,
         "closing": race.closing,
+        "memory_order": race.memory_order,
         "validation_error" if validating else "error": error,
         "parameters": real.parameters,
         "macs": real.macs,
@@ -214,8 +220,8 @@ def _whole(times: list[float], closing: int) -> float:
     return sum(times[:WHOLE]) + max(0, WHOLE - len(times)) * statistics.median(last)
 
 
-def _name(model: str, method: str, epochs: int, seed: int) -> str:
-    return f"{model}/{method}/{epochs} epochs/seed {seed}"
+def _name(race: Race, method: str, epochs: int, seed: int) -> str:
+    return f"{race.model}/{race.memory_order}/{method}/{epochs} epochs/seed {seed}"
 
 
 def _line(row: dict[str, Any]) -> str:
