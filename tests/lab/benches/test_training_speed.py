@@ -94,7 +94,9 @@ def test_what_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(training_speed, "load_data", lambda *_, **__: digits)
     asked = Asked(tmp_path, 1, epochs=2, seeds=1, runs=tmp_path / "runs")
     first = load_results(training_speed.run(asked)).rows
-    assert [row["run"] for row in first] == [f"lenet_300_100/channels last/{name}/2 epochs/seed 0" for name in ("dense", SHRUNK)]
+    assert [row["run"] for row in first] == [
+        f"lenet_300_100/channels last/{name}/2 epochs/seed 0" for name in ("dense", SHRUNK)
+    ]
     monkeypatch.setattr(training_speed, "compare", None)
     assert load_results(training_speed.run(asked)).rows == first
 
