@@ -6,68 +6,29 @@ opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
 small = run.finish()
 """
 
-from paring import rules
+from paring import methods, rules
 from paring.core import Clock, Gate, Method, Stack
 from paring.cost import report
 from paring.gates import groups
 from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
 from paring.handle import Run, attach
-from paring.methods import (
-    DNW,
-    GMP,
-    IMP,
-    L0,
-    SET,
-    STR,
-    AtInit,
-    Budget,
-    ConcreteDropout,
-    ContinuousSparsification,
-    Dense,
-    EdgePopup,
-    Masked,
-    Price,
-    RigL,
-    Shrink,
-    Slimming,
-    SparseVD,
-    Supermask,
-)
+from paring.methods import *  # noqa: F403  # every method: `paring.methods.__all__`
 from paring.relax import HardConcrete, Relaxation
 from paring.train import Recipe, fit
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DNW",
-    "GMP",
-    "IMP",
-    "L0",
-    "SET",
-    "STR",
-    "AtInit",
-    "Budget",
     "CaptureError",
     "Clock",
-    "ConcreteDropout",
-    "ContinuousSparsification",
-    "Dense",
-    "EdgePopup",
     "FileError",
     "Gate",
     "HardConcrete",
-    "Masked",
     "Method",
-    "Price",
     "Recipe",
     "Relaxation",
-    "RigL",
     "Run",
-    "Shrink",
-    "Slimming",
-    "SparseVD",
     "Stack",
-    "Supermask",
     "attach",
     "compact",
     "fit",
@@ -78,3 +39,4 @@ __all__ = [
     "save",
     "to_onnx",
 ]
+__all__ += methods.__all__

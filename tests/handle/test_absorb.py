@@ -328,7 +328,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, monkeypatch
     assert all(gate.transparent for gate in gates_of(straight))
     assert all(p.shape[0] % 8 == 0 for name, p in straight.named_parameters() if not name.startswith("5"))
     seen: list[int] = []
-    epoch = pr.train.loop.Trainer.train_epoch
+    epoch = pr.train.Trainer.train_epoch
 
     def stopped(trainer: Any) -> dict[str, Any]:
         if trainer.epoch == 3:
@@ -337,7 +337,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, monkeypatch
         return epoch(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(pr.train.loop.Trainer, "train_epoch", stopped)
+        patch.setattr(pr.train.Trainer, "train_epoch", stopped)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert seen == [0, 1, 2]

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-import paring as pr
+from tests.handle.processes import together
 
 _CHILD = """
 import copy
 import sys
-sys.path.insert(0, {source!r})
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -71,7 +66,7 @@ for every in (3, 1000):
         pass
     gathered = [None, None]
     dist.all_gather_object(gathered, [p.detach() for p in net.parameters()])
-    for a, b in zip(*gathered):
+    for a, b in zip(*gathered, strict=True):
         assert torch.equal(a, b), (a - b).abs().max()
     results.append(ddp(torch.ones(1, 6, dtype=torch.float64)).detach())
 assert (results[0] - results[1]).abs().max() < 1e-10
@@ -82,7 +77,7 @@ trained(net, run, opt, ddp, 8)
 assert all(gate.transparent for _, _, gate in gates(net))
 gathered = [None, None]
 dist.all_gather_object(gathered, [p.detach() for p in net.parameters()])
-for a, b in zip(*gathered):
+for a, b in zip(*gathered, strict=True):
     assert torch.equal(a, b), (a - b).abs().max()
 again, other, its = attached(3, fold=True)
 late = other.parallel(DistributedDataParallel)
@@ -91,7 +86,7 @@ again.load_state_dict(net.state_dict())
 its.load_state_dict(copy.deepcopy(opt.state_dict()))
 for trainee in ((net, run, opt, ddp), (again, other, its, late)):
     trained(*trainee, 2)  # gates that were folded get no gradient, and nobody waits for it
-assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters()))
+assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
 print("agreed")
 dist.destroy_process_group()
 """
@@ -99,31 +94,11 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_cut_alike_and_go_on_averaging(tmp_path: Path) -> None:
-    script = tmp_path / "child.py"
-    script.write_text(_CHILD.format(source=str(Path(pr.__file__).resolve().parents[1])))
-    command = [sys.executable, str(script)]
-    children = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "meeting")],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [child.communicate(timeout=120)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert [child.returncode for child in children] == [0, 0], "\n".join(said)
-    assert all("agreed" in text for text in said)
+    assert all("agreed" in said for said in together(_CHILD, tmp_path))
 
 
 _SHARDED = """
 import sys
-sys.path.insert(0, {source!r})
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -131,7 +106,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor, Replicate
 import paring as pr
 
-dist.init_process_group("gloo", init_method="file://" + sys.argv[1], rank=0, world_size=1)
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=0, world_size=1)
 net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
 run = pr.attach(net, pr.Stack(pr.L0(at="units"), pr.Shrink(every=1)), torch.randn(2, 6))
 opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
@@ -148,14 +123,5 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
-    script = tmp_path / "child.py"
-    script.write_text(_SHARDED.format(source=str(Path(pr.__file__).resolve().parents[1])))
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "meeting")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "refused" in done.stdout
+    (said,) = together(_SHARDED, tmp_path, processes=1)
+    assert "refused" in said

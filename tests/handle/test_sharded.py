@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from tests.handle.processes import together
 from torch import nn
 
 import paring as pr
@@ -18,7 +16,6 @@ from paring.handle.sharded import is_sharded, whole
 _CHILD = """
 import copy
 import sys
-sys.path.insert(0, {source!r})
 import pytest
 import torch
 import torch.distributed as dist
@@ -81,14 +78,14 @@ def whole_steps(net, run, opt, steps):
         for gate in run.shared_gates:
             gate.renew()  # the other process draws the same noise, but draws it
         (loss(net, step, 1) / 2 + run.penalty()).backward()
-        for now, first in zip(net.buffers(), buffers):
+        for now, first in zip(net.buffers(), buffers, strict=True):
             now.copy_(first)  # the statistics of the first process count
         run.step(opt)
 
 
 def same_parameters(net, other):
     with whole(net):
-        for (name, a), (also, b) in zip(net.named_parameters(), other.named_parameters()):
+        for (name, a), (also, b) in zip(net.named_parameters(), other.named_parameters(), strict=True):
             assert name == also and not isinstance(a, DTensor)
             assert (a - b).abs().max() < 1e-10, (name, (a - b).abs().max())
 
@@ -97,7 +94,7 @@ methods = (
     pr.L0(at="units", price=0.02, l2=0.01, gate=pr.HardConcrete(clamp=(-2.0, 2.0)), hold=0.4),
     pr.L0(at=("units", "inputs"), price=pr.Budget(0.6), hold=0.4),
 )
-for number, (method, kind) in enumerate(zip(methods, ("sgd", "adam"))):
+for number, (method, kind) in enumerate(zip(methods, ("sgd", "adam"), strict=True)):
     net, run = attached(method)
     other, reference = attached(method)
     assert len(run.shared_gates) == 1  # that of the residual stream
@@ -162,25 +159,7 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_train_and_finish_like_one(tmp_path: Path) -> None:
-    script = tmp_path / "child.py"
-    script.write_text(_CHILD.replace("{source!r}", repr(str(Path(pr.__file__).resolve().parents[1]))))
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error::UserWarning:paring", str(script), str(rank), str(tmp_path / "meeting")],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [child.communicate(timeout=180)[0] for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    assert [child.returncode for child in children] == [0, 0], "\n".join(said)
-    assert all("agreed" in text for text in said)
+    assert all("agreed" in said for said in together(_CHILD, tmp_path, "-W", "error::UserWarning:paring"))
 
 
 def test_other_networks_are_left_alone() -> None:

@@ -90,6 +90,14 @@ def test_learning_rates_of_the_rounds(rewind: Any, epochs: int) -> None:
     assert [row["step"] for row in rows] == [STEPS, 2 * STEPS] * 3
 
 
+def test_every_cut_is_recorded_once() -> None:
+    units = pr.L0(price=pr.Budget(params=0.5), at="units", hold=0.5)
+    method = pr.Stack(imp("none"), units, pr.Shrink(every=1, multiple_of=1, saving=0.0, measure=False))
+    done = fit(network(), method, DATA, replace(RECIPE, epochs=1), progress=False)
+    assert done.run.shrinks[0]["done"]
+    assert [one for row in done.rows for one in row.get("shrinks", [])] == done.run.shrinks
+
+
 def by_hand(net: nn.Module, method: pr.IMP, steps: int, seen: list[Any] | None = None) -> pr.Run:
     """Train `net` with a loop of one's own, noting weights at the beginning of every round."""
     x, _ = chain_batch(2, dtype=torch.float64)
@@ -115,6 +123,26 @@ def by_hand(net: nn.Module, method: pr.IMP, steps: int, seen: list[Any] | None =
                 assert bool((weight[~mask] == 0).all()), "momentum or decay moved a closed weight"
         if not run.next_round(opt):
             return run
+
+
+def test_weights_loaded_after_attach_are_the_initialisation() -> None:
+    x, _ = chain_batch(2, dtype=torch.float64)
+    net = Chain().double()
+    run = pr.attach(net, imp("weights", to=0), x, steps=4)
+    loaded = {name: value + 1 for name, value in net.state_dict().items() if name.endswith(("weight", "bias"))}
+    net.load_state_dict(loaded, strict=False)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
+    for _ in range(4):
+        opt.zero_grad()
+        net(x).pow(2).sum().backward()
+        run.step(opt)
+    point = run.point
+    assert point is not None
+    assert point["norm1.num_batches_tracked"] == 0
+    assert all(torch.equal(point[name], value) for name, value in loaded.items())
+    assert run.next_round(opt)
+    for name, mask in masks(net).items():
+        assert torch.equal(net.get_submodule(name).weight, loaded[f"{name}.weight"] * mask)
 
 
 def test_weights_go_back_to_the_point_and_masks_shrink() -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from paring.core.clock import Clock
+
+T = TypeVar("T")
 
 
 class Probe(Protocol):
@@ -31,6 +33,10 @@ class Probe(Protocol):
         Raises:
             ValueError: `attach` was not told of any.
         """
+        ...
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        """What the first of several processes decides, in all of them; for what may depend on data that they do not share."""
         ...
 
 
@@ -162,6 +168,11 @@ class Method:
         """Whether `penalty` or `on_step` look at more than gates; a sharded network is gathered for them then."""
         return type(self) is not Method
 
+    @property
+    def needs_whole(self) -> bool:
+        """Whether it reads gradients of single weights, or changes the optimizer's state of them: not on a sharded network."""
+        return False
+
     def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
         """How to cut settled units out of the network right now, after `on_step`; None, the default, for not at all."""
         return None
@@ -240,6 +251,10 @@ class Stack(Method):
     @property
     def reads_weights(self) -> bool:
         return any(method.reads_weights for method in self.methods)
+
+    @property
+    def needs_whole(self) -> bool:
+        return any(method.needs_whole for method in self.methods)
 
     def removal(self, net: nn.Module, clock: Clock) -> Removal | None:
         return next((r for method in self.methods if (r := method.removal(net, clock)) is not None), None)

@@ -38,7 +38,6 @@ def attach(
         batch: examples in a training step, when known; `Shrink` times steps of this size.
         loss: scalar loss of a network on a batch of training data, for methods that score weights before training:
             `loss=lambda net: F.cross_entropy(net(x), y)`.
-
         step: optimizer steps of the training that lie behind already, when it begins at a rewind point.
 
     Raises:

@@ -11,6 +11,7 @@ statistics would miss examples, and the others have no unit that is closed for a
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from paring.core import GATED, Gated
+from paring.core import GATED, Gated, set_attachment, strip
 from paring.gates import StochasticGate
-from paring.graph import Layer, Wiring
+from paring.graph import Layer, Wiring, wiring
 from paring.handle.folded import outputs
+from paring.handle.sharded import refuse_sharded
 
 _STOCK = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _PLAIN = {*_STOCK, *(GATED[kind] for kind in _STOCK)}
@@ -37,6 +39,19 @@ class _Place:
     module: nn.Module
     units: StochasticGate | None
     inputs: StochasticGate | None
+
+
+def conditional(net: nn.Module, example: tuple[Any, ...], multiple_of: int) -> Conditional:
+    """The network as it is now, to be called in its place; see `Conditional`.
+
+    Raises:
+        ValueError: it is sharded, or nothing can be left out of it.
+    """
+    refuse_sharded(net, "conditional computation")
+    stock = copy.deepcopy(net)
+    set_attachment(stock, None)
+    strip(stock)
+    return Conditional(net, wiring(stock, example), example, multiple_of)
 
 
 class Conditional:

@@ -70,6 +70,6 @@ def from_first(decide: Callable[[], T]) -> T:
     if problem is not None:
         raise problem
     if box[1] is not None:
-        raise RuntimeError(f"rank 0 could not decide how to shrink: {box[1]}")
+        raise RuntimeError(f"rank 0 could not decide for all processes: {box[1]}")
     decision: T = box[0]
     return decision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -23,24 +23,27 @@ def own_state(net: nn.Module) -> dict[str, Tensor]:
 class Point:
     """The state of everything but the gates at one moment.
 
-    Args:
-        values: copies of it by name.
+    Attributes:
+        values: copies of it by name; None before that moment, or when there is none.
     """
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        self.values = dict(values)
+    values: dict[str, Tensor] | None = None
 
-    @classmethod
-    def of(cls, net: nn.Module) -> Point:
-        """The network as it is now."""
-        return cls({name: value.detach().clone() for name, value in own_state(net).items()})
+    def keep(self, net: nn.Module, *, buffers: bool = True) -> None:
+        """Take the network as it is now; without `buffers` those kept so far stay."""
+        now = {name: value.detach().clone() for name, value in own_state(net).items()}
+        if not buffers and self.values is not None:
+            now |= {name: self.values[name] for name, _ in net.named_buffers() if name in self.values}
+        self.values = now
 
     @torch.no_grad()
     def restore(self, net: nn.Module) -> None:
         """Bring the network back, gates excepted."""
+        assert self.values is not None
         for name, value in own_state(net).items():
             value.copy_(self.values[name])
 
     def shrink(self, cut: Callable[[str, Tensor], Tensor]) -> None:
         """The network was cut: cut what is kept alike."""
-        self.values = {name: cut(name, value) for name, value in self.values.items()}
+        if self.values is not None:
+            self.values = {name: cut(name, value) for name, value in self.values.items()}

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from paring.core import gates
+from paring.cost import CostModel
 from paring.graph import Wiring, wiring
+from paring.handle.parallel import from_first
+
+T = TypeVar("T")
 
 
 class NetworkProbe:
@@ -34,6 +39,13 @@ class NetworkProbe:
         """Layers of the network and who reads whom."""
         return wiring(self._net, self._example)
 
+    @cached_property
+    def costs(self) -> CostModel:
+        """What the network costs, gates not counted."""
+        gated = {id(p) for _, _, gate in gates(self._net) for p in gate.parameters()}
+        own = sum(p.numel() for p in self._net.parameters() if id(p) not in gated)
+        return CostModel(self.wiring, extra=own - int(CostModel(self.wiring)().parameters))
+
     def loss(self, net: Callable[..., Any]) -> Tensor:
         """Scalar loss of a network (or any function of its arguments) on a batch of training data."""
         if self._loss is None:
@@ -42,6 +54,10 @@ class NetworkProbe:
                 "loss=lambda net: F.cross_entropy(net(x), y) with a batch (x, y) of training data"
             )
         return self._loss(net)
+
+    def agree(self, decide: Callable[[], T]) -> T:
+        """What the first of several processes decides, in all of them."""
+        return from_first(decide)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_loss": None}

@@ -33,16 +33,18 @@ def is_sharded(net: nn.Module) -> bool:
     return any(True for _ in _wrapped(net)) or any(True for _ in _places(net.modules()))
 
 
-def refuse_sharded(net: nn.Module, what: str) -> None:
-    """Refuse what has to come before `fully_shard`.
+_ORDER = "First paring.attach, then fully_shard, then the optimizer (with run.parameter_groups)"
+
+
+def refuse_sharded(net: nn.Module, what: str, instead: str = _ORDER) -> None:
+    """Refuse what has to come before `fully_shard`, or does not go with it, and say what to do instead.
 
     Raises:
         ValueError: the network is sharded already.
     """
     if is_sharded(net):
         raise ValueError(
-            f"{what} needs the whole network, but this {type(net).__name__} is sharded over processes already. First "
-            "paring.attach, then fully_shard, then the optimizer (with run.parameter_groups)"
+            f"{what} needs the whole network, but this {type(net).__name__} is sharded over processes already. {instead}"
         )
 
 

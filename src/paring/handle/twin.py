@@ -1,8 +1,9 @@
 """What may go while training goes on, found on a twin: the network with its gates' final decisions and nothing else.
 
 The twin is a copy with stock layers whose parameters are generic (random, nowhere zero), with exact zeros where a gate
-is settled closed. So a weight that merely happens to be zero now, like a zero-initialised scale, removes nothing. The
-plan takes exact zeros only, in train and eval mode alike: no weight has to move, and what stays trains on unchanged.
+is settled closed. So a weight that merely happens to be zero now, like a zero-initialised scale, removes nothing, and
+neither does a rectified sum of constants that merely happens to be negative: random signs and positive ones have to agree.
+The plan takes exact zeros only, in train and eval mode alike: no weight has to move, and what stays trains on unchanged.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def propose(net: nn.Module, example: tuple[Any, ...], removal: Removal, spare: C
     twin = _twin(net)
     widths = widen(twin, example)
     captured = capture(twin, example)
-    found, other = (interpret(twin, captured, training=mode) for mode in (False, True))
+    found, other = interpret(twin, captured, training=False), interpret(_positive(twin), captured, training=True)
     spare = [*spare, *_fixed(twin, [site.name for site in found.sites])]
     drop_inputs = bool(widths) or any(kind == "inputs" for _, kind, _ in gates(net))
 
@@ -141,6 +142,16 @@ def _twin(net: nn.Module) -> nn.Module:
                 parameter.copy_(_generic(parameter.shape, generator))
     release(twin)
     return twin
+
+
+def _positive(twin: nn.Module) -> nn.Module:
+    """The twin with other generic parameters, none of them negative."""
+    other = copy.deepcopy(twin)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.is_floating_point():
+                parameter.abs_()
+    return other
 
 
 def _generic(shape: torch.Size, generator: torch.Generator) -> Tensor:

@@ -10,48 +10,29 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from paring import relax, rules
+from paring import methods, relax, rules
 from paring.core import Method
-from paring.methods import (
-    DNW,
-    GMP,
-    IMP,
-    L0,
-    SET,
-    STR,
-    AtInit,
-    Budget,
-    ConcreteDropout,
-    ContinuousSparsification,
-    Dense,
-    EdgePopup,
-    Masked,
-    Price,
-    RigL,
-    Slimming,
-    SparseVD,
-    Supermask,
-)
+from paring.methods import Budget, Price
 
 T = TypeVar("T")
 
 METHODS: dict[str, type[Method]] = {
-    "dense": Dense,
-    "l0": L0,
-    "imp": IMP,
-    "gmp": GMP,
-    "rigl": RigL,
-    "set": SET,
-    "dnw": DNW,
-    "at_init": AtInit,
-    "slimming": Slimming,
-    "masked": Masked,
-    "continuous_sparsification": ContinuousSparsification,
-    "str": STR,
-    "sparse_vd": SparseVD,
-    "concrete_dropout": ConcreteDropout,
-    "supermask": Supermask,
-    "edge_popup": EdgePopup,
+    "dense": methods.Dense,
+    "l0": methods.L0,
+    "imp": methods.IMP,
+    "gmp": methods.GMP,
+    "rigl": methods.RigL,
+    "set": methods.SET,
+    "dnw": methods.DNW,
+    "at_init": methods.AtInit,
+    "slimming": methods.Slimming,
+    "masked": methods.Masked,
+    "continuous_sparsification": methods.ContinuousSparsification,
+    "str": methods.STR,
+    "sparse_vd": methods.SparseVD,
+    "concrete_dropout": methods.ConcreteDropout,
+    "supermask": methods.Supermask,
+    "edge_popup": methods.EdgePopup,
 }
 ALLOCATIONS: dict[str, type[rules.Allocation]] = {
     "global": rules.Global,

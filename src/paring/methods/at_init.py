@@ -7,6 +7,7 @@
     random     uniform numbers: the control
 
 Scores of the loss come from one batch of training data (`attach(..., loss=...)`; `fit` gives a class-balanced one).
+Of several processes the first one scores for all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached
-from paring.gates import Site, clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
+from paring.gates import Site, clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
 
 _SCORES = ("snip", "grasp", "synflow", "magnitude", "random")
 _ROUNDS = {"synflow": 100}
@@ -72,6 +73,12 @@ class AtInit(Method):
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at)
         attached(net).notes[self] = found
+        set_masks(net, found, probe.agree(lambda: self._masks(net, probe, found)))
+        for site in found:
+            mask_of(net, site).fixed = True
+        clear_closed(net, found)
+
+    def _masks(self, net: nn.Module, probe: Probe, found: tuple[Site, ...]) -> dict[str, Tensor]:
         rounds = self.iterations or _ROUNDS.get(self.score, 1)
         for number in range(1, rounds + 1):
             scores = self._scores(net, probe, found)
@@ -79,9 +86,7 @@ class AtInit(Method):
                 scores[site.layer] = scores[site.layer].double().masked_fill(~mask_of(net, site).mask, float("-inf"))
             density = self.density ** (number / rounds)
             set_masks(net, found, rules.masks(scores, density, self.allocation, self.structure))
-        for site in found:
-            mask_of(net, site).fixed = True
-        clear_closed(net, found)
+        return {layer: mask.cpu() for layer, mask in masks_of(net, found).items()}
 
     def _scores(self, net: nn.Module, probe: Probe, found: tuple[Site, ...]) -> dict[str, Tensor]:
         layers = [site.layer for site in found]

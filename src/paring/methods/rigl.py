@@ -94,6 +94,10 @@ class RigL(Method):
         clear_closed(net, found)
         self._look(net, clock)
 
+    @property
+    def needs_whole(self) -> bool:
+        return True
+
     def _exchanges(self, clock: Clock) -> bool:
         """Whether the optimizer step that follows `clock.step` finished ones is an exchange."""
         every = in_steps("RigL(every=...)", self.every, clock.epoch_steps)

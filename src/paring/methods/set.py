@@ -76,3 +76,7 @@ class SET(Method):
         for site in found:
             mask_of(net, site).fixed = over
         clear_closed(net, found)
+
+    @property
+    def needs_whole(self) -> bool:
+        return True
