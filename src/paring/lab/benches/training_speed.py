@@ -99,7 +99,7 @@ RACES = (
     Race("lenet5_caffe", "mnist", replace(_MNIST, channels_last=False), budgets=(0.2,), closing=5, epochs=30),
     Race("lenet5_caffe", "mnist", _MNIST, budgets=(0.2,), closing=5, epochs=30),
     Race("lenet_300_100", "mnist", _MNIST, budgets=(0.25, 0.12), closing=10, epochs=40),
-    Race("resnet20", "cifar10", _CIFAR, budgets=(0.4,), closing=2, epochs=5),
+    Race("resnet20", "cifar10", _CIFAR, budgets=(0.4,), closing=1, epochs=3),
     Race("wrn_28_10", "cifar10", _GPU, budgets=(0.4,), closing=3, epochs=8),
 )
 
