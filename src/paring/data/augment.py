@@ -61,6 +61,5 @@ class Augment:
             columns = columns + draw(2 * self.crop + 1)
         if self.flip:
             columns = torch.where(draw(2) == 1, columns.flip(1), columns)
-        image = torch.arange(n, device=x.device)[:, None, None, None]
-        channel = torch.arange(channels, device=x.device)[:, None, None]
-        return x[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+        pixels = (rows[:, :, None] * x.shape[3] + columns[:, None, :]).flatten(1)
+        return x.flatten(2).gather(2, pixels[:, None].expand(n, channels, height * width)).view(n, channels, height, width)
