@@ -62,4 +62,5 @@ class Augment:
         if self.flip:
             columns = torch.where(draw(2) == 1, columns.flip(1), columns)
         pixels = (rows[:, :, None] * x.shape[3] + columns[:, None, :]).flatten(1)
-        return x.flatten(2).gather(2, pixels[:, None].expand(n, channels, height * width)).view(n, channels, height, width)
+        pixels = pixels[:, None].expand(n, channels, height * width)
+        return x.flatten(2).gather(2, pixels).view(n, channels, height, width)
