@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paring.lab.density_views import density_chart, density_view, points
+from paring.lab.density_views import density_chart, density_view, layers_view, points
 from paring.lab.results import Results
 from paring.lab.tables import TABLES
 from paring.lab.views import FIGURES, VIEWS, find
@@ -73,22 +73,86 @@ def test_the_chart_and_the_names_of_the_views() -> None:
     assert "GMP" in svg
     assert density_chart(results, "conv4_16", "mnist") is None
     assert find(VIEWS, "savarese2020-small", "rows") is density_view
-    assert find(FIGURES, "savarese2020-small", "lenet_300_100-mnist")(results) == svg
+    assert find(FIGURES, "savarese2020-small", "lenet_300_100-mnist-all")(results) == svg
+    more = Results("savarese2020-small", "x", [*ROWS, row("CS: 10 %", 0, 0.1, 3.0)])
+    few = find(FIGURES, "savarese2020-small", "lenet_300_100-mnist")(more)
+    assert few is not None
+    assert "IMP" in few
+    assert "CS" in few
+    assert "GMP" not in few, "not one of the main lines"
+    cost = find(FIGURES, "savarese2020-small", "lenet_300_100-mnist-cost")(
+        Results(
+            "savarese2020-small", "x", [row(f"{name}: 2 %", 0, 0.02, 3.0) for name in ("CS", "L0, 16 epochs", "L0")]
+        )
+    )
+    assert cost is not None
+    assert "L0, 16 epochs" in cost
+    assert ">L0<" not in cost
 
 
-def test_every_method_is_asked_for_the_same_densities() -> None:
+def test_quoted_rows_stand_beside_ours_and_are_not_judged_by_our_networks() -> None:
+    told = {"model": "lenet_300_100", "data": "mnist", "source": "quoted"}
+    quoted = [
+        {"run": "a", **told, "method": "IMP (paper): 50 %", "error": 1.0, "weight_density": 0.5},
+        {"run": "b", **told, "method": "dense (paper)", "error": 2.0, "weight_density": 1.0},
+    ]
+    shown = density_view(Results("frankle2020", "paring table frankle2020", [*ROWS, *quoted]), (0.5,)).splitlines()
+    cells = {line.split("|")[3].strip(): [cell.strip() for cell in line.split("|")[4:-1]] for line in shown[2:]}
+    assert cells["IMP (paper)"] == ["1.00", "–", "50 % at 1.00", "quoted", "–"]
+    assert cells["dense (paper)"] == ["–", "–", "100 % at 2.00", "quoted", "–"]
+    assert cells["GMP"][:2] == ["2.20 ± 0.14", "50 % at 2.20"], "our dense networks stay the bar"
+    assert density_chart(Results("frankle2020", "x", quoted), "lenet_300_100", "mnist") is not None
+
+
+def test_the_layers_that_an_allocation_chose() -> None:
+    rows = [
+        row(
+            "L0",
+            seed,
+            0.5,
+            error,
+            **{"macs": 40 + seed, "dense_macs": 100, "parameters": 30, "dense_parameters": 60, "architecture": "8-16"},
+            layers={"conv1": {"density": 0.25}, "fc": {"density": 0.75}},
+        )
+        for seed, error in ((0, 2.0), (1, 4.0))
+    ]
+    lines = layers_view(Results("he2018", "paring table he2018", rows)).splitlines()
+    assert len(lines) == 3
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == [
+        *("LeNet-300-100", "mnist", "L0", "8-16", "conv1 25, fc 75"),
+        *("3.00 ± 1.41", "40.5 %", "50.0 %", "8", "1 min 00 s", "2"),
+    ]
+    assert find(VIEWS, "he2018", "rows") is layers_view
+
+
+NAMES = ("CS", "L0", "GMP", "GMP, one threshold", "RigL", "SNIP", "random, ERK")
+
+
+@pytest.mark.parametrize(
+    ("model", "shares"),
+    [("lenet_300_100", ["50", "20", "10", "5", "2", "1", "0.5"]), ("conv4_16", ["20", "5", "1"])],
+)
+def test_every_method_is_asked_for_the_same_densities(model: str, shares: list[str]) -> None:
     entries = TABLES["savarese2020-small"].entries(3)
     keys = [entry.experiment.key for entry in entries]
     assert len(set(keys)) == len(keys)
     assert all(entry.experiment.recipe.seed == 3 for entry in entries)
-    labels = [e.label for e in entries if (e.experiment.model, e.experiment.data) == ("conv4_16", "fashion_mnist")]
-    for name in ("CS", "CS, weights kept", "L0", "GMP", "GMP, one threshold", "RigL", "SNIP", "random, ERK"):
-        assert [label for label in labels if label.startswith(f"{name}:")] == [
-            f"{name}: {share} %" for share in ("50", "20", "10", "5", "2", "1", "0.5")
-        ]
+    labels = [e.label for e in entries if (e.experiment.model, e.experiment.data) == (model, "fashion_mnist")]
+    for name in NAMES:
+        assert [label for label in labels if label.startswith(f"{name}:")] == [f"{name}: {share} %" for share in shares]
+
+
+def test_every_training_has_the_same_number_of_steps() -> None:
+    for entry in TABLES["savarese2020-small"].entries(0):
+        recipe = entry.experiment.recipe
+        steps = recipe.epochs * 60_000 // recipe.batch
+        assert steps == (4 * 1200 if "16 epochs" in entry.label else 1200)
+        rounds = entry.experiment.method.rounds
+        assert rounds == (22 if entry.label.startswith("IMP") else 4 if entry.label.startswith("CS") else rounds)
 
 
 @pytest.mark.parametrize("data", ["mnist", "fashion_mnist"])
 def test_charts_of_the_paper_networks_exist(data: str) -> None:
     for model in ("lenet_300_100", "conv4_16", "conv6_16", "resnet20"):
         assert ("savarese2020", f"{model}-{data}") in FIGURES
+    assert ("frankle2020", "resnet20-cifar10") in FIGURES

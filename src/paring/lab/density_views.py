@@ -1,13 +1,13 @@
-"""Error against density: the table of a comparison of sparsification methods, and its curves.
+"""Error against density: the table of a comparison of sparsification methods, and its curves; what layers got.
 
 A row's "method" is "NAME: SETTING" (or "dense"). A row of a method of several rounds stands for one subnetwork per round.
-What matches the dense network is judged as in `paring.lab.tickets.verdict`.
+What matches the dense network is judged as in `paring.lab.tickets.verdict`; quoted rows are not judged by our networks.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,17 +18,22 @@ from paring.lab.results import Results, Row
 from paring.lab.tickets.verdict import spread
 
 COLUMNS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
+MAIN = ("CS", "IMP", "L0", "GMP, one threshold", "RigL", "SNIP")
+COST = ("CS", "IMP", "L0, 16 epochs", "GMP, one threshold, 16 epochs")  # about four trainings each; IMP one a round
 _NEAR = 1.25  # a subnetwork stands in the column of a density that it is within this factor of
 
 
 @dataclass(frozen=True)
 class Point:
-    """One subnetwork over seeds: share of the weights that is open, errors in percent, epochs and seconds until it is trained."""
+    """One subnetwork over seeds: share of the weights that is open, errors in percent, epochs and seconds until it is trained.
+
+    A quoted one has neither epochs nor seconds.
+    """
 
     density: float
     errors: tuple[float, ...]
-    epochs: float
-    seconds: float
+    epochs: float | None
+    seconds: float | None
 
     @property
     def error(self) -> float:
@@ -46,17 +51,23 @@ def points(rows: list[Row]) -> list[Point]:
         Point(
             statistics.fmean(one["weight_density"] for one in members),
             tuple(one["error"] for one in members),
-            statistics.fmean(one["epochs"] for one in members),
-            statistics.fmean(one["train_seconds"] for one in members),
+            _mean(members, "epochs"),
+            _mean(members, "train_seconds"),
         )
         for members in groups.values()
     ]
     return sorted(found, key=lambda point: -point.density)
 
 
+def _mean(rows: list[Row], key: str) -> float | None:
+    """Mean over the rows that have this; None for none."""
+    values = [row[key] for row in rows if row.get(key) is not None]
+    return statistics.fmean(values) if values else None
+
+
 def _subnetworks(row: Row) -> Iterator[Row]:
     """A row of several rounds holds a trained subnetwork per ticket, any other row one."""
-    yield from [one for one in row["rounds"] if one["ticket"]] or [row]
+    yield from [one for one in row.get("rounds") or [] if one["ticket"]] or [row]
 
 
 def _tasks(results: Results) -> dict[tuple[str, str], dict[str, list[Row]]]:
@@ -68,13 +79,13 @@ def _tasks(results: Results) -> dict[tuple[str, str], dict[str, list[Row]]]:
     return found
 
 
-def density_view(results: Results) -> str:
-    """Error at every density, the sparsest subnetwork that matches, the best one, and what one costs."""
+def density_view(results: Results, columns: Sequence[float] = COLUMNS) -> str:
+    """Error at every density of `columns`, the sparsest subnetwork that matches, the best one, and what one costs."""
     heads = (
         "network",
         "data",
         "method",
-        *(f"{100 * d:g} %" for d in COLUMNS),
+        *(f"{100 * d:g} %" for d in columns),
         "sparsest matching",
         "best",
         "epochs",
@@ -87,22 +98,24 @@ def density_view(results: Results) -> str:
         for name, rows in methods.items():
             first = (NETWORKS.get(model, model), data, name)
             if name == "dense":
-                blank = [DASH] * len(COLUMNS)
+                blank = [DASH] * len(columns)
                 epochs = statistics.fmean(row["epochs"] for row in rows)
                 time = seconds(statistics.fmean(row["train_seconds"] for row in rows))
                 lines.append((*first, *blank, DASH, f"{_error(dense)} dense", f"{epochs:g}", time))
                 continue
             found = points(rows)
+            quoted = rows[0]["source"] == "quoted"
             matching = [point for point in found if bar is not None and point.error <= bar]
+            sparsest = _told(min(matching, key=lambda point: point.density)) if matching else "none"
             best = min(found, key=lambda point: point.error)
             last = found[-1]
             lines.append(
                 (
                     *first,
-                    *(_cell(found, density) for density in COLUMNS),
-                    _told(min(matching, key=lambda point: point.density)) if matching else "none",
+                    *(_cell(found, density) for density in columns),
+                    DASH if quoted or bar is None else sparsest,
                     _told(best),
-                    f"{last.epochs:g}",
+                    "quoted" if quoted or last.epochs is None else f"{last.epochs:g}",
                     seconds(last.seconds),
                 )
             )
@@ -125,14 +138,14 @@ def _error(errors: list[float] | tuple[float, ...]) -> str:
     return f"{mean:.2f} ± {spread(errors):.2f}" if len(errors) > 1 else f"{mean:.2f}"
 
 
-def density_chart(results: Results, model: str, data: str) -> str | None:
-    """Error against the share of open weights on one task, with bands of one standard deviation."""
+def density_chart(results: Results, model: str, data: str, names: Sequence[str] = ()) -> str | None:
+    """Error against the share of open weights on one task, with bands of one standard deviation; of these methods, or all."""
     methods = _tasks(results).get((model, data))
     if methods is None:
         return None
     series: dict[str, Any] = {}
     for name, rows in methods.items():
-        found = points(rows) if name != "dense" else []
+        found = points(rows) if name != "dense" and (name in names or not names) else []
         if found:
             means, half = [point.error for point in found], [spread(point.errors) for point in found]
             low = [mean - width for mean, width in zip(means, half, strict=True)]
@@ -140,3 +153,42 @@ def density_chart(results: Results, model: str, data: str) -> str | None:
             series[name] = ([100 * point.density for point in found], means, low, high)
     title = f"{NETWORKS.get(model, model)}, {data}: error against density"
     return line_chart(series, "open weights, %", "test error, %", title, logx=True, logy=True) if series else None
+
+
+def layers_view(results: Results) -> str:
+    """Error, multiply-accumulates and parameters that are left, kept widths, and the share of its weights that each layer keeps."""
+    heads = (
+        "network",
+        "data",
+        "method",
+        "widths",
+        "layers",
+        "error %",
+        "MACs",
+        "parameters",
+        "epochs",
+        "training",
+        "seeds",
+    )
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in results.rows:
+        groups.setdefault((row["model"], row["data"], row["method"]), []).append(row)
+    lines = []
+    for (model, data, method), rows in groups.items():
+        first = rows[0]
+        kept = (f"{name} {100 * one['density']:.0f}" for name, one in first["layers"].items())
+        macs, parameters = (
+            statistics.fmean(row[name] / row[f"dense_{name}"] for row in rows) for name in ("macs", "parameters")
+        )
+        lines.append(
+            (
+                *(NETWORKS.get(model, model), data, method, first["architecture"], ", ".join(kept)),
+                *(_error([row["error"] for row in rows]), f"{100 * macs:.1f} %", f"{100 * parameters:.1f} %"),
+                *(
+                    f"{first['epochs']}",
+                    seconds(statistics.fmean(row["train_seconds"] for row in rows)),
+                    str(len(rows)),
+                ),
+            )
+        )
+    return markdown(heads, lines, words=5)

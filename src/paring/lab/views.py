@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from paring.lab.bench_views import BENCH_VIEWS
-from paring.lab.density_views import density_chart, density_view
+from paring.lab.density_views import COST, MAIN, density_chart, density_view, layers_view
 from paring.lab.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
 from paring.lab.human import DASH, NUMBERS, change, exact, percent, seconds, size
 from paring.lab.plots import bar_chart, line_chart, scatter_chart
@@ -208,7 +208,11 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("demo", "rows"): demo_view,
     ("louizos2018-mnist", "rows"): louizos2018_view,
     ("louizos2018-relaxations", "rows"): relaxations_view,
-    ("savarese2020", "rows"): density_view,
+    ("savarese2020", "rows"): partial(density_view, columns=(0.5, 0.17, 0.1, 0.05, 0.03, 0.02)),
+    ("savarese2020-small", "rows"): density_view,
+    ("savarese2020-ablations", "rows"): partial(density_view, columns=(0.1, 0.02, 0.01)),
+    ("frankle2020", "rows"): density_view,
+    ("he2018", "rows"): layers_view,
     **BENCH_VIEWS,
 }
 
@@ -227,7 +231,13 @@ FIGURES: dict[tuple[str, str], Callable[[Results], str | None]] = {
     ("gates", "rows"): bench_chart,
     **{("", model): partial(rows_chart, model=model) for model in NETWORKS},
     **{
-        ("savarese2020", f"{model}-{data}"): partial(density_chart, model=model, data=data)
+        (start, f"{model}-{data}{part}"): partial(density_chart, model=model, data=data, names=names)
+        for start, part, names in (
+            ("savarese2020", "", MAIN),
+            ("savarese2020", "-all", ()),
+            ("savarese2020", "-cost", COST),
+            ("frankle2020", "", ()),
+        )
         for model in NETWORKS
         for data in ("mnist", "fashion_mnist", "cifar10")
     },

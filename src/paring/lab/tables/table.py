@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from paring.lab.sweep.executor import Executor
 from paring.lab.sweep.processes import Processes
 from paring.lab.sweep.rows import add_rows
 from paring.lab.sweep.trials import run_trials
+from paring.lab.tables.reduced import check_devices, reduced
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ def shortened(entry: Entry, epochs: int | None) -> Entry:
     """The entry with another number of epochs (a check, not the table); the label says so."""
     if epochs is None:
         return entry
-    experiment = entry.experiment
-    recipe = replace(experiment.recipe, epochs=epochs, warmup=0.0)
-    tuned = experiment.finetune and replace(experiment.finetune, epochs=max(1, epochs // 2), warmup=0.0)
-    return Entry(f"{entry.label} ({epochs} epochs)", replace(experiment, recipe=recipe, finetune=tuned))
+    experiment = reduced(entry.experiment, epochs)
+    moved = "" if experiment.recipe.device == entry.experiment.recipe.device else f" on {experiment.recipe.device}"
+    name, colon, setting = entry.label.partition(":")
+    return Entry(f"{name} ({epochs} epochs{moved}){colon}{setting}", experiment)
 
 
 def run_table(
@@ -77,23 +78,25 @@ def run_table(
         runs: folder of run folders.
         results: folder of results files.
         command: how to make the table again; goes into the file.
-        epochs: run for so many epochs instead of the paper's (the rows then say so).
+        epochs: run for so many epochs instead of the paper's (the rows then say so; see `reduced`).
         only: run only the entries whose label, or model and label, contain this text.
         jobs: runs at a time; one goes on in this process, several in processes of their own with one thread each.
         executor: runs them instead (on Ray, say).
         progress: show progress.
 
     Raises:
-        RuntimeError: some of several runs at a time failed; the rows of the others are in the file.
+        RuntimeError: a run needs a device that is not there, and none was started; or some of several runs at a time
+            failed, and the rows of the others are in the file.
     """
     path = results / f"{table.name}.json"
     names = [f"quoted/{row['model']}/{row['method']}" for row in table.quoted]
     quoted = [{"run": name, "source": "quoted", **row} for name, row in zip(names, table.quoted, strict=True)]
     found = add_rows(path, command, quoted)
-    wanted = [shortened(entry, epochs) for seed in range(seeds) for entry in table.entries(seed)]
-    wanted = [entry for entry in wanted if only in f"{entry.experiment.model} {entry.label}"]
+    asked = (entry for seed in range(seeds) for entry in table.entries(seed))
+    wanted = [shortened(entry, epochs) for entry in asked if only in f"{entry.experiment.model} {entry.label}"]
     known = {row.get("run") for row in found.rows}
     missing = [entry for entry in wanted if entry.experiment.key not in known]
+    check_devices(table.name, (entry.experiment for entry in missing))
     if progress:
         print(
             f"{table.name}: {len(wanted) - len(missing)} of {len(wanted)} runs are there, {len(missing)} to do",

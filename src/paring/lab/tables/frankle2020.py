@@ -1,0 +1,102 @@
+"""Frankle, Dziugaite, Roy, Carbin 2020 (lottery tickets with rewinding) and Renda, Frankle, Carbin 2020, on CIFAR-10.
+
+Settings of OpenLTH: 160 epochs of SGD with momentum 0.9, 0.1 divided by 10 at 80 and 120, batches of 128, weight decay 1e-4,
+random crops and flips; 20 % of the open weights go in each of 12 rounds (6.9 % stay), one threshold for all layers. ResNet-20
+keeps its classifier and its two 1x1 shortcuts, VGG-16 its classifier. Rewinding goes back to epoch 2. OpenLTH draws the
+scales of BatchNorm from (0, 1); ours begin at 1. Controls: other initial weights under the masks of rounds 4, 8 and 12
+(41 %, 17 % and 7 %), and masks with the same layer-wise densities at random places.
+
+The runs need a CUDA device, where they train in bfloat16 and compiled.
+
+Quoted: medians over Renda et al.'s released runs of ResNet-20, iterative, 182 epochs, rewound to epoch 12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from paring.core import Method
+from paring.lab.experiment import Experiment
+from paring.lab.tables.derived import Isolated
+from paring.lab.tables.table import Entry, Table
+from paring.lab.tickets.retrain import CONTROLS
+from paring.methods import IMP, Dense
+from paring.train import Recipe
+
+RECIPE = Recipe(
+    epochs=160,
+    batch=128,
+    lr=0.1,
+    optimizer="sgd",
+    weight_decay=1e-4,
+    schedule="step",
+    milestones=(80, 120),
+    crop=4,
+    flip=True,
+    device="cuda",
+    bf16=True,
+    compile=True,
+)
+PLACES = {"resnet20": "weights:!fc|!*shortcut*", "vgg16": "weights:!fc"}
+PRUNINGS = 12
+CHECKED = (4, 8, 12)  # rounds whose masks get controls
+
+
+def ways(at: str) -> Iterator[tuple[str, Method]]:
+    """Iterative magnitude pruning, with every way to go on after a pruning."""
+    yield "IMP", IMP(prunings=PRUNINGS, rewind="weights", to="2ep", at=at)
+    yield "IMP, learning rate rewound", IMP(prunings=PRUNINGS, rewind="lr", to="2ep", at=at)
+    yield "IMP, fine-tuning", IMP(prunings=PRUNINGS, rewind="finetune", to="2ep", at=at)
+    yield "IMP, rewound to 0", IMP(prunings=PRUNINGS, rewind="weights", to=0, at=at)
+    yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none", at=at)
+
+
+def _entries(seed: int) -> list[Entry]:
+    recipe, found = replace(RECIPE, seed=seed), []
+    for model, at in PLACES.items():
+        found.append(Entry("dense", Experiment(model, "cifar10", Dense(), recipe)))
+        found += [Entry(label, Experiment(model, "cifar10", method, recipe)) for label, method in ways(at)]
+        search = dict(ways(at))["IMP"]
+        for round in CHECKED:
+            found += [
+                Entry(
+                    f"IMP, {control}: {100 * 0.8**round:.3g} %",
+                    Isolated(model, "cifar10", search, recipe, round=round, control=control),
+                )
+                for control in CONTROLS
+                if control != "ticket"
+            ]
+    return found
+
+
+# Medians of the released results (accuracy in percent): density → weights rewound, learning rate rewound, fine-tuning, to 0.
+_RENDA = {
+    0.512: (91.99, 92.29, 91.37, 90.59),
+    0.210: (91.67, 91.89, 90.46, 89.21),
+    0.107: (91.00, 91.01, 89.32, 86.68),
+}
+_WAYS = ("IMP", "IMP, learning rate rewound", "IMP, fine-tuning", "IMP, rewound to 0")
+
+
+def _quoted(model: str, label: str, accuracy: float, density: float) -> dict[str, Any]:
+    name, _, setting = label.partition(":")
+    method = f"{name} (Renda et al.){':' if setting else ''}{setting}"
+    error = round(100 - accuracy, 2)
+    return {"model": model, "data": "cifar10", "method": method, "error": error, "weight_density": density}
+
+
+_PRINTED = (
+    _quoted("resnet20", "dense", 91.71, 1.0),
+    *(
+        _quoted("resnet20", f"{name}: {100 * density:g} %", accuracy, density)
+        for density, found in _RENDA.items()
+        for name, accuracy in zip(_WAYS, found, strict=True)
+    ),
+    _quoted("vgg16", "dense", 93.33, 1.0),
+)
+
+FRANKLE = Table(
+    "frankle2020", "lottery tickets by IMP and every way to rewind, ResNet-20 and VGG-16 (GPU)", _entries, _PRINTED
+)

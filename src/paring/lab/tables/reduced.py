@@ -1,0 +1,70 @@
+"""Reduced runs: a table's experiments with fewer epochs, to see that they work; their rows say what they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from paring.core import Method, Stack
+from paring.lab.experiment import Experiment
+from paring.lab.tables.derived import Transplanted
+from paring.train import Recipe
+
+
+def reduced(experiment: Experiment, epochs: int) -> Experiment:
+    """The experiment with another number of epochs: milestones, rewind points and fine-tuning follow in proportion.
+
+    Where there is no CUDA device, what asks for one runs on the CPU, in float32 and not compiled.
+    """
+    part = epochs / experiment.recipe.epochs
+    tuned = experiment.finetune and _shorter(experiment.finetune, max(1, epochs // 2))
+    changed: dict[str, Any] = (
+        {"source": reduced(experiment.source, epochs)} if isinstance(experiment, Transplanted) else {}
+    )
+    return replace(
+        experiment,
+        recipe=_shorter(experiment.recipe, epochs),
+        finetune=tuned,
+        method=_sooner(experiment.method, part),
+        **changed,
+    )
+
+
+def check_devices(name: str, experiments: Iterable[Experiment]) -> None:
+    """Refuse experiments that this machine has no device for.
+
+    Raises:
+        RuntimeError: some train on a CUDA device, and there is none.
+    """
+    if torch.cuda.is_available():
+        return
+    needy = [one for one in experiments if torch.device(one.recipe.device).type == "cuda"]
+    if needy:
+        raise RuntimeError(
+            f"{len(needy)} runs of table {name!r} (the first: {needy[0].model} {needy[0].label}) train on a CUDA device, "
+            "and there is none here. Run it on a machine that has one, or check it on this CPU with --epochs 1 and --only"
+        )
+
+
+def _shorter(recipe: Recipe, epochs: int) -> Recipe:
+    part = epochs / recipe.epochs
+    milestones = tuple(max(1, round(part * mark)) for mark in recipe.milestones)
+    found = replace(recipe, epochs=epochs, warmup=0.0, milestones=milestones)
+    if torch.device(recipe.device).type == "cuda" and not torch.cuda.is_available():
+        found = replace(found, device="cpu", bf16=False, compile=False)
+    return found
+
+
+def _sooner(method: Method, part: float) -> Method:
+    """The method with its rewind point moved in proportion."""
+    if isinstance(method, Stack):
+        return Stack(*(_sooner(one, part) for one in method.methods))
+    changed: dict[str, Any] = {}
+    if hasattr(method, "to") and part != 1:
+        text = str(method.to)
+        number = part * float(text.removesuffix("ep"))
+        changed["to"] = f"{number:g}ep" if text.endswith("ep") else round(number)
+    return replace(method, **changed)
