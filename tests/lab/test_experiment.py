@@ -116,6 +116,7 @@ CHANGES: dict[type, tuple[Any, dict[str, Any]]] = {
             "bf16": True,
             "compile": True,
             "conditional": 8,
+            "channels_last": False,
         },
     ),
     L0: (
