@@ -30,8 +30,6 @@ _Place = tuple[nn.Module, str, "DTensor"]
 
 def is_sharded(net: nn.Module) -> bool:
     """Whether `fully_shard` was applied to some module of `net`, or some parameter is a `DTensor`."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return False  # the common case, asked in every step
     return any(True for _ in _wrapped(net)) or any(True for _ in _places(net.modules()))
 
 
@@ -60,7 +58,8 @@ def whole(net: nn.Module, *, weights: bool = True, write: bool = False) -> Itera
         write: bring what changes in them back into the shards, by the values of the first process; otherwise gradients
             flow back into the shards.
     """
-    if not is_sharded(net):
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if not (together and is_sharded(net)):  # the first is cheap, and this is asked in every step
         yield
         return
     _reshard(net)
