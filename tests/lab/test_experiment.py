@@ -90,6 +90,7 @@ CHANGES: dict[type, tuple[Any, dict[str, Any]]] = {
             "finetune": Recipe(),
             "validation": 99,
             "drop_inputs": True,
+            "examples": 99,
         },
     ),
     Recipe: (
@@ -320,3 +321,14 @@ def test_gates_that_still_move_at_the_end_make_a_row_without_warnings(tmp_path: 
     """Warnings are errors here; expected costs carry a gradient until the gates are held."""
     row = Experiment("lenet_300_100", "digits", L0(price=1e-4), Recipe(epochs=1)).run(tmp_path, progress=False)
     assert 0 < row["expected_parameters"] < row["dense_parameters"]
+
+
+def test_few_examples_of_each_part(tmp_path: Path) -> None:
+    experiment = replace(UNITS, method=Dense(), recipe=Recipe(epochs=1, seed=1), examples=60)
+    data, whole = experiment.dataset(), replace(experiment, examples=0).dataset()
+    assert [len(part) for part in (data.train, data.validation, data.test)] == [60, 60, 60]
+    assert torch.bincount(data.train.y, minlength=10).tolist() == [6] * 10
+    assert len(replace(experiment, examples=10**6).dataset().train) == len(whole.train)
+    row = experiment.run(tmp_path, progress=False)
+    assert row["error"] == replace(experiment).run(tmp_path, progress=False, data=whole)["error"], "finished: only read"
+    assert round(row["error"] * 60 / 100, 6) % 1 == 0

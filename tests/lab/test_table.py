@@ -147,6 +147,10 @@ def test_shortened_runs_are_other_runs_and_say_so() -> None:
         assert short.experiment.recipe.epochs == 3
         assert short.experiment.key != entry.experiment.key
         assert short.experiment == replace(entry.experiment, recipe=short.experiment.recipe)
+        few = shortened(entry, None, 1000)
+        assert few.label == f"{entry.label} (1,000 examples)"
+        assert few.experiment == replace(entry.experiment, examples=1000)
+        assert shortened(entry, 3, 1000).label == f"{entry.label} (3 epochs, 1,000 examples)"
     recipe = Recipe(epochs=50, warmup=5.0)
     tuned = shortened(Entry("x", replace(entries(0)[0].experiment, recipe=recipe, finetune=recipe)), 1).experiment
     assert tuned.recipe == Recipe(epochs=1)

@@ -65,8 +65,18 @@ class Dataset:
 
     def to(self, device: torch.device | str | int) -> Dataset:
         """The same data set, all of it, on `device`."""
-        train, validation, test = (part.to(device) for part in (self.train, self.validation, self.test))
+        train, validation, test = (part.to(device) for part in self._parts)
         return replace(self, train=train, validation=validation, test=test)
+
+    def few(self, examples: int, seed: int) -> Dataset:
+        """At most so many examples of each part, every class with its share; the seed decides which."""
+        parts = (stratified(p, examples, seed)[1] if examples < len(p) else p for p in self._parts)
+        train, validation, test = parts
+        return replace(self, train=train, validation=validation, test=test)
+
+    @property
+    def _parts(self) -> tuple[Split, Split, Split]:
+        return self.train, self.validation, self.test
 
 
 def stratified(split: Split, size: int | float, seed: int) -> tuple[Split, Split]:

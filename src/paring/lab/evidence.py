@@ -19,6 +19,7 @@ class TableArguments:
         name: the table.
         seeds: number of seeds; 0 takes the table's own number.
         epochs: train for so many epochs instead of the paper's (a check; its rows say so); 0 keeps the paper's.
+        examples: look at no more than so many examples of each part of the data (a check; its rows say so); 0 takes all.
         only: run only the rows whose network and label contain this text.
         jobs: runs at a time; each of several uses one thread.
         executor: where several run at a time: in processes of their own, or on Ray (extra `sweep`).
@@ -31,6 +32,7 @@ class TableArguments:
     name: str
     seeds: int = 0
     epochs: int = 0
+    examples: int = 0
     only: str = ""
     jobs: int = 1
     executor: Literal["processes", "ray"] = "processes"
@@ -57,12 +59,18 @@ def table(words: Sequence[str]) -> int:
         description=(
             "Make a paper's table: results/NAME.json, one row per run. What is there already is not run again, and an "
             f"interrupted run goes on.\n\ntables:\n{listing}\n\nexamples:\n  paring table louizos2018-mnist --seeds 3\n"
-            "  paring table louizos2018-mnist --only 'lenet_300_100 L0' --jobs 2\n  paring table louizos2018-mnist --seeds 1 --epochs 2"
+            "  paring table louizos2018-mnist --only 'lenet_300_100 L0' --jobs 2\n  paring table louizos2018-mnist --seeds 1 --epochs 2\n"
+            "  paring table frankle2020 --epochs 1 --examples 1000 --only 'resnet20 IMP'"
         ),
     )
     if options.name not in known:
         raise CommandError(f"there is no table {options.name!r}; choose one of {', '.join(known)}")
-    for name, value, least in (("seeds", options.seeds, 0), ("epochs", options.epochs, 0), ("jobs", options.jobs, 1)):
+    for name, value, least in (
+        ("seeds", options.seeds, 0),
+        ("epochs", options.epochs, 0),
+        ("examples", options.examples, 0),
+        ("jobs", options.jobs, 1),
+    ):
         if value < least:
             raise CommandError(f"--{name} {value}: must be at least {least}")
     set_threads(options.threads)
@@ -79,6 +87,7 @@ def table(words: Sequence[str]) -> int:
             results=options.results,
             command=f"{command} --seeds {options.seeds or chosen.seeds}",
             epochs=options.epochs or None,
+            examples=options.examples,
             only=options.only,
             jobs=options.jobs,
             executor=Ray(options.jobs) if options.executor == "ray" else None,

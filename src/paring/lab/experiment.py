@@ -46,6 +46,7 @@ class Experiment:
         finetune: train the small network on, after removal, with this recipe; None ends with the removal.
         validation: training examples set aside (the choice of settings looks at these, never at the test set).
         drop_inputs: cut input columns that nobody reads; by default when inputs are gated (see `Run.finish`).
+        examples: look at no more than so many of each part of the data, to see that it works; 0 takes all.
     """
 
     model: str
@@ -55,6 +56,7 @@ class Experiment:
     finetune: Recipe | None = None
     validation: int = 0
     drop_inputs: bool | None = None
+    examples: int = 0
 
     @property
     def key(self) -> str:
@@ -71,6 +73,11 @@ class Experiment:
     def name(self) -> str:
         """Folder name: readable parts and the hash."""
         return f"{self.model}-{self.data}-{self.label}-{self.key}"
+
+    def dataset(self) -> Dataset:
+        """The data, divided by the recipe's seed."""
+        data = load_data(self.data, validation=self.validation, seed=self.recipe.seed)
+        return data.few(self.examples, self.recipe.seed) if self.examples else data
 
     def network(self, data: Dataset) -> nn.Module:
         """The untrained network, initialised from the recipe's seed; the caller's random state is left alone."""
@@ -107,7 +114,7 @@ class Experiment:
             if done is not None:  # another process finished it a moment ago
                 return done
             write_atomic(folder / "config.json", json.dumps(plain(self), indent=2) + "\n")
-            data = data or load_data(self.data, validation=self.validation, seed=self.recipe.seed)
+            data = data or self.dataset()
             row = self._row(folder, data, progress)
             write_atomic(folder / RESULT, json.dumps(row, indent=2) + "\n")
         return row

@@ -6,11 +6,12 @@ only read; so tables that hold both train it once.
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from paring import rules
+from paring.core import Method
 from paring.data import Dataset
 from paring.lab.config import digest
 from paring.lab.experiment import Experiment
@@ -47,9 +48,7 @@ class Transplanted(Experiment):
         assert isinstance(self.method, GMP)
         layers = tuple((name, layer["density"]) for name, layer in row["layers"].items())
         method = replace(self.method, density=row["live_density"], allocation=rules.Given(layers))
-        return Experiment(
-            self.model, self.data, method, self.recipe, self.finetune, self.validation, drop_inputs=self.drop_inputs
-        )
+        return _plain(self, method)
 
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
         row = self.source.run(root, progress=progress)
@@ -73,15 +72,7 @@ class Isolated(Experiment):
     @property
     def search(self) -> Experiment:
         """The experiment whose masks these are."""
-        return Experiment(
-            self.model,
-            self.data,
-            self.method,
-            self.recipe,
-            self.finetune,
-            self.validation,
-            drop_inputs=self.drop_inputs,
-        )
+        return _plain(self, self.method)
 
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
         self.search.run(root, progress=progress, data=data)
@@ -89,3 +80,9 @@ class Isolated(Experiment):
         row = retrain.run(root, progress=progress, data=data)
         of = {"run": self.key, "search_run": digest(self.search), "rounds": []}
         return {**row, **of, "architecture": f"round {self.round}"}
+
+
+def _plain(derived: Experiment, method: Method) -> Experiment:
+    """The experiment that everything but the derivation says, with this method."""
+    common = {f.name: getattr(derived, f.name) for f in fields(Experiment)}
+    return Experiment(**{**common, "method": method})

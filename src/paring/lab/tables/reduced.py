@@ -1,4 +1,4 @@
-"""Reduced runs: a table's experiments with fewer epochs, to see that they work; their rows say what they are."""
+"""Reduced runs: a table's experiments with fewer epochs or examples, to see that they work; their rows say what they are."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from paring.lab.tables.derived import Transplanted
 from paring.train import Recipe
 
 
-def reduced(experiment: Experiment, epochs: int) -> Experiment:
+def reduced(experiment: Experiment, epochs: int | None = None, examples: int = 0) -> Experiment:
     """The experiment with another number of epochs: milestones, rewind points and fine-tuning follow in proportion.
 
-    Where there is no CUDA device, what asks for one runs on the CPU, in float32 and not compiled.
+    With `examples`, it looks at no more than so many of each part of the data. Where there is no CUDA device, what asks for
+    one runs on the CPU, in float32 and not compiled.
     """
-    part = epochs / experiment.recipe.epochs
-    tuned = experiment.finetune and _shorter(experiment.finetune, max(1, epochs // 2))
-    changed: dict[str, Any] = (
-        {"source": reduced(experiment.source, epochs)} if isinstance(experiment, Transplanted) else {}
-    )
-    return replace(
-        experiment,
-        recipe=_shorter(experiment.recipe, epochs),
-        finetune=tuned,
-        method=_sooner(experiment.method, part),
-        **changed,
-    )
+    changed: dict[str, Any] = {"examples": examples}
+    if epochs is not None:
+        part = epochs / experiment.recipe.epochs
+        changed |= {"recipe": _shorter(experiment.recipe, epochs), "method": _sooner(experiment.method, part)}
+        if experiment.finetune:
+            changed["finetune"] = _shorter(experiment.finetune, max(1, epochs // 2))
+    if isinstance(experiment, Transplanted):
+        changed["source"] = reduced(experiment.source, epochs, examples)
+    found = replace(experiment, **changed)
+    tuned = found.finetune and _possible(found.finetune)
+    return replace(found, recipe=_possible(found.recipe), finetune=tuned)
 
 
 def check_devices(name: str, experiments: Iterable[Experiment]) -> None:
@@ -45,17 +45,22 @@ def check_devices(name: str, experiments: Iterable[Experiment]) -> None:
     if needy:
         raise RuntimeError(
             f"{len(needy)} runs of table {name!r} (the first: {needy[0].model} {needy[0].label}) train on a CUDA device, "
-            "and there is none here. Run it on a machine that has one, or check it on this CPU with --epochs 1 and --only"
+            "and there is none here. Run it on a machine that has one, or check it on this CPU with --epochs 1 --examples 1000 "
+            "and --only"
         )
 
 
 def _shorter(recipe: Recipe, epochs: int) -> Recipe:
     part = epochs / recipe.epochs
     milestones = tuple(max(1, round(part * mark)) for mark in recipe.milestones)
-    found = replace(recipe, epochs=epochs, warmup=0.0, milestones=milestones)
+    return replace(recipe, epochs=epochs, warmup=0.0, milestones=milestones)
+
+
+def _possible(recipe: Recipe) -> Recipe:
+    """The recipe on a device that there is."""
     if torch.device(recipe.device).type == "cuda" and not torch.cuda.is_available():
-        found = replace(found, device="cpu", bf16=False, compile=False)
-    return found
+        return replace(recipe, device="cpu", bf16=False, compile=False)
+    return recipe
 
 
 def _sooner(method: Method, part: float) -> Method:

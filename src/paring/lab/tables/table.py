@@ -45,14 +45,15 @@ class Table:
     seeds: int = 3
 
 
-def shortened(entry: Entry, epochs: int | None) -> Entry:
-    """The entry with another number of epochs (a check, not the table); the label says so."""
-    if epochs is None:
+def shortened(entry: Entry, epochs: int | None, examples: int = 0) -> Entry:
+    """The entry with another number of epochs, or with few examples (a check, not the table); the label says so."""
+    if epochs is None and not examples:
         return entry
-    experiment = reduced(entry.experiment, epochs)
+    experiment = reduced(entry.experiment, epochs, examples)
+    long = [f"{epochs} epochs"] * (epochs is not None) + [f"{examples:,} examples"] * (examples > 0)
     moved = "" if experiment.recipe.device == entry.experiment.recipe.device else f" on {experiment.recipe.device}"
     name, colon, setting = entry.label.partition(":")
-    return Entry(f"{name} ({epochs} epochs{moved}){colon}{setting}", experiment)
+    return Entry(f"{name} ({', '.join(long)}{moved}){colon}{setting}", experiment)
 
 
 def run_table(
@@ -63,6 +64,7 @@ def run_table(
     results: Path,
     command: str,
     epochs: int | None = None,
+    examples: int = 0,
     only: str = "",
     jobs: int = 1,
     executor: Executor | None = None,
@@ -79,6 +81,7 @@ def run_table(
         results: folder of results files.
         command: how to make the table again; goes into the file.
         epochs: run for so many epochs instead of the paper's (the rows then say so; see `reduced`).
+        examples: look at no more than so many of each part of the data (the rows then say so); 0 takes all.
         only: run only the entries whose label, or model and label, contain this text.
         jobs: runs at a time; one goes on in this process, several in processes of their own with one thread each.
         executor: runs them instead (on Ray, say).
@@ -93,7 +96,9 @@ def run_table(
     quoted = [{"run": name, "source": "quoted", **row} for name, row in zip(names, table.quoted, strict=True)]
     found = add_rows(path, command, quoted)
     asked = (entry for seed in range(seeds) for entry in table.entries(seed))
-    wanted = [shortened(entry, epochs) for entry in asked if only in f"{entry.experiment.model} {entry.label}"]
+    wanted = [
+        shortened(entry, epochs, examples) for entry in asked if only in f"{entry.experiment.model} {entry.label}"
+    ]
     known = {row.get("run") for row in found.rows}
     missing = [entry for entry in wanted if entry.experiment.key not in known]
     check_devices(table.name, (entry.experiment for entry in missing))

@@ -21,7 +21,6 @@ from torch.nn import functional as F
 
 from paring.core import Clock
 from paring.data import Dataset
-from paring.data import load as load_data
 from paring.handle import attach
 from paring.lab.config import digest, plain
 from paring.lab.experiment import RESULT, Experiment, read_result, working_in
@@ -78,7 +77,7 @@ class Retrain:
         with working_in(folder):
             write_atomic(folder / "config.json", json.dumps(plain(self), indent=2) + "\n")
             search = self.search
-            data = data or load_data(search.data, validation=search.validation, seed=search.recipe.seed)
+            data = data or search.dataset()
             row = self._row(root, folder, data, progress)
             write_atomic(folder / RESULT, json.dumps(row, indent=2) + "\n")
         return row
