@@ -12,7 +12,7 @@ import paring
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def together(script: Path | str, folder: Path, *flags: str, processes: int = 2, timeout: float = 180) -> list[str]:
+def together(script: Path | str, folder: Path, *flags: str, processes: int = 2, timeout: float = 600) -> list[str]:
     """Run `script RANK MEETING` in every process and return what each printed; all have to end well.
 
     Args:

@@ -44,6 +44,7 @@ class Case:
     sharded: bool = False
 
 
+_REWOUND = pr.L0(price=pr.Budget(params=0.4), hold=0.5, rewind=1)
 _CASES = (
     Case(pr.IMP(prunings=2, rate=0.4)),
     Case(pr.IMP(prunings=1, rate=0.4, to=2)),
@@ -62,6 +63,8 @@ _CASES = (
     Case(pr.ContinuousSparsification(searches=1, density=0.3, to=2, gate_lr=10.0)),
     Case(pr.SparseVD(rate=1e-2, gate_lr=10.0), halves=True),
     Case(pr.Supermask(gate_lr=30.0), halves=True),
+    Case(pr.Stack(_REWOUND, pr.Shrink(every=1, multiple_of=1, saving=0.0, measure=False)), halves=True),
+    Case(_REWOUND, halves=True, sharded=True),
     Case(pr.IMP(prunings=1, rate=0.4), sharded=True),
     Case(pr.GMP(density=0.3, every=2), sharded=True),
     Case(pr.DNW(density=0.4), sharded=True),

@@ -134,6 +134,7 @@ CHANGES: dict[type, tuple[Any, dict[str, Any]]] = {
             "hold": 0.25,
             "prior": 0.1,
             "kl": 1e-3,
+            "rewind": 0,
         },
     ),
 }

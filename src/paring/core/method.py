@@ -140,6 +140,10 @@ class Method:
         """Optimizer steps of the first round after which the weights are kept to rewind to; None keeps none."""
         return None
 
+    def goes_back(self, net: nn.Module, clock: Clock) -> bool:
+        """Whether everything but the gates goes back to the rewind point right now, after `on_step`, once in a round."""
+        return False
+
     def on_round(self, net: nn.Module, clock: Clock) -> None:
         """A round that is not the last one is over (`clock.round` is still its number): decide what stays."""
 
@@ -219,7 +223,13 @@ class Stack(Method):
         return next((method for method in self.methods if method.rounds > 1), self.methods[0])
 
     def point(self, clock: Clock) -> int | None:
-        return self._leader.point(clock)
+        found = {step for method in self.methods if (step := method.point(clock)) is not None}
+        if len(found) > 1:
+            raise ValueError(f"{self!r}: the methods ask for different rewind points, steps {sorted(found)}")
+        return next(iter(found), None)
+
+    def goes_back(self, net: nn.Module, clock: Clock) -> bool:
+        return any(method.goes_back(net, clock) for method in self.methods)
 
     def on_round(self, net: nn.Module, clock: Clock) -> None:
         for method in self.methods:

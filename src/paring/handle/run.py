@@ -109,6 +109,11 @@ class Run:
         with whole(self.net, weights=self.method.reads_weights, write=True):
             self.method.on_step(self.net, opt, self.clock)
         self._keep_point()
+        if self._point.values is not None and self.method.goes_back(self.net, self.clock):
+            with whole(self.net, write=True):
+                self._point.restore(self.net)
+            self._shrinking.begin_anew(opt)
+            self._point.values = None
         removal = self.method.removal(self.net, self.clock)
         if removal is not None:
             self._shrinking.look(opt, removal, self.clock.step)

@@ -8,13 +8,15 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from paring.core import Method, Removal
+from paring.core import Method, Removal, gates
 from paring.handle.absorb import absorb
+from paring.handle.anew import begin_anew
 from paring.handle.carry import Cuts, check_network, check_optimizer
 from paring.handle.decide import Decision, decide, settled_counts
 from paring.handle.live import cut_all
 from paring.handle.parallel import Parallel, from_first
 from paring.handle.probe import NetworkProbe
+from paring.handle.sharded import is_sharded
 
 T = TypeVar("T")
 _TRIES = 3
@@ -68,6 +70,16 @@ class Shrinking:
         _ = self.probe.costs  # costs stay those of the original network
         cut_all(self.net, cuts, companions)
         self.method.on_shrink(self.net, cuts)
+        self._renew()
+
+    def begin_anew(self, opt: torch.optim.Optimizer) -> None:
+        """The weights are other ones: open gates that are held show one, optimizers forget, averages start again."""
+        if not is_sharded(self.net):
+            check_network(self.net)
+        for _, _, gate in gates(self.net):
+            gate.absorb()
+        for other in (opt, *self.companions):
+            begin_anew(self.net, other)
         self._renew()
 
     def _renew(self) -> None:

@@ -195,8 +195,9 @@ def _blocks(flat: Tensor, sizes: Sequence[int], widths: Sequence[int]) -> tuple[
         place = part.argsort(descending=True, stable=True)
         block, value = torch.arange(len(part)) // width, part[place]
         length, there = block.bincount(), value.isfinite()
-        total = torch.zeros(len(length)).index_add(0, block, value.masked_fill(~there, 0.0))
-        ranks.append(total / torch.zeros(len(length)).index_add(0, block, there.float()))  # nan where all are gone
+        empty = flat.new_zeros(len(length))
+        total = empty.index_add(0, block, value.masked_fill(~there, 0.0))
+        ranks.append(total / empty.index_add(0, block, there.to(flat.dtype)))  # nan where all are gone
         entries.append(place + start)
         lengths.append(length)
         first[entries[-1][:width]] = True

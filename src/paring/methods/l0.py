@@ -22,7 +22,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Kind, Method, Probe, Spread, attached, gated_layers, gates
+from paring.core import Clock, Gate, Kind, Method, Probe, Spread, attached, gated_layers, gates, in_steps
 from paring.cost import CostModel
 from paring.gates import Place, Site, StochasticGate, carrier_of, gate_of, put_gate, sites, tied
 from paring.graph import Wiring
@@ -55,6 +55,9 @@ class L0(Method):
         per_example: one sample per example instead of one per minibatch.
         hold: last fraction of training, in [0, 1), in which the gates stop moving and the weights settle on what is
             kept; None means 0 with a price and 0.25 with a budget.
+        rewind: once the gates are held, the weights that are left go back to where they were after so many epochs ("1ep")
+            or optimizer steps (0: their initial values) and train from there on without noise, and with gates of one, as
+            a lottery ticket does; None goes on with the weights that there are.
         prior: keep probability of a prior on the gates, for the term of eq. 21 that the paper drops; None drops it too.
         kl: rate of KL(q(z) ‖ prior), used with `prior` (1/N for the variational bound of the spike-and-slab view).
 
@@ -73,6 +76,7 @@ class L0(Method):
     hold: float | None = None
     prior: float | None = None
     kl: float = 0.0
+    rewind: str | int | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
@@ -102,6 +106,12 @@ class L0(Method):
             object.__setattr__(self, name, float(value))
         if self.hold is not None and not 0 <= self.hold < 1:
             raise ValueError(f"L0(hold={self.hold}): a fraction of training, in [0, 1)")
+        if self.rewind is not None:
+            in_steps("L0(rewind=...)", self.rewind, 1, least=0)
+            if not self.holding:
+                raise ValueError(
+                    "L0(rewind=...) needs hold=, the last fraction of training, for which weights are rewound"
+                )
         if self.kl > 0 and self.prior is None:
             raise ValueError("L0(kl=...) needs prior=, the keep probability of the prior on the gates")
 
@@ -157,6 +167,28 @@ class L0(Method):
             put_gate(modules, site, gate)
         attached(net).notes[self] = _Notes(found, model)
 
+    def point(self, clock: Clock) -> int | None:
+        return None if self.rewind is None else in_steps("L0(rewind=...)", self.rewind, clock.epoch_steps, least=0)
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        back = self.point(clock)
+        if back is not None and clock.steps is None:
+            raise ValueError("L0(rewind=...) has to know how long training is: attach(..., steps=...)")
+        if back is not None and clock.steps is not None and back >= self._last(clock.steps):
+            raise ValueError(
+                f"L0(rewind={self.rewind!r}) is step {back}, but the gates are held from step {self._last(clock.steps)} on"
+            )
+
+    def goes_back(self, net: nn.Module, clock: Clock) -> bool:
+        if self.rewind is None:
+            return False
+        mine = [gate for site in self.sites(net) if isinstance(gate := gate_of(net, site), StochasticGate)]
+        return all(gate.held and not gate.absorbed for gate in mine)
+
+    def _last(self, steps: int) -> int:
+        """Step at which the gates are held."""
+        return round((1 - self.holding) * steps)
+
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         notes, parts = self._notes(net), []
         if not _held(net, notes.sites):
@@ -192,7 +224,7 @@ class L0(Method):
             return
         for site in notes.sites:
             gate_of(net, site).constrain()
-        last = clock.steps is not None and clock.step >= round((1 - self.holding) * clock.steps)
+        last = clock.steps is not None and clock.step >= self._last(clock.steps)
         if last and (self.holding or isinstance(self.price, Budget)):
             self._settle(net, notes)
         elif isinstance(self.price, Budget):
