@@ -10,6 +10,15 @@ from paring.lab.results import Group, Results, Row, summarise
 
 _KINDS = {"zero": "zero", "constant": "constant", "sign": "zero, ±s alive"}
 
+_BITS = {
+    "linear-4096x4096-b1": "linear, 4096×4096",
+    "linear-4096x4096-b64": "linear, 4096×4096",
+    "conv-256x256x3x3-14x14": "convolution 3×3, 256 to 256 maps of 14×14",
+    "conv-256x256x3x3-14x14-b16": "convolution 3×3, 256 to 256 maps of 14×14",
+    "convnet8": "ConvNet8",
+    "convnet8-b64": "ConvNet8",
+}
+
 
 def _times(value: float | None) -> str:
     return DASH if value is None else f"{value:.2f}×"
@@ -94,6 +103,7 @@ def training_speed_view(results: Results) -> str:
         key_column("network", "model", NETWORKS),
         key_column("data", "data"),
         key_column("memory order", "memory_order"),
+        key_column("images", "images"),
         key_column("method", "method"),
         ("epochs run", False, key_column("", "epochs")[2]),
         stat_column("test error %", "error", lambda value: percent(value).removesuffix(" %")),
@@ -107,8 +117,36 @@ def training_speed_view(results: Results) -> str:
         stat_column("the same in CPU time", "ratio_cpu_200", _times),
         ("seeds", False, lambda group: str(group.n)),
     ]
-    groups: list[Group] = summarise(results.rows, ("model", "data", "memory_order", "method", "epochs"), values)
+    groups: list[Group] = summarise(results.rows, ("model", "data", "memory_order", "images", "method", "epochs"), values)
     return grid(groups, columns)
+
+
+def bits_view(results: Results) -> str:
+    """One line per layer or network, batch and number of threads: times, and bytes."""
+    values = [
+        "ratio",
+        "ratio_inside",
+        "fp32_ms",
+        "milliseconds",
+        "fp32_bytes",
+        "bytes",
+        "pare_bytes",
+        "pare_bytes_skewed",
+    ]
+    columns: list[Column] = [
+        key_column("what", "model", _BITS),
+        key_column("batch", "batch"),
+        key_column("threads", "threads"),
+        stat_column("float32", "fp32_ms", milliseconds),
+        stat_column("bits", "milliseconds", milliseconds),
+        stat_column("times as fast", "ratio", _times),
+        stat_column("from bits to bits", "ratio_inside", _times),
+        stat_column("bytes, float32", "fp32_bytes", exact),
+        stat_column("bytes, bits", "bytes", exact),
+        stat_column("`.pare`, even signs", "pare_bytes", exact),
+        stat_column("`.pare`, 9 of 10 positive", "pare_bytes_skewed", exact),
+    ]
+    return grid(summarise(results.rows, ("model", "batch", "threads"), values), columns)
 
 
 BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
@@ -117,4 +155,5 @@ BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("inference", "rows"): inference_view,
     ("inference", "quarter"): inference_quarter_view,
     ("training-speed", "rows"): training_speed_view,
+    ("bits", "rows"): bits_view,
 }

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from paring.core import Stack
 from paring.data import Dataset, load
 from paring.lab.benches import training_speed
 from paring.lab.benches.common import Asked
 from paring.lab.benches.training_speed import Race, Runner, compare, shrunk
 from paring.lab.experiment import Experiment
 from paring.lab.results import load as load_results
-from paring.methods import Dense
+from paring.methods import L0, Dense
 from paring.testing import same_state
 from paring.train import Recipe, fit
 
@@ -95,7 +97,7 @@ def test_what_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monk
     asked = Asked(tmp_path, 1, epochs=2, seeds=1, runs=tmp_path / "runs")
     first = load_results(training_speed.run(asked)).rows
     assert [row["run"] for row in first] == [
-        f"lenet_300_100/channels last/{name}/2 epochs/seed 0" for name in ("dense", SHRUNK)
+        f"lenet_300_100/channels last/as they are/{name}/2 epochs/seed 0" for name in ("dense", SHRUNK)
     ]
     monkeypatch.setattr(training_speed, "compare", None)
     assert load_results(training_speed.run(asked)).rows == first
@@ -106,3 +108,15 @@ def test_the_rest_of_200_epochs_is_added_at_the_last_pace() -> None:
     assert training_speed._whole([1.0] * 300, 2) == 200
     with pytest.raises(ValueError, match="--epochs must be more, not 1"):
         RACE.methods(1)
+
+
+def test_what_is_done_to_the_images_is_said_and_weights_go_back_where_asked() -> None:
+    assert RACE.images == "as they are"
+    assert replace(RACE, recipe=Recipe(crop=2)).images == "shifted by up to 2"
+    assert replace(RACE, recipe=Recipe(crop=4, flip=True)).images == "shifted by up to 4, flipped"
+    for rewind, label in ((False, SHRUNK), (True, "L0 + Shrink, rewound, 40 % of the MACs")):
+        made = replace(RACE, rewind=rewind).methods(5)[label]
+        assert isinstance(made, Stack)
+        gates = made.methods[0]
+        assert isinstance(gates, L0)
+        assert gates.rewind == (0 if rewind else None)
