@@ -260,3 +260,39 @@ def test_a_ticket_trained_in_isolation_is_the_round_that_found_it(tmp_path: Path
         fit(network(), pr.Masked(), DATA, RECIPE, start=2, folder=tmp_path, progress=False)
     with pytest.raises(ValueError, match="start = 10"):
         fit(network(), pr.Masked(), DATA, RECIPE, start=2 * STEPS, progress=False)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        imp(),
+        pr.ContinuousSparsification(density=0.3, searches=1, to=2),
+        pr.L0(price=pr.Budget(params=0.4), hold=0.5, rewind=2),
+    ],
+    ids=lambda method: type(method).__name__,
+)
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16"])
+def test_compiled_rounds_are_the_same_rounds(method: pr.Method, bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compiled in one round sees the masks, the weights and the settled gates of the next."""
+    real, calls = torch.compile, []
+
+    def compiling(net: nn.Module) -> Any:
+        calls.append(net)
+        return real(net, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", compiling)
+    recipe = replace(RECIPE, epochs=2, batch=400, bf16=bf16, lr=0.05)
+    plain, compiled = (
+        fit(network(), method, DATA, replace(recipe, compile=on), progress=False) for on in (False, True)
+    )
+    assert calls == [compiled.run.net]
+    tolerance = 0.05 if bf16 else 1e-4
+    losses, others = ([row["loss"] for row in done.rows] for done in (plain, compiled))
+    assert others == pytest.approx(losses, rel=tolerance)
+    for (_, _, a), (_, _, b) in zip(gates(plain.net), gates(compiled.net), strict=True):
+        agree = (a.support() == b.support()).double().mean()
+        assert agree == 1 if not bf16 else agree > 0.95
+    small, other = plain.run.finish(), compiled.run.finish()
+    x = DATA.test.x[:200]
+    with torch.no_grad():
+        assert (small(x).argmax(1) == other(x).argmax(1)).double().mean() > (0.9 if bf16 else 0.999)

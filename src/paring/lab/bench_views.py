@@ -117,7 +117,9 @@ def training_speed_view(results: Results) -> str:
         stat_column("the same in CPU time", "ratio_cpu_200", _times),
         ("seeds", False, lambda group: str(group.n)),
     ]
-    groups: list[Group] = summarise(results.rows, ("model", "data", "memory_order", "images", "method", "epochs"), values)
+    groups: list[Group] = summarise(
+        results.rows, ("model", "data", "memory_order", "images", "method", "epochs"), values
+    )
     return grid(groups, columns)
 
 
