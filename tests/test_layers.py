@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1] / "src" / "paring"
 LEVELS = (
     ("core", "relax", "rules", "models", "data"),
     ("graph",),
-    ("cost",),
-    ("gates", "hard"),
+    ("cost", "hard"),
+    ("gates",),
     ("handle",),
     ("codec", "methods"),
     ("train",),

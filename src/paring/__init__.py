@@ -7,6 +7,7 @@ small = run.finish()
 """
 
 from paring import methods, rules
+from paring.codec import PareError, pack, unpack
 from paring.core import Clock, Gate, Method, Stack
 from paring.cost import report
 from paring.gates import groups
@@ -25,6 +26,7 @@ __all__ = [
     "Gate",
     "HardConcrete",
     "Method",
+    "PareError",
     "Recipe",
     "Relaxation",
     "Run",
@@ -34,9 +36,11 @@ __all__ = [
     "fit",
     "groups",
     "load",
+    "pack",
     "report",
     "rules",
     "save",
     "to_onnx",
+    "unpack",
 ]
 __all__ += methods.__all__

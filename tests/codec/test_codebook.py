@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paring.codec.codebook import Codebook, assign, fit, start
+from paring.codec.codebook import Codebook, assign, fit, linear, start
 
 
 def cost(weights: Tensor, book: Codebook, curvature: Tensor, rate: float) -> float:
@@ -86,3 +86,10 @@ def test_odd_ones() -> None:
         start(torch.ones(3), 0)
     with pytest.raises(ValueError, match="must have the shape"):
         fit(torch.ones(3), torch.ones(1), curvature=torch.ones(2))
+
+
+def test_linear_values_are_evenly_spread() -> None:
+    assert linear(torch.tensor([3.0, -1.0, 0.5]), 5).tolist() == [-1.0, 0.0, 1.0, 2.0, 3.0]
+    assert linear(torch.ones(4), 3).tolist() == [1.0]
+    with pytest.raises(ValueError, match="at least one"):
+        linear(torch.ones(3), 0)

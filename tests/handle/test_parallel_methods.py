@@ -57,6 +57,7 @@ _CASES = (
     Case(pr.STR(s_init=-3.0)),
     Case(pr.EdgePopup(gate_lr=10.0)),
     Case(pr.AtInit(score="snip", density=0.4)),
+    Case(pr.Stack(pr.Binarize("staircase"), pr.GMP(density=0.3, every=2, at="weights:0"))),
     Case(pr.Slimming(density=0.5, rate=1e-2)),
     Case(pr.Slimming(density=0.5, rate=1e-2), halves=True, norm=True),
     Case(pr.Stack(pr.Slimming(density=0.5), pr.Shrink(every=1, multiple_of=1, saving=0.0, measure=False))),
@@ -70,6 +71,7 @@ _CASES = (
     Case(pr.DNW(density=0.4), sharded=True),
     Case(pr.EdgePopup(gate_lr=10.0), sharded=True),
     Case(pr.AtInit(score="snip", density=0.4), sharded=True),
+    Case(pr.Stack(pr.Binarize(weights="sign"), pr.GMP(density=0.3, every=2, at="weights:0")), sharded=True),
     Case(pr.Slimming(density=0.5, rate=1e-2), sharded=True),
     Case(pr.ContinuousSparsification(searches=1, density=0.3, to=2, gate_lr=10.0), sharded=True),
     Case(pr.SparseVD(rate=1e-2, gate_lr=10.0), halves=True, sharded=True),
@@ -180,7 +182,8 @@ def _train(case: Case) -> None:
             break
     assert closed, f"{method} closes nothing here"
     assert moved or isinstance(method, pr.AtInit), f"{method} decides nothing here"
-    assert bool(run.shrinks) == isinstance(method, pr.Stack)
+    parts = method.methods if isinstance(method, pr.Stack) else ()
+    assert bool(run.shrinks) == any(isinstance(part, pr.Shrink) for part in parts)
     with torch.no_grad():
         forward(_batch(0)[:2])  # sends the running statistics
     alone(_batch(0)[:2])

@@ -56,6 +56,14 @@ def parameters(net: nn.Module) -> int:
         ("conv4", COLOUR, 10, 2_425_930),
         ("conv6", COLOUR, 10, 2_262_602),
         ("conv4_16", GREY, 10, 16 * 10 + 16 * 145 + 32 * 145 + 32 * 289 + 64 * 1569 + 64 * 65 + 10 * 65),
+        ("convnet4", COLOUR, 10, 32 * 76 + 64 * 801 + 1024 * 4097 + 10 * 1025),
+        ("convnet4_8", GREY, 10, 8 * 26 + 16 * 201 + 256 * 785 + 10 * 257),
+        (
+            "convnet8",
+            COLOUR,
+            10,
+            48 * 76 + 64 * (433 + 577) + 128 * (577 + 1153 + 1153) + 512 * 2049 + 2 * (2 * 64 + 3 * 128 + 512) + 5130,
+        ),
         ("mlp", GREY, 10, 785 * 7 + 8 * 5 + 6 * 10),
         ("wide_resnet", COLOUR, 10, 77_850),
     ],
@@ -246,3 +254,29 @@ def test_impossible_shapes_and_classes_are_refused(name: str) -> None:
 def test_build_explains_what_it_refuses(name: str, options: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         build(name, shape=COLOUR, classes=10, **options)
+
+
+def test_the_networks_of_the_hard_threshold_papers() -> None:
+    net = build("convnet8", shape=COLOUR, classes=10)
+    order = [name for name, _ in net.named_children()]
+    assert order[:3] == ["conv1", "pool1", "act1"]  # no norm, and the activation after the pool
+    assert order[6:10] == ["conv3", "norm3", "pool3", "act3"]
+    assert order[order.index("dropout") + 1] == "conv7"
+    assert {m.eps for m in net.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-4}
+    shapes = []
+    x = torch.zeros(1, *COLOUR)
+    for name, module in net.eval().named_children():
+        x = module(x)
+        if name.startswith("conv"):
+            shapes.append(tuple(x.shape[1:]))
+    assert shapes == [
+        (48, 32, 32), (64, 16, 16), (64, 16, 16), (128, 6, 6), (128, 6, 6), (128, 4, 4), (512, 1, 1),
+    ]  # fmt: skip
+    for name in ("convnet4", "convnet4_8", "convnet8"):
+        with torch.device("meta"):
+            other = build(name, shape=COLOUR, classes=10, activation=nn.Tanh)
+        assert sum(isinstance(m, nn.Tanh) for m in other.modules()) == (7 if name == "convnet8" else 3)
+        assert not any(isinstance(m, nn.ReLU) for m in other.modules())
+    assert sum(isinstance(m, nn.Tanh) for m in mlp((7, 5), activation=nn.Tanh).modules()) == 2
+    with pytest.raises(ValueError, match="at least 32x32"):
+        build("convnet8", shape=GREY, classes=10)

@@ -61,6 +61,22 @@ def start(weights: Tensor, size: int, *, zero: bool = False) -> Tensor:
     return torch.cat([flat.new_zeros(1), others[others != 0]]).sort().values
 
 
+def linear(weights: Tensor, size: int) -> Tensor:
+    """First values evenly between the smallest and the largest weight, as Deep Compression begins.
+
+    Args:
+        weights: any shape, at least one entry.
+        size: number of values, at least 1.
+    """
+    if size < 1:
+        raise ValueError(f"a codebook of {size} values: there has to be at least one")
+    flat = weights.detach().double().flatten()
+    found: Tensor = (
+        torch.linspace(float(flat.min()), float(flat.max()), size, dtype=torch.float64).unique().to(flat.device)
+    )
+    return found
+
+
 def fit(
     weights: Tensor,
     values: Tensor,

@@ -5,18 +5,19 @@
     header    JSON, raw deflate
     8 bytes   length of the header, CRC-32 of magic and header; both little-endian
 
-Small tensors share a section (and one entropy code). Reading and writing hold one section at a time in memory.
+Tensors share a section (and one entropy code) as long as they take few bytes together; large ones are cut into pieces.
+Reading and writing hold one tensor and one section at a time in memory.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -26,34 +27,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from paring.codec import arrays, varint
-from paring.codec.arrays import Code
+from paring.codec.arrays import Code, Memory
 from paring.codec.entropy import Decoder, Encoder
 from paring.codec.error import PareError
+from paring.codec.header import DTYPES, Piece, packed, parsed
 from paring.core.atomic import atomic
 
 VERSION = 1
 MAGIC = b"\x89PARE\r\n"
-SHARED = 1 << 16
-LARGEST_HEADER = 1 << 26
-FREE_BYTES, FREE_RATIO = 1 << 26, 2000
+SECTION = PIECE = 1 << 23
+FREE_BYTES, FREE_RATIO = 1 << 24, 2000
 _FOOTER = struct.Struct("<II")
-_DTYPES: dict[str, torch.dtype] = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        torch.float64,
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
-        torch.float8_e4m3fn,
-        torch.float8_e5m2,
-        torch.int64,
-        torch.int32,
-        torch.int16,
-        torch.int8,
-        torch.uint8,
-        torch.bool,
-    )
-}
 _UNSIGNED: dict[int, tuple[np.dtype[Any], torch.dtype]] = {
     1: (np.dtype(np.uint8), torch.uint8),
     2: (np.dtype(np.uint16), torch.int16),
@@ -70,15 +54,13 @@ class Entry:
         name: in the state dict.
         dtype: of the tensor.
         shape: of the tensor.
-        code: how it is written.
-        bits: length of its part of the file, side information and code (estimated to the bit within a shared section).
+        codes: how its pieces are written.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    code: Code
-    bits: float
+    codes: tuple[Code, ...]
 
     @property
     def count(self) -> int:
@@ -86,14 +68,7 @@ class Entry:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
-class _Section:
-    length: int
-    side: int
-    entries: tuple[Entry, ...]
-
-
-def write(path: str | os.PathLike[str], tensors: Iterable[tuple[str, Tensor]], manifest: dict[str, Any]) -> None:
+def write(path: str | os.PathLike[str], tensors: Iterable[tuple[str, Tensor]], manifest: Any) -> None:
     """Write tensors and a JSON manifest; the file appears whole or not at all.
 
     Args:
@@ -103,49 +78,71 @@ def write(path: str | os.PathLike[str], tensors: Iterable[tuple[str, Tensor]], m
 
     Raises:
         PareError: a tensor of a kind that the format does not hold, or a name twice.
+        OSError: the folder cannot be written, or the disk is full; an old file stays as it was.
     """
     sections: list[dict[str, Any]] = []
-    names: set[str] = set()
     with atomic(path) as file:
         file.write(MAGIC + bytes([VERSION]))
-        group: list[tuple[str, Tensor]] = []
-        size = 0
-        for name, tensor in tensors:
-            if name in names:
-                raise PareError(f"there are two tensors with the name {name!r}")
-            names.add(name)
-            length = tensor.numel() * tensor.element_size()
-            if group and size + length > SHARED:
-                sections.append(_write_section(file, group))
-                group, size = [], 0
-            group.append((name, tensor))
-            size += length
-        if group:
-            sections.append(_write_section(file, group))
-        text = json.dumps({"sections": sections, "manifest": manifest}, separators=(",", ":"), sort_keys=True)
-        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-        header = packer.compress(text.encode()) + packer.flush()
+        section = _Writer()
+        for piece, bits, strides, memory in _pieces(tensors):
+            if section.entries and section.size + bits.nbytes > SECTION:
+                sections.append(section.close(file))
+                section = _Writer()
+            section.add(piece, bits, strides, memory)
+        if section.entries:
+            sections.append(section.close(file))
+        header = packed(sections, manifest)
         file.write(header + _FOOTER.pack(len(header), zlib.crc32(header, zlib.crc32(MAGIC + bytes([VERSION])))))
 
 
-def _write_section(file: BinaryIO, group: list[tuple[str, Tensor]]) -> dict[str, Any]:
-    encoder, side, entries = Encoder(), b"", []
-    for name, tensor in group:
+class _Writer:
+    """One section."""
+
+    def __init__(self) -> None:
+        self.encoder, self.side, self.size = Encoder(), bytearray(), 0
+        self.entries: list[dict[str, Any]] = []
+
+    def add(self, piece: dict[str, Any], bits: NDArray[Any], strides: tuple[int, ...], memory: Memory) -> None:
+        code, own = arrays.write(bits, self.encoder, strides, memory)
+        self.side += own
+        self.size += bits.nbytes
+        self.entries.append(piece | code.plain())
+
+    def close(self, file: BinaryIO) -> dict[str, Any]:
+        body = bytes(self.side) + self.encoder.bytes()
+        file.write(body + struct.pack("<I", zlib.crc32(body)))
+        return {"length": len(body), "side": len(self.side), "tensors": self.entries}
+
+
+def _pieces(
+    tensors: Iterable[tuple[str, Tensor]],
+) -> Iterator[tuple[dict[str, Any], NDArray[Any], tuple[int, ...], Memory]]:
+    """What goes into the header for each piece, its bits, strides along its rows, and what its pieces share."""
+    names: set[str] = set()
+    for name, tensor in tensors:
+        if name in names:
+            raise PareError(f"there are two tensors with the name {name!r}")
+        names.add(name)
         bits, dtype = _bits(name, tensor)
-        before = encoder.bits
-        code, own = arrays.write(bits, encoder)
-        side += own
-        cost = round(8 * len(own) + encoder.bits - before)
-        entries.append({"name": name, "dtype": dtype, "shape": list(tensor.shape), "bits": cost} | code.plain())
-    body = side + encoder.bytes()
-    file.write(body + struct.pack("<I", zlib.crc32(body)))
-    return {"length": len(body), "side": len(side), "tensors": entries}
+        told: dict[str, Any] = {"name": name} | ({} if dtype == "float32" else {"dtype": dtype})
+        shape = bits.shape
+        strides = tuple(math.prod(shape[k:]) for k in range(2, len(shape)))
+        memory = Memory()
+        if bits.nbytes <= PIECE:
+            yield told | {"shape": list(shape)}, bits, strides, memory
+            continue
+        row = bits.nbytes // shape[0]
+        flat = bits if row <= PIECE else bits.reshape(-1)
+        step = max(1, PIECE // (row if row <= PIECE else bits.itemsize))
+        for start in range(0, len(flat), step):
+            part = flat[start : start + step]
+            yield told | {"shape": list(part.shape), "whole": list(shape)}, part, strides, memory
 
 
 def _bits(name: str, tensor: Tensor) -> tuple[NDArray[Any], str]:
     dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in _DTYPES or tensor.layout is not torch.strided:
-        raise PareError(f"{name!r} is {tensor.dtype} ({tensor.layout}): .pare files hold dense {', '.join(_DTYPES)}")
+    if dtype not in DTYPES or tensor.layout is not torch.strided:
+        raise PareError(f"{name!r} is {tensor.dtype} ({tensor.layout}): .pare files hold dense {', '.join(DTYPES)}")
     unsigned, carrier = _UNSIGNED[tensor.element_size()]
     flat = tensor.detach().cpu().contiguous()
     found: NDArray[Any] = flat.view(carrier).numpy().view(unsigned)
@@ -157,7 +154,7 @@ class File:
 
     Args:
         path: the file.
-        max_bytes: largest size of all decoded tensors together; by default 64 MiB or 2000 times the file, whichever is
+        max_bytes: largest size of all decoded tensors together; by default 16 MiB or 2000 times the file, whichever is
             more, so that a small hostile file cannot ask for more memory than there is.
 
     Raises:
@@ -173,13 +170,13 @@ class File:
         except OSError as error:
             raise PareError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
         try:
-            self._sections, self.manifest = _parse(header)
+            self._sections, self.manifest = parsed(header)
         except PareError as error:
             raise PareError(f"{path} is damaged: {error}. Pack it again, or fetch it again.") from error
         total = sum(s.length + 4 for s in self._sections) + len(MAGIC) + 1
         if total != self._header_at:
             raise PareError(f"{path} is damaged: its sections take {total} bytes, there are {self._header_at}.")
-        need = sum(e.count * _DTYPES[e.dtype].itemsize for e in self.entries)
+        need = sum(entry.count * DTYPES[entry.dtype].itemsize for entry in self.entries)
         allowed = max(FREE_BYTES, FREE_RATIO * self.size) if max_bytes is None else max_bytes
         if need > allowed:
             raise PareError(
@@ -190,28 +187,58 @@ class File:
     @property
     def entries(self) -> list[Entry]:
         """All tensors, in order."""
-        return [entry for section in self._sections for entry in section.entries]
+        groups = groupby((piece for section in self._sections for piece in section.pieces), key=lambda p: p.name)
+        found = [(name, list(pieces)) for name, pieces in groups]
+        return [Entry(name, p[0].dtype, p[0].whole, tuple(one.code for one in p)) for name, p in found]
+
+    @property
+    def header_bytes(self) -> int:
+        """What is neither side information nor code: magic, header, checksums."""
+        return self.size - sum(section.length for section in self._sections)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor), section by section.
+        """(name, tensor), one after the other.
 
         Raises:
             PareError: a section is damaged.
         """
+        for name, tensor, _ in self.measured(measure=False):
+            yield name, tensor
+
+    def measured(self, measure: bool = True) -> Iterator[tuple[str, Tensor, float]]:
+        """(name, tensor, bits of the file that hold its entries), one after the other.
+
+        Raises:
+            PareError: a section is damaged.
+        """
+        filled, bits = 0, 0.0
+        whole: NDArray[Any] = np.empty(0)
+        for piece, part, own in self._decoded(measure):
+            if piece.shape == piece.whole:
+                yield piece.name, _tensor(part, piece), own
+                continue
+            if filled == 0:
+                whole, bits = np.empty(math.prod(piece.whole), dtype=part.dtype), 0.0
+            whole[filled : filled + part.size] = part.reshape(-1)
+            filled, bits = filled + part.size, bits + own
+            if filled == whole.size:
+                yield piece.name, _tensor(whole, piece), bits
+                filled = 0
+
+    def _decoded(self, measure: bool) -> Iterator[tuple[Piece, NDArray[Any], float]]:
         with open(self.path, "rb") as file:
             file.seek(len(MAGIC) + 1)
             for section in self._sections:
                 body, check = file.read(section.length), file.read(4)
                 if len(body) != section.length or check != struct.pack("<I", zlib.crc32(body)):
-                    names = ", ".join(entry.name for entry in section.entries[:3])
+                    names = ", ".join(piece.name for piece in section.pieces[:3])
                     raise PareError(f"{self.path} is damaged in the section of {names}. Pack or fetch it again.")
-                side, decoder = varint.Reader(body[: section.side]), Decoder(body[section.side :])
-                for entry in section.entries:
-                    dtype = _DTYPES[entry.dtype]
-                    unsigned, carrier = _UNSIGNED[dtype.itemsize]
-                    bits = np.ascontiguousarray(arrays.read(entry.code, entry.shape, unsigned, side, decoder))
-                    signed = bits.view(np.dtype(str(carrier).removeprefix("torch.")))
-                    yield entry.name, torch.from_numpy(signed).view(dtype).reshape(entry.shape)
+                side, decoder = varint.Reader(body[: section.side]), Decoder(body[section.side :], measure)
+                for piece in section.pieces:
+                    before, at = decoder.bits, side.at
+                    unsigned, _ = _UNSIGNED[DTYPES[piece.dtype].itemsize]
+                    bits = arrays.read(piece.code, piece.shape, unsigned, side, decoder)
+                    yield piece, bits, decoder.bits - before + 8 * (side.at - at)
                 if side.rest():
                     raise PareError(f"{self.path} is damaged: a section holds more than its tensors")
 
@@ -240,35 +267,8 @@ class File:
         return header
 
 
-def _parse(header: bytes) -> tuple[tuple[_Section, ...], Any]:
-    unpacker = zlib.decompressobj(-15)
-    try:
-        text = unpacker.decompress(header, LARGEST_HEADER)
-        if not unpacker.eof or unpacker.unused_data:
-            raise PareError("its header is cut off, or larger than allowed")
-        found = json.loads(text)
-        sections = tuple(_section(given) for given in found["sections"])
-        names = [entry.name for section in sections for entry in section.entries]
-        if len(set(names)) != len(names):
-            raise PareError("two tensors have the same name")
-        return sections, found["manifest"]
-    except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, PareError):
-            raise
-        raise PareError(f"its header cannot be read ({type(error).__name__})") from error
-
-
-def _section(given: Any) -> _Section:
-    length, side = given["length"], given["side"]
-    if type(length) is not int or type(side) is not int or not 0 <= side <= length:
-        raise PareError("a section has impossible sizes")
-    return _Section(length, side, tuple(_entry(dict(one)) for one in given["tensors"]))
-
-
-def _entry(given: dict[str, Any]) -> Entry:
-    name, dtype, shape, bits = (given.pop(key) for key in ("name", "dtype", "shape", "bits"))
-    if type(name) is not str or dtype not in _DTYPES or type(bits) is not int:
-        raise PareError("the description of a tensor cannot be read")
-    if type(shape) is not list or not all(type(n) is int and 0 <= n < 1 << 40 for n in shape) or len(shape) > 64:
-        raise PareError(f"the shape of {name!r} makes no sense")
-    return Entry(name, dtype, tuple(shape), Code.read(given, _DTYPES[dtype].itemsize), float(bits))
+def _tensor(bits: NDArray[Any], piece: Piece) -> Tensor:
+    dtype = DTYPES[piece.dtype]
+    _, carrier = _UNSIGNED[dtype.itemsize]
+    signed = np.ascontiguousarray(bits).view(np.dtype(str(carrier).removeprefix("torch.")))
+    return torch.from_numpy(signed).view(dtype).reshape(piece.whole)

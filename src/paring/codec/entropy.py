@@ -8,11 +8,13 @@ alphabet with the frequencies f_0 .. f_{k-1} (positive integers, sum F < 2^31) o
 
 computed in IEEE double precision, as written. FORMAT.md spells out the decoder; a plain Python twin of it is in the tests.
 
-Two models:
+Three models:
 
 * static: the table of frequencies is stored, then all symbols follow;
 * adaptive: nothing is stored. Symbols come in blocks of 32, 32, 64, 128, 256, ... (each as long as all before it); the
-  frequencies of a block are 2 n_i + 1, with n_i the occurrences so far.
+  frequencies of a block are 2 n_i + 1, with n_i the occurrences so far;
+* binary: two symbols, and each position has its own frequencies 2^24 - P and P (see `mixing`). Lengths are sums of integer
+  logarithms (`logs`), so that what is chosen by length is chosen alike everywhere.
 """
 
 from __future__ import annotations
@@ -24,10 +26,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paring.codec.error import PareError
+from paring.codec.logs import UNIT, log2s
 
 Symbols = NDArray[np.int32]
+Chances = NDArray[np.float64]
 LARGEST_SUM = (1 << 31) - 1
 FIRST_BLOCK = 32
+WHOLE = 1 << 24
 
 
 def _constriction() -> Any:
@@ -47,23 +52,15 @@ def frequencies(symbols: Symbols, alphabet: int) -> NDArray[np.int64]:
 
 
 class Encoder:
-    """Symbols in, bytes out. Calls follow each other in one code; the decoder makes the same calls.
-
-    Attributes:
-        bits: ideal length of the code so far.
-    """
+    """Symbols in, bytes out. Calls follow each other in one code; the decoder makes the same calls."""
 
     def __init__(self) -> None:
         self._coder: Any = None
-        self.bits = 0.0
 
     def static(self, symbols: Symbols, table: NDArray[np.int64]) -> None:
         """Code the symbols under one table."""
         if len(symbols) and len(table) > 1:
-            if self._coder is None:
-                self._coder = _constriction().queue.RangeEncoder()
-            self._coder.encode(np.ascontiguousarray(symbols, dtype=np.int32), _model(table))
-            self.bits += static_bits(np.bincount(symbols, minlength=len(table)), table)
+            self._encode(symbols, _model(table))
 
     def adaptive(self, symbols: Symbols, alphabet: int) -> None:
         """Code the symbols under tables that follow from the symbols before."""
@@ -72,31 +69,45 @@ class Encoder:
             self.static(symbols[start:stop], adapted(counts))
             counts += np.bincount(symbols[start:stop], minlength=alphabet)
 
+    def binary(self, symbols: Symbols, chances: Chances) -> None:
+        """Code zeros and ones, each with its own probability of being one, a multiple of 2^-24."""
+        if len(symbols):
+            self._encode(symbols, _constriction().model.Bernoulli(perfect=False), chances)
+
     def bytes(self) -> bytes:
         """The code: whole words, little-endian."""
         return b"" if self._coder is None else self._coder.get_compressed().astype("<u4").tobytes()
+
+    def _encode(self, symbols: Symbols, *model: Any) -> None:
+        if self._coder is None:
+            self._coder = _constriction().queue.RangeEncoder()
+        self._coder.encode(np.ascontiguousarray(symbols, dtype=np.int32), *model)
 
 
 class Decoder:
     """The inverse of `Encoder`.
 
+    Args:
+        data: the code.
+        measure: keep `bits`, the ideal length of the code of all symbols read so far.
+
     Raises:
         PareError: the bytes are no such code.
     """
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, measure: bool = False) -> None:
         if len(data) % 4:
             raise PareError(f"a code of {len(data)} bytes is not made of whole words")
         self._decoder = _constriction().queue.RangeDecoder(np.frombuffer(data, dtype="<u4").astype(np.uint32))
+        self.bits, self._measure = 0.0, measure
 
     def static(self, count: int, table: NDArray[np.int64]) -> Symbols:
         """`count` symbols that were coded under this table."""
         if count == 0 or len(table) == 1:
             return np.zeros(count, dtype=np.int32)
-        try:
-            found: Symbols = self._decoder.decode(_model(table), count)
-        except (AssertionError, ValueError) as error:
-            raise PareError(f"the code is damaged: {error}") from error
+        found = self._decode(_model(table), count)
+        if self._measure:
+            self.bits += static_bits(np.bincount(found, minlength=len(table)), table)
         return found
 
     def adaptive(self, count: int, alphabet: int) -> Symbols:
@@ -108,12 +119,34 @@ class Decoder:
             counts += np.bincount(out[start:stop], minlength=alphabet)
         return out
 
+    def binary(self, chances: Chances) -> Symbols:
+        """Zeros and ones that were coded under these probabilities."""
+        if len(chances) == 0:
+            return np.zeros(0, dtype=np.int32)
+        found = self._decode(_constriction().model.Bernoulli(perfect=False), chances)
+        if self._measure:
+            self.bits += binary_bits(found, chances)
+        return found
+
+    def _decode(self, *model: Any) -> Symbols:
+        try:
+            found: Symbols = self._decoder.decode(*model)
+        except (AssertionError, ValueError) as error:
+            raise PareError(f"the code is damaged: {error}") from error
+        return found
+
+
+def binary_bits(symbols: Symbols, chances: Chances) -> float:
+    """Length in bits of the code of zeros and ones under these probabilities of a one."""
+    ones = (chances * WHOLE).astype(np.int64)
+    return float((24 * UNIT - log2s(np.where(symbols, ones, WHOLE - ones))).sum()) / UNIT
+
 
 def static_bits(counts: NDArray[np.int64], table: NDArray[np.int64]) -> float:
     """Length in bits of the code of symbols that occur so often, under this table."""
     if len(table) == 1 or counts.sum() == 0:
         return 0.0
-    return float((counts * (24 - np.log2(np.diff(intervals(table))))).sum())
+    return float((counts * (24 * UNIT - log2s(np.diff(intervals(table))))).sum()) / UNIT
 
 
 def adaptive_bits(symbols: Symbols, alphabet: int) -> float:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -122,6 +122,7 @@ def adaptive_precision(
     bold: bool = True,
     retrain: Callable[[nn.Module], None] | None = None,
     watch: Callable[[Step], None] | None = None,
+    judge: Callable[[nn.Module, int, float], bool] | None = None,
 ) -> tuple[nn.Module, list[Step]]:
     """A copy of the network with as few bits per weight as its loss allows.
 
@@ -135,6 +136,7 @@ def adaptive_precision(
         bold: adapt the part of the linear bound that is used; see the module's docstring.
         retrain: called on the network between rounds to lower its loss again; the published method has none.
         watch: called after every round.
+        judge: takes a network within the bound, the round and its bits, and says whether it is kept after all.
 
     Returns:
         The network of the round with the fewest bits within the bound, and all rounds. Interrupting (Ctrl-C) returns
@@ -164,6 +166,8 @@ def adaptive_precision(
             if retrain is not None and number:
                 retrain(present)
             trial, step = _attempt(present, objective, names, scales, bound, (radius, boldness), number)
+            if judge is not None and step.accepted and step.bits < fewest:
+                step = replace(step, accepted=judge(trial, number, step.bits))
             steps.append(step)
             if watch is not None:
                 watch(step)
@@ -172,7 +176,8 @@ def adaptive_precision(
             radius *= 1.5 if step.accepted else 0.5
             boldness *= 1.0 if not bold else 2.0 if step.accepted else 0.5
     except KeyboardInterrupt:
-        pass
+        if judge is not None:  # whoever judges has the best so far
+            raise
     return best, steps
 
 

@@ -19,22 +19,35 @@ def put(values: Iterable[int]) -> bytes:
     return bytes(out)
 
 
+def unsigned(value: int) -> int:
+    """A signed number as an unsigned one: 0, -1, 1, -2, 2 become 0, 1, 2, 3, 4."""
+    return 2 * value if value >= 0 else -2 * value - 1
+
+
+def signed(value: int) -> int:
+    """The inverse of `unsigned`."""
+    return value // 2 if value % 2 == 0 else -(value + 1) // 2
+
+
 class Reader:
     """Takes values and raw bytes from the front of a buffer.
+
+    Attributes:
+        at: bytes taken so far.
 
     Raises:
         PareError: the buffer ends too early, or a number is longer than 63 bits.
     """
 
     def __init__(self, data: bytes) -> None:
-        self._data, self._at = memoryview(data), 0
+        self._data, self.at = memoryview(data), 0
 
     def take(self, count: int) -> bytes:
         """The next `count` bytes."""
-        if count < 0 or self._at + count > len(self._data):
+        if count < 0 or self.at + count > len(self._data):
             raise PareError(f"{count} bytes are missing at the end of a section")
-        self._at += count
-        return bytes(self._data[self._at - count : self._at])
+        self.at += count
+        return bytes(self._data[self.at - count : self.at])
 
     def number(self) -> int:
         """The next number."""
@@ -50,10 +63,10 @@ class Reader:
 
     def numbers(self, count: int) -> list[int]:
         """The next `count` numbers."""
-        if count > len(self._data) - self._at:
+        if count > len(self._data) - self.at:
             raise PareError(f"{count} numbers are missing at the end of a section")
         return [self.number() for _ in range(count)]
 
     def rest(self) -> bytes:
         """All that is left."""
-        return self.take(len(self._data) - self._at)
+        return self.take(len(self._data) - self.at)

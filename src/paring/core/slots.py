@@ -150,11 +150,11 @@ def gates(net: nn.Module) -> Iterator[tuple[str, Kind, Gate]]:
 def release(net: nn.Module) -> None:
     """Multiply every test-time gate into the weights and give every layer its stock class back, in place."""
     for _, layer in list(gated_layers(net)):
-        for kind, gate in layer.gates().items():
-            if kind == "weights":
-                weight = cast(Tensor, layer.weight)
-                weight.copy_(gate.fold(weight))
-                continue
+        held = layer.gates()
+        if "weights" in held:  # first: it may do more than multiply
+            weight = cast(Tensor, layer.weight)
+            weight.copy_(held.pop("weights").fold(weight))
+        for kind, gate in held.items():
             for leaf, factor in factors(layer, kind, gate.value()).items():
                 cast(Tensor, getattr(layer, leaf)).mul_(factor)
     strip(net)

@@ -1,5 +1,6 @@
 """Gates, the places where they go, and how open they are."""
 
+from paring.gates.binary import BinaryWeights, is_binary
 from paring.gates.dropout import DropoutGate
 from paring.gates.gaussian import GaussianGate
 from paring.gates.groups import Groups, groups
@@ -30,6 +31,7 @@ from paring.gates.stochastic import StochasticGate
 from paring.gates.supermask import PopupGate, SupermaskGate
 
 __all__ = [
+    "BinaryWeights",
     "DropoutGate",
     "GaussianGate",
     "Groups",
@@ -49,6 +51,7 @@ __all__ = [
     "forget",
     "gate_of",
     "groups",
+    "is_binary",
     "latent_of",
     "live",
     "mask_of",

@@ -68,6 +68,19 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises `FileError` when the state holds anything but tensors.
     """
+    state, manifest = described(net)
+    tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items()}
+    manifest["tensors"] = {n: [_dtype(v), list(v.shape)] for n, v in tensors.items()}
+    manifest["digest"] = _digest(manifest, tensors)
+    with atomic(path) as file:
+        file.write(safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
+
+
+def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state of a network, tied tensors once, and its manifest without `tensors` and `digest`.
+
+    Raises `FileError` when the state holds anything but tensors.
+    """
     state: dict[str, Tensor] = net.state_dict()
     odd = sorted(name for name, value in state.items() if not isinstance(value, Tensor))
     if odd:
@@ -81,18 +94,14 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
         owner = first.setdefault(key if value.numel() else name, name)
         if owner != name:
             ties[name] = owner
-    tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items() if n not in ties}
     manifest: dict[str, Any] = {
         "version": VERSION,
-        "tensors": {n: [_dtype(v), list(v.shape)] for n, v in tensors.items()},
         "ties": ties,
         "modules": {path: type(m).__name__ for path, m in net.named_modules() if type(m) in _SIZED.values()},
     }
     if isinstance(net, GraphNet):
         manifest |= {"version": GRAPH_VERSION, "graph": _recipe(net)}
-    manifest["digest"] = _digest(manifest, tensors)
-    with atomic(path) as file:
-        file.write(safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
+    return {name: value for name, value in state.items() if name not in ties}, manifest
 
 
 def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.Module:
@@ -100,7 +109,16 @@ def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.M
 
     Raises `FileError` for a missing, damaged or foreign file and for a factory of another architecture.
     """
-    manifest, tensors = _read(Path(path))
+    return rebuilt(factory, *_read(Path(path)), path)
+
+
+def rebuilt(
+    factory: Callable[[], nn.Module], manifest: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str]
+) -> nn.Module:
+    """The network of `factory()` with the sizes of a manifest and these tensors, read from `path` (for messages).
+
+    Raises `FileError` for a factory of another architecture.
+    """
     with torch.device("cpu"):
         net = factory()
     _unnormed(net, manifest["modules"])

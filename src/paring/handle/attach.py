@@ -59,10 +59,13 @@ def attach(
     clock = Clock(step, steps=steps, epoch_steps=epoch_steps)
     probe = NetworkProbe(net, example if isinstance(example, tuple) else (example,), loss)
     set_attachment(net, Attachment(method))
+    children = [(module, dict(module._modules)) for module in net.modules()]
     try:
         method.attach(net, probe)
         return Run(net, method, probe, clock, batch)
     except BaseException:
         strip(net)
+        for module, before in children:  # modules that the method had swapped
+            module._modules = before
         set_attachment(net, None)
         raise

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from paring import methods, relax, rules
+from paring import hard, methods, relax, rules
 from paring.core import Method
 from paring.methods import Budget, Price
 
@@ -33,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "concrete_dropout": methods.ConcreteDropout,
     "supermask": methods.Supermask,
     "edge_popup": methods.EdgePopup,
+    "binarize": methods.Binarize,
 }
 ALLOCATIONS: dict[str, type[rules.Allocation]] = {
     "global": rules.Global,
@@ -44,6 +45,16 @@ STRUCTURES: dict[str, type[rules.Structure]] = {
     "units": rules.Units,
     "blocks": rules.Blocks,
     "nm": rules.NM,
+}
+GRADIENT_RULES: dict[str, type[hard.GradientRule]] = {
+    "ste": hard.STE,
+    "sste": hard.SaturatedSTE,
+    "approx_sign": hard.ApproxSign,
+    "error_decay": hard.ErrorDecay,
+    "hinge": hard.Hinge,
+    "saturating_hinge": hard.SaturatingHinge,
+    "soft_hinge": hard.SoftHinge,
+    "log_loss": hard.LogLoss,
 }
 RELAXATIONS: dict[str, type[relax.Relaxation]] = {
     "hard_concrete": relax.HardConcrete,
@@ -106,6 +117,15 @@ def parse_allocation(text: str) -> rules.Allocation:
     if name == "given":
         return rules.Given(tuple(_numbers(text, rest).items()))
     return cast(rules.Allocation, _parse_named("allocation", ALLOCATIONS, text))
+
+
+def parse_rule(text: str) -> hard.GradientRule:
+    """Read a gradient rule: `ste`, `sste:window=1.5`, `soft_hinge`, `soft_hinge:weighted=false`.
+
+    Raises:
+        ValueError: unknown name or field.
+    """
+    return cast(hard.GradientRule, _parse_named("rule", GRADIENT_RULES, text))
 
 
 def parse_structure(text: str) -> rules.Structure:
@@ -214,6 +234,7 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
             float | Price | Budget: ("RATE|budget:NAME=F", parse_price, _show_price, (int, float, Price, Budget)),
             relax.Relaxation: ("NAME[:FIELD=X]", parse_relaxation, _show_relaxation, relax.Relaxation),
             rules.Allocation: ("NAME[:FIELD=X]", parse_allocation, _show_named(ALLOCATIONS), rules.Allocation),
+            hard.GradientRule: ("NAME[:FIELD=X]", parse_rule, _show_named(GRADIENT_RULES), hard.GradientRule),
             rules.Structure: ("NAME[:FIELD=X]", parse_structure, _show_named(STRUCTURES), rules.Structure),
         }
         form = forms.get(info.type)

@@ -197,12 +197,36 @@ def _data(words: Sequence[str]) -> int:
     return 0
 
 
+# --- pack, unpack, info ---------------------------------------------------------------------------------------------
+
+
+def _pack(words: Sequence[str]) -> int:
+    from paring.lab.packing import pack_command
+
+    return pack_command(words)
+
+
+def _unpack(words: Sequence[str]) -> int:
+    from paring.lab.unpacking import unpack_command
+
+    return unpack_command(words)
+
+
+def _info(words: Sequence[str]) -> int:
+    from paring.lab.unpacking import info_command
+
+    return info_command(words)
+
+
 COMMANDS: dict[str, Command] = {
     "demo": Command("train, shrink and prove, on real digits, in a minute", _demo),
     "train": Command("train one network with one method, resumable", _train),
     "sweep": Command("train a grid of settings, several at a time, resumable", _sweep),
     "tickets": Command("look for lottery tickets, train them in isolation, and judge", _tickets),
     "report": Command("layer by layer, what a run kept", _report),
+    "pack": Command("write a network to a .pare file, losing nothing or within a bound on the loss", _pack),
+    "unpack": Command("decode a .pare file into a .safetensors file", _unpack),
+    "info": Command("tensor by tensor, what a .pare file holds and costs", _info),
     "data": Command("list, fetch and check the data sets", _data),
     "table": Command("make a paper's table", table),
     "bench": Command("measure speed, paired", bench),

@@ -18,6 +18,9 @@ NETWORKS |= {
     "conv6": "Conv-6",
     "conv4_16": "Conv-4 (16)",
     "conv6_16": "Conv-6 (16)",
+    "convnet4": "ConvNet4",
+    "convnet4_8": "ConvNet4 (8)",
+    "convnet8": "ConvNet8",
 }
 NETWORKS |= {"mlp_bn": "MLP with BatchNorm", "conv_bn": "padded conv + BatchNorm", "vit": "ViT"}
 

@@ -12,8 +12,11 @@ from functools import partial
 from typing import Any, TypeVar
 
 from paring.lab.bench_views import BENCH_VIEWS
+from paring.lab.byte_views import bytes_chart, bytes_view, layer_bits_view
 from paring.lab.density_views import COST, MAIN, density_chart, density_view, layers_view
+from paring.lab.ftprop_views import FTPROP_VIEWS
 from paring.lab.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
+from paring.lab.hard_views import hard_chart, hard_view
 from paring.lab.human import DASH, NUMBERS, change, exact, percent, seconds, size
 from paring.lab.plots import bar_chart, line_chart, scatter_chart
 from paring.lab.results import Group, Results, ResultsError, Row, summarise
@@ -213,7 +216,11 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("savarese2020-ablations", "rows"): partial(density_view, columns=(0.1, 0.02, 0.01)),
     ("frankle2020", "rows"): density_view,
     ("he2018", "rows"): layers_view,
+    ("khoram2018", "rows"): bytes_view,
+    ("khoram2018", "layers"): layer_bits_view,
+    ("friesen2018", "rows"): hard_view,
     **BENCH_VIEWS,
+    **FTPROP_VIEWS,
 }
 
 _LOUIZOS = "louizos2018-figures"
@@ -241,6 +248,18 @@ FIGURES: dict[tuple[str, str], Callable[[Results], str | None]] = {
         for model in NETWORKS
         for data in ("mnist", "fashion_mnist", "cifar10")
     },
+    **{
+        ("friesen2018", f"{model}-{data}"): partial(hard_chart, model=model, data=data)
+        for model, data in (
+            ("lenet_300_100", "mnist"),
+            ("lenet_300_100", "fashion_mnist"),
+            ("convnet4_8", "mnist"),
+            ("convnet4_8", "fashion_mnist"),
+            ("convnet4", "cifar10"),
+            ("convnet8", "cifar10"),
+        )
+    },
+    **{("khoram2018", model): partial(bytes_chart, model=model) for model in NETWORKS},
     **{(_LOUIZOS, view): partial(curve_chart, **told) for view, told in _CURVES.items()},
 }
 

@@ -2,6 +2,7 @@
 
 from paring.core import Method as Dense
 from paring.methods.at_init import AtInit
+from paring.methods.binarize import Binarize
 from paring.methods.budget import Budget
 from paring.methods.concrete_dropout import ConcreteDropout
 from paring.methods.continuous_sparsification import ContinuousSparsification
@@ -28,6 +29,7 @@ __all__ = [
     "SET",
     "STR",
     "AtInit",
+    "Binarize",
     "Budget",
     "ConcreteDropout",
     "ContinuousSparsification",

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from paring.models.conv import conv2, conv4, conv4_16, conv6, conv6_16
+from paring.models.convnet import convnet4, convnet4_8, convnet8
 from paring.models.lenet import lenet5_caffe, lenet_300_100, mlp
 from paring.models.resnet import resnet20, resnet32, resnet56
 from paring.models.vgg import vgg11, vgg13, vgg16, vgg19
@@ -16,12 +17,14 @@ from paring.models.wide_resnet import wide_resnet, wrn_16_4, wrn_28_10
 
 _BUILDERS = (
     mlp, lenet_300_100, lenet5_caffe, vgg11, vgg13, vgg16, vgg19, resnet20, resnet32, resnet56,
-    wide_resnet, wrn_16_4, wrn_28_10, conv2, conv4, conv6, conv4_16, conv6_16,
+    wide_resnet, wrn_16_4, wrn_28_10, conv2, conv4, conv6, conv4_16, conv6_16, convnet4,
+    convnet4_8, convnet8,
 )  # fmt: skip
 MODELS: dict[str, Callable[..., nn.Module]] = {builder.__name__: builder for builder in _BUILDERS}
 
 __all__ = [
-    "MODELS", "build", "conv2", "conv4", "conv4_16", "conv6", "conv6_16", "lenet5_caffe", "lenet_300_100", "mlp",
+    "MODELS", "build", "conv2", "conv4", "conv4_16", "conv6", "conv6_16", "convnet4", "convnet4_8", "convnet8",
+    "lenet5_caffe", "lenet_300_100", "mlp",
     "resnet20", "resnet32", "resnet56", "vgg11", "vgg13", "vgg16", "vgg19", "wide_resnet", "wrn_16_4", "wrn_28_10",
 ]  # fmt: skip
 

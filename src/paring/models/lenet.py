@@ -9,17 +9,23 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from paring.models.common import checked, initialised
 
 
-def mlp(widths: Sequence[int], *, shape: tuple[int, int, int] = (1, 28, 28), classes: int = 10) -> nn.Sequential:
+def mlp(
+    widths: Sequence[int],
+    *,
+    shape: tuple[int, int, int] = (1, 28, 28),
+    classes: int = 10,
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> nn.Sequential:
     """Flatten, then linear layers of `widths` units with ReLU (fc1, relu1, fc2, ...), then a linear classifier.
 
-    (N, *shape) -> (N, classes). No widths: a linear classifier. Raises ValueError for sizes below 1.
+    `activation` makes what stands in the ReLUs' place. (N, *shape) -> (N, classes). No widths: a linear classifier. Raises ValueError for sizes below 1.
     """
     if any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
         raise ValueError(f"widths are whole numbers >= 1, not {widths!r}")
@@ -27,7 +33,7 @@ def mlp(widths: Sequence[int], *, shape: tuple[int, int, int] = (1, 28, 28), cla
     inputs = math.prod(checked(shape, classes))
     for index, width in enumerate(widths, 1):
         layers[f"fc{index}"] = nn.Linear(inputs, width)
-        layers[f"relu{index}"] = nn.ReLU()
+        layers[f"relu{index}"] = activation()
         inputs = width
     layers[f"fc{len(widths) + 1}"] = nn.Linear(inputs, classes)
     return initialised(nn.Sequential(layers))

@@ -26,6 +26,22 @@ class Chain(nn.Module):
         return logits
 
 
+class ModuleChain(Chain):
+    """`Chain` with its activations as modules, and a norm in front of the last hidden one."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__(width)
+        self.relu1, self.relu2, self.relu3 = nn.ReLU(), nn.ReLU(), nn.ReLU()
+        self.norm2 = nn.BatchNorm1d(10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 3)."""
+        x = self.pool(self.relu1(self.norm1(self.conv1(x))))
+        x = self.relu2(self.conv2(x)).flatten(1)
+        logits: Tensor = self.fc2(self.relu3(self.norm2(self.fc1(x))))
+        return logits
+
+
 def chain_batch(size: int = 16, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """A batch for `Chain`: inputs (size, 2, 8, 8) and learnable labels in {0, 1, 2}."""
     x = torch.randn(size, 2, 8, 8, dtype=dtype)

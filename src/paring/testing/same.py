@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.graph import SelectLinear
+from paring.hard.swap import UNITS
 
 
 @torch.no_grad()
@@ -37,6 +38,6 @@ def _same(x: Any, y: Any) -> bool:
 
 
 def is_stock(net: nn.Module) -> bool:
-    """Whether every leaf is a stock layer (or a `SelectLinear`, where inputs were cut)."""
+    """Whether every leaf is a stock layer (or a `SelectLinear`, where inputs were cut, or a hard unit)."""
     leaves = [m for m in net.modules() if not any(True for _ in m.children())]
-    return all(type(m) is SelectLinear or type(m).__module__.startswith("torch.nn.") for m in leaves)
+    return all(type(m) in (SelectLinear, *UNITS) or type(m).__module__.startswith("torch.nn.") for m in leaves)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from paring import methods as m
 from paring import relax, rules
 from paring.core import Method, Stack
+from paring.hard import ApproxSign, Hinge
+from paring.testing.nets import Chain, ModuleChain
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,13 @@ class Row:
         name: of the test.
         make: a fresh method for a training of 40 steps that closes gates when it has any.
         gated: whether it puts gates in.
+        net: the network it is tried on.
     """
 
     name: str
     make: Callable[[], Method]
     gated: bool = True
+    net: Callable[[], Chain] = Chain
 
 
 ZOO: tuple[Row, ...] = (
@@ -40,6 +44,13 @@ ZOO: tuple[Row, ...] = (
         "l0 shrinking",
         lambda: Stack(
             m.L0(price=m.Budget(params=0.4), at="units", hold=0.5),
+            m.Shrink(every=5, multiple_of=1, saving=0.01, measure=False),
+        ),
+    ),
+    Row(
+        "l0 rewound and shrinking",
+        lambda: Stack(
+            m.L0(price=m.Budget(params=0.4), at="units", hold=0.5, rewind=4),
             m.Shrink(every=5, multiple_of=1, saving=0.01, measure=False),
         ),
     ),
@@ -73,5 +84,18 @@ ZOO: tuple[Row, ...] = (
     Row("supermask", lambda: m.Supermask(constant=True, gate_lr=10.0)),
     Row("supermask drawn at the end", lambda: m.Supermask(draw=0, rescale=True, gate_lr=10.0)),
     Row("edge popup", lambda: m.EdgePopup(constant=True)),
+    Row("binary weights", lambda: m.Binarize(activations="none", keep_first=False)),
+    Row("staircase network", lambda: m.Binarize("staircase", "none", rule=Hinge()), gated=False, net=ModuleChain),
+    Row("binary network", lambda: m.Binarize(weights="sign", rule=ApproxSign()), net=ModuleChain),
+    Row("learned steps and binary weights", lambda: m.Binarize("learned_step", keep_last=False), net=ModuleChain),
+    Row(
+        "binary network losing units",
+        lambda: Stack(
+            m.Binarize("staircase"),
+            m.L0(price=m.Budget(params=0.4), at="units", hold=0.5),
+            m.Shrink(every=5, multiple_of=1, saving=0.01, measure=False),
+        ),
+        net=ModuleChain,
+    ),
     Row("stack", lambda: Stack(m.L0(price=1e-3, at="units:Conv2d"), m.L0(price=1e-3, at="inputs:Linear"))),
 )

@@ -36,6 +36,7 @@ class Table:
         entries: the experiments for one seed.
         quoted: rows of the paper, with `"source": "quoted"`.
         seeds: how many seeds are asked for by default.
+        after: what follows from all rows together (which of them is at zero loss, say); applied in the end.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Table:
     entries: Callable[[int], list[Entry]]
     quoted: tuple[dict[str, Any], ...] = ()
     seeds: int = 3
+    after: Callable[[Results], Results] | None = None
 
 
 def shortened(entry: Entry, epochs: int | None, examples: int = 0) -> Entry:
@@ -118,6 +120,8 @@ def run_table(
                     file=sys.stderr,
                     flush=True,
                 )
+    if table.after is not None and wanted:
+        found = add_rows(path, command, table.after(found).rows)
     return found
 
 

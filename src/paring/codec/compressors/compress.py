@@ -1,0 +1,93 @@
+"""`compress`: the smallest file whose decoded network keeps its loss within a bound."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from paring.codec.compressors.small import shrink_small
+from paring.codec.compressors.task import Bound, Compressed, Compressor, Step, Task
+from paring.codec.compressors.tensors import float_bytes
+from paring.codec.compressors.through import through_file
+from paring.codec.compressors.training import Training
+from paring.codec.objective import Objective
+
+
+def compress(
+    net: nn.Module,
+    objective: Objective,
+    *,
+    max_loss_increase: float,
+    compressor: Compressor,
+    training: Training | None = None,
+    error: Objective | None = None,
+    max_error_increase: float = 0.0,
+    example: Any = None,
+    small_bits: int | None = None,
+    watch: Callable[[Step, nn.Module], None] | None = None,
+) -> Compressed:
+    """The smallest network the compressor finds whose decoded file keeps the bound.
+
+    Args:
+        net: a trained network; left as it was.
+        objective: the loss that is kept, on validation data or training data that was held out, never on the test set.
+        max_loss_increase: how much the loss may exceed the network's own; 0 for not at all, `math.inf` for any.
+        compressor: how to compress, with its settings.
+        training: what compressors that learn train on (`compressor.trains`).
+        error: a second measure that is kept too, such as the share of wrong answers.
+        max_error_increase: how much the error may exceed the network's own.
+        example: an example input (a tensor, or a tuple of positional arguments), for compressors that remove units.
+        small_bits: bits of biases and norms; 0 keeps them in half precision, None gives them, in the end, as few as the bound
+            allows (where there is a bound).
+        watch: called with every candidate and its decoded network, for progress and curves.
+
+    Returns:
+        The smallest network within the bound, and all candidates. Interrupting (Ctrl-C) returns the best so far.
+
+    Raises:
+        ValueError: the network's loss is not finite, or a setting makes no sense.
+        NeedsTraining: the compressor trains, and there is no training data.
+    """
+    base = copy.deepcopy(net).eval()
+    bound, loss, wrong = _bound(base, objective, max_loss_increase, error, max_error_increase)
+    task = Task(base, bound, training, example, small_bits or 0, watch)
+    if compressor.trains:
+        _ = task.training
+    interrupted = False
+    try:
+        compressor.run(task)
+        if small_bits is None and (math.isfinite(bound.loss) or math.isfinite(bound.largest_error)):
+            shrink_small(task)
+    except KeyboardInterrupt:
+        interrupted = True
+    if task.best is None:
+        decoded, size = through_file(base)
+        found = Compressed(decoded, loss, loss, wrong, wrong, size, float_bytes(base), tuple(task.steps), None)
+    else:
+        decoded, step = task.best
+        size = float_bytes(base)
+        found = Compressed(decoded, step.loss, loss, step.error, wrong, step.bytes, size, tuple(task.steps), step)
+    return replace(found, interrupted=interrupted)
+
+
+def _bound(
+    net: nn.Module, objective: Objective, max_loss: float, error: Objective | None, max_error: float
+) -> tuple[Bound, float, float | None]:
+    """The bound around a network, its loss and its error."""
+    for name, value in (("max_loss_increase", max_loss), ("max_error_increase", max_error)):
+        if not value >= 0:
+            raise ValueError(f"compress({name}={value}): how much it may grow; at least 0, and math.inf for any")
+    loss, wrong = objective(net), None if error is None else error(net)
+    for name, found in (("loss", loss), ("error", wrong)):
+        if found is not None and not math.isfinite(found):
+            raise ValueError(
+                f"compress: the {name} of the given network is {found}, so there is nothing to keep; check the network and "
+                "the data of the objective"
+            )
+    largest = math.inf if wrong is None else wrong + max_error
+    return Bound(objective, loss + max_loss, error, largest), loss, wrong

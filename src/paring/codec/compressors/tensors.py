@@ -1,0 +1,77 @@
+"""Which tensors of a network a compressor works on, and which it leaves alone.
+
+Weights are floating-point parameters of two or more dimensions, tied ones once. Binary ones (every entry ±s, with one s
+for the tensor or one for each row) are left alone: they are as small as they get, and ±1 has to stay ±1. What is left,
+biases, norms and buffers, is small.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+def is_binary(weight: Tensor) -> bool:
+    """Whether every entry is ±s, with s > 0 the same for the tensor or for each row."""
+    size = weight.detach().abs()
+    if not size.numel():
+        return False
+    rows = size.reshape(len(size), -1) if size.dim() else size.reshape(1, 1)
+    return bool((rows > 0).all()) and bool((rows == rows[:, :1]).all())
+
+
+def weights_of(net: nn.Module, *, binary: bool = False) -> dict[str, nn.Parameter]:
+    """The weights by name, in the order of the network.
+
+    Args:
+        net: any module.
+        binary: whether those with two values ±s are listed too.
+    """
+    return {
+        name: parameter
+        for name, parameter in net.named_parameters()
+        if parameter.dim() >= 2 and parameter.is_floating_point() and (binary or not is_binary(parameter))
+    }
+
+
+def small_of(net: nn.Module) -> dict[str, Tensor]:
+    """Floating-point parameters and buffers of fewer than two dimensions by name: biases, norms, statistics."""
+    named = [*net.named_parameters(), *net.named_buffers()]
+    state = net.state_dict(keep_vars=True)
+    return {n: t for n, t in named if n in state and t.dim() < 2 and t.is_floating_point()}
+
+
+@torch.no_grad()
+def halved(net: nn.Module) -> nn.Module:
+    """A copy whose small tensors have values that float16 holds; those that overflow it stay as they are."""
+    twin = copy.deepcopy(net)
+    for tensor in small_of(twin).values():
+        if tensor.dtype in (torch.float32, torch.float64):
+            narrow = tensor.half().to(tensor.dtype)
+            if bool(narrow.isfinite().all()):
+                tensor.copy_(narrow)
+    return twin
+
+
+def float_bytes(net: nn.Module) -> int:
+    """Bytes of all parameters and buffers as they are in memory, tied ones once."""
+    return sum(t.numel() * t.element_size() for t in unique(net).values())
+
+
+def unique(net: nn.Module) -> dict[str, Tensor]:
+    """The state of a network by name, tied tensors once."""
+    return {name: value for name, value in net.state_dict().items() if name not in ties(net)}
+
+
+def ties(net: nn.Module) -> dict[str, str]:
+    """Further names of the same tensor -> the name that comes first."""
+    first: dict[object, str] = {}
+    found: dict[str, str] = {}
+    for name, value in net.state_dict().items():
+        key = (value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape), value.stride())
+        owner = first.setdefault(key if value.numel() else name, name)
+        if owner != name:
+            found[name] = owner
+    return found

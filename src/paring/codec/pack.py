@@ -1,0 +1,191 @@
+"""A network as a `.pare` file and back: `pack` and `unpack`."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paring.codec import container
+from paring.codec.container import File
+from paring.codec.error import PareError
+from paring.graph.file import VERSION, described, rebuilt
+from paring.graph.graph_file import FileError
+
+Watch = Callable[[str, int], None]
+_MANIFEST = {"version": VERSION, "ties": {}, "modules": {}}
+
+
+def pack(
+    net: nn.Module | Mapping[str, Tensor],
+    path: str | os.PathLike[str],
+    *,
+    signed_zeros: bool = False,
+    verify: bool = True,
+    manifest: dict[str, Any] | None = None,
+    watch: Watch | None = None,
+) -> int:
+    """Write a network, or tensors by name, to a `.pare` file, without loss. Tied tensors are written once.
+
+    Everything in the state dict is written and charged: parameters, running statistics, counters. A mapping is read
+    tensor by tensor, so one that loads lazily needs no more memory than its largest tensor and some.
+
+    Args:
+        net: a network, or name -> tensor.
+        path: where to; an old file there stays until the new one is whole.
+        signed_zeros: keep -0.0 apart from 0.0, which costs up to a bit for every zero; by default both are written as 0.0.
+        verify: read the file back and compare every bit before it takes its place.
+        manifest: of a mapping: what `unpack` needs to rebuild the network it belongs to (`paring.graph.file`).
+        watch: called with the name and the number of bytes of every tensor once it was written, and once it was verified.
+
+    Returns:
+        Bytes of the file.
+
+    Raises:
+        PareError: something in the state is no dense tensor of a known type, or the file read back differs.
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    if isinstance(net, nn.Module):
+        try:
+            state, manifest = described(net)
+        except FileError as error:
+            raise PareError(str(error)) from error
+        tensors: Mapping[str, Tensor] = state
+    elif isinstance(net, dict):
+        tensors, manifest = _untied(net, manifest)
+    else:
+        tensors = net
+    target = Path(path)
+    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.packed")
+    try:
+        container.write(fresh, _watched(tensors, signed_zeros, watch), _MANIFEST if manifest is None else manifest)
+        if verify:
+            _verify(fresh, tensors, signed_zeros, watch)
+        size = fresh.stat().st_size
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return size
+
+
+def unpack(
+    path: str | os.PathLike[str],
+    net: Callable[[], nn.Module] | nn.Module | None = None,
+    *,
+    max_bytes: int | None = None,
+) -> Any:
+    """What a `.pare` file holds.
+
+    Args:
+        path: the file.
+        net: a factory of the architecture that was packed (any widths), or a network of it, which is filled and
+            returned; None gives the tensors by name.
+        max_bytes: largest size of all tensors together; by default 16 MiB or 2000 times the file, whichever is more.
+
+    Returns:
+        The network on the CPU, or a dictionary of tensors, tied names sharing one.
+
+    Raises:
+        PareError: the file is missing, damaged, too large, or holds another architecture.
+    """
+    file = File(path, max_bytes)
+    manifest = checked_manifest(file)
+    tensors = dict(file.tensors())
+    if net is None:
+        return tensors | {alias: tensors[name] for alias, name in manifest["ties"].items()}
+    manifest["tensors"] = {entry.name: [entry.dtype, list(entry.shape)] for entry in file.entries}
+    factory: Callable[[], nn.Module] = (lambda: net) if isinstance(net, nn.Module) else net
+    try:
+        return rebuilt(factory, manifest, tensors, path)
+    except FileError as error:
+        raise PareError(str(error)) from error
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise PareError(
+            f"{path} holds another architecture than the factory gives ({type(error).__name__}: {error}). "
+            "Pass the factory it was packed from."
+        ) from error
+
+
+def checked_manifest(file: File) -> dict[str, Any]:
+    """The manifest of a file, with `ties` and `modules` that name what is there.
+
+    Raises:
+        PareError: it makes no sense.
+    """
+    manifest = file.manifest
+    if not isinstance(manifest, dict):
+        raise PareError(f"{file.path} holds no manifest of a network; read its tensors with paring.codec.File")
+    manifest = _MANIFEST | manifest
+    names = {entry.name for entry in file.entries}
+    ties, modules = manifest["ties"], manifest["modules"]
+    if not isinstance(ties, dict) or not isinstance(modules, dict) or not all(type(m) is str for m in modules.values()):
+        raise PareError(f"{file.path} is damaged: its manifest makes no sense")
+    if any(type(name) is not str or name not in names or alias in names for alias, name in ties.items()):
+        raise PareError(f"{file.path} is damaged: its ties name tensors that are not there")
+    return manifest
+
+
+def _untied(
+    state: dict[str, Tensor], manifest: dict[str, Any] | None
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Tensors of a dictionary that share their memory entirely, once; the others go into the manifest's ties."""
+    odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise PareError(f"{', '.join(map(repr, odd[:3]))} is no tensor; keep such state out of the file")
+    first: dict[object, str] = {}
+    ties: dict[str, str] = {}
+    for name, value in state.items():
+        key = (
+            value.untyped_storage().data_ptr(),
+            value.storage_offset(),
+            tuple(value.shape),
+            value.stride(),
+            value.dtype,
+        )
+        owner = first.setdefault(key if value.numel() else name, name)
+        if owner != name:
+            ties[name] = owner
+    if not ties:
+        return state, manifest
+    told = dict(_MANIFEST if manifest is None else manifest)
+    return {n: v for n, v in state.items() if n not in ties}, told | {"ties": {**told.get("ties", {}), **ties}}
+
+
+def _watched(tensors: Mapping[str, Tensor], signed_zeros: bool, watch: Watch | None) -> Iterator[tuple[str, Tensor]]:
+    for name in tensors:
+        tensor = _canonical(tensors[name], signed_zeros)
+        yield name, tensor
+        if watch is not None:
+            watch(name, tensor.numel() * tensor.element_size())
+
+
+def _canonical(tensor: Tensor, signed_zeros: bool) -> Tensor:
+    """The tensor with 0.0 for -0.0, unless these are kept."""
+    if signed_zeros or not tensor.is_floating_point() or tensor.layout is not torch.strided or not tensor.numel():
+        return tensor
+    zero = tensor == 0
+    return tensor.detach().masked_fill(zero, 0.0) if bool((zero & tensor.signbit()).any()) else tensor
+
+
+def _verify(path: Path, tensors: Mapping[str, Tensor], signed_zeros: bool, watch: Watch | None) -> None:
+    file = File(path, max_bytes=1 << 62)
+    if [entry.name for entry in file.entries] != list(tensors):
+        raise PareError("the file read back holds other tensors than were written; nothing was replaced")
+    for name, found in file.tensors():
+        given = _canonical(tensors[name], signed_zeros).detach().cpu().contiguous()
+        same = given.dtype == found.dtype and given.shape == found.shape
+        if not same or not torch.equal(_bytes(given), _bytes(found)):
+            raise PareError(
+                f"{name!r} does not come back as it was written; nothing was replaced. Check the memory and disk."
+            )
+        if watch is not None:
+            watch(name, found.numel() * found.element_size())
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1).view(torch.uint8) if tensor.numel() else tensor.new_empty(0, dtype=torch.uint8)

@@ -1,0 +1,302 @@
+"""`paring pack`: a run, or tensors on disk, as a `.pare` file: without loss, or as small as a bound on the loss allows."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from paring.codec import Compressor, Objective, Shards, Step, Training, compress, compressors, pack, unpack
+from paring.data import NAMES, Dataset, Split
+from paring.data import load as load_data
+from paring.graph import FileError
+from paring.graph import load as load_net
+from paring.lab.arguments import first_as, read
+from paring.lab.bytes_progress import BytesProgress
+from paring.lab.command import CommandError, set_threads
+from paring.lab.experiment import RESULT, SMALL, read_result
+from paring.lab.human import exact, percent, size
+from paring.models import MODELS, build
+from paring.train import evaluate
+
+COMPRESSORS: dict[str, type[Compressor]] = {
+    "adaptive_precision": compressors.AdaptivePrecision,
+    "codebooks": compressors.Codebooks,
+    "deep_compression": compressors.DeepCompression,
+    "entropy_rounding": compressors.EntropyRounding,
+    "grid_rounding": compressors.GridRounding,
+    "hashed": compressors.Hashed,
+    "kmeans": compressors.KMeans,
+    "soft_sharing": compressors.SoftSharing,
+    "uniform": compressors.Uniform,
+}
+
+
+@dataclass(frozen=True)
+class PackArguments:
+    """What to pack, and what it may lose.
+
+    Args:
+        what: a run's folder, a .safetensors file, or a folder of .safetensors files of one model.
+        out: the .pare file.
+        max_loss_increase: how much the loss may grow; nothing packs every bit as it is.
+        compressor: how to compress when something may be lost: a name, with settings after a colon.
+        model: the network, where `what` does not say it.
+        data: the data set, where `what` does not say it.
+        split: the examples on which the loss is kept: validation (set aside) or train. Never the test set.
+        validation: examples set aside from training; 0 takes what the run set aside, or a tenth.
+        test: print the test error of the decoded network once, for information; nothing is chosen by it.
+        signed_zeros: keep -0.0 apart from 0.0.
+        threads: CPU threads; 0 uses all.
+        quiet: show no progress.
+    """
+
+    what: Path
+    out: Path
+    max_loss_increase: float | None = None
+    compressor: str = "grid_rounding"
+    model: str = ""
+    data: str = ""
+    split: Literal["validation", "train"] = "validation"
+    validation: int = 0
+    test: bool = False
+    signed_zeros: bool = False
+    threads: int = 0
+    quiet: bool = False
+
+
+def pack_command(words: Sequence[str]) -> int:
+    """Run `paring pack`."""
+    told = first_as("--what", words)
+    options = read(
+        PackArguments,
+        told,
+        prog="paring pack",
+        description=(
+            "Write a network to a .pare file (src/paring/codec/FORMAT.md). Without --max-loss-increase every number comes "
+            "back exactly. With it, a compressor looks for the smallest file whose decoded network keeps the loss within "
+            "the bound on the split; the file is decoded, measured again, and refused if it does not hold.\n\n"
+            f"compressors: {', '.join(COMPRESSORS)}; settings follow a colon, lists joined by +\n\nexamples:\n"
+            "  paring pack runs/lenet_300_100-mnist-gmp-… --out net.pare\n"
+            "  paring pack runs/lenet_300_100-mnist-gmp-… --out net.pare --max-loss-increase 0\n"
+            "  paring pack runs/… --out net.pare --max-loss-increase 0.01 --compressor codebooks:values=8,zero=true\n"
+            "  paring pack net.safetensors --out net.pare --model lenet_300_100 --data mnist --max-loss-increase 0\n"
+            "  paring pack shards/ --out model.pare"
+        ),
+    )
+    set_threads(options.threads)
+    row, shards = _given(options.what)
+    if options.out.exists() and options.out.is_dir():
+        raise CommandError(f"--out {options.out}: is a folder; name the .pare file")
+    if options.max_loss_increase is None:
+        whole = sum(value.numel() * value.element_size() for value in map(shards.__getitem__, shards))
+        with BytesProgress("packing and checking", 2 * whole, not options.quiet) as progress:
+            bytes_ = pack(
+                shards,
+                options.out,
+                signed_zeros=options.signed_zeros,
+                manifest=shards.manifest,
+                watch=lambda name, count: progress.add(count, name),
+            )
+        print(f"{options.out}: {exact(bytes_)} bytes, every number as it was; {_sizes(bytes_, _entries(shards))}")
+        return 0
+    if not options.max_loss_increase >= 0:
+        raise CommandError(f"--max-loss-increase {options.max_loss_increase}: must be at least 0")
+    return _lossy(options, row, shards, parse_compressor(options.compressor))
+
+
+def parse_compressor(text: str) -> Compressor:
+    """A compressor by name, with `field=value` pairs after a colon; values of a list are joined by +.
+
+    Raises:
+        CommandError: unknown name or field, or a value that makes no sense.
+    """
+    name, _, rest = text.partition(":")
+    if name not in COMPRESSORS:
+        raise CommandError(f"--compressor {name}: there is no such compressor; choose one of {', '.join(COMPRESSORS)}")
+    kind = COMPRESSORS[name]
+    known = {f.name: str(f.type) for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key not in known:
+            raise CommandError(
+                f"--compressor {text}: {name} has {', '.join(known)}, written as {name}:{next(iter(known))}=…"
+            )
+        values[key] = _value(text, known[key], value)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise CommandError(f"--compressor {text}: {error}") from error
+
+
+def _value(text: str, kind: str, value: str) -> Any:
+    if kind.startswith("tuple["):
+        inner = kind.removeprefix("tuple[").partition(",")[0]
+        return tuple(_value(text, inner, one) for one in value.split("+"))
+    try:
+        if kind == "int":
+            return int(value)
+        if kind.startswith("float"):
+            return float(value)
+    except ValueError:
+        raise CommandError(f"--compressor {text}: {value!r} is no {kind}") from None
+    if kind == "bool":
+        if value not in ("true", "false"):
+            raise CommandError(f"--compressor {text}: {value!r} is neither true nor false")
+        return value == "true"
+    return value
+
+
+def _given(what: Path) -> tuple[dict[str, Any] | None, Shards]:
+    """The result of a run, if it is one, and the tensors."""
+    if not what.exists():
+        raise CommandError(f"{what}: there is no such file or folder")
+    if what.is_file():
+        return None, Shards([what])
+    if (what / SMALL).exists():
+        return read_result(what / RESULT), Shards([what / SMALL])
+    found = sorted(what.glob("*.safetensors"))
+    if not found:
+        raise CommandError(f"{what} holds neither a finished run ({SMALL}) nor .safetensors files")
+    return None, Shards(found)
+
+
+def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, compressor: Compressor) -> int:
+    model, data = _named(options, row)
+    split, training = _parts(options, row, data)
+    if not len(split):
+        raise CommandError(f"--split {options.split}: is empty; --validation sets examples aside")
+    net = _network(options.what, model, data, shards).eval()
+    objective = Objective.of(F.cross_entropy, split.x, split.y)
+    wrong = Objective.of(lambda out, y: (out.argmax(1) != y).float().mean(), split.x, split.y)
+    learning = Training.of(F.cross_entropy, training.x, training.y)
+
+    def watch(step: Step, _: nn.Module) -> None:
+        if not options.quiet:
+            mark = "best so far" if step.best else "within" if step.within else "not within"
+            told = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in step.settings.items())
+            print(
+                f"  {exact(step.bytes):>12} bytes  loss {step.loss:.5f}  {mark:<12} {told}", file=sys.stderr, flush=True
+            )
+
+    assert options.max_loss_increase is not None
+    found = compress(
+        net,
+        objective,
+        max_loss_increase=options.max_loss_increase,
+        compressor=compressor,
+        training=learning,
+        error=wrong,
+        max_error_increase=math.inf,
+        watch=watch,
+    )
+    bound = found.base_loss + options.max_loss_increase
+    fresh = options.out.with_name(f".{options.out.name}.{secrets.token_hex(4)}.candidate")
+    try:
+        bytes_ = pack(found.net, fresh, signed_zeros=options.signed_zeros)
+        decoded = unpack(fresh, _blank(found.net), max_bytes=1 << 62).eval()
+        loss = objective(decoded)
+        if not loss <= bound:
+            raise RuntimeError(
+                f"the decoded network has loss {loss:.6g}, above {bound:.6g}; {options.out} was not written. "
+                "Try another --compressor, or a larger --max-loss-increase."
+            )
+        os.replace(fresh, options.out)
+    finally:
+        fresh.unlink(missing_ok=True)
+    dense = build(model, shape=data.shape, classes=data.classes)
+    print(f"{options.out}: {exact(bytes_)} bytes; {_sizes(bytes_, _weights(net))}")
+    full = _weights(dense)
+    if full[0] != _weights(net)[0]:
+        print(f"against the dense {model} in float32 ({size(4 * full[0])}): {4 * full[0] / bytes_:.1f} times smaller")
+    print(
+        f"{options.split} ({exact(len(split))} examples)  loss {found.base_loss:.5f} -> {loss:.5f} (bound {bound:.5f})"
+    )
+    print(f"{options.split} error {percent(100 * wrong(net))} -> {percent(100 * wrong(decoded))}")
+    if options.test:
+        print(f"test error {percent(evaluate(net, data.test)[1])} -> {percent(evaluate(decoded, data.test)[1])}")
+    return 0
+
+
+def _named(options: PackArguments, row: dict[str, Any] | None) -> tuple[str, Dataset]:
+    """Network and data, from the options or the run."""
+    told = row or {}
+    model = {"lenet5": "lenet5_caffe"}.get(options.model, options.model) or told.get("model", "")
+    name = options.data.replace("-", "_") or told.get("data", "")
+    if model not in MODELS:
+        raise CommandError(f"--model {model or '(missing)'}: name the network, one of {', '.join(MODELS)}")
+    if name not in NAMES:
+        raise CommandError(f"--data {name or '(missing)'}: name the data set, one of {', '.join(NAMES)}")
+    return model, load_data(name, validation=_validation(options, row), seed=int(told.get("seed", 0)))
+
+
+def _validation(options: PackArguments, row: dict[str, Any] | None) -> int | float:
+    if options.split == "train" and not options.validation:
+        return 0
+    return options.validation or int((row or {}).get("validation", 0)) or 0.1
+
+
+def _parts(options: PackArguments, row: dict[str, Any] | None, data: Dataset) -> tuple[Split, Split]:
+    """Where the loss is kept, and what a compressor may learn from."""
+    if options.split == "validation" and not (row or {}).get("validation") and not options.quiet:
+        print("note: the network may have been trained on these validation examples", file=sys.stderr)
+    return (data.validation if options.split == "validation" else data.train), data.train
+
+
+def _network(what: Path, model: str, data: Dataset, shards: Shards) -> nn.Module:
+    """The trained network."""
+
+    def factory() -> nn.Module:
+        return build(model, shape=data.shape, classes=data.classes)
+
+    if shards.manifest is not None:
+        try:
+            return load_net(factory, what / SMALL if what.is_dir() else what)
+        except FileError as error:
+            raise CommandError(str(error)) from error
+    net = factory()
+    try:
+        net.load_state_dict(dict(shards))
+    except RuntimeError as error:
+        raise CommandError(f"{what} does not fit {model}: {error}") from error
+    return net
+
+
+def _blank(net: nn.Module) -> nn.Module:
+    """A copy with other numbers, so that what is decoded comes from the file."""
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for tensor in [*twin.parameters(), *twin.buffers()]:
+            tensor.zero_()
+    return twin
+
+
+def _entries(tensors: Mapping[str, torch.Tensor]) -> tuple[int, int]:
+    """Number of entries, and bytes."""
+    found = [(value.numel(), value.element_size()) for value in map(tensors.__getitem__, tensors)]
+    return sum(count for count, _ in found), sum(count * width for count, width in found)
+
+
+def _weights(net: nn.Module) -> tuple[int, int]:
+    parameters = list(net.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() * p.element_size() for p in parameters)
+
+
+def _sizes(bytes_: int, whole: tuple[int, int]) -> str:
+    count, given = whole
+    return (
+        f"{4 * count / bytes_:.1f} times smaller than float32 ({size(4 * count)}), {8 * bytes_ / max(1, count):.3f} bits per "
+        f"number" + (f", {given / bytes_:.1f} times smaller than it was" if given != 4 * count else "")
+    )

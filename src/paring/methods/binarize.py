@@ -1,0 +1,156 @@
+"""Hard-threshold networks: activations of few values, binary weights, or both.
+
+Activations (`paring.hard`) are swapped where they are modules: sign or staircase with a gradient rule (feasible target
+propagation, Friesen and Domingos, ICLR 2018, arXiv 1710.11573; straight-through rules; Bi-Real Net's), a learned step (LSQ), or
+the saturated ReLU to compare with. Weights become ±1 or ±α per output channel (`paring.gates.BinaryWeights`): the
+optimizer moves latent real weights, the network sees their signs. `finish` leaves the signs (times scale) in the weights.
+
+Together with L0 in a Stack, units still close and are removed exactly: Stack(Binarize(...), L0(..., at="units")). Behind a
+sign a closed unit is the constant sign(0) = -1, which is folded into its readers' biases (or, in front of a padded
+convolution, into one channel of its own, whose weights are then no signs). A gate in front of a sign acts on training
+through the rule alone, since sign(z g) = sign(z) for every g > 0.
+
+First and last layers stay real by default, as in nearly all of these papers. Norms and biases always do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import nn
+
+from paring.core import Clock, Method, Probe, attached
+from paring.gates import BinaryWeights, Place, Site, put_gate, read_weights, sites_of, weight_of, weight_sites
+from paring.hard import GradientRule, LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
+from paring.hard.swap import activations, functional, swap
+
+Activations = Literal["sign", "staircase", "learned_step", "saturated_relu", "none"]
+Weights = Literal["mean", "sign", "none"]
+
+
+@dataclass(frozen=True)
+class Binarize(Method):
+    """Swap the activations of a network for hard ones, and its weights for signs.
+
+    Args:
+        activations: "sign", "staircase", "learned_step" (LSQ), "saturated_relu", or "none" to leave them.
+        weights: "mean" for sign times mean |w| of each output channel (XNOR-Net), "sign" for ±1 (BNN), "none" to leave them.
+        rule: gradient of sign and staircase; FTP-SH by default.
+        weight_rule: gradient of the weights' sign.
+        steps: of a staircase or learned step; 3 are four levels, 2 bits.
+        keep_first: leave the weights of the layer that runs first real, unless `at` asks for it by its name.
+        keep_last: leave those of the layer that runs last real.
+        clip: bring latent weights back into [-1, 1] after every step.
+        at: which weights: "weights", or a selection such as "weights:!fc2".
+        activations_at: names of the modules to swap, or patterns over them, joined by "|"; empty for every activation
+            module of torch.
+
+    Raises:
+        ValueError: nothing is asked for, or a number is out of its range.
+    """
+
+    activations: Activations = "sign"
+    weights: Weights = "mean"
+    rule: GradientRule = field(default_factory=SoftHinge)
+    weight_rule: GradientRule = field(default_factory=SaturatedSTE)
+    steps: int = 3
+    keep_first: bool = True
+    keep_last: bool = True
+    clip: bool = True
+    at: str | tuple[str, ...] = "weights:Linear|Conv1d|Conv2d|Conv3d"
+    activations_at: str = ""
+
+    def __post_init__(self) -> None:
+        _one_of("activations", self.activations, ("sign", "staircase", "learned_step", "saturated_relu", "none"))
+        _one_of("weights", self.weights, ("mean", "sign", "none"))
+        if self.activations == self.weights == "none":
+            raise ValueError(
+                "Binarize(activations='none', weights='none') would change nothing: give one of them, or train Dense()"
+            )
+        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"Binarize(steps={self.steps!r}): a whole number, at least 1")
+        for name in ("rule", "weight_rule"):
+            if not isinstance(getattr(self, name), GradientRule):
+                raise ValueError(
+                    f"Binarize({name}={getattr(self, name)!r}): a rule is a value such as SoftHinge(), see paring.hard"
+                )
+
+    def attach(self, net: nn.Module, probe: Probe) -> None:
+        found = self._sites(net, probe) if self.weights != "none" else ()
+        old = self._activations(net, probe) if self.activations != "none" else {}
+        first = next(net.parameters(), None)
+        swap(net, old, lambda _: self._unit(first))
+        modules = dict(net.named_modules())
+        for site in found:
+            gate = BinaryWeights(weight_of(net, site), mean=self.weights == "mean", rule=self.weight_rule)
+            put_gate(modules, site, gate)
+        attached(net).notes[self] = found
+
+    def start(self, net: nn.Module, clock: Clock) -> None:
+        read_weights(net, sites_of(net, self))
+
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
+        found = sites_of(net, self)
+        if self.clip:
+            with torch.no_grad():
+                for site in found:
+                    weight_of(net, site).clamp_(-1.0, 1.0)
+        read_weights(net, found)
+
+    def finish(self, net: nn.Module) -> None:
+        read_weights(net, sites_of(net, self))
+
+    def swapped(self, net: nn.Module) -> nn.Module:
+        """`net` itself with its activations swapped and nothing else: what a network that `finish` left is made of.
+
+        A file knows weights, not activations without any, so the factory that `paring.load` gets has to swap them:
+        `paring.load(lambda: method.swapped(MyNet()), path)`.
+
+        Raises:
+            ValueError: no module is found.
+        """
+        if self.activations != "none":
+            first = next(net.parameters(), None)
+            swap(net, activations(net, self.activations_at), lambda _: self._unit(first))
+        return net
+
+    def _sites(self, net: nn.Module, probe: Probe) -> tuple[Site, ...]:
+        found = weight_sites(net, probe, self.at)
+        places = [Place.parse(place) for place in ((self.at,) if isinstance(self.at, str) else self.at)]
+        order = [layer.name for layer in probe.wiring.layers if layer.kind != "embedding"]
+        real = {*order[: int(self.keep_first)], *order[len(order) - int(self.keep_last) :]}
+        left = tuple(s for s in found if s.layer not in real or any(place.names(s.layer) for place in places))
+        if not left:
+            raise ValueError(
+                f"no place for gates at {self.at!r} in this {type(net).__name__}: the first and the last layer "
+                f"({', '.join(sorted(real))}) stay real; give keep_first=False or keep_last=False"
+            )
+        return left
+
+    def _activations(self, net: nn.Module, probe: Probe) -> dict[str, nn.Module]:
+        if not self.activations_at and (calls := functional(net, probe.example)):
+            shown = ", ".join(f"{name} in {f'{path!r}' if path else 'its own forward'}" for path, name in calls.items())
+            raise ValueError(
+                f"this {type(net).__name__} calls activations that are no modules ({shown}), and a call cannot be "
+                "swapped: make it a module (self.act = nn.ReLU() in __init__, self.act(x) in forward), say which "
+                "modules to swap (activations_at='NAME|NAME'), or leave them with activations='none'"
+            )
+        return activations(net, self.activations_at)
+
+    def _unit(self, like: nn.Parameter | None) -> nn.Module:
+        if self.activations == "sign":
+            return Sign(self.rule)
+        if self.activations == "staircase":
+            return Staircase(self.steps, self.rule)
+        if self.activations == "saturated_relu":
+            return SaturatedReLU()
+        return LearnedStep(
+            self.steps, device=None if like is None else like.device, dtype=None if like is None else like.dtype
+        )
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"Binarize({name}={value!r}): choose one of {', '.join(allowed)}")

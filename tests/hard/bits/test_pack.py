@@ -1,0 +1,229 @@
+"""Whole networks of bits: equal to the float network where that is exact, honest about the rest."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.reference.bits import lively, signs
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import paring as pr
+from paring.hard import Sign, Staircase
+from paring.hard.bits import BitNet, BitsError, pack_bits
+from paring.hard.bits.backend import kernels
+from paring.hard.learned_step import LearnedStep
+from paring.models import build
+
+
+def small(unit: Callable[[], nn.Module] = Sign) -> nn.Sequential:
+    """Every kind of layer between the first and the last: pools before and after norms, Hardtanh, dropout, flatten."""
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 5, padding=2), nn.MaxPool2d(2), nn.BatchNorm2d(12), unit(),
+        nn.Conv2d(12, 20, 3, padding=1), nn.BatchNorm2d(20), nn.MaxPool2d(2), unit(),
+        nn.Conv2d(20, 66, 3, padding=1, bias=False, groups=2), nn.MaxPool2d(3, 1), nn.BatchNorm2d(66), nn.Hardtanh(), unit(),
+        nn.Dropout2d(0.5), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(66, 40), nn.BatchNorm1d(40), unit(),
+        nn.Dropout(0.5), nn.Linear(40, 30), unit(), nn.Linear(30, 5),
+    )  # fmt: skip
+
+
+class Residual(nn.Module):
+    """Real sums in between; one unit module called twice; functional pooling, dropout and view."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.unit = nn.Conv2d(3, 32, 3, padding=1), Sign()
+        self.conv1, self.norm1 = nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.conv2, self.norm2 = nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32)
+        self.shift = nn.Parameter(torch.randn(32, 1, 1))
+        self.hidden, self.last = nn.Linear(32 * 4, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.norm1(self.conv1(self.unit(x))) * self.shift
+        h = self.unit(x)
+        x = x + self.norm2(self.conv2(h)) + h
+        y = F.max_pool2d(F.dropout(self.unit(x), 0.5, self.training), 3)
+        return self.last(torch.relu(self.hidden(y.view(y.shape[0], -1))))
+
+
+X = torch.randn(4, 3, 14, 14, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("scale", [False, True])
+@pytest.mark.parametrize("unit", [Sign, Staircase, lambda: LearnedStep(2)], ids=["sign", "staircase", "learned"])
+def test_every_bit_is_right(unit: Callable[[], nn.Module], scale: bool) -> None:
+    net = lively(small(unit), scale=scale)
+    net[8].weight.data.fill_(0.25) if not scale else None  # a scale and one sign only
+    packed = pack_bits(net, X)
+    assert packed.report is not None
+    bits = [line.name for line in packed.report.lines if line.bits]
+    assert bits == ["4", "8", "16", "20"]
+    found = packed.report.agreement
+    assert found.bits == 4 * (12 * 49 + 20 * 9 + 66 + 40 + 30)
+    assert packed.report.after < packed.report.before
+    assert packed.net.get_submodule("0") is not net[0], "a copy"
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 2**31), st.sampled_from([(14, 14), (12, 15)]), st.integers(1, 5))
+def test_sign_networks_equal_torch_bit_for_bit(seed: int, size: tuple[int, int], images: int) -> None:
+    torch.manual_seed(seed)
+    net = lively(small(), dyadic=True)
+    x = torch.randn(images, 3, *size)
+    packed = pack_bits(net, X[:, :, :, :14])
+    with torch.no_grad():
+        assert torch.equal(packed(x), net(x))
+
+
+def test_real_sums_stay_real() -> None:
+    net = lively(Residual(), dyadic=True, last=1)
+    net.norm2.weight.data.abs_()
+    x = X[:, :, :6, :6].contiguous()
+    packed = pack_bits(net, x)
+    assert packed.report is not None
+    assert [line.name for line in packed.report.lines if line.bits] == ["conv1", "conv2", "hidden"]
+    assert "float32 output" in str(packed.report)
+    with torch.no_grad():
+        assert torch.allclose(packed(x), net(x), atol=1e-5)
+        other = torch.randn(9, 3, 6, 6)
+        assert torch.allclose(packed(other), net(other), atol=1e-5)
+
+
+def test_convnet8() -> None:
+    net = lively(build("convnet8", shape=(3, 32, 32), classes=10, activation=Sign), dyadic=True)
+    x = torch.randn(2, 3, 32, 32)
+    packed = pack_bits(net, x)
+    assert packed.report is not None
+    assert [line.name for line in packed.report.lines if line.bits] == [f"conv{n}" for n in range(2, 8)]
+    kinds = [type(m).__name__ for m in packed.net.children()]
+    assert kinds == [
+        "Conv2d",
+        "Encode",
+        "BitPool",
+        "BitLayer",
+        "BitLayer",
+        "BitPool",
+        *["BitLayer"] * 4,
+        "Decode",
+        "Flatten",
+        "Linear",
+    ], "norms are comparisons now"
+    with torch.no_grad():
+        assert torch.equal(packed(x), net(x))
+
+
+def test_after_exact_removal() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 20, 3), nn.BatchNorm2d(20), Sign(), nn.Conv2d(20, 30, 3), nn.BatchNorm2d(30), Sign(),
+        nn.Flatten(), nn.Linear(30 * 4, 40), nn.BatchNorm1d(40), Sign(), nn.Linear(40, 5),
+    )  # fmt: skip
+    lively(net, dyadic=True)
+    with torch.no_grad():
+        for norm in (net[1], net[4], net[8]):
+            norm.weight[::2] = 0  # constant signs
+    x = torch.randn(3, 3, 6, 6)
+    compact = pr.compact(net, x)
+    packed = pack_bits(compact, x)
+    assert packed.report is not None
+    assert [line.name for line in packed.report.lines if line.bits] == ["3", "7"]
+    assert packed.net.get_submodule("3").filters < 30
+    with torch.no_grad():
+        assert torch.allclose(packed(x), net(x), atol=1e-5)
+
+
+def test_copies_pickles_and_files(tmp_path: Path) -> None:
+    net = lively(small())
+    packed = pack_bits(net, X)
+    expected = packed(X)
+    saved = io.BytesIO()
+    torch.save(packed.state_dict(), saved)
+    saved.seek(0)
+    other = pack_bits(lively(small()), X)
+    assert not torch.equal(other(X), expected)
+    other.load_state_dict(torch.load(saved, weights_only=True))
+    pr.save(packed, tmp_path / "bits.safetensors")
+    read = pr.load(lambda: pack_bits(lively(small()), X), tmp_path / "bits.safetensors")
+    for one in (copy.deepcopy(packed), pickle.loads(pickle.dumps(packed)), other, read):
+        assert torch.equal(one(X), expected)
+        assert isinstance(one, BitNet)
+        assert not one.training
+
+
+def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = lively(small())
+    packed = pack_bits(net, X)
+    with pytest.raises(ValueError, match="cannot be trained"):
+        packed.train()
+    with pytest.raises(TypeError, match="float32 on the CPU"):
+        packed(X.double())
+    with pytest.raises(BitsError, match="train mode"):
+        pack_bits(copy.deepcopy(net).train(), X)
+    gated = copy.deepcopy(net)
+    pr.attach(gated, pr.L0(price=1e-6, at="units"), example=X)
+    with pytest.raises(BitsError, match=r"run.finish\(\)"):
+        pack_bits(gated.eval(), X)
+
+    class Branch(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(BitsError, match="could not be traced"):
+        pack_bits(Branch().eval(), X)
+    with pytest.raises(BitsError, match="could not be traced"):
+        pack_bits(net, X[:, :2])
+    kernels.cache_clear()
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ImportError, match=r"paring\[bits\]"):
+        pack_bits(net, X)
+    kernels.cache_clear()
+
+
+def test_reasons() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), Sign(), nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"), Sign(), nn.Conv2d(8, 8, 3), Sign(),
+        nn.ConvTranspose2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), Sign(), nn.Conv2d(8, 8, 3),
+    ).eval()  # fmt: skip
+    for index in (2, 6, 8):
+        net[index].weight.data = signs(*net[index].weight.shape)
+    with pytest.raises(BitsError, match="no layer can run on bits"):
+        pack_bits(net, X)
+    net[10].weight.data = 0.5 * signs(*net[10].weight.shape)
+    report = pack_bits(net, X).report
+    assert report is not None
+    told = {line.name: line.reason for line in report.lines}
+    assert told == {
+        "0": "its input does not come from a hard-threshold unit",
+        "2": "its padding is 'reflect', not zeros",
+        "4": "its weights are not ±1 times one scale per output channel",
+        "6": "only Conv2d and Linear run on bits",
+        "8": "its input does not come from a hard-threshold unit",
+        "10": "float32 output",
+    }
+    assert all(reason in str(report) for reason in told.values())
+
+
+def test_a_wrong_bit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from paring.hard.bits import rewrite
+
+    right = rewrite.find
+
+    def off(*args: object) -> object:
+        found = right(*args)  # type: ignore[arg-type]
+        found.edges[0, 0] += 2
+        return found
+
+    monkeypatch.setattr(rewrite, "find", off)
+    net = lively(small())
+    net[5].weight.data[0], net[5].bias.data[0], net[5].running_mean.data[0] = 1.0, 0.0, 0.5
+    with pytest.raises(BitsError, match="differ from the float32 layers"):
+        pack_bits(net, X)
