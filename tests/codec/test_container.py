@@ -279,4 +279,4 @@ def test_reading_holds_one_section_at_a_time(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total > 0
-    assert peak < 6 * size * 4  # a dozen of them would be twice that
+    assert peak < 8 * size * 4  # a dozen of them, and what decoding one takes, would be twice that

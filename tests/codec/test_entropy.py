@@ -10,9 +10,11 @@ from tests.reference.range_decoder import RangeDecoder, cuts
 
 from paring.codec.entropy import (
     LARGEST_SUM,
+    WHOLE,
     Decoder,
     Encoder,
     adaptive_bits,
+    binary_bits,
     blocks,
     entropy,
     frequencies,
@@ -69,6 +71,22 @@ def test_within_a_percent_of_the_entropy(alphabet: int) -> None:
             encoder.static(symbols, frequencies(symbols, alphabet))
         margin = 1.01 if not adaptive else 1.01 + alphabet * 14 / bits
         assert 8 * len(encoder.bytes()) <= bits * margin + 64
+
+
+def test_bits_with_chances_of_their_own_are_within_a_percent_of_the_entropy() -> None:
+    generator = np.random.default_rng(0)
+    ones = generator.integers(256, WHOLE - 256, size=20_000)
+    symbols = (generator.random(20_000) * WHOLE < ones).astype(np.int32)
+    encoder = Encoder()
+    encoder.binary(symbols, ones / WHOLE)
+    code = encoder.bytes()
+    share = np.where(symbols, ones, WHOLE - ones) / WHOLE
+    assert binary_bits(symbols, ones / WHOLE) == pytest.approx(-np.log2(share).sum(), rel=1e-3)
+    assert 8 * len(code) <= 1.01 * -np.log2(share).sum() + 64
+    fast, slow = Decoder(code, measure=True), RangeDecoder(code)
+    assert np.array_equal(fast.binary(ones / WHOLE), symbols)
+    assert fast.bits == pytest.approx(8 * len(code), abs=100)
+    assert [slow.symbol([WHOLE - one, one]) for one in ones[:500].tolist()] == symbols[:500].tolist()
 
 
 def test_intervals_are_those_of_the_format() -> None:

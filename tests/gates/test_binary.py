@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import put, release
-from paring.gates import BinaryWeights, is_binary
+from paring.gates import BinaryWeights, ScaleGate, is_binary
 from paring.hard import STE, GradientRule, SaturatedSTE, SoftHinge
 
 SHAPES = ((5, 7), (4, 3, 2, 2))
@@ -111,3 +111,18 @@ def test_copies_and_types() -> None:
     assert gate.see(weight).dtype == torch.float32
     assert gate.double().see(weight.double()).dtype == torch.float64
     assert "SoftHinge" in str(gate)
+
+
+def test_unit_gates_beside_binary_weights_are_multiplied_after_the_sign() -> None:
+    layer = nn.Linear(4, 3).double()
+    put(layer, "weights", BinaryWeights(layer.weight, mean=False))
+    scale = ScaleGate((3,), device=None, dtype=torch.float64)
+    put(layer, "units", scale)
+    with torch.no_grad():
+        scale.scale.copy_(torch.tensor([0.5, 1.0, 2.0]))
+        scale.mask[1] = False
+    x = torch.randn(5, 4, dtype=torch.float64)
+    before = layer(x)
+    release(layer)
+    assert float((layer(x) - before).detach().abs().max()) < 1e-12
+    assert layer.weight.abs()[:, 0].tolist() == [0.5, 0.0, 2.0]

@@ -90,7 +90,7 @@ def test_it_is_training_by_the_rule(rule: UnitLoss, make: Maker, shape: tuple[in
     trainer = TargetPropagation(layered)
     mine, theirs = _optimizer(kind, layered), _optimizer(kind, plain)
     start = copy.deepcopy(plain)
-    for x, y in _batches(shape, 25):
+    for x, y in _batches(shape, 15):
         told = trainer.step(x, y, mine)
         theirs.zero_grad()
         loss = F.cross_entropy(plain(x), y)
@@ -289,15 +289,28 @@ def test_what_it_tells_of_the_layers() -> None:
     assert float(layer.loss) == pytest.approx((1 + 2) * (1 + float(torch.tanh(torch.tensor(0.5)))))
 
 
-def test_several_optimizers_and_a_frozen_first_layer() -> None:
+@pytest.mark.parametrize("order", ["together", "downwards"])
+@pytest.mark.parametrize(("frozen", "moved"), [(0, "2.weight 5.weight 5.bias"), (5, "0.weight 0.bias 2.weight")])
+def test_several_optimizers_and_a_frozen_layer(order: Any, frozen: int, moved: str) -> None:
     net = _mlp(SoftHinge()).double()
-    for p in net[0].parameters():
-        p.requires_grad_(False)
+    net[frozen].requires_grad_(False)
+    net[3].requires_grad_(False)
     before = copy.deepcopy(net)
-    opts = [torch.optim.SGD(net[2].parameters(), lr=0.1), torch.optim.Adam(net[5].parameters(), lr=0.1)]
-    TargetPropagation(net, inner_steps=2, order="downwards").step(*_batches((6,), 1)[0], *opts)
+    opts = [
+        torch.optim.SGD(net[2].parameters(), lr=0.1),
+        torch.optim.Adam([*net[0].parameters(), *net[5].parameters()]),
+    ]
+    TargetPropagation(net, inner_steps=2, order=order).step(*_batches((6,), 1)[0], *opts)
     changed = [name for name, p in net.named_parameters() if not torch.equal(p, before.get_parameter(name))]
-    assert changed == ["2.weight", "5.weight", "5.bias"]
+    assert changed == moved.split()
+
+
+def test_asking_for_targets_changes_nothing() -> None:
+    net = _mlp(SoftHinge()).double()
+    before = copy.deepcopy(net.state_dict())
+    asked = TargetPropagation(net).targets(*_batches((6,), 1)[0])
+    assert [layer.name for layer in asked] == ["1", "4"]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_what_it_refuses() -> None:

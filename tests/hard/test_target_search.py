@@ -96,7 +96,7 @@ def _exists(x: np.ndarray, t: np.ndarray, hidden: list[int]) -> bool:
     return any(_exists(np.stack(columns, axis=1).astype(float), t, hidden[1:]) for columns in chosen)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("hidden", [[1], [2], [1, 2]])
 def test_tiny_tasks_against_brute_force(seed: int, hidden: list[int]) -> None:
     rng = np.random.default_rng(seed)
@@ -121,7 +121,7 @@ def test_random_dichotomies_beyond_a_perceptron() -> None:
 
 
 def test_the_same_seed_gives_the_same_network_and_another_another() -> None:
-    runs = [ftprop(CUBE[3], PARITY[3], [4], seed=seed) for seed in (5, 5, 6)]
+    runs = [ftprop(CUBE[2], PARITY[2], [3], seed=seed) for seed in (5, 5, 6)]
     assert runs[0] == runs[1] != runs[2]
 
 

@@ -85,6 +85,8 @@ def test_every_example_of_every_help_is_a_command_that_works(
         "paring.lab.docs.regenerate",
         "paring.data.fetch",
         "paring.data.status",
+        "paring.lab.packing._given",
+        "paring.lab.unpacking.File",
     ):
         monkeypatch.setattr(target, reached)
     benches = {name: replace(bench, run=reached) for name, bench in BENCHES.items()}
@@ -126,7 +128,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (
             "prune",
             2,
-            "there is no command 'prune'; choose one of demo, train, sweep, tickets, report, data, table, bench, docs",
+            "there is no command 'prune'; choose one of demo, train, sweep, tickets, report, pack, unpack, info, data, table, bench, docs",
         ),
         ("train --modle lenet5", 2, "Unrecognized options: --modle"),
         ("train --model alexnet", 2, "--model alexnet: there is no such network; choose one of lenet_300_100"),

@@ -159,7 +159,7 @@ def bits_of(coded: list[list[Any]], side: Side, decoder: RangeDecoder) -> list[l
         c = 0
         for done, u in enumerate(positions):
             if done == end:
-                end = max(64, 2 * end)
+                end = max(64, 4 * end)
                 ones = sum(bits[t][v] > 0 for v in positions[:done])
                 c = log((2 * ones + 1) << 16) - log(2 * expected + (1 << 16)) if done else 0
             n1, n0 = sum(bits[s][u] > 0 for s in range(t)), sum(bits[s][u] < 0 for s in range(t))

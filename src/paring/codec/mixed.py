@@ -18,8 +18,8 @@ from paring.codec.entropy import Chances, Decoder, Encoder, Symbols, adaptive_bi
 from paring.codec.error import PareError
 from paring.codec.mixing import MOST_LAGS, Flags, Ints, Mix, Where
 
-SAMPLE = 1 << 17
-WHOLE = 1 << 18
+WHOLE = 1 << 18  # positions that are all looked at when planning; of more
+SAMPLE_STEPS, SAMPLE_LANES = 128, 256  # so many
 FARTHEST = 1 << 20
 _WORTH = 10.0  # bits that a feature has to save: about what its weight costs
 _NOISE = 16.0  # bits that it has to save on the sample, where chance alone saves one or two
@@ -63,8 +63,8 @@ def plan(symbols: Symbols, size: int, below: int, strides: tuple[int, ...]) -> P
         view = symbols if axis == 0 else symbols.T
         if not allowed(len(view), view.size) or min(view.shape) < 2:
             continue
-        width = view.shape[1] if view.size <= WHOLE else max(1, SAMPLE // len(view))
-        part = np.ascontiguousarray(view[:, :: -(-view.shape[1] // width)])
+        part = view if view.size <= WHOLE else view[:SAMPLE_STEPS, :: -(-view.shape[1] // SAMPLE_LANES)]
+        part = np.ascontiguousarray(part)
         scale = view.size / part.size
         lagged = strides if axis == 1 else ()
         present, bits = _model((part > 0).astype(np.int32), None, lagged, scale)

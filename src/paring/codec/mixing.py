@@ -157,7 +157,10 @@ class Matrix:
     def excess(self, start: int) -> int:
         """Feature `excess` for the chunk that begins here."""
         if self._expected is None:
-            both = ((2 * self._own.astype(np.int64) + 1) << 16) // (2 * self._all.astype(np.int64) + 2)
+            if self._coded is None and self._step < self.count:
+                both = (((2 * np.arange(self._step + 1) + 1) << 16) // (2 * self._step + 2))[self._own]
+            else:
+                both = ((2 * self._own.astype(np.int64) + 1) << 16) // (2 * self._all.astype(np.int64) + 2)
             self._expected = np.cumsum(both)
         seen = int(self.found[:start].sum())
         return ratio((2 * seen + 1) << 16, 2 * int(self._expected[start - 1]) + (1 << 16))
@@ -180,16 +183,16 @@ def part(chosen: Where, start: int, stop: int) -> Where:
 
 
 def chunks(count: int) -> Iterator[tuple[int, int]]:
-    """Start and end of the parts of a step: they end after 64, 128, 256, ... positions."""
+    """Start and end of the parts of a step: they end after 64, 256, 1024, ... positions."""
     start, stop = 0, min(FIRST_CHUNK, count)
     while start < count:
         yield start, stop
-        start, stop = stop, min(2 * stop, count)
+        start, stop = stop, min(4 * stop, count)
 
 
 def squash(odds: Ints) -> Chances:
     """The probability with these binary logarithms of the odds (in units of 1/256), a multiple of 2^-24."""
-    found: Chances = SQUASH[np.minimum(np.maximum(odds, -_END), _END) + _END]
+    found: Chances = SQUASH.take(odds + _END, mode="clip")
     return found
 
 

@@ -140,14 +140,11 @@ def _untied(
     first: dict[object, str] = {}
     ties: dict[str, str] = {}
     for name, value in state.items():
-        key = (
-            value.untyped_storage().data_ptr(),
-            value.storage_offset(),
-            tuple(value.shape),
-            value.stride(),
-            value.dtype,
-        )
-        owner = first.setdefault(key if value.numel() else name, name)
+        key: object = name
+        if value.layout is torch.strided and value.numel():
+            place = (value.untyped_storage().data_ptr(), value.storage_offset())
+            key = (*place, tuple(value.shape), value.stride(), value.dtype)
+        owner = first.setdefault(key, name)
         if owner != name:
             ties[name] = owner
     if not ties:

@@ -3,8 +3,9 @@
     no scale   w̃ = sign(w)                     BNN: Hubara et al., NeurIPS 2016
     mean       w̃ = α sign(w),  α = mean |w|    XNOR-Net: Rastegari et al., ECCV 2016, eq. 6; α per output channel
 
-sign(0) = -1, so no weight is ever zero (but a channel of nothing but zeros has the mean 0). The gradient of the sign is a rule (`paring.hard.rules`), by default straight
-through where |w| <= 1. That of α is exact, G summed over the channel; XNOR-Net's eq. 11 keeps a part of it only.
+sign(0) = -1, so no weight is ever zero (but a channel of nothing but zeros has the mean 0). The gradient of the sign is a
+rule (`paring.hard.rules`), by default straight through where |w| <= 1. That of α is exact, G summed over the channel;
+XNOR-Net's eq. 11 keeps a part of it only.
 
 When inputs are cut out of the layer while it trains, α goes on counting what they weighed, so the function stays.
 """

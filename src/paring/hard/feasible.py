@@ -25,6 +25,7 @@ from paring.hard.exact import Meeting, Plane, decide, integers, meeting
 Points = NDArray[np.float64]
 Labels = NDArray[np.int8]
 _SUPPORT = 1e-9
+_LARGEST = 1e150  # squares and sums of these still fit
 
 
 class CertificateError(ValueError):
@@ -138,6 +139,8 @@ def problem(points: ArrayLike, targets: ArrayLike) -> tuple[Points, Labels]:
         raise ValueError(f"points of shape {x.shape} and targets of shape {t.shape}: must be (N, d) and (N,)")
     if not np.isfinite(x).all():
         raise ValueError(f"{int((~np.isfinite(x)).sum())} coordinates are not finite; leave these examples out")
+    if np.abs(x).max(initial=0.0) > _LARGEST:
+        raise ValueError(f"coordinates up to {np.abs(x).max():.3g}: rescale them to at most {_LARGEST:g}")
     if not np.isin(t, (-1, 0, 1)).all():
         found = np.unique(t)[:6].tolist()
         raise ValueError(f"targets {found}: must be -1, 1, or 0 for an example that does not matter")

@@ -129,12 +129,13 @@ class TargetPropagation:
         return self._pass(x, y).told
 
     def targets(self, x: Any, y: Any) -> tuple[LayerTargets, ...]:
-        """The targets of every layer of hard units on a batch, in the order of execution; no gradient is changed.
+        """The targets of every layer of hard units on a batch, in the order of execution; gradients and buffers stay.
 
         Raises:
             ValueError: see `backward`.
         """
         kept = [(p, p.grad) for p in self.net.parameters()]
+        buffers = [(buffer, buffer.clone()) for buffer in self.net.buffers()]
         for p, _ in kept:
             p.grad = None
         try:
@@ -142,6 +143,9 @@ class TargetPropagation:
         finally:
             for p, grad in kept:
                 p.grad = grad
+            with torch.no_grad():
+                for buffer, old in buffers:
+                    buffer.copy_(old)
         hard = [(cut, cut.h.grad) for cut in cuts if cut.name in self._losses]
         return tuple(LayerTargets(c.name, c.h.detach(), g, targets(g)) for c, g in hard if g is not None)
 
@@ -234,8 +238,10 @@ class TargetPropagation:
 
             for _ in range(self.inner_steps):
                 _clear(optimizers)
-                layer(still).backward()
-                _move(optimizers)
+                loss = layer(still)
+                if loss.requires_grad:  # else all of the layer is frozen
+                    loss.backward()
+                    _move(optimizers)
             _descend(layer([cut.h for cut in made.cuts]), "the training loss" if top else repr(made.cuts[index].name))
         _clear(optimizers)
         return made.told

@@ -125,24 +125,18 @@ def training_speed_view(results: Results) -> str:
 
 def bits_view(results: Results) -> str:
     """One line per layer or network, batch and number of threads: times, and bytes."""
-    values = [
-        "ratio",
-        "ratio_inside",
-        "fp32_ms",
-        "milliseconds",
-        "fp32_bytes",
-        "bytes",
-        "pare_bytes",
-        "pare_bytes_skewed",
-    ]
+    values = ["ratio", "ratio_cpu", "ratio_inside", "ratio_inside_cpu", "fp32_cpu_ms", "cpu_ms"]
+    values += ["fp32_bytes", "bytes", "pare_bytes", "pare_bytes_skewed"]
     columns: list[Column] = [
         key_column("what", "model", _BITS),
         key_column("batch", "batch"),
         key_column("threads", "threads"),
-        stat_column("float32", "fp32_ms", milliseconds),
-        stat_column("bits", "milliseconds", milliseconds),
-        stat_column("times as fast", "ratio", _times),
-        stat_column("from bits to bits", "ratio_inside", _times),
+        stat_column("float32, CPU time", "fp32_cpu_ms", milliseconds),
+        stat_column("bits, CPU time", "cpu_ms", milliseconds),
+        stat_column("times as fast, by the clock", "ratio", _times),
+        stat_column("in CPU time", "ratio_cpu", _times),
+        stat_column("from bits to bits, by the clock", "ratio_inside", _times),
+        stat_column("in CPU time", "ratio_inside_cpu", _times),
         stat_column("bytes, float32", "fp32_bytes", exact),
         stat_column("bytes, bits", "bytes", exact),
         stat_column("`.pare`, even signs", "pare_bytes", exact),
@@ -151,11 +145,31 @@ def bits_view(results: Results) -> str:
     return grid(summarise(results.rows, ("model", "batch", "threads"), values), columns)
 
 
+def codec_view(results: Results) -> str:
+    """One line per kind of weights: entropy, then per coder the bits per weight, and our speeds."""
+    coders = list(dict.fromkeys(row["coder"] for row in results.rows))
+    kinds = list(dict.fromkeys(row["kind"] for row in results.rows))
+    found = {(row["kind"], row["coder"]): row for row in results.rows}
+    heads = ["weights", "entropy", *(f"{coder}: bits" for coder in coders)]
+    heads += [f"{coder}: {what}, MB/s" for coder in coders if coder != "Huffman" for what in ("encode", "decode")]
+    lines = []
+    for kind in kinds:
+        rows = [found.get((kind, coder)) for coder in coders]
+        line = [kind, next(f"{row['entropy']:.3f}" for row in rows if row is not None)]
+        line += [DASH if row is None else f"{row['bits']:.3f}" for row in rows]
+        for coder, row in zip(coders, rows, strict=True):
+            if coder != "Huffman":
+                line += [DASH if row is None else f"{row[key]:.3g}" for key in ("encode_mb_s", "decode_mb_s")]
+        lines.append(line)
+    return markdown(heads, lines, 1)
+
+
 BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("removal", "rows"): removal_view,
     ("removal", "failures"): removal_failures_view,
     ("inference", "rows"): inference_view,
     ("inference", "quarter"): inference_quarter_view,
     ("training-speed", "rows"): training_speed_view,
+    ("codec", "rows"): codec_view,
     ("bits", "rows"): bits_view,
 }

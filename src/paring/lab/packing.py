@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import math
 import os
 import secrets
@@ -166,11 +167,19 @@ def _given(what: Path) -> tuple[dict[str, Any] | None, Shards]:
     if what.is_file():
         return None, Shards([what])
     if (what / SMALL).exists():
-        return read_result(what / RESULT), Shards([what / SMALL])
+        return _row(what), Shards([what / SMALL])
     found = sorted(what.glob("*.safetensors"))
     if not found:
         raise CommandError(f"{what} holds neither a finished run ({SMALL}) nor .safetensors files")
     return None, Shards(found)
+
+
+def _row(folder: Path) -> dict[str, Any] | None:
+    """The result of a run, with the number of examples it set aside."""
+    row, config = read_result(folder / RESULT), folder / "config.json"
+    if row is None or not config.exists():
+        return row
+    return row | {"validation": json.loads(config.read_text(encoding="utf-8")).get("validation", 0)}
 
 
 def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, compressor: Compressor) -> int:

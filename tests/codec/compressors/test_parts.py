@@ -15,7 +15,7 @@ from tests.codec.compressors.nets import Tied, task_of
 from torch import nn
 from torch.nn import functional as F
 
-from paring.codec.compressors import Codebooks, Combined, Stage, Training, compress
+from paring.codec.compressors import Codebooks, Combined, KMeans, Stage, Training, compress
 from paring.codec.compressors.entropy_rounding import likelihood_bits
 from paring.codec.compressors.grid_rounding import rounded
 from paring.codec.compressors.hashed import Hash, hashed
@@ -244,3 +244,19 @@ def test_pruned_removed_shared(stage: Stage) -> None:
     else:
         assert kept < 8 * 24 + 24 * 4
         assert found.net[0].out_features < 24
+
+
+def test_folded_norms_cost_nothing() -> None:
+    net, objective, _, _ = task_of("mlp")
+    told: dict[str, Any] = {"max_loss_increase": 0.05, "compressor": KMeans((16, 8))}
+    stored = compress(net, objective, **told)
+    folded = compress(net, objective, example=torch.zeros(2, 8), fold_norms=True, **told)
+    assert isinstance(folded.net[1], nn.Identity)
+    assert folded.chosen is not None
+    assert folded.bytes < stored.bytes
+    assert folded.base_bytes == stored.base_bytes == float_bytes(net)
+    assert objective(folded.net) == folded.loss <= objective(net) + 0.05
+    with pytest.raises(ValueError, match="example"):
+        compress(net, objective, fold_norms=True, **told)
+    with pytest.raises(ValueError, match="small_bits=1"):
+        compress(net, objective, small_bits=1, **told)

@@ -22,6 +22,7 @@ from paring.hard import Sign, Staircase
 from paring.hard.bits import BitNet, BitsError, pack_bits
 from paring.hard.bits.backend import kernels
 from paring.hard.learned_step import LearnedStep
+from paring.methods import Binarize
 from paring.models import build
 
 
@@ -159,6 +160,13 @@ def test_copies_pickles_and_files(tmp_path: Path) -> None:
         assert not one.training
 
 
+def test_memory_formats() -> None:
+    net = lively(small(), dyadic=True)
+    packed = pack_bits(net, X).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.no_grad():
+        assert torch.allclose(packed(X.contiguous(memory_format=torch.channels_last)), net(X), atol=1e-5)
+
+
 def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     net = lively(small())
     packed = pack_bits(net, X)
@@ -227,3 +235,26 @@ def test_a_wrong_bit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     net[5].weight.data[0], net[5].bias.data[0], net[5].running_mean.data[0] = 1.0, 0.0, 0.5
     with pytest.raises(BitsError, match="differ from the float32 layers"):
         pack_bits(net, X)
+
+
+def test_from_training_to_bits() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3, padding=1),
+        nn.MaxPool2d(2), nn.BatchNorm2d(24), nn.ReLU(), nn.Flatten(), nn.Linear(24 * 9, 20), nn.ReLU(), nn.Linear(20, 5),
+    )  # fmt: skip
+    x, y = torch.randn(64, 3, 6, 6), torch.randint(0, 5, (64,))
+    run = pr.attach(net, Binarize(activations="sign", weights="mean"), example=x[:2])
+    opt = torch.optim.Adam(run.parameter_groups(lr=1e-2))
+    for _ in range(5):
+        opt.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        run.step(opt)
+    finished = run.finish().eval()
+    packed = pack_bits(finished, x)
+    assert packed.report is not None
+    assert [line.name for line in packed.report.lines if line.bits] == ["3", "8"]
+    with torch.no_grad():
+        same = (packed(x).argmax(1) == finished(x).argmax(1)).float().mean()
+    assert float(same) >= 0.95, "but for signs that float32 rounds the other way"
+    assert packed.report.agreement.rounded <= 0.01 * packed.report.agreement.bits

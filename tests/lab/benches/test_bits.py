@@ -52,6 +52,7 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert list(rows) == list(small)
     for row in rows.values():
         assert row["ratio"] > 0
+        assert row["ratio_cpu"] > 0
         assert row["threads"] == torch.get_num_threads()
         assert row["weight_bytes"] * 8 >= row["weights"]
         assert row["pare_bytes_skewed"] < row["pare_bytes"] < row["fp32_bytes"]
@@ -65,6 +66,7 @@ def test_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert all(name in told for name in small)
     table = bits_view(results)
     assert "ConvNet8" in table
+    assert table.splitlines()[0].count("in CPU time") == 2
     assert len(table.splitlines()) == 2 + len(small)
     monkeypatch.setattr(bits, "compare", None)
     assert load(BENCHES["bits"].run(Asked(tmp_path, 2))).rows == results.rows, "nothing is measured twice"

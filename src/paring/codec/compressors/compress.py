@@ -16,6 +16,7 @@ from paring.codec.compressors.tensors import float_bytes
 from paring.codec.compressors.through import through_file
 from paring.codec.compressors.training import Training
 from paring.codec.objective import Objective
+from paring.graph import compact
 
 
 def compress(
@@ -29,6 +30,7 @@ def compress(
     max_error_increase: float = 0.0,
     example: Any = None,
     small_bits: int | None = None,
+    fold_norms: bool = False,
     watch: Callable[[Step, nn.Module], None] | None = None,
 ) -> Compressed:
     """The smallest network the compressor finds whose decoded file keeps the bound.
@@ -41,9 +43,12 @@ def compress(
         training: what compressors that learn train on (`compressor.trains`).
         error: a second measure that is kept too, such as the share of wrong answers.
         max_error_increase: how much the error may exceed the network's own.
-        example: an example input (a tensor, or a tuple of positional arguments), for compressors that remove units.
+        example: an example input (a tensor, or a tuple of positional arguments), for compressors that remove units and for
+            `fold_norms`.
         small_bits: bits of biases and norms; 0 keeps them in half precision, None gives them, in the end, as few as the bound
             allows (where there is a bound).
+        fold_norms: first fold BatchNorms into the layers in front of them (and remove what computes nothing), exactly, so
+            that they cost nothing; learning compressors then train without them.
         watch: called with every candidate and its decoded network, for progress and curves.
 
     Returns:
@@ -53,8 +58,15 @@ def compress(
         ValueError: the network's loss is not finite, or a setting makes no sense.
         NeedsTraining: the compressor trains, and there is no training data.
     """
+    if small_bits is not None and small_bits != 0 and not 2 <= small_bits <= 11:
+        raise ValueError(f"compress(small_bits={small_bits}): from 2 to 11 bits, 0 for half precision, None to search")
     base = copy.deepcopy(net).eval()
     bound, loss, wrong = _bound(base, objective, max_loss_increase, error, max_error_increase)
+    size = float_bytes(base)
+    if fold_norms:
+        if example is None:
+            raise ValueError("compress(fold_norms=True) captures the network: give example=x[:2], an example input")
+        base = compact(base, example, fuse_norms=True)
     task = Task(base, bound, training, example, small_bits or 0, watch)
     if compressor.trains:
         _ = task.training
@@ -66,11 +78,10 @@ def compress(
     except KeyboardInterrupt:
         interrupted = True
     if task.best is None:
-        decoded, size = through_file(base)
-        found = Compressed(decoded, loss, loss, wrong, wrong, size, float_bytes(base), tuple(task.steps), None)
+        decoded, length = through_file(copy.deepcopy(net).eval())
+        found = Compressed(decoded, loss, loss, wrong, wrong, length, size, tuple(task.steps), None)
     else:
         decoded, step = task.best
-        size = float_bytes(base)
         found = Compressed(decoded, step.loss, loss, step.error, wrong, step.bytes, size, tuple(task.steps), step)
     return replace(found, interrupted=interrupted)
 

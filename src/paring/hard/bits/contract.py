@@ -72,7 +72,7 @@ class _Tables:
     kinds: Any
     limits: Any
     base: Any
-    each: int
+    each: float
     factor: Any
     shift: Any
     direct: bool
@@ -134,11 +134,13 @@ class BitLayer(nn.Module):
         def work(start: int, stop: int, first: int, last: int) -> None:
             scratch = np.empty(0 if tables.direct else planes * run.CHUNK * size, dtype=np.int64)
             counts = np.empty(run.CHUNK * run.WORD, dtype=np.int32)
-            ends = (tables.direct, start, stop, first, last, scratch, counts, result)
+            part = (tables.direct, start, stop, first, last, scratch, counts)
             if levels:
-                run.threshold(*shape, tables.limits, levels, *ends)
+                run.threshold(*shape, tables.limits, levels, *part, result)
             else:
-                run.project(*shape, tables.base, tables.each, tables.factor, tables.shift, *ends)
+                held = np.empty(run.WORD, dtype=np.float32)
+                affine = (tables.base, tables.each, tables.factor, tables.shift)
+                run.project(*shape, *affine, *part, held, result)
 
         cost = rows * groups * blocks * size * planes * run.WORD
         if groups == 1 and rows < run.CHUNK:
@@ -163,10 +165,11 @@ class BitLayer(nn.Module):
         sizes = [window.size(size, axis) for axis, size in enumerate((height, width))]
         if min(sizes) < 1:
             raise ValueError(f"images of {height}x{width} are smaller than the windows of {window}")
-        groups, blocks, _, lanes = self.words.shape
+        words = self.words.contiguous()
+        groups, blocks, _, lanes = words.shape
         taps, per = window.kernel[0] * window.kernel[1], self.channels // groups
         inside, kinds = self._kinds(height, width)
-        ups = ones(self.words).view(groups, blocks, taps, -1, lanes).sum(3)
+        ups = ones(words).view(groups, blocks, taps, -1, lanes).sum(3)
         if self.code.signed:
             outside = torch.einsum("kt,gbtl->kgbl", (~inside).long(), ups)
             base, each = 2 * outside + (per * inside.sum(1)).view(-1, 1, 1, 1), 2
@@ -178,16 +181,23 @@ class BitLayer(nn.Module):
         pointwise = taps == 1 and window.stride == (1, 1) and window.before == window.after == (0, 0)
         direct = groups == 1 and self.code.planes == 1 and ((whole and window.dilation == (1, 1)) or pointwise)
         return _Tables(
-            self.words.view(-1).numpy(),
+            words.view(-1).numpy(),
             np.array(geometry),
             kinds.int().numpy(),
             self._limits(base, each).view(-1).numpy() if self.levels else None,
             base.int().reshape(-1).numpy(),
-            each,
-            None if self.levels else (self.scale.double() * self.code.size).numpy(),
-            None if self.levels else self.bias.double().numpy(),
+            float(each),
+            None if self.levels else self._filled(self.scale.double() * self.code.size).numpy(),
+            None if self.levels else self._filled(self.bias.double()).numpy(),
             direct,
         )
+
+    def _filled(self, values: Tensor) -> Tensor:
+        """(O,) as (groups, blocks 64), filled up with 0."""
+        groups, blocks, _, lanes = self.words.shape
+        filled = values.new_zeros(groups, blocks * lanes)
+        filled[:, : self.filters // groups] = values.view(groups, -1)
+        return filled.view(-1)
 
     def _kinds(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """(kinds, taps) bool, which taps are inside; and the kind of every output position."""

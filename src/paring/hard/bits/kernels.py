@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from paring.hard.bits.tile import LANES, ROWS, WORD, below, between, bring, inside, many, single
+from paring.hard.bits.tile import LANES, ROWS, WORD, below, between, bring, inside, many, scaled, single
 
 CHUNK = 24  # rows whose patches and counts are held at a time
 
@@ -142,19 +142,15 @@ def threshold(
 
 
 @_jit
-def affine(counts: Any, base: Any, each: int, factor: Any, shift: Any, out: Any) -> None:
-    """out[j] = float32(factor (base - each counts) + shift), in float64."""
-    for j in range(out.size):
-        out[j] = np.float32(factor[j] * (base[j] - each * counts[j]) + shift[j])
-
-
-@_jit
 def project(
     x: Any, height: int, width: int, planes: int, across: int, words: Any, geometry: Any, kinds: Any, base: Any,
-    each: int, factor: Any, shift: Any, direct: bool, start: int, stop: int, first: int, last: int, scratch: Any,
-    counts: Any, out: Any,
+    each: float, factor: Any, shift: Any, direct: bool, start: int, stop: int, first: int, last: int, scratch: Any,
+    counts: Any, held: Any, out: Any,
 ) -> None:  # fmt: skip
-    """out[row, channel] = float32(factor (base[kind of the position, channel] - each count) + shift); out comes flat."""
+    """out[row, channel] = float32(factor (base[kind of the position, channel] - each count) + shift).
+
+    base, factor and shift are filled up to whole blocks; out comes flat. held: 64 float32 of scratch.
+    """
     groups, blocks, filters = geometry[11], geometry[12], geometry[13]
     positions = geometry[9] * geometry[10]
     size = geometry[0] * geometry[1] * ((geometry[8] + 63) // 64)
@@ -171,17 +167,18 @@ def project(
                     count_rows(scratch, 0, size, CHUNK * size, planes, words, weights, size, counts, rows)
                 channel = g * filters + WORD * b
                 length = min(WORD, filters - WORD * b)
+                here = (g * blocks + b) * WORD
+                position = begin % positions
                 for i in range(rows):
-                    t = ((kinds[(begin + i) % positions] * groups + g) * blocks + b) * WORD
+                    t = kinds[position] * groups * blocks * WORD + here
+                    position = position + 1 if position + 1 < positions else 0
                     line = (begin + i) * groups * filters + channel
-                    affine(
-                        counts[WORD * i : WORD * i + length],
-                        base[t : t + length],
-                        each,
-                        factor[channel : channel + length],
-                        shift[channel : channel + length],
-                        out[line : line + length],
-                    )
+                    if length == WORD:
+                        scaled(counts, WORD * i, base, t, each, factor, here, shift, here, out, line)
+                    else:
+                        scaled(counts, WORD * i, base, t, each, factor, here, shift, here, held, 0)
+                        for j in range(length):
+                            out[line + j] = held[j]
 
 
 @_jit

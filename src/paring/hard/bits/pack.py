@@ -44,7 +44,8 @@ class BitNet(nn.Module):
         super().train(False)
 
     def forward(self, *inputs: Any) -> Any:
-        for x in pytree.tree_leaves(inputs):
+        plain = all(isinstance(x, Tensor) for x in inputs)
+        for x in inputs if plain else pytree.tree_leaves(inputs):
             if isinstance(x, Tensor) and (
                 x.device.type != "cpu" or (x.is_floating_point() and x.dtype != torch.float32)
             ):

@@ -3,6 +3,8 @@
 The tile holds the counts of 3 rows times 64 channels in 24 registers of 512 bits: per vector of 8 weights an xor, a
 popcount and an addition, nothing crosses lanes. Without AVX-512 it holds 1 row times 32 channels, and LLVM writes the
 popcount as table look-ups where there is no instruction.
+
+numba's cache of compiled code follows the file of the kernels, not this one: after a change here, touch that file.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ ROWS, VECTORS = (3, 8) if _WIDE else (1, 4)
 LANES = 8 * VECTORS
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _V8, _H8 = ir.VectorType(_I64, 8), ir.VectorType(_I32, 8)
+_D8, _R8 = ir.VectorType(ir.DoubleType(), 8), ir.VectorType(_F32, 8)
 
 
 def _vector(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
@@ -143,6 +146,34 @@ def _bring_code(
     return types.void(x, at, inner, outer, scratch, put, count), generate
 
 
+def _scaled_code(
+    context: Any, counts: Any, c: Any, base: Any, t: Any, each: Any, factor: Any, f: Any, shift: Any, s: Any,
+    out: Any, o: Any,
+) -> Any:  # fmt: skip
+    """out[o + j] = float32(factor[f + j] (base[t + j] - each counts[c + j]) + shift[s + j]) of 64 j, in float64."""
+
+    def generate(target: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def load(index: int, v: int, kind: Any, align: int) -> Any:
+            base = target.make_array(signature.args[index])(target, builder, args[index]).data
+            at = builder.add(args[index + 1], ir.Constant(_I64, 8 * v))
+            return builder.load(_vector(builder, base, at, kind), align=align)
+
+        nothing, everywhere = ir.Constant(_D8, ir.Undefined), ir.Constant(_H8, None)
+        step = builder.shuffle_vector(
+            builder.insert_element(nothing, args[4], ir.Constant(_I32, 0)), nothing, everywhere
+        )
+        goal = target.make_array(signature.args[9])(target, builder, args[9]).data
+        for v in range(WORD // 8):
+            count, start = (builder.sitofp(load(index, v, _H8, 4), _D8) for index in (0, 2))
+            total = builder.fsub(start, builder.fmul(step, count))
+            value = builder.fadd(builder.fmul(load(5, v, _D8, 8), total), load(7, v, _D8, 8))
+            place = _vector(builder, goal, builder.add(args[10], ir.Constant(_I64, 8 * v)), _R8)
+            builder.store(builder.fptrunc(value, _R8), place, align=4)
+        return target.get_dummy_value()
+
+    return types.void(counts, c, base, t, each, factor, f, shift, s, out, o), generate
+
+
 many, single = _tile(ROWS), _tile(1)
 below, inside, between = intrinsic(_below_code), intrinsic(_inside_code), intrinsic(_between_code)
-bring = intrinsic(_bring_code)
+bring, scaled = intrinsic(_bring_code), intrinsic(_scaled_code)

@@ -38,7 +38,8 @@ def quantised(levels: int = 16) -> Floats:
     weights = dense()
     edges = np.quantile(weights, np.arange(1, levels) / levels)
     values = np.array([weights.mean(), *np.quantile(weights, (np.arange(levels) + 0.5) / levels)], dtype=np.float32)[1:]
-    return values[np.searchsorted(edges, weights)]
+    found: Floats = values[np.searchsorted(edges, weights)]
+    return found
 
 
 def pruned(density: float = 0.05) -> Floats:
@@ -75,7 +76,8 @@ def grid() -> Floats:
     """Eight-bit integers times a step for each row."""
     weights = dense()
     steps = (np.abs(weights).max(1, keepdims=True) / 127).astype(np.float32)
-    return np.rint(weights / steps).astype(np.float32) * steps
+    found: Floats = np.rint(weights / steps).astype(np.float32) * steps + np.float32(0)  # no -0.0
+    return found
 
 
 KINDS: dict[str, Callable[[], Floats]] = {
@@ -93,7 +95,7 @@ def symbols(weights: Floats) -> tuple[bytes, float]:
     """What the other coders get, and the entropy in bits per weight of independent symbols, float32 words or levels."""
     values, index, counts = np.unique(weights, return_inverse=True, return_counts=True)
     if len(values) > 256:
-        scaled = weights / np.abs(np.where(weights == 0, np.float32(np.inf), weights)).min(1, keepdims=True)
+        scaled = 127 * weights / np.abs(weights).max(1, keepdims=True)
         levels, places, own = np.unique(np.rint(scaled), return_inverse=True, return_counts=True)
         exact = np.rint(scaled).astype(np.float32)
         if len(levels) > 256 or np.abs(scaled - exact).max() > 1e-3:
@@ -137,7 +139,7 @@ def _paring(weights: Floats, _: bytes, repeats: int) -> dict[str, Any]:
         path = Path(folder) / "a.pare"
         encode = _best(lambda: write(path, [("weight", tensor)], {}), repeats)
         decode = _best(lambda: list(File(path, 1 << 62).tensors()), repeats)
-        ((_, found),) = File(path, 1 << 62).tensors()
+        ((__, found),) = File(path, 1 << 62).tensors()
         if not torch.equal(found.view(torch.int32), tensor.view(torch.int32)):
             raise RuntimeError("what was decoded is not what was encoded")
         return {"bytes": path.stat().st_size, "encode": encode, "decode": decode}
@@ -164,7 +166,7 @@ def _through(
     return {"bytes": len(packed), "encode": encode, "decode": _best(lambda: unpack(packed), repeats)}
 
 
-def _huffman(_: Floats, given: bytes, __: int) -> dict[str, Any]:
+def _huffman(_: Floats, given: bytes, repeats: int) -> dict[str, Any]:
     return {"bytes": math.ceil(huffman_bits(np.bincount(np.frombuffer(given, dtype=np.uint8))) / 8)}
 
 

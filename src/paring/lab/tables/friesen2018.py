@@ -41,7 +41,7 @@ STEPS = {"2-bit": 3, "3-bit": 5}
 _ADAM = Recipe(schedule="cosine", batch=100)
 SCALES = {
     "lenet_300_100": replace(_ADAM, epochs=6, lr=3e-3),
-    "convnet4_8": replace(_ADAM, epochs=3, lr=1e-3),
+    "convnet4_8": replace(_ADAM, epochs=3, lr=3e-3),
 }
 
 _CIFAR = Recipe(

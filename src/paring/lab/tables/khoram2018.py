@@ -6,7 +6,8 @@ point; `zero_loss` marks, for each network and compressor, the point with the fe
 the seeds is within one standard error of the dense mean. Biases have 6 bits each throughout.
 
 Combined: magnitudes are pruned gradually with masks (`GMP`), what computes nothing is removed, and codebooks of few values
-with zeros kept are learned. "Gates first" trains L0 gates of units before that, twice as long. Learning follows the outputs
+with zeros kept are learned. "Gates first" trains L0 gates of units before that, twice as long; "gates and entropy" lets the
+price of bits decide which weights stay and which values they take, in place of masks and codebooks. Learning follows the outputs
 of the dense network as well (distillation, half of the loss at a temperature of 4). "Hashed" at 1/8 has about the bytes of
 four learned values.
 
@@ -66,7 +67,7 @@ def combined(density: float, epochs: float, gates: L0 | None = None, values: int
     """Prune (units by gates first, if asked), remove, share.
 
     Args:
-        density: of the weights that stay, of those of the dense network.
+        density: of the weights that are there when single weights are pruned.
         epochs: of pruning weights; gates train twice as long, codebooks a quarter.
         gates: for the units; None prunes weights alone.
         values: of each codebook, besides zero.
@@ -75,6 +76,18 @@ def combined(density: float, epochs: float, gates: L0 | None = None, values: int
     first = () if gates is None else (Stage(gates, epochs=2 * epochs, drop_inputs=False),)
     books = Codebooks(values, keep_zeros=True, rounds=8, epochs=epochs / 32, mu=3e-3, growth=1.6, tune=epochs / 16)
     return Combined((*first, Stage(pruning, epochs=epochs)), books)
+
+
+def priced(rate: float, epochs: float, gates: L0) -> Combined:
+    """Units by gates, then weights by the price of their bits alone.
+
+    Args:
+        rate: price of a bit.
+        epochs: of the price; gates train four times as long.
+        gates: for the units.
+    """
+    bits = EntropyRounding((rate,), epochs=epochs, step=0.5, keep_zeros=True, part=0.5)
+    return Combined((Stage(gates, epochs=4 * epochs, drop_inputs=False),), bits)
 
 
 def _points(model: str) -> Iterator[tuple[str, Compressor, dict[str, Any]]]:
@@ -111,6 +124,8 @@ def _points(model: str) -> Iterator[tuple[str, Compressor, dict[str, Any]]]:
     for density in DENSITIES[model]:
         yield f"combined: {100 * density:g} %", combined(density, 16 * unit), TEACHER
         yield f"combined, gates first: {100 * density:g} %", combined(density, 16 * unit, GATES[model]), TEACHER
+    for rate in (2e-6, 5e-6):
+        yield f"combined, gates and entropy: {rate:g}", priced(rate, 8 * unit, GATES[model]), TEACHER
 
 
 def _entries(seed: int) -> list[Entry]:

@@ -1,0 +1,38 @@
+"""The codec benchmark: its kinds are what they say, and its Huffman length is the optimal one."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paring.lab.benches import codec
+from paring.lab.benches.common import Asked
+from paring.lab.results import load
+
+
+def test_huffman_lengths() -> None:
+    assert codec.huffman_bits(np.array([5])) == 5
+    assert codec.huffman_bits(np.array([4, 2, 1, 1])) == 4 + 2 * 2 + 3 + 3
+    counts = np.random.default_rng(0).integers(1, 1000, 50)
+    share = counts / counts.sum()
+    entropy = -(share * np.log2(share)).sum() * counts.sum()
+    assert entropy <= codec.huffman_bits(counts) <= entropy + counts.sum()
+
+
+def test_rows_hold_bits_and_speeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codec, "ROWS", 64)
+    monkeypatch.setattr(codec, "COLUMNS", 96)
+    monkeypatch.setattr(codec, "CODERS", {name: codec.CODERS[name] for name in ("paring", "lzma", "Huffman")})
+    path = codec.run(Asked(results=tmp_path, repeats=1))
+    rows = load(path).rows
+    assert len(rows) == 3 * len(codec.KINDS)
+    ours = {row["kind"]: row for row in rows if row["coder"] == "paring"}
+    assert ours["±s per row"]["bits"] < 1.6
+    assert ours["16 values"]["entropy"] == pytest.approx(4.0, abs=0.01)
+    assert all(row["encode_mb_s"] > 0 for row in ours.values())
+    assert ours["8-bit grid per row"]["entropy"] < 8
+    order = [row["kind"] for row in rows]
+    assert sum(a != b for a, b in pairwise(order)) == len(codec.KINDS) - 1

@@ -1,0 +1,123 @@
+"""`paring pack`, `unpack` and `info` on a small run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import paring as pr
+from paring.codec import File
+from paring.codec import compressors as kinds
+from paring.lab import packing
+from paring.lab.cli import main
+from paring.lab.command import CommandError
+from paring.lab.packing import parse_compressor
+from paring.lab.unpacking import entropy
+from paring.models import build
+
+TRAIN = [
+    "train",
+    "--data",
+    "digits",
+    "--method",
+    "gmp",
+    "--density",
+    "0.2",
+    "--epochs",
+    "4",
+    "--threads",
+    "1",
+    "--quiet",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("runs")
+    assert main([*TRAIN, "--validation", "200", "--runs", str(root)]) == 0
+    (folder,) = [path for path in root.iterdir() if path.is_dir()]
+    return folder
+
+
+def test_pack_info_unpack(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, back = tmp_path / "a.pare", tmp_path / "a.safetensors"
+    assert main(["pack", str(run), "--out", str(path), "--quiet"]) == 0
+    assert f"{path.stat().st_size:,} bytes, every number as it was" in capsys.readouterr().out
+    assert main(["info", str(path), "--quiet"]) == 0
+    shown = capsys.readouterr().out
+    assert "fc1.weight" in shown
+    assert f"in {path.stat().st_size:,} bytes" in shown
+    assert main(["unpack", str(path), "--out", str(back), "--quiet"]) == 0
+    one, two = load_file(run / "small.safetensors"), load_file(back)
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    factory = lambda: build("lenet_300_100", shape=(1, 8, 8), classes=10)  # noqa: E731
+    assert isinstance(pr.load(factory, back), torch.nn.Module)
+
+
+def test_pack_within_a_bound(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.pare"
+    words = ["pack", str(run), "--out", str(path), "--compressor", "uniform:bits=8+6", "--threads", "1"]
+    assert main([*words, "--max-loss-increase", "0.01", "--test"]) == 0
+    said = capsys.readouterr()
+    assert "validation (200 examples)" in said.out
+    assert "test error" in said.out
+    assert "may have been trained" not in said.err
+    lossless = tmp_path / "b.pare"
+    assert main(["pack", str(run), "--out", str(lossless), "--quiet"]) == 0
+    assert path.stat().st_size < 0.5 * lossless.stat().st_size
+    assert {entry.name for entry in File(path).entries} == {entry.name for entry in File(lossless).entries}
+
+
+def test_a_bound_that_does_not_hold_is_refused(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The decoded network is measured again, whatever the compressor said."""
+    path = tmp_path / "a.pare"
+    path.write_bytes(b"old")
+    right = packing.unpack
+
+    def damaged(*given: object, **options: object) -> torch.nn.Module:
+        net: torch.nn.Module = right(*given, **options)  # type: ignore[arg-type]
+        with torch.no_grad():
+            next(net.parameters()).neg_()
+        return net
+
+    monkeypatch.setattr(packing, "unpack", damaged)
+    words = ["pack", str(run), "--out", str(path), "--compressor", "uniform:bits=8", "--threads", "1", "--quiet"]
+    assert main([*words, "--max-loss-increase", "0.01"]) == 1
+    assert "was not written" in capsys.readouterr().err
+    assert path.read_bytes() == b"old"
+
+
+def test_refusals_say_why(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
+    out = ["--out", str(tmp_path / "x.pare")]
+    for words, said in (
+        (["pack", str(tmp_path / "none"), *out], "there is no such file"),
+        (["pack", str(tmp_path / "a.safetensors"), *out, "--max-loss-increase", "0"], "--model (missing)"),
+        (["pack", str(run), *out, "--max-loss-increase", "-1"], "at least 0"),
+        (["pack", str(run), *out, "--max-loss-increase", "0", "--compressor", "zip"], "no such compressor"),
+        (["info", str(tmp_path / "a.safetensors")], "no .pare file"),
+        (["unpack", str(tmp_path / "a.safetensors"), *out], "no .pare file"),
+    ):
+        assert main(words) in (1, 2)
+        assert said in capsys.readouterr().err
+    assert main(["pack", str(tmp_path / "a.safetensors"), *out, "--quiet"]) == 0
+
+
+def test_compressors_are_read() -> None:
+    assert parse_compressor("kmeans:values=16+8") == kinds.KMeans(values=(16, 8))
+    assert parse_compressor("codebooks:values=8,zero=true,rate=0.5") == kinds.Codebooks(values=8, zero=True, rate=0.5)
+    for wrong in ("kmeans:levels=3", "kmeans:values=x", "codebooks:zero=1", "codebooks:values"):
+        with pytest.raises(CommandError):
+            parse_compressor(wrong)
+
+
+def test_entropy_of_a_tensor() -> None:
+    assert entropy(torch.tensor([0.0, 0.0, 1.0, 2.0])) == (3, 1.5)
+    assert entropy(torch.zeros(0)) == (0, 0.0)
+    assert entropy(torch.tensor([True, False])) == (2, 1.0)
