@@ -22,7 +22,7 @@ WHOLE = 1 << 18  # positions that are all looked at when planning; of more
 SAMPLE_STEPS, SAMPLE_LANES = 128, 256  # so many
 FARTHEST = 1 << 20
 _WORTH = 10.0  # bits that a feature has to save: about what its weight costs
-_NOISE = 16.0  # bits that it has to save on the sample, where chance alone saves one or two
+_NOISE = 16.0  # bits that it has to save on a sample, where chance alone saves some
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def _model(plane: Ints, coded: Flags | None, strides: tuple[int, ...], scale: fl
     lags = _lags(plane, coded, strides)
     features, ones = mixing.features(lags, plane, coded)
     weights, worth = mixing.fit(features, ones)
-    pays = (worth > _NOISE) & (scale * worth > _WORTH)
+    pays = worth > (_WORTH if scale == 1 else max(_NOISE, _WORTH / scale))
     kept = [k for k in range(4, len(weights)) if pays[k]]
     if len(kept) < len(lags) and pays[2]:  # `near` looks at the lags that are left
         features, ones = mixing.features(tuple(lags[k - 4] for k in kept), plane, coded)

@@ -95,7 +95,8 @@ def symbols(weights: Floats) -> tuple[bytes, float]:
     """What the other coders get, and the entropy in bits per weight of independent symbols, float32 words or levels."""
     values, index, counts = np.unique(weights, return_inverse=True, return_counts=True)
     if len(values) > 256:
-        scaled = 127 * weights / np.abs(weights).max(1, keepdims=True)
+        largest = np.abs(weights).max(1, keepdims=True)
+        scaled = 127 * weights / np.where(largest > 0, largest, np.float32(1))
         levels, places, own = np.unique(np.rint(scaled), return_inverse=True, return_counts=True)
         exact = np.rint(scaled).astype(np.float32)
         if len(levels) > 256 or np.abs(scaled - exact).max() > 1e-3:

@@ -15,7 +15,20 @@ from paring.lab.tables.savarese2020_cifar import SAVARESE
 from paring.lab.tables.table import Entry, Table, run_table
 
 TABLES: dict[str, Table] = {
-    table.name: table for table in (MNIST, RELAXATIONS, SMALL, ABLATIONS, SAVARESE, FRANKLE, HE, FRIESEN_SMALL, FRIESEN, KHORAM, KHORAM_CIFAR)
+    table.name: table
+    for table in (
+        MNIST,
+        RELAXATIONS,
+        SMALL,
+        ABLATIONS,
+        SAVARESE,
+        FRANKLE,
+        HE,
+        FRIESEN_SMALL,
+        FRIESEN,
+        KHORAM,
+        KHORAM_CIFAR,
+    )
 }
 COMPUTED: dict[str, Computed] = {made.name: made for made in (FIGURES, DEMO, TOY)}
 

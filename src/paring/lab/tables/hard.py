@@ -34,11 +34,11 @@ class HardExperiment(Experiment):
         quality: tuple[TargetQuality, ...] = ()
         if isinstance(self.method, Binarize):
             method = self.method
-            net = load(lambda: method.swapped(self.network(data)), folder / SMALL)
-            shown = data.train.x[:EXAMPLES].cpu(), data.train.y[:EXAMPLES].cpu()
-            found = mismatches(net, *shown, units=UNITS, seed=self.recipe.seed)
+            net = load(lambda: method.swapped(self.network(data)), folder / SMALL).to(self.recipe.device)
+            shown = [part[:EXAMPLES].to(self.recipe.device) for part in (data.train.x, data.train.y)]
+            found = mismatches(net, shown[0], shown[1], units=UNITS, seed=self.recipe.seed)
             if found:
-                quality = target_quality(net, *shown, seed=self.recipe.seed)
+                quality = target_quality(net, shown[0], shown[1], seed=self.recipe.seed)
         return {
             **row,
             "units": units_of(self.method),

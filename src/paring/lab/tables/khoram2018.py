@@ -7,8 +7,8 @@ the seeds is within one standard error of the dense mean. Biases have 6 bits eac
 
 Combined: magnitudes are pruned gradually with masks (`GMP`), what computes nothing is removed, and codebooks of few values
 with zeros kept are learned. "Gates first" trains L0 gates of units before that, twice as long; "gates and entropy" lets the
-price of bits decide which weights stay and which values they take, in place of masks and codebooks. Learning follows the outputs
-of the dense network as well (distillation, half of the loss at a temperature of 4). "Hashed" at 1/8 has about the bytes of
+price of bits decide which weights stay and which values they take, in place of masks and codebooks. These and entropy
+rounding follow the outputs of the dense network as well (distillation, half of the loss at a temperature of 4). "Hashed" at 1/8 has about the bytes of
 four learned values.
 
 The second table has VGG-11 and a ConvNet4 with binary weights on CIFAR-10; it asks for a CUDA device (`--epochs 1` checks
@@ -119,8 +119,9 @@ def _points(model: str) -> Iterator[tuple[str, Compressor, dict[str, Any]]]:
         yield f"hashed: 1/{round(1 / share)}", Hashed((share,), epochs=6 * unit), {}
     for rate in (1e-7, 5e-7) if all_ else (1e-7,):
         yield f"soft sharing: {rate:g}", SoftSharing(rates=(rate,), epochs=10 * unit), {}
-    for rate in (5e-7, 2e-6, 6e-6) if all_ else (5e-7, 2e-6):
-        yield f"entropy rounding: {rate:g}", EntropyRounding((rate,), epochs=10 * unit), {}
+    for rate in (1e-6, 2e-6, 3e-6, 6e-6) if all_ else (1e-6, 3e-6):
+        rates = (1e-6, rate) if rate > 1e-6 else (rate,)
+        yield f"entropy rounding: {rate:g}", EntropyRounding(rates, epochs=10 * unit, step=0.5), TEACHER
     for density in DENSITIES[model]:
         yield f"combined: {100 * density:g} %", combined(density, 16 * unit), TEACHER
         yield f"combined, gates first: {100 * density:g} %", combined(density, 16 * unit, GATES[model]), TEACHER
