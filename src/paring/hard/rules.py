@@ -198,6 +198,10 @@ class PerUnitLoss(UnitLoss):
 
     loss: Callable[[Tensor, Tensor], Tensor] = squared_hinge
 
+    def __repr__(self) -> str:
+        """The same in every process: checkpoints know their method by it."""
+        return f"PerUnitLoss(weighted={self.weighted}, loss={self.loss.__module__}.{self.loss.__qualname__})"
+
     def value(self, z: Tensor, target: Tensor) -> Tensor:
         return self.loss(z, target) * (target != 0)
 
