@@ -377,7 +377,7 @@ def test_options_of_a_table_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(
         "paring.lab.tables.table.run_table", lambda table, **options: seen.update(options, table=table.name)
     )
-    words = "louizos2018-mnist --epochs 2 --only dense --jobs 2 --quiet --results r --runs s"
+    words = "louizos2018-mnist --epochs 2 --examples 50 --only dense --jobs 2 --quiet --results r --runs s"
     assert paring("table", *words.split()) == 0
     assert seen == {
         "table": "louizos2018-mnist",
@@ -386,6 +386,7 @@ def test_options_of_a_table_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         "results": Path("r"),
         "command": "paring table louizos2018-mnist --seeds 3",
         "epochs": 2,
+        "examples": 50,
         "only": "dense",
         "jobs": 2,
         "executor": None,

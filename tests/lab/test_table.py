@@ -17,6 +17,7 @@ from paring.lab.results import Results, load
 from paring.lab.sweep import Serial
 from paring.lab.tables import COMPUTED, TABLES
 from paring.lab.tables.louizos2018 import MNIST, N
+from paring.lab.tables.hard import units_of
 from paring.lab.tables.table import Entry, Table, run_table, shortened
 from paring.methods import L0, Budget, Dense, Price
 from paring.train import Recipe
@@ -251,7 +252,9 @@ def test_entries_are_different_runs(name: str) -> None:
     table = TABLES[name]
     found = [entry for seed in range(3) for entry in table.entries(seed)]
     assert len({entry.experiment.key for entry in found}) == len(found)
-    per_seed = [(entry.experiment.model, entry.experiment.data, entry.label) for entry in table.entries(0)]
+    per_seed = [
+        (e.experiment.model, e.experiment.data, units_of(e.experiment.method), e.label) for e in table.entries(0)
+    ]
     assert len(set(per_seed)) == len(per_seed)
     assert {entry.experiment.recipe.seed for entry in table.entries(2)} == {2}
     assert table.name == name
