@@ -16,8 +16,8 @@ from paring.lab.experiment import Experiment
 from paring.lab.results import Results, load
 from paring.lab.sweep import Serial
 from paring.lab.tables import COMPUTED, TABLES
-from paring.lab.tables.louizos2018 import MNIST, N
 from paring.lab.tables.hard import units_of
+from paring.lab.tables.louizos2018 import MNIST, N
 from paring.lab.tables.table import Entry, Table, run_table, shortened
 from paring.methods import L0, Budget, Dense, Price
 from paring.train import Recipe
