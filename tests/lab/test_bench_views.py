@@ -66,3 +66,12 @@ def test_training_speed_groups_seeds() -> None:
     assert "| 0.90 ± 0.14 |" in lines[2]
     assert lines[2].endswith("| 1.00× | 1.00× | 1.00× | 2 |")
     assert lines[3].endswith("| 1.00× | 2.50× | 1.00× | 1 |")
+
+
+def test_sweeps_are_shares_of_the_serial_time() -> None:
+    row = {"model": "lenet5_caffe", "trials": 4, "workers": 2, "trial_seconds": 60.0, "serial_seconds": 240.0}
+    rows = [{**row, "executor": "processes", "seconds": 120.0, "ratio": 0.5, "seed": 0}]
+    assert (
+        _lines("sweep", rows)[2]
+        == "| LeNet-5-Caffe | 4 | processes | 2 | 1 min 00 s | 4 min 00 s | 2 min 00 s | 50 % |"
+    )

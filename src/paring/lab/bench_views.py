@@ -145,6 +145,22 @@ def bits_view(results: Results) -> str:
     return grid(summarise(results.rows, ("model", "batch", "threads"), values), columns)
 
 
+def sweep_view(results: Results) -> str:
+    """One line per executor: what the trials take one after another, and on its workers."""
+    columns: list[Column] = [
+        key_column("network", "model", NETWORKS),
+        key_column("trials", "trials"),
+        key_column("executor", "executor"),
+        key_column("workers", "workers"),
+        stat_column("a trial", "trial_seconds", seconds),
+        stat_column("one after another", "serial_seconds", seconds),
+        stat_column("on the workers", "seconds", seconds),
+        stat_column("share of the serial time", "ratio", _share),
+    ]
+    values = ["trial_seconds", "serial_seconds", "seconds", "ratio"]
+    return grid(summarise(results.rows, ("model", "trials", "executor", "workers"), values), columns)
+
+
 def codec_view(results: Results) -> str:
     """One line per kind of weights: entropy, then per coder the bits per weight, and our speeds."""
     coders = list(dict.fromkeys(row["coder"] for row in results.rows))
@@ -170,6 +186,7 @@ BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("inference", "rows"): inference_view,
     ("inference", "quarter"): inference_quarter_view,
     ("training-speed", "rows"): training_speed_view,
+    ("sweep", "rows"): sweep_view,
     ("codec", "rows"): codec_view,
     ("bits", "rows"): bits_view,
 }
