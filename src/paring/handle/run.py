@@ -298,7 +298,7 @@ class Run:
             along = self._shrinking.companions
             self._shrinking.cut(cuts, [other for other in along if not isinstance(other, torch.optim.Optimizer)])
         self._shrinking.records = copy.deepcopy(state.get("shrinks", []))
-        if state.get("point") is not None:
-            self._point.values = {name: value.clone() for name, value in state["point"].items()}
+        kept = state.get("point")
+        self._point.values = None if kept is None else {name: value.clone() for name, value in kept.items()}
         stored.clear()
         stored.update({name: value.clone() for name, value in state["state"].items()})

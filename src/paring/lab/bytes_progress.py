@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any
+from typing import Self
 
 from paring.lab.human import seconds, size
+from paring.train.progress import Bar
 
 
-class BytesProgress:
+class BytesProgress(Bar):
     """Shows bytes as they are done.
 
     Args:
@@ -22,37 +23,20 @@ class BytesProgress:
     def __init__(self, label: str, total: int, show: bool) -> None:
         self.label, self.total, self.show, self.done = label, total, show, 0
         self._started = time.perf_counter()
-        self._bar: Any = None
-        self._task: Any = None
 
-    def __enter__(self) -> BytesProgress:
-        if self.show and sys.stderr.isatty():
-            try:
-                from rich import console, progress
-            except ImportError:
-                return self
-            columns = (
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.DownloadColumn(),
-                progress.TimeRemainingColumn(),
-                progress.TextColumn("{task.fields[note]}"),
-            )
-            self._bar = progress.Progress(*columns, console=console.Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task(self.label, total=self.total, note="")
+    def __enter__(self) -> Self:
+        if self.show:
+            self.begin(self.label, self.total, "DownloadColumn", "TimeRemainingColumn")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        elif self.show and kind is None:
+        super().__exit__(kind, value, trace)
+        if self.show and self.bar is None and kind is None:
             print(f"{self.label}: {size(self.done)} in {seconds(time.perf_counter() - self._started)}", file=sys.stderr)
 
     def add(self, count: int, note: str) -> None:
         """So many bytes more are done."""
         self.done += count
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done, note=note)
+        self.update(self.done, note)

@@ -51,7 +51,7 @@ class PackArguments:
     Args:
         what: a run's folder, a .safetensors file, or a folder of .safetensors files of one model.
         out: the .pare file.
-        max_loss_increase: how much the loss may grow; nothing packs every bit as it is.
+        max_loss_increase: how much the loss may grow; nothing packs every number as it is.
         compressor: how to compress when something may be lost: a name, with settings after a colon.
         model: the network, where `what` does not say it.
         data: the data set, where `what` does not say it.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from types import TracebackType
-from typing import Any
+from typing import Self
 
 from paring.lab.human import seconds
+from paring.train.progress import Bar
 
 
 def left(times: list[float], total: int, ended: int, workers: int) -> float | None:
@@ -25,7 +25,7 @@ def left(times: list[float], total: int, ended: int, workers: int) -> float | No
     return sum(times) / len(times) * (total - ended - running / 2) / workers
 
 
-class Progress:
+class Progress(Bar):
     """Shows trials as they end.
 
     Args:
@@ -40,36 +40,16 @@ class Progress:
         self.name, self.total, self.done, self.workers, self.show = name, total, done, workers, show
         self.failed = 0
         self._times: list[float] = []
-        self._bar: Any = None
-        self._task: Any = None
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if not self.show:
             return self
         missing = self.total - self.done
         print(f"{self.name}: {self.done} of {self.total} trials are there, {missing} to do", file=sys.stderr)
-        if missing and sys.stderr.isatty():
-            try:
-                from rich import console, progress
-            except ImportError:
-                return self
-            columns = (
-                progress.TextColumn("{task.description}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TimeElapsedColumn(),
-                progress.TextColumn("{task.fields[note]}"),
-            )
-            self._bar = progress.Progress(*columns, console=console.Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task(self.name, total=self.total, completed=self.done, note=self.state())
+        if missing:
+            columns = "MofNCompleteColumn", "TimeElapsedColumn"
+            self.begin(self.name, self.total, *columns, completed=self.done, note=self.state())
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
 
     def state(self) -> str:
         """Where the sweep stands, in words."""
@@ -83,8 +63,8 @@ class Progress:
         """A trial is over; `text` says how."""
         self.done, self.failed = self.done + (not failed), self.failed + failed
         self._times.append(took)
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
-            self._bar.update(self._task, completed=self.done + self.failed, note=self.state())
+        if self.bar is not None:
+            self.bar.console.print(text, markup=False, highlight=False)
+            self.update(self.done + self.failed, self.state())
         elif self.show:
             print(f"{text}\n{self.name}: {self.state()}", file=sys.stderr, flush=True)
