@@ -74,6 +74,8 @@ def test_a_row_measures_the_network_that_was_kept(tmp_path: Path) -> None:
     assert 0 < row["captured"] <= 1
     assert [one["layer"] for one in row["target_quality"]] == ["relu1", "relu2"]
     assert row["epoch_seconds"] == pytest.approx(row["train_seconds"] / 2, abs=1e-3)
+    assert row["epoch_cpu_seconds"] == pytest.approx(row["train_cpu_seconds"] / 2, abs=1e-3)
+    assert 0 < row["train_cpu_seconds"] < 2 * row["threads"] * row["train_seconds"] + 1
     assert 0 <= row["train_error"] < 60
     assert experiment.run(tmp_path, progress=False) == row
 

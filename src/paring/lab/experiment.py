@@ -133,7 +133,7 @@ class Experiment:
         started = time.perf_counter()
         small = fitted.run.finish(drop_inputs=self.drop_inputs)
         finish_seconds = time.perf_counter() - started
-        seconds = fitted.seconds
+        seconds, cpu_seconds = fitted.seconds, fitted.cpu_seconds
         if self.finetune is not None:
             tuned = fit(
                 small,
@@ -144,7 +144,8 @@ class Experiment:
                 progress=progress,
                 label=f"{label}, fine-tuning",
             )
-            small, seconds = tuned.run.finish(drop_inputs=self.drop_inputs), seconds + tuned.seconds
+            small = tuned.run.finish(drop_inputs=self.drop_inputs)
+            seconds, cpu_seconds = seconds + tuned.seconds, cpu_seconds + tuned.cpu_seconds
         save_net(small, folder / SMALL)
         real = measure(small, data.test.x[:1].to(device))
         row: dict[str, Any] = {
@@ -177,6 +178,7 @@ class Experiment:
             **size(fitted.run),
             "rounds": several,
             "train_seconds": round(seconds, 3),
+            "train_cpu_seconds": round(cpu_seconds, 3),
             "finish_seconds": round(finish_seconds, 3),
             "threads": torch.get_num_threads(),
             "source": "measured",

@@ -22,7 +22,7 @@ def _gap(value: float | None) -> str:
 def hard_view(results: Results) -> str:
     """One line per network, data, units and rule: error, what of it is generalisation, and the mismatch of the gradient."""
     rows = [{**row, "gap": _difference(row.get("error"), row.get("train_error"))} for row in results.rows]
-    values = ("error", "train_error", "gap", "cosine", "linear", "right", "captured", "epoch_seconds")
+    values = ("error", "train_error", "gap", "cosine", "linear", "right", "captured", "epoch_seconds", "epoch_cpu_seconds")
     columns = [
         key_column("network", "model", NETWORKS),
         key_column("data", "data", DATA),
@@ -36,6 +36,7 @@ def hard_view(results: Results) -> str:
         stat_column("better target", "right", lambda value: DASH if value is None else percent(100 * value)),
         stat_column("captured", "captured", _gap),
         stat_column("an epoch", "epoch_seconds", seconds),
+        stat_column("of CPU", "epoch_cpu_seconds", seconds),
         ("seeds", False, lambda group: "quoted" if group.key["source"] == "quoted" else str(group.n)),
     ]
     return grid(summarise(rows, ("model", "data", "units", "method", "source"), values), columns)

@@ -41,12 +41,14 @@ class Fit:
         run: its handle; `run.finish()` gives the small network.
         rows: one record per epoch, of all rounds.
         seconds: time spent in training steps, without evaluation and checkpoints.
+        cpu_seconds: the same of this process, all its threads, whatever else the machine does.
     """
 
     net: nn.Module
     run: Run
     rows: list[dict[str, Any]]
     seconds: float
+    cpu_seconds: float
 
 
 class Trainer:
@@ -184,7 +186,7 @@ class Trainer:
                 averaged = {k: value.clone() for k, value in self.net.state_dict().items() if isinstance(value, Tensor)}
             self.net.load_state_dict(averaged, strict=False)
         self.net.eval()
-        return Fit(self.net, self.run, self.record.rows, self.seconds)
+        return Fit(self.net, self.run, self.record.rows, self.seconds, self.cpu_seconds)
 
     def _step(self, batches: tuple[Tensor, ...]) -> Tensor:
         recipe = self.recipe

@@ -43,6 +43,7 @@ class HardExperiment(Experiment):
             **row,
             "units": units_of(self.method),
             "epoch_seconds": round(row["train_seconds"] / max(1, row["epochs"]), 3),
+            "epoch_cpu_seconds": round(row["train_cpu_seconds"] / max(1, row["epochs"]), 3),
             **{key: _mean(getattr(one, key) for one in found) for key in ("cosine", "linear")},
             **{key: _mean(getattr(one, key) for one in quality) for key in ("right", "captured")},
             "hard_layers": [_plain(asdict(one)) for one in found],
