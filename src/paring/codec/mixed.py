@@ -121,17 +121,9 @@ def read(
 
 
 def _write_plane(mix: Mix, plane: Ints, coded: Flags | None, encoder: Encoder) -> None:
-    symbols: list[Ints] = []
-    ones: list[Chances] = []
-
-    def code(step: int, where: Where, chance: Chances) -> Ints:
-        ones.append(chance)
-        symbols.append(plane[step, where])
-        return symbols[-1]
-
-    mixing.walk(mix, (plane.shape[0], plane.shape[1]), coded, code)
-    if symbols:
-        encoder.binary(np.concatenate(symbols), np.concatenate(ones))
+    weights = np.array(mix.weights, dtype=np.int32)
+    for rows, ones in mixing.feature_blocks(mix.lags, plane, coded):
+        encoder.binary(ones, mixing.chances(rows, weights))
 
 
 def _read_plane(mix: Mix, shape: tuple[int, int], coded: Flags | None, decoder: Decoder) -> Ints:

@@ -32,9 +32,11 @@ LARGEST_WEIGHT = 8191
 MOST_LAGS = 8
 Where = Ints | slice
 FIRST_CHUNK = 64
+BLOCK = 1 << 16  # positions of a plane whose features are computed at once
 _END = 16 * ONE
 _PLAIN = 4  # features before the lags
 _ROUNDS = 8
+_MANY, _THIN = 1 << 14, 16  # of so many positions every 16th alone says where the fit begins
 SQUASH = np.array([round(WHOLE / (1 + 2.0 ** (-x / ONE))) for x in range(-_END, _END + 1)]) / WHOLE
 
 
@@ -47,7 +49,7 @@ class Mix:
 
 
 def walk(mix: Mix, shape: tuple[int, int], coded: Flags | None, code: Callable[[int, Where, Chances], Ints]) -> None:
-    """Go through a matrix in the order of coding.
+    """Go through a matrix in the order of coding, as a reader has to: position by position.
 
     Args:
         mix: lags and weights.
@@ -85,26 +87,72 @@ def features(lags: tuple[int, ...], plane: Ints, coded: Flags | None) -> tuple[I
     Returns:
         (4 + lags, positions) in the order of coding, and the zeros and ones there.
     """
-    matrix = Matrix((plane.shape[0], plane.shape[1]), coded)
-    rows = [np.zeros((_PLAIN + len(lags), 0), dtype=np.int32)]
-    ones = [np.zeros(0, dtype=np.int32)]
-    for step in range(len(plane)):
-        chosen = matrix.start(step)
-        if not matrix.count:
-            continue
-        found = np.zeros((_PLAIN + len(lags), matrix.count), dtype=np.int32)
-        found[0], found[1], found[2] = ONE, matrix.lanes(1), matrix.near(lags)
+    found = [(np.zeros((_PLAIN + len(lags), 0), dtype=np.int32), np.zeros(0, dtype=np.int32))]
+    found += feature_blocks(lags, plane, coded)
+    return np.concatenate([rows for rows, _ in found], axis=1), np.concatenate([ones for _, ones in found])
+
+
+def feature_blocks(lags: tuple[int, ...], plane: Ints, coded: Flags | None) -> Iterator[tuple[Ints, Ints]]:
+    """`features` of a few steps at a time: a writer knows all of the plane, so whole blocks are computed at once."""
+    steps, width = plane.shape
+    flags = np.ones((steps, width), dtype=np.bool_) if coded is None else coded
+    hits = (plane != 0) & flags
+    signs = hits.astype(np.int8) * np.int8(2) - flags.astype(np.int8)
+    logs = _logs(steps)
+    totals = np.stack([hits.sum(1, dtype=np.int64), flags.sum(1, dtype=np.int64)])
+    near = _near_all(lags, totals)
+    ones, seen = np.zeros(width, dtype=np.int32), np.zeros(width, dtype=np.int32)
+    size = max(1, BLOCK // width)
+    for start in range(0, steps, size):
+        block = slice(start, min(start + size, steps))
+        chosen, hit = flags[block], hits[block]
+        upto, met = np.cumsum(hit, axis=0, dtype=np.int32), np.cumsum(chosen, axis=0, dtype=np.int32)
+        own, all_ = (ones + upto - hit)[chosen], (seen + met - chosen)[chosen]
+        ones, seen = ones + upto[-1], seen + met[-1]
+        counts = totals[1, block]
+        rows = np.zeros((_PLAIN + len(lags), len(own)), dtype=np.int32)
+        rows[0] = ONE
+        rows[1] = logs[2 * own] - logs[2 * (all_ - own)]
+        rows[2] = np.repeat(near[block], counts)
+        rows[3] = _excess_all(hit[chosen], own, all_, counts)
         for row, lag in enumerate(lags, start=_PLAIN):
-            if lag <= step:
-                found[row] = ONE * matrix.signs[step - lag][chosen].astype(np.int32)
-        matrix.found[:] = plane[step][chosen]
-        for start, stop in chunks(matrix.count):
-            if start:
-                found[3, start:stop] = matrix.excess(start)
-        rows.append(found)
-        ones.append(matrix.found)
-        matrix.end()
-    return np.concatenate(rows, axis=1), np.concatenate(ones)
+            before = np.zeros(chosen.shape, dtype=np.int8)
+            first = max(start, lag)
+            before[first - start :] = signs[first - lag : max(first, block.stop) - lag]
+            rows[row] = ONE * before[chosen].astype(np.int32)
+        yield rows, hit[chosen].astype(np.int32)
+
+
+def _near_all(lags: tuple[int, ...], totals: NDArray[np.int64]) -> Ints:
+    """Feature `near` of every step, from the ones and the positions (2, steps) of each."""
+    back = np.zeros_like(totals)
+    for lag in lags:
+        back[:, lag:] += totals[:, :-lag]
+    return ((log2s(2 * back[0] + 1) >> 8) - (log2s(2 * (back[1] - back[0]) + 1) >> 8)).astype(np.int32)
+
+
+def _excess_all(hit: Flags, own: Ints, all_: Ints, counts: NDArray[np.int64]) -> Ints:
+    """Feature `excess` of every position of a block, chunk by chunk of its steps."""
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    both = ((2 * own.astype(np.int64) + 1) << 16) // (2 * all_.astype(np.int64) + 2)
+    known, expected = (np.concatenate([[0], np.cumsum(part, dtype=np.int64)]) for part in (hit, both))
+    found = np.zeros(len(own), dtype=np.int32)
+    within = np.arange(len(own)) - np.repeat(starts, counts)
+    chunk = FIRST_CHUNK
+    while chunk < counts.max(initial=0):
+        at = np.minimum(starts + chunk, ends)
+        above = (2 * (known[at] - known[starts]) + 1) << 16
+        below = 2 * (expected[at] - expected[starts]) + (1 << 16)
+        value = ((log2s(above) >> 8) - (log2s(below) >> 8)).astype(np.int32)
+        found = np.where(within >= chunk, np.repeat(value, counts), found)
+        chunk *= 4
+    return found
+
+
+def _logs(steps: int) -> Ints:
+    """256 log2 of 1, 2, ..., for the counts of so many steps."""
+    return (log2s(np.arange(1, 2 * steps + 2)) >> 8).astype(np.int32)
 
 
 class Matrix:
@@ -120,7 +168,7 @@ class Matrix:
         steps, width = shape
         self.signs = np.zeros((steps, width), dtype=np.int8)
         self._coded = coded
-        self._logs = (log2s(np.arange(1, 2 * steps + 2)) >> 8).astype(np.int32)
+        self._logs = _logs(steps)
         self._ones, self._seen = np.zeros(width, dtype=np.int32), np.zeros(width, dtype=np.int32)
         self._totals = np.zeros((steps, 2), dtype=np.int64)
 
@@ -215,10 +263,12 @@ def fit(features: Ints, ones: Ints, start: Ints | None = None) -> tuple[Ints, ND
     size = len(features)
     coarse = np.clip(features >> 4, -511, 511).astype(np.float64)
     weights = np.zeros(size, dtype=np.int32)
-    if start is None:
-        weights[1] = ONE
-    else:
+    if start is not None:
         weights[:] = start
+    elif features.shape[1] >= _MANY:
+        weights[:], _ = fit(np.ascontiguousarray(features[:, ::_THIN]), ones[::_THIN])
+    else:
+        weights[1] = ONE
     curvature = np.zeros((size, size))
     for _ in range(_ROUNDS):
         chance = (chances(features, weights) * 65536).astype(np.int64)

@@ -22,7 +22,17 @@ def _gap(value: float | None) -> str:
 def hard_view(results: Results) -> str:
     """One line per network, data, units and rule: error, what of it is generalisation, and the mismatch of the gradient."""
     rows = [{**row, "gap": _difference(row.get("error"), row.get("train_error"))} for row in results.rows]
-    values = ("error", "train_error", "gap", "cosine", "linear", "right", "captured", "epoch_seconds", "epoch_cpu_seconds")
+    values = (
+        "error",
+        "train_error",
+        "gap",
+        "cosine",
+        "linear",
+        "right",
+        "captured",
+        "epoch_seconds",
+        "epoch_cpu_seconds",
+    )
     columns = [
         key_column("network", "model", NETWORKS),
         key_column("data", "data", DATA),
