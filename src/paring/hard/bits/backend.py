@@ -30,22 +30,27 @@ def kernels() -> Any:
     return kernels
 
 
-def share(work: Callable[[int, int], object], count: int, cost: int) -> None:
-    """Call `work(start, stop)` on parts of range(count), on as many threads as torch uses.
+def share(work: Callable[[int, int], object], count: int, cost: int, step: int = 1) -> None:
+    """Call `work(start, stop)` on parts of range(count), on as many threads as torch uses; the caller's is one of them.
 
     Args:
         work: releases the interpreter's lock.
         count: pieces of work.
         cost: words that all of it compares.
+        step: parts begin at multiples of it.
     """
-    threads = min(torch.get_num_threads(), count, max(1, cost // LEAST_WORK))
+    whole = -(-count // step)
+    threads = min(torch.get_num_threads(), whole, max(1, cost // LEAST_WORK))
     if threads <= 1:
         work(0, count)
         return
-    cuts = [count * part // threads for part in range(threads + 1)]
-    pool = _pool(os.getpid(), threads)
-    parts = [pool.submit(work, start, stop) for start, stop in itertools.pairwise(cuts)]
-    wait(parts)
+    cuts = [min(count, whole * part // threads * step) for part in range(threads + 1)]
+    pool = _pool(os.getpid(), threads - 1)
+    parts = [pool.submit(work, start, stop) for start, stop in itertools.pairwise(cuts[1:])]
+    try:
+        work(*cuts[:2])
+    finally:
+        wait(parts)
     for part in parts:
         part.result()
 

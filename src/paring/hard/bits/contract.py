@@ -146,7 +146,7 @@ class BitLayer(nn.Module):
         if groups == 1 and rows < run.CHUNK:
             share(lambda first, last: work(0, rows, first, last), blocks, cost)
         else:
-            share(lambda start, stop: work(start, stop, 0, blocks), rows, cost)
+            share(lambda start, stop: work(start, stop, 0, blocks), rows, cost, run.CHUNK)
         if levels:
             return out.view(images, oh, ow, levels, target)
         return out if self.flat else out.view(images, oh, ow, self.filters).permute(0, 3, 1, 2)

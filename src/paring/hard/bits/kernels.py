@@ -182,11 +182,14 @@ def project(
 
 
 @_jit
-def encode_last(x: Any, low: Any, high: Any, out: Any) -> None:
-    """out[row, p, word]: low[p, c] <= x[row, c] <= high[p, c]; channels lie side by side. x, low, high come flat."""
-    rows, planes, across = out.shape
+def encode_last(x: Any, low: Any, high: Any, start: int, stop: int, out: Any) -> None:
+    """out[row, p, word]: low[p, c] <= x[row, c] <= high[p, c], for rows from start to stop; channels lie side by side.
+
+    x, low, high come flat.
+    """
+    _, planes, across = out.shape
     channels = low.size // planes
-    for row in range(rows):
+    for row in range(start, stop):
         for p in range(planes):
             for word in range(channels // 64):
                 c = 64 * word
@@ -216,65 +219,76 @@ def transpose(held: Any) -> None:
 
 
 @_jit
-def encode_first(x: Any, positions: int, low: Any, high: Any, held: Any, line: Any, out: Any) -> None:
-    """The same for x[n, c, position]; out[(n, position), p, word]. held, line: scratch of 64 int64 and 64 float32."""
-    rows, planes, across = out.shape
+def encode_first(
+    x: Any, positions: int, low: Any, high: Any, start: int, stop: int, held: Any, line: Any, out: Any
+) -> None:
+    """The same for x[n, c, position]; out[(n, position), p, word], for (n, word) number start to stop.
+
+    held, line: scratch of 64 int64 and 64 float32.
+    """
+    _, planes, across = out.shape
     channels = low.size // planes
-    for n in range(rows // positions):
+    for item in range(start, stop):
+        n, word = item // across, item % across
+        here = min(64, channels - 64 * word)
         for p in range(planes):
-            for word in range(across):
-                here = min(64, channels - 64 * word)
-                for block in range((positions + 63) // 64):
-                    begin = max(0, min(64 * block, positions - 64))
-                    for c in range(here):
-                        channel = 64 * word + c
-                        bottom, top = low[p * channels + channel], high[p * channels + channel]
-                        at = (n * channels + channel) * positions + begin
-                        if positions >= 64:
-                            held[c] = between(x, at, bottom, top)
-                        else:
-                            for s in range(positions):
-                                line[s] = x[at + s]
-                            held[c] = between(line, 0, bottom, top)
-                    for c in range(here, 64):
-                        held[c] = 0
-                    transpose(held)
-                    for s in range(min(64, positions)):
-                        out[n * positions + begin + s, p, word] = held[s]
+            for block in range((positions + 63) // 64):
+                begin = max(0, min(64 * block, positions - 64))
+                for c in range(here):
+                    channel = 64 * word + c
+                    bottom, top = low[p * channels + channel], high[p * channels + channel]
+                    at = (n * channels + channel) * positions + begin
+                    if positions >= 64:
+                        held[c] = between(x, at, bottom, top)
+                    else:
+                        for s in range(positions):
+                            line[s] = x[at + s]
+                        held[c] = between(line, 0, bottom, top)
+                for c in range(here, 64):
+                    held[c] = 0
+                transpose(held)
+                for s in range(min(64, positions)):
+                    out[n * positions + begin + s, p, word] = held[s]
 
 
 @_jit
-def decode(x: Any, values: Any, positions: int, channels: int, out: Any) -> None:
-    """out[n, c, position] = values[number of bits set in the planes]; x[(n, position), p, word]."""
-    for n in range(x.shape[0] // positions):
-        for c in range(channels):
-            word, bit = c // 64, c % 64
-            for s in range(positions):
-                count = 0
-                for p in range(x.shape[1]):
-                    count += (x[n * positions + s, p, word] >> bit) & 1
-                out[(n * channels + c) * positions + s] = values[count]
+def decode(x: Any, values: Any, positions: int, channels: int, start: int, stop: int, out: Any) -> None:
+    """out[n, c, position] = values[number of bits set in the planes], for (n, c) number start to stop.
+
+    x[(n, position), p, word].
+    """
+    for item in range(start, stop):
+        n, c = item // channels, item % channels
+        word, bit = c // 64, c % 64
+        for s in range(positions):
+            count = 0
+            for p in range(x.shape[1]):
+                count += (x[n * positions + s, p, word] >> bit) & 1
+            out[item * positions + s] = values[count]
 
 
 @_jit
-def pool(x: Any, geometry: Any, every: Any, out: Any) -> None:
-    """Per window the union of its bits, where `every` is set the intersection; positions outside do not count."""
+def pool(x: Any, geometry: Any, every: Any, start: int, stop: int, out: Any) -> None:
+    """Per window the union of its bits, where `every` is set the intersection; positions outside do not count.
+
+    For lines of the output, (n, oy) number start to stop.
+    """
     kh, kw, sh, sw, ph, pw, dh, dw = geometry[:8]
     height, width, planes, across = x.shape[1:]
-    for n in range(out.shape[0]):
-        for oy in range(out.shape[1]):
-            for ox in range(out.shape[2]):
-                for p in range(planes):
-                    for j in range(across):
-                        union, meet = np.int64(0), np.int64(-1)
-                        for ky in range(kh):
-                            y = oy * sh - ph + ky * dh
-                            if y < 0 or y >= height:
+    for item in range(start, stop):
+        n, oy = item // out.shape[1], item % out.shape[1]
+        for ox in range(out.shape[2]):
+            for p in range(planes):
+                for j in range(across):
+                    union, meet = np.int64(0), np.int64(-1)
+                    for ky in range(kh):
+                        y = oy * sh - ph + ky * dh
+                        if y < 0 or y >= height:
+                            continue
+                        for kx in range(kw):
+                            z = ox * sw - pw + kx * dw
+                            if z < 0 or z >= width:
                                 continue
-                            for kx in range(kw):
-                                z = ox * sw - pw + kx * dw
-                                if z < 0 or z >= width:
-                                    continue
-                                union |= x[n, y, z, p, j]
-                                meet &= x[n, y, z, p, j]
-                        out[n, oy, ox, p, j] = (union & ~every[j]) | (meet & every[j])
+                            union |= x[n, y, z, p, j]
+                            meet &= x[n, y, z, p, j]
+                    out[n, oy, ox, p, j] = (union & ~every[j]) | (meet & every[j])

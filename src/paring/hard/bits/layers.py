@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paring.hard.bits.backend import kernels
+from paring.hard.bits.backend import kernels, share
 from paring.hard.bits.edges import Code
 from paring.hard.bits.words import packed, words_for
+
+_WORDS_PER_BIT = 8  # words compared in the time in which one float becomes a bit, or a bit a float
 
 
 class Encode(nn.Module):
@@ -40,16 +42,22 @@ class Encode(nn.Module):
         if x.dim() not in (2, 4) or x.shape[1] != channels:
             raise ValueError(f"expected (N, {channels}) or (N, {channels}, H, W), not {tuple(x.shape)}")
         height, width = (x.shape[2], x.shape[3]) if x.dim() == 4 else (1, 1)
-        rows = x.shape[0] * height * width
+        rows, run = x.shape[0] * height * width, kernels()
         out = torch.empty(rows, planes, words_for(channels), dtype=torch.int64)
-        low, high = self.low.view(-1).numpy(), self.high.view(-1).numpy()
+        low, high, bits = self.low.view(-1).numpy(), self.high.view(-1).numpy(), out.numpy()
         last = x.permute(0, 2, 3, 1) if x.dim() == 4 else x
+        cost = _WORDS_PER_BIT * rows * planes * channels
         if last.is_contiguous():
-            kernels().encode_last(last.detach().reshape(-1).numpy(), low, high, out.numpy())
+            flat = last.detach().reshape(-1).numpy()
+            share(lambda start, stop: run.encode_last(flat, low, high, start, stop, bits), rows, cost)
         else:
             flat = x.detach().contiguous().view(-1).numpy()
-            held, line = np.empty(64, dtype=np.int64), np.zeros(64, dtype=np.float32)
-            kernels().encode_first(flat, height * width, low, high, held, line, out.numpy())
+
+            def work(start: int, stop: int) -> None:
+                held, line = np.empty(64, dtype=np.int64), np.zeros(64, dtype=np.float32)
+                run.encode_first(flat, height * width, low, high, start, stop, held, line, bits)
+
+            share(work, x.shape[0] * out.shape[2], cost)
         return out.view(x.shape[0], height, width, *out.shape[1:])
 
     def extra_repr(self) -> str:
@@ -72,10 +80,14 @@ class Decode(nn.Module):
     def forward(self, bits: Tensor) -> Tensor:
         checked(bits, self.code.planes, self.channels)
         images, height, width = bits.shape[:3]
-        out = torch.empty(images * self.channels * height * width)
-        lines = bits.flatten(0, 2).numpy()
+        out, run, size = torch.empty(images * self.channels * height * width), kernels(), height * width
+        lines, found = bits.flatten(0, 2).numpy(), out.numpy()
         values = np.array(self.code.values, dtype=np.float32)
-        kernels().decode(lines, values, height * width, self.channels, out.numpy())
+        share(
+            lambda start, stop: run.decode(lines, values, size, self.channels, start, stop, found),
+            images * self.channels,
+            _WORDS_PER_BIT * len(found) * self.code.planes,
+        )
         return out.view(images, self.channels) if self.flat else out.view(images, self.channels, height, width)
 
     def extra_repr(self) -> str:
@@ -109,7 +121,9 @@ class BitPool(nn.Module):
         if min(sizes) < 1:
             raise ValueError(f"images of {bits.shape[1]}x{bits.shape[2]} are smaller than the windows of {self}")
         out = torch.empty(bits.shape[0], *sizes, *bits.shape[3:], dtype=torch.int64)
-        kernels().pool(bits.numpy(), self._geometry, self.every.numpy(), out.numpy())
+        run, read, every, found = kernels(), bits.numpy(), self.every.numpy(), out.numpy()
+        cost = out.numel() * int(self._geometry[0] * self._geometry[1])
+        share(lambda start, stop: run.pool(read, self._geometry, every, start, stop, found), len(out) * sizes[0], cost)
         return out
 
     def _size(self, size: int, axis: int) -> int:
