@@ -14,6 +14,7 @@ from paring.gates import groups
 from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
 from paring.handle import Run, attach
 from paring.methods import *  # noqa: F403  # every method: `paring.methods.__all__`
+from paring.methods.binarize import binarize
 from paring.relax import HardConcrete, Relaxation
 from paring.train import Recipe, fit
 
@@ -32,6 +33,7 @@ __all__ = [
     "Run",
     "Stack",
     "attach",
+    "binarize",
     "compact",
     "fit",
     "groups",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
 from paring.core import gates
 from paring.gates import BinaryWeights, is_binary
-from paring.hard import LearnedStep, SaturatedReLU, Sign, SoftHinge, Staircase
+from paring.hard import LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
 from paring.methods import L0, Binarize, Budget, Shrink
 from paring.models import build
 from paring.testing import Chain, ModuleChain, chain_batch, difference
@@ -237,3 +239,37 @@ def test_networks_of_the_paper(name: str) -> None:
     small = run.finish()
     assert is_binary(small.conv2.weight)
     assert not is_binary(small.conv1.weight)
+
+
+@pytest.mark.parametrize("activations", ["sign", "staircase", "saturated_relu", "learned_step"])
+def test_a_file_of_other_units_is_refused(activations: str, tmp_path: Path) -> None:
+    method = pr.Binarize(activations, "none")  # type: ignore[arg-type]
+    net = method.swapped(chain())
+    path = tmp_path / "net.safetensors"
+    pr.save(net, path)
+    assert "units" in json.loads(safetensors_metadata(path))
+    with pytest.raises(pr.FileError, match=r"another function|another architecture"):
+        pr.load(chain, path)
+    with pytest.raises(pr.FileError, match=r"another function|another architecture"):
+        pr.load(lambda: pr.Binarize("staircase", "none", steps=7).swapped(chain()), path)
+    again = pr.load(lambda: method.swapped(chain()), path)
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+    pr.save(chain(), path)
+    with pytest.raises(pr.FileError, match=r"no such unit|another architecture"):
+        pr.load(lambda: method.swapped(chain()), path)
+
+
+def safetensors_metadata(path: Path) -> str:
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()["paring"]
+
+
+def test_binarize_attaches_in_one_call() -> None:
+    one, other = chain(), chain()
+    other.load_state_dict(one.state_dict())
+    x, _ = chain_batch(4, dtype=torch.float64)
+    run = pr.binarize(one, x, "staircase", "sign", steps=2, rule=SaturatedSTE())
+    pr.attach(other, pr.Binarize("staircase", "sign", steps=2, rule=SaturatedSTE()), x)
+    assert isinstance(run, pr.Run)
+    assert torch.equal(one(x), other(x))
+    assert any(isinstance(module, Staircase) for module in one.modules())

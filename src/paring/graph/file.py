@@ -7,6 +7,8 @@ The manifest (key `paring` of the safetensors metadata) holds, for a network who
 * `ties`: other names of the same tensor -> the name it is stored under;
 * `modules`: path -> class name of every stock layer with sizes, so that `load` can resize (and swap) them, and of every
   `Identity`, which may stand for a norm that was fused;
+* `units`: path -> `saved_as` of every module that has this attribute, a text that tells functions without tensors apart (a
+  sign from a ReLU); left out when there are none. `load` refuses a factory that disagrees;
 * `digest`: SHA-256 over the rest of the manifest and all tensor bytes.
 
 A network in graph form (format version 2) has in addition `graph`: which units stay, and the shapes and types of the
@@ -99,6 +101,8 @@ def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "ties": ties,
         "modules": {path: type(m).__name__ for path, m in net.named_modules() if type(m) in _SIZED.values()},
     }
+    if units := _units(net):
+        manifest["units"] = units
     if isinstance(net, GraphNet):
         manifest |= {"version": GRAPH_VERSION, "graph": _recipe(net)}
     return {name: value for name, value in state.items() if name not in ties}, manifest
@@ -121,6 +125,7 @@ def rebuilt(
     """
     with torch.device("cpu"):
         net = factory()
+    _check_units(net, manifest, path)
     _unnormed(net, manifest["modules"])
     captures = captures_of(net, manifest, path) if "graph" in manifest else None
     ties: dict[str, str] = manifest["ties"]
@@ -153,6 +158,26 @@ def _recipe(net: GraphNet) -> dict[str, Any]:
             "Compact the network it came from once, and save that."
         )
     return written(net.recipe)
+
+
+def _units(net: nn.Module) -> dict[str, str]:
+    """What modules without tensors compute, where they say it."""
+    found = {name: getattr(module, "saved_as", None) for name, module in net.named_modules(remove_duplicate=False)}
+    return {name: text for name, text in found.items() if isinstance(text, str)}
+
+
+def _check_units(net: nn.Module, manifest: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    if "graph" in manifest and "units" not in manifest:  # a graph's units are no modules any more
+        return
+    saved, own = manifest.get("units", {}), _units(net)
+    for name in [*saved, *own]:
+        if saved.get(name) != own.get(name):
+            there = dict(net.named_modules(remove_duplicate=False)).get(name)
+            found = own.get(name) or ("nothing" if there is None else type(there).__name__)
+            raise FileError(
+                f"{path} holds another function: '{name}' is {saved.get(name, 'no such unit')} in the file, the factory has "
+                f"{found} there. Give a factory with the same units: method.swapped(MyNet()) swaps them as training did."
+            )
 
 
 def _unnormed(net: nn.Module, modules: dict[str, str]) -> None:

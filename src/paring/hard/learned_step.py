@@ -52,6 +52,7 @@ class LearnedStep(nn.Module):
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"LearnedStep(steps={steps!r}): a whole number, at least 1; 3 steps have 4 levels, 2 bits")
         self.steps = steps
+        self.saved_as = f"learned step of {steps}"
         self.step = nn.Parameter(torch.tensor(1 / steps, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:

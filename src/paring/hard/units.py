@@ -12,7 +12,8 @@ staircase z = 2x - 1 and 2h - 1, both of slope 2, so that ∂loss/∂x = rule(2x
 soft step, as in the authors' code. With `each` the loss sits at every step θ_k instead: a sum of n sign units of
 the height 1/n, ∂loss/∂x = 1/n Σ_k rule(2(x - θ_k), G).
 
-A NaN comes out as a NaN. Everything keeps the dtype of its input.
+A NaN comes out as a NaN. Everything keeps the dtype of its input. `saved_as` goes into saved files, so that a network of
+other units does not load them.
 """
 
 from __future__ import annotations
@@ -81,6 +82,8 @@ class Sign(nn.Module):
         rule: its gradient; FTP-SH by default.
     """
 
+    saved_as = "sign"
+
     def __init__(self, rule: GradientRule | None = None) -> None:
         super().__init__()
         self.rule = _checked("Sign", rule)
@@ -111,6 +114,7 @@ class Staircase(nn.Module):
         self.steps = steps
         self.each = each
         self.rule = _checked("Staircase", rule)
+        self.saved_as = f"staircase of {steps}"
 
     def forward(self, x: Tensor) -> Tensor:
         return staircase(x, self.steps, self.rule, each=self.each)
@@ -121,6 +125,8 @@ class Staircase(nn.Module):
 
 class SaturatedReLU(nn.Module):
     """min(max(x, 0), 1), with its own gradient (one at both kinks): what a staircase of many steps becomes."""
+
+    saved_as = "saturated ReLU"
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(0, 1)

@@ -16,13 +16,14 @@ First and last layers stay real by default, as in nearly all of these papers. No
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paring.core import Clock, Method, Probe, attached
 from paring.gates import BinaryWeights, Place, Site, put_gate, read_weights, sites_of, weight_of, weight_sites
+from paring.handle import Run, attach
 from paring.hard import GradientRule, LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
 from paring.hard.swap import activations, functional, swap
 
@@ -105,8 +106,7 @@ class Binarize(Method):
     def swapped(self, net: nn.Module) -> nn.Module:
         """`net` itself with its activations swapped and nothing else: what a network that `finish` left is made of.
 
-        A file knows weights, not activations without any, so the factory that `paring.load` gets has to swap them:
-        `paring.load(lambda: method.swapped(MyNet()), path)`.
+        The factory that `paring.load` gets has to swap them too: `paring.load(lambda: method.swapped(MyNet()), path)`.
 
         Raises:
             ValueError: no module is found.
@@ -149,6 +149,31 @@ class Binarize(Method):
         return LearnedStep(
             self.steps, device=None if like is None else like.device, dtype=None if like is None else like.dtype
         )
+
+
+def binarize(
+    net: nn.Module,
+    example: Tensor | tuple[Any, ...],
+    activations: Activations = "sign",
+    weights: Weights = "mean",
+    **settings: Any,
+) -> Run:
+    """Swap the activations and weights of `net`, in place: `attach(net, Binarize(...), example)` in one call.
+
+    Args:
+        net: any module; first and last layer keep real weights by default.
+        example: one example batch, used to capture the network.
+        activations: see `Binarize`.
+        weights: see `Binarize`.
+        settings: the others of `Binarize`, such as `rule=SaturatedSTE()`.
+
+    Returns:
+        The handle that trains and finishes it.
+
+    Raises:
+        ValueError: see `Binarize` and `attach`; the network is then as it was before.
+    """
+    return attach(net, Binarize(activations, weights, **settings), example)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
