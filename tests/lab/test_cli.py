@@ -6,6 +6,7 @@ import fcntl
 import json
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from paring.lab.cli import main
 from paring.lab.commands import COMMANDS
 from paring.lab.results import load
 
-TIMES = ("train_seconds", "finish_seconds")
+TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds")
 FILES = {"config.json", "metrics.jsonl", "checkpoint.pt", "result.json", "small.safetensors", "report.html"}
 TRAIN = ["train", "--data", "digits", "--price", "budget:params=0.2", "--threads", "1", "--quiet"]
 
@@ -405,3 +406,15 @@ def test_a_run_can_shrink_while_it_trains(tmp_path: Path, capsys: pytest.Capture
     capsys.readouterr()
     assert paring("train", "--method", "dense", "--shrink", "1ep", "--runs", str(tmp_path)) == 2
     assert "dense training closes nothing" in flat(capsys.readouterr().err)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of a POSIX shell")
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    """`paring table --help | head -1`: the first line, and nothing on stderr."""
+    command = [sys.executable, "-m", "paring.lab.cli", "table", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(120) == 1

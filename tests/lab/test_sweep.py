@@ -19,7 +19,7 @@ from lab import sweep_trials as work
 from paring.lab.results import load
 from paring.lab.sweep import Executor, Job, Outcome, Processes, Ray, Serial, run_trials, sweep
 
-TIMES = ("train_seconds", "finish_seconds")
+TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds")
 LAST = 2 * work.STEPS
 
 

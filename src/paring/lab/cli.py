@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -49,10 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(name: str, run: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
     try:
-        return run(words)
+        status = run(words)
+        sys.stdout.flush()
+        return status
     except CommandError as error:
         print(f"paring {name}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough (paring ... | head)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"paring {name}: {error}", file=sys.stderr)
         return 1

@@ -26,7 +26,7 @@ from paring.train import Recipe
 WORKERS = 2
 _MODEL, _DATA = "lenet5_caffe", "mnist"
 _EPOCHS, _TRIALS = 4, 4
-_TIMES = ("train_seconds", "finish_seconds")
+_TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds")
 
 
 def trials(count: int, epochs: int) -> list[Experiment]:
