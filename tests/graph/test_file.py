@@ -14,6 +14,7 @@ from tests.graph.transformers_zoo import GPT, ViT
 from torch import Tensor, nn
 
 from paring.graph import FileError, GraphNet, SelectLinear, compact, load, save
+from paring.graph.file import described, rebuilt
 
 
 def factory() -> nn.Sequential:
@@ -194,3 +195,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save(factory(), path)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "units", [{"1": "sign"}, {"1": []}, {"1": ["staircase", -1]}, {"1": ["staircase", "3"]}, ["sign"]]
+)
+def test_units_that_make_no_sense_are_refused(units: object, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    _, manifest = described(net)
+    state = net.state_dict()
+    with pytest.raises(FileError, match="units make no sense"):
+        rebuilt(lambda: net, manifest | {"units": units, "tensors": {}}, dict(state), tmp_path / "net")

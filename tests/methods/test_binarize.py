@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -242,26 +241,32 @@ def test_networks_of_the_paper(name: str) -> None:
 
 
 @pytest.mark.parametrize("activations", ["sign", "staircase", "saturated_relu", "learned_step"])
-def test_a_file_of_other_units_is_refused(activations: str, tmp_path: Path) -> None:
-    method = pr.Binarize(activations, "none")  # type: ignore[arg-type]
-    net = method.swapped(chain())
-    path = tmp_path / "net.safetensors"
-    pr.save(net, path)
-    assert "units" in json.loads(safetensors_metadata(path))
-    with pytest.raises(pr.FileError, match=r"another function|another architecture"):
-        pr.load(chain, path)
-    with pytest.raises(pr.FileError, match=r"another function|another architecture"):
-        pr.load(lambda: pr.Binarize("staircase", "none", steps=7).swapped(chain()), path)
-    again = pr.load(lambda: method.swapped(chain()), path)
-    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
-    pr.save(chain(), path)
-    with pytest.raises(pr.FileError, match=r"no such unit|another architecture"):
-        pr.load(lambda: method.swapped(chain()), path)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_brings_its_units(activations: str, packed: bool, tmp_path: Path) -> None:
+    method = pr.Binarize(activations, "none", steps=2)  # type: ignore[arg-type]
+    net, path = method.swapped(chain()), tmp_path / "net"
+    (pr.pack if packed else pr.save)(net, path)
+    read = pr.unpack if packed else _loaded
+    x, _ = chain_batch(16, dtype=torch.float64)
+    for factory in (chain, lambda: method.swapped(chain()), lambda: pr.Binarize("staircase", "none").swapped(chain())):
+        again = read(path, factory)
+        assert [type(module) for module in again.modules()] == [type(module) for module in net.modules()]
+        assert difference(net, again.double(), x) == 0
+    (pr.pack if packed else pr.save)(chain(), path)
+    with pytest.raises(ValueError, match="no such unit"):
+        read(path, lambda: method.swapped(chain()))
 
 
-def safetensors_metadata(path: Path) -> str:
-    with safe_open(path, framework="pt") as file:
-        return file.metadata()["paring"]
+def test_a_file_of_unknown_units_is_refused(tmp_path: Path) -> None:
+    net = Binarize("sign", "none").swapped(chain())
+    net.get_submodule("relu1").saved_as = ("cube", 3)
+    pr.save(net, tmp_path / "net")
+    with pytest.raises(pr.FileError, match="'relu1' is a cube"):
+        pr.load(chain, tmp_path / "net")
+
+
+def _loaded(path: Path, factory: Callable[[], nn.Module]) -> nn.Module:
+    return pr.load(factory, path)
 
 
 def test_binarize_attaches_in_one_call() -> None:

@@ -7,8 +7,8 @@ The manifest (key `paring` of the safetensors metadata) holds, for a network who
 * `ties`: other names of the same tensor -> the name it is stored under;
 * `modules`: path -> class name of every stock layer with sizes, so that `load` can resize (and swap) them, and of every
   `Identity`, which may stand for a norm that was fused;
-* `units`: path -> `saved_as` of every module that has this attribute, a text that tells functions without tensors apart (a
-  sign from a ReLU); left out when there are none. `load` refuses a factory that disagrees;
+* `units`: path -> `saved_as` of every module that has this attribute: a name in `UNITS` and numbers, from which the module
+  can be made. So `load` gives the network the activations it was saved with. Left out when there are none;
 * `digest`: SHA-256 over the rest of the manifest and all tensor bytes.
 
 A network in graph form (format version 2) has in addition `graph`: which units stay, and the shapes and types of the
@@ -39,6 +39,7 @@ from paring.graph.select import SelectLinear
 
 VERSION, GRAPH_VERSION = 1, 2
 KEY = "paring"
+UNITS: dict[str, Callable[..., nn.Module]] = {}  # how units are made again from what their `saved_as` says
 _SIZED: dict[str, type[nn.Module]] = {
     c.__name__: c
     for c in (
@@ -125,7 +126,7 @@ def rebuilt(
     """
     with torch.device("cpu"):
         net = factory()
-    _check_units(net, manifest, path)
+    _swap_units(net, manifest, path)
     _unnormed(net, manifest["modules"])
     captures = captures_of(net, manifest, path) if "graph" in manifest else None
     ties: dict[str, str] = manifest["ties"]
@@ -160,24 +161,49 @@ def _recipe(net: GraphNet) -> dict[str, Any]:
     return written(net.recipe)
 
 
-def _units(net: nn.Module) -> dict[str, str]:
-    """What modules without tensors compute, where they say it."""
+def _units(net: nn.Module) -> dict[str, list[Any]]:
+    """What modules say of how they are made again."""
     found = {name: getattr(module, "saved_as", None) for name, module in net.named_modules(remove_duplicate=False)}
-    return {name: text for name, text in found.items() if isinstance(text, str)}
+    return {name: list(told) for name, told in found.items() if isinstance(told, tuple)}
 
 
-def _check_units(net: nn.Module, manifest: dict[str, Any], path: str | os.PathLike[str]) -> None:
+def _swap_units(net: nn.Module, manifest: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Give the network the units of the file, where the factory has others."""
     if "graph" in manifest and "units" not in manifest:  # a graph's units are no modules any more
         return
     saved, own = manifest.get("units", {}), _units(net)
-    for name in [*saved, *own]:
-        if saved.get(name) != own.get(name):
-            there = dict(net.named_modules(remove_duplicate=False)).get(name)
-            found = own.get(name) or ("nothing" if there is None else type(there).__name__)
+    if not isinstance(saved, dict) or not all(_makes_sense(spec) for spec in saved.values()):
+        raise FileError(f"{path} is damaged: its units make no sense. Save it again, or fetch it again.")
+    there = dict(net.named_modules(remove_duplicate=False))
+    if odd := [name for name in own if name not in saved]:
+        raise FileError(
+            f"{path} holds another function: '{odd[0]}' is a {' '.join(map(str, own[odd[0]]))} in the factory, and the file knows "
+            "of no such unit there. Pass the factory it was saved from."
+        )
+    made: dict[int, nn.Module] = {}
+    for name, (kind, *numbers) in saved.items():
+        old = there.get(name)
+        if own.get(name) == [kind, *numbers]:
+            continue
+        if old is None or not name or kind not in UNITS:
             raise FileError(
-                f"{path} holds another function: '{name}' is {saved.get(name, 'no such unit')} in the file, the factory has "
-                f"{found} there. Give a factory with the same units: method.swapped(MyNet()) swaps them as training did."
+                f"{path} holds another architecture: '{name}' is a {kind} in the file, the factory has "
+                f"{'nothing' if old is None else type(old).__name__} there. Pass the factory it was saved from."
             )
+        if id(old) not in made:
+            made[id(old)] = UNITS[kind](*numbers).train(old.training)
+        parent, _, leaf = name.rpartition(".")
+        setattr(net.get_submodule(parent), leaf, made[id(old)])
+
+
+def _makes_sense(spec: Any) -> bool:
+    """Whether this is a name and positive numbers."""
+    return (
+        isinstance(spec, list)
+        and len(spec) > 0
+        and type(spec[0]) is str
+        and all(type(n) is int and n > 0 for n in spec[1:])
+    )
 
 
 def _unnormed(net: nn.Module, modules: dict[str, str]) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.graph.file import UNITS
+
 _LEAST = 1e-8
 
 
@@ -52,7 +54,7 @@ class LearnedStep(nn.Module):
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"LearnedStep(steps={steps!r}): a whole number, at least 1; 3 steps have 4 levels, 2 bits")
         self.steps = steps
-        self.saved_as = f"learned step of {steps}"
+        self.saved_as = ("learned_step", steps)
         self.step = nn.Parameter(torch.tensor(1 / steps, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,3 +67,6 @@ class LearnedStep(nn.Module):
 
     def extra_repr(self) -> str:
         return f"steps={self.steps}"
+
+
+UNITS["learned_step"] = LearnedStep

@@ -12,8 +12,8 @@ staircase z = 2x - 1 and 2h - 1, both of slope 2, so that ∂loss/∂x = rule(2x
 soft step, as in the authors' code. With `each` the loss sits at every step θ_k instead: a sum of n sign units of
 the height 1/n, ∂loss/∂x = 1/n Σ_k rule(2(x - θ_k), G).
 
-A NaN comes out as a NaN. Everything keeps the dtype of its input. `saved_as` goes into saved files, so that a network of
-other units does not load them.
+A NaN comes out as a NaN. Everything keeps the dtype of its input. `saved_as` goes into saved files, from which `paring.load`
+makes them again, with the default rule.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.graph.file import UNITS
 from paring.hard.rules import GradientRule, SoftHinge
 
 
@@ -82,7 +83,7 @@ class Sign(nn.Module):
         rule: its gradient; FTP-SH by default.
     """
 
-    saved_as = "sign"
+    saved_as = ("sign",)
 
     def __init__(self, rule: GradientRule | None = None) -> None:
         super().__init__()
@@ -114,7 +115,7 @@ class Staircase(nn.Module):
         self.steps = steps
         self.each = each
         self.rule = _checked("Staircase", rule)
-        self.saved_as = f"staircase of {steps}"
+        self.saved_as = ("staircase", steps)
 
     def forward(self, x: Tensor) -> Tensor:
         return staircase(x, self.steps, self.rule, each=self.each)
@@ -126,10 +127,13 @@ class Staircase(nn.Module):
 class SaturatedReLU(nn.Module):
     """min(max(x, 0), 1), with its own gradient (one at both kinks): what a staircase of many steps becomes."""
 
-    saved_as = "saturated ReLU"
+    saved_as = ("saturated_relu",)
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(0, 1)
+
+
+UNITS.update(sign=Sign, staircase=Staircase, saturated_relu=SaturatedReLU)
 
 
 def _checked(name: str, rule: GradientRule | None) -> GradientRule:

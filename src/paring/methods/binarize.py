@@ -106,7 +106,8 @@ class Binarize(Method):
     def swapped(self, net: nn.Module) -> nn.Module:
         """`net` itself with its activations swapped and nothing else: what a network that `finish` left is made of.
 
-        The factory that `paring.load` gets has to swap them too: `paring.load(lambda: method.swapped(MyNet()), path)`.
+        `paring.load` does so by itself, with the default rule; for going on with another rule, give it a factory that swaps:
+        `paring.load(lambda: method.swapped(MyNet()), path)`.
 
         Raises:
             ValueError: no module is found.
