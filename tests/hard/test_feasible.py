@@ -148,6 +148,7 @@ def test_certificates_that_are_none_are_refused() -> None:
         ([[1.0], [2.0]], [1, 1, 1], r"targets of shape \(3,\)"),
         ([[1.0], [float("nan")]], [1, 1], "1 coordinates are not finite"),
         ([[1.0], [2.0]], [1, 2], "must be -1, 1, or 0"),
+        ([[1.0], [2.0]], [True, False], "targets are booleans"),
         ([[1e200], [2.0]], [1, -1], "rescale them to at most 1e"),
     ],
 )

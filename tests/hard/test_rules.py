@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import pickle
 from collections.abc import Callable
@@ -184,3 +185,6 @@ def test_numbers_out_of_range_are_refused() -> None:
             make()
     with pytest.raises(TypeError, match="a rule is a value"):
         Sign("ste")  # type: ignore[arg-type]
+    for odd in (3, functools.partial(torch.add), nn.MSELoss()):
+        with pytest.raises(ValueError, match="give a function of a module"):
+            PerUnitLoss(loss=odd)  # type: ignore[arg-type]

@@ -20,6 +20,11 @@ def test_activations_are_found_by_type_or_by_name() -> None:
         activations(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="is an activation itself"):
         activations(nn.ReLU())
+    assert list(activations(net, "2*")) == ["2"], "what lies below is swapped with it"
+    with pytest.raises(ValueError, match="no module is called 'foo'"):
+        activations(net, "1|foo")
+    with pytest.raises(ValueError, match="'0' is a Linear with weights"):
+        activations(net, "0|1")
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS, ids=lambda kind: kind.__name__)

@@ -273,6 +273,35 @@ def test_a_units_output_that_nobody_reads_is_told() -> None:
         TargetPropagation(Unread().double()).backward(*_batches((6,), 1)[0])
 
 
+@pytest.mark.parametrize("order", ["together", "downwards"])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_units_that_do_not_reach_the_loss_are_left_out(order: Any, steps: int) -> None:
+    """A second head that nothing is trained for, of two units: the rest learns as without it."""
+
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.act, self.b = nn.Linear(6, 5), Sign(), nn.Linear(5, 4)
+            self.c, self.act2, self.d, self.act3 = nn.Linear(5, 5), Sign(), nn.Linear(5, 5), Sign()
+            self.drop = nn.Dropout(0.3)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            h = self.act(self.a(x))
+            return self.b(h), self.act3(self.d(self.drop(self.act2(self.c(h)))))
+
+    torch.manual_seed(0)
+    net = Heads().double()
+    alone = copy.deepcopy(nn.Sequential(net.a, net.act, net.b))
+    aside = copy.deepcopy([net.c, net.d])
+    one = TargetPropagation(net, objective=lambda out, y: F.cross_entropy(out[0], y), order=order, inner_steps=steps)
+    other = TargetPropagation(alone, order=order, inner_steps=steps)
+    for x, y in _batches((6,), 4):
+        one.step(x, y, torch.optim.SGD(net.parameters(), lr=0.1))
+        other.step(x, y, torch.optim.SGD(alone.parameters(), lr=0.1))
+    assert _gap(nn.Sequential(net.a, net.act, net.b), alone) < 1e-12
+    assert all(_gap(a, b) == 0 for a, b in zip([net.c, net.d], aside, strict=True))
+
+
 def test_what_it_tells_of_the_layers() -> None:
     net = nn.Sequential(nn.Linear(2, 2), Sign(), nn.Linear(2, 1)).double()
     with torch.no_grad():

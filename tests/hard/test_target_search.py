@@ -180,3 +180,9 @@ def test_a_found_network_of_another_task_does_not_pass_the_check() -> None:
     assert isinstance(found, Found)
     with pytest.raises(CertificateError):
         found.check(CUBE[2], -PARITY[2])
+
+
+@pytest.mark.parametrize("hidden", [2, "2", None])
+def test_widths_are_a_list(hidden: object) -> None:
+    with pytest.raises(ValueError, match="give a list of widths"):
+        ftprop([[0.0], [1.0]], [-1, 1], hidden)  # type: ignore[arg-type]

@@ -278,3 +278,12 @@ def test_binarize_attaches_in_one_call() -> None:
     assert isinstance(run, pr.Run)
     assert torch.equal(one(x), other(x))
     assert any(isinstance(module, Staircase) for module in one.modules())
+
+
+def test_layers_that_share_weights_are_named() -> None:
+    net = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)
+    )
+    net[4].weight = net[2].weight
+    with pytest.raises(ValueError, match="2, 4 share their weights"):
+        pr.binarize(net, torch.randn(3, 4))

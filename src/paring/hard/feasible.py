@@ -141,6 +141,10 @@ def problem(points: ArrayLike, targets: ArrayLike) -> tuple[Points, Labels]:
         raise ValueError(f"{int((~np.isfinite(x)).sum())} coordinates are not finite; leave these examples out")
     if np.abs(x).max(initial=0.0) > _LARGEST:
         raise ValueError(f"coordinates up to {np.abs(x).max():.3g}: rescale them to at most {_LARGEST:g}")
+    if t.dtype == np.bool_:
+        raise ValueError(
+            "targets are booleans: give -1 and 1 (2 * targets - 1), since 0 is for examples that do not matter"
+        )
     if not np.isin(t, (-1, 0, 1)).all():
         found = np.unique(t)[:6].tolist()
         raise ValueError(f"targets {found}: must be -1, 1, or 0 for an example that does not matter")

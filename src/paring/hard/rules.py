@@ -198,6 +198,13 @@ class PerUnitLoss(UnitLoss):
 
     loss: Callable[[Tensor, Tensor], Tensor] = squared_hinge
 
+    def __post_init__(self) -> None:
+        if not callable(self.loss) or not hasattr(self.loss, "__qualname__") or not hasattr(self.loss, "__module__"):
+            raise ValueError(
+                f"PerUnitLoss(loss={self.loss!r}): give a function of a module (def my_loss(z, t): ...), whose name says it in "
+                "checkpoints; a partial or a callable object has none"
+            )
+
     def __repr__(self) -> str:
         """The same in every process: checkpoints know their method by it."""
         return f"PerUnitLoss(weighted={self.weighted}, loss={self.loss.__module__}.{self.loss.__qualname__})"

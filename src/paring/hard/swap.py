@@ -52,6 +52,16 @@ def activations(net: nn.Module, names: str = "") -> dict[str, nn.Module]:
         for name, module in net.named_modules(remove_duplicate=False)
         if (any(fnmatchcase(name, part) for part in wanted) if wanted else type(module) in ACTIVATIONS)
     }
+    if odd := [p for p in wanted if not any(fnmatchcase(n, p) for n, _ in net.named_modules(remove_duplicate=False))]:
+        raise ValueError(
+            f"no module is called {odd[0]!r} in this {type(net).__name__}; its modules are listed by print(net)"
+        )
+    for name, module in found.items():
+        if wanted and any(p.dim() > 1 for p in module.parameters()):
+            raise ValueError(
+                f"{name!r} is a {type(module).__name__} with weights, no activation; name the activations alone"
+            )
+    found = {name: module for name, module in found.items() if not any(name.startswith(f"{up}.") for up in found if up)}
     if "" in found:
         raise ValueError(f"this {type(net).__name__} is an activation itself; put it into nn.Sequential(...) first")
     if not found:

@@ -165,7 +165,7 @@ class TargetPropagation:
         for _ in range(self.inner_steps - 1):
             _clear(optimizers)
             output, inputs = self._again(x, [cut.h.detach() for cut in made.cuts])
-            losses = [made.asks[i](z) for i, z in enumerate(inputs) if z.requires_grad]
+            losses = [made.asks[i](z) for i, z in enumerate(inputs) if i in made.asks and z.requires_grad]
             sum(losses, self.objective(output, y)).backward()
             _move(optimizers)
         return made.told
@@ -175,9 +175,12 @@ class TargetPropagation:
         _descend(made.loss, "the training loss")
         for index in reversed(range(len(made.cuts))):
             cut = made.cuts[index]
+            if cut.h.grad is None and self._idle(index, made, x, y):
+                continue
             made.asks[index], value = self._ask(cut, cut.h.grad, made)
             if cut.z.requires_grad:
                 _descend(value, repr(cut.name))
+        made.check()
         return made
 
     def _forward(self, x: Any, y: Any) -> _Pass:
@@ -212,6 +215,19 @@ class TargetPropagation:
         made.layers.append(LayerStep(cut.name, value.detach(), moved.double().mean(), ignored))
         return asked, value
 
+    def _idle(self, index: int, made: _Pass, x: Any, y: Any) -> bool:
+        """Whether nothing that is trained for depends on a unit: neither the training loss nor a later unit that matters."""
+        held = [cut.h.detach() for cut in made.cuts]
+        other = list(held)
+        other[index] = -held[index] if isinstance(made.cuts[index].module, Sign) else 1 - held[index]
+        seen = []
+        for one in (held, other):
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(0)
+                output, inputs = self._again(x, one)
+                seen.append([self.objective(output, y), *(inputs[later] for later in made.asks)])
+        return all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
     def _again(self, x: Any, held: Sequence[Tensor]) -> tuple[Any, list[Tensor]]:
         """Output, and inputs of the units, when the units output what is held."""
         buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
@@ -228,6 +244,8 @@ class TargetPropagation:
             top = index == len(made.cuts)
             if not top:
                 cut = made.cuts[index]
+                if cut.h.grad is None and self._idle(index, made, x, y):
+                    continue
                 made.asks[index], _ = self._ask(cut, cut.h.grad, made)
                 if not cut.z.requires_grad:
                     continue
@@ -243,6 +261,7 @@ class TargetPropagation:
                     loss.backward()
                     _move(optimizers)
             _descend(layer([cut.h for cut in made.cuts]), "the training loss" if top else repr(made.cuts[index].name))
+        made.check()
         _clear(optimizers)
         return made.told
 
@@ -255,6 +274,13 @@ class _Pass:
     cuts: list[Cut]
     asks: dict[int, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     layers: list[LayerStep] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Refuse a pass in which no unit was asked for anything."""
+        if not self.asks:
+            raise ValueError(
+                no_gradient(f"something between the output of {self.cuts[-1].name!r} and the training loss")
+            )
 
     @property
     def told(self) -> TargetStep:

@@ -94,6 +94,8 @@ def ftprop(
 
 
 def _checked(hidden: Sequence[int], **numbers: int) -> tuple[int, ...]:
+    if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+        raise ValueError(f"hidden={hidden!r}: give a list of widths, such as [2] or [4, 2]; [] for a perceptron")
     widths = tuple(hidden)
     if any(isinstance(width, bool) or not isinstance(width, int) or width < 1 for width in widths):
         raise ValueError(f"hidden={hidden!r}: widths are whole numbers, at least 1")

@@ -45,8 +45,8 @@ class Binarize(Method):
         keep_last: leave those of the layer that runs last real.
         clip: bring latent weights back into [-1, 1] after every step.
         at: which weights: "weights", or a selection such as "weights:!fc2".
-        activations_at: names of the modules to swap, or patterns over them, joined by "|"; empty for every activation
-            module of torch.
+        activations_at: names of the modules to swap, or patterns over them, joined by "|"; empty for every module of the ReLU
+            family (ReLU to GELU, SiLU, Hardtanh). Tanh and Sigmoid, which are outputs and gates more often, only by name.
 
     Raises:
         ValueError: nothing is asked for, or a number is out of its range.
@@ -123,6 +123,13 @@ class Binarize(Method):
         order = [layer.name for layer in probe.wiring.layers if layer.kind != "embedding"]
         real = {*order[: int(self.keep_first)], *order[len(order) - int(self.keep_last) :]}
         left = tuple(s for s in found if s.layer not in real or any(place.names(s.layer) for place in places))
+        owners = [id(getattr(net.get_submodule(name), "weight", None)) for name in order]
+        shared = [name for name, owner in zip(order, owners, strict=True) if owners.count(owner) > 1]
+        if not left and not set(shared) <= real:
+            raise ValueError(
+                f"no place for gates at {self.at!r} in this {type(net).__name__}: {', '.join(shared[:5])} share their weights, "
+                "which no gate can show to each of them, and the first and the last layer stay real"
+            )
         if not left:
             raise ValueError(
                 f"no place for gates at {self.at!r} in this {type(net).__name__}: the first and the last layer "

@@ -100,6 +100,39 @@ def test_real_sums_stay_real() -> None:
         assert torch.allclose(packed(other), net(other), atol=1e-5)
 
 
+class PreActivation(nn.Module):
+    """One unit and one pool for everything, on bits and on floats, and a module whose name a second call would take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.act, self.pool = nn.Conv2d(3, 16, 3, padding=1), Sign(), nn.MaxPool2d(2)
+        self.b1, self.c1 = nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.b2, self.act_1, self.last = nn.BatchNorm2d(16), nn.Hardtanh(), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        h = self.pool(h + self.c1(self.act(self.b1(h))))
+        h = h + self.c1(self.pool(self.act(F.pad(h, (3, 4, 3, 4)))))
+        return self.last(self.act_1(self.act(self.b2(h)).mean((2, 3))))
+
+
+def test_a_module_called_on_bits_and_on_floats() -> None:
+    net = lively(PreActivation(), dyadic=True)
+    x = X.contiguous()
+    packed = pack_bits(net, x)
+    assert packed.report is not None
+    assert any(line.bits for line in packed.report.lines)
+    with torch.no_grad():
+        assert torch.allclose(packed(x), net(x), atol=1e-5)
+
+
+def test_images_of_another_size_are_refused_by_a_linear_layer() -> None:
+    net = lively(nn.Sequential(nn.Conv2d(1, 8, 1), Sign(), nn.Flatten(), nn.Linear(288, 70), Sign(), nn.Linear(70, 5)))
+    packed = pack_bits(net, torch.randn(2, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"maps of 6x6 got maps of 7x7"):
+        packed(torch.randn(2, 1, 7, 7))
+
+
 def test_convnet8() -> None:
     net = lively(build("convnet8", shape=(3, 32, 32), classes=10, activation=Sign), dyadic=True)
     x = torch.randn(2, 3, 32, 32)

@@ -118,6 +118,11 @@ class BitLayer(nn.Module):
     def forward(self, bits: Tensor) -> Tensor:
         checked(bits, self.code.planes, self.channels)
         images, height, width, planes, across = bits.shape
+        if self.flat and (height, width) != self.window.kernel:
+            kernel = "x".join(map(str, self.window.kernel))
+            raise ValueError(
+                f"a linear layer for maps of {kernel} got maps of {height}x{width}; give images of the same size"
+            )
         tables = self._tables(height, width)
         oh, ow = int(tables.geometry[9]), int(tables.geometry[10])
         groups, blocks, size, _ = self.words.shape

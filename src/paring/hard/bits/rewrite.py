@@ -124,11 +124,15 @@ class Rewritten:
         return find(self.sites.chain(source), lambda n: (factor * n + shift).float(), limit)
 
     def _copied(self, node: fx.Node) -> fx.Node:
+        copy, name = self.graph.node_copy(node, lambda n: self._values[n]), str(node.target)
         if node.op == "call_module":
-            self.modules[str(node.target)] = self.sites.traced.net.get_submodule(str(node.target))
+            module = self.sites.traced.net.get_submodule(name)
+            if self.modules.get(name, module) is not module:  # called on bits as well, and those have taken the name
+                copy.target = name = self._name(node)
+            self.modules[name] = module
         elif node.op == "get_attr":
-            self.modules[str(node.target)] = _attribute(self.sites.traced.net, str(node.target))
-        return self.graph.node_copy(node, lambda n: self._values[n])
+            self.modules[name] = _attribute(self.sites.traced.net, name)
+        return copy
 
     def _call(self, name: str, module: nn.Module, argument: fx.Node) -> fx.Node:
         self.modules[name] = module
@@ -136,11 +140,11 @@ class Rewritten:
 
     def _name(self, node: fx.Node) -> str:
         """Where the module was, or a name of its own where it is called more than once or is none."""
-        path = str(node.target) if node.op == "call_module" else node.name
+        own = node.op == "call_module"
+        path = str(node.target) if own else node.name
+        others = {name for name, _ in self.sites.traced.net.named_modules() if not (own and name == path)}
         name, number = path, 1
-        while name in self.modules or (
-            node.op != "call_module" and name in dict(self.sites.traced.net.named_modules())
-        ):
+        while name in self.modules or name in others:
             name, number = f"{path}_{number}", number + 1
         return name
 
