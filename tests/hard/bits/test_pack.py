@@ -8,6 +8,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ import paring as pr
 from paring.hard import Sign, Staircase
 from paring.hard.bits import BitNet, BitsError, pack_bits
 from paring.hard.bits.backend import kernels
+from paring.hard.bits.contract import binary
 from paring.hard.learned_step import LearnedStep
 from paring.methods import Binarize
 from paring.models import build
@@ -124,6 +126,35 @@ def test_a_module_called_on_bits_and_on_floats() -> None:
     assert any(line.bits for line in packed.report.lines)
     with torch.no_grad():
         assert torch.allclose(packed(x), net(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("weights", ["sign", "mean"])
+@pytest.mark.parametrize("seed", range(4))
+def test_constants_of_closed_units_in_front_of_padding(seed: int, weights: Literal["sign", "mean"]) -> None:
+    """Removal gathers them in one channel whose weights are whole multiples; all inner layers still run on bits, exactly."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(3, 20, 3, padding=1), nn.BatchNorm2d(20), nn.ReLU(),
+        nn.Conv2d(20, 70, 3, padding=1, bias=False), nn.BatchNorm2d(70), nn.MaxPool2d(2), nn.ReLU(),
+        nn.Conv2d(70, 24, 5, padding=2, stride=2), nn.BatchNorm2d(24), nn.ReLU(),
+        nn.Conv2d(24, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 9, 4),
+    )  # fmt: skip
+    x, y = torch.randn(8, 3, 12, 12), torch.randint(0, 4, (8,))
+    method = pr.Stack(pr.Binarize(weights=weights), pr.L0(price=pr.Budget(params=0.4), at="units"))
+    run = pr.attach(net, method, x, steps=40)
+    opt = torch.optim.Adam(run.parameter_groups(lr=1e-2))
+    for _ in range(40):
+        opt.zero_grad()
+        (F.cross_entropy(net(x), y) + run.penalty()).backward()
+        run.step(opt)
+    small = run.finish().eval()
+    merged = [layer for layer in (small[3], small[7], small[10]) if not binary(layer.weight)]
+    assert merged, "no constant was gathered; the test shows nothing"
+    packed = pack_bits(small, x)
+    assert packed.report is not None
+    assert [line.name for line in packed.report.lines if line.bits] == ["3", "7", "10"]
+    other = torch.randn(5, 3, 12, 12)
+    assert torch.allclose(packed(other), small(other), atol=1e-4)
 
 
 def test_images_of_another_size_are_refused_by_a_linear_layer() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from paring.hard.bits.contract import Window
+from paring.hard.bits.contract import Window, scales
 from paring.hard.bits.edges import Code
 from paring.hard.bits.rewrite import Rewritten, affine
 from paring.hard.bits.sites import Sites
@@ -82,16 +82,24 @@ def as_bits(values: Tensor, code: Code) -> Tensor:
     return packed(levels[..., None, :] > torch.arange(code.planes).view(-1, 1))
 
 
-def exact_sum(module: nn.Conv2d | nn.Linear, x: Tensor, code: Code) -> Tensor:
-    """The output of a contraction as its layer of bits defines it, float32; x holds values of a unit."""
+def exact_sum(module: nn.Conv2d | nn.Linear, weight: Tensor, x: Tensor, code: Code) -> Tensor:
+    """The output of a contraction as its layer of bits defines it, float32.
+
+    Args:
+        module: the contraction.
+        weight: its weights as ±1 times a scale.
+        x: values of a unit.
+        code: of the unit.
+    """
     whole = x.double() if code.signed else code.level(x).double()
-    signs = torch.where(module.weight > 0, 1.0, -1.0).double()
-    factor, shift = affine(module, code)
+    scale = scales(weight).view(-1, *(1 for _ in weight.shape[1:]))
+    times = torch.where(scale > 0, (module.weight / torch.where(scale > 0, scale, 1.0)).round(), -1.0).double()
+    factor, shift = affine(module, weight, code)
     if isinstance(module, nn.Linear):
-        return (factor * F.linear(whole, signs) + shift).float()
+        return (factor * F.linear(whole, times) + shift).float()
     window = Window.of(module)
     edges = (window.before[1], window.after[1], window.before[0], window.after[0])
-    total = F.conv2d(F.pad(whole, edges), signs, None, window.stride, 0, window.dilation, window.groups)
+    total = F.conv2d(F.pad(whole, edges), times, None, window.stride, 0, window.dilation, window.groups)
     return (factor.view(-1, 1, 1) * total + shift.view(-1, 1, 1)).float()
 
 
@@ -120,7 +128,8 @@ class _Exact(_Noted):
             return super().run_node(n)
         module = self.sites.traced.module(n)
         assert isinstance(module, nn.Conv2d | nn.Linear)
-        self.values[n] = exact_sum(module, self.values[self.sites.traced.source(n)], self.sites.code(base))
+        x, (weight, _) = self.values[self.sites.traced.source(n)], self.sites.weight(n)
+        self.values[n] = exact_sum(module, weight, x, self.sites.code(base))
         return self.values[n]
 
 

@@ -88,18 +88,27 @@ class BitLayer(nn.Module):
         code: of the input.
         ends: edges of the unit that follows, over n; None gives the float32 output, (N, O, H', W').
         flat: the output is (N, O).
+        extra: (O, taps) whole numbers: what n has besides at every tap inside the image (see `split`); of one group.
 
     Raises (in forward):
         TypeError, ValueError: the input is not made of such bits, or is smaller than the window.
     """
 
     words: Tensor
+    extra: Tensor | None
     edges: Tensor
     scale: Tensor
     bias: Tensor
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, window: Window, code: Code, ends: Edges | None, flat: bool
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        window: Window,
+        code: Code,
+        ends: Edges | None,
+        flat: bool,
+        extra: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.window, self.code, self.flat = window, code, flat
@@ -112,6 +121,9 @@ class BitLayer(nn.Module):
         else:
             positive ^= ends.falling.view(-1, 1, 1, 1)
             self.register_buffer("edges", ends.edges.to(torch.int32))
+        if extra is not None:
+            extra = (extra if ends is None else torch.where(ends.falling[:, None], -extra, extra)).to(torch.int32)
+        self.register_buffer("extra", extra)
         self.register_buffer("words", packed_weights(positive, window.groups))
         self._held: dict[tuple[int, int], tuple[list[Tensor], list[int | None], _Tables]] = {}
 
@@ -178,6 +190,9 @@ class BitLayer(nn.Module):
         if self.code.signed:
             outside = torch.einsum("kt,gbtl->kgbl", (~inside).long(), ups)
             base, each = 2 * outside + (per * inside.sum(1)).view(-1, 1, 1, 1), 2
+            if self.extra is not None:
+                more = torch.einsum("kt,ot->ko", inside.long(), self.extra.long())
+                base = base + torch.stack([self._filled(row) for row in more]).view(base.shape)
         else:
             base, each = (self.code.planes * ups.sum(2))[None], 1
         geometry = [*window.kernel, *window.stride, *window.before, *window.dilation, per, *sizes]
@@ -244,3 +259,31 @@ def binary(weight: Tensor) -> bool:
     """Whether every filter is ±1 times one scale (which may be 0)."""
     flat = weight.detach().reshape(len(weight), -1)
     return bool(flat.numel()) and bool((flat.abs() == flat.abs().amax(1, keepdim=True)).all())
+
+
+def split(weight: Tensor, constant: Tensor) -> tuple[Tensor, Tensor | None] | None:
+    """The weights as ±1 times a scale, and what is left of channels that never change: exact removal gathers in one
+    channel what closed units gave, so that its weights are whole multiples of the scale.
+
+    Args:
+        weight: (O, C, kh, kw).
+        constant: (C,) the value, ±1, of input channels that never change, 0 for the others.
+
+    Returns:
+        Weights with the scale itself in such columns, and (O, taps) the rest in units of the scale (None: nothing); None when
+        the other columns are not ±1 times a scale, or these no whole multiples.
+    """
+    if binary(weight):
+        return weight, None
+    held = constant != 0
+    if not bool(held.any()) or not binary(weight[:, ~held]):
+        return None
+    scale = scales(weight[:, ~held]).view(-1, 1, 1, 1)
+    size = torch.where(scale > 0, scale, torch.ones_like(scale))
+    times = torch.where(scale > 0, (weight[:, held] / size).round(), torch.zeros_like(scale))
+    if not torch.equal(times * scale, weight[:, held]):
+        return None
+    plain = weight.clone()
+    plain[:, held] = scale.expand_as(plain[:, held])
+    extra = ((times - 1) * constant[held].view(1, -1, 1, 1)).sum(1).flatten(1)
+    return plain, torch.where(scale.view(-1, 1) > 0, extra, torch.zeros_like(extra)).long()

@@ -108,7 +108,8 @@ class Rewritten:
         module, base = self.sites.traced.module(node), self.sites.contractions[node]
         code = self.sites.code(base)
         if isinstance(module, nn.Conv2d):
-            return BitLayer(module.weight.detach(), module.bias, Window.of(module), code, ends, False)
+            weight, extra = self.sites.weight(node)
+            return BitLayer(weight, module.bias, Window.of(module), code, ends, False, extra)
         assert isinstance(module, nn.Linear)
         shape = self.sites.traced.shapes[base]
         weight = module.weight.detach().view(len(module.weight), shape[1], *(shape[2:] or (1, 1)))
@@ -119,8 +120,9 @@ class Rewritten:
         module = self.sites.traced.module(source.top)
         assert isinstance(module, nn.Conv2d | nn.Linear)
         code = self.sites.code(self.sites.contractions[source.top])
-        limit = module.weight[0].numel() * code.planes
-        factor, shift = affine(module, code)
+        weight, extra = self.sites.weight(source.top)
+        limit = weight[0].numel() * code.planes + (0 if extra is None else int(extra.abs().sum(1).max()))
+        factor, shift = affine(module, weight, code)
         return find(self.sites.chain(source), lambda n: (factor * n + shift).float(), limit)
 
     def _copied(self, node: fx.Node) -> fx.Node:
@@ -149,10 +151,13 @@ class Rewritten:
         return name
 
 
-def affine(module: nn.Conv2d | nn.Linear, code: Code) -> tuple[Tensor, Tensor]:
-    """Factor and shift (O,) float64 that turn whole sums of inputs with this code into the layer's output."""
+def affine(module: nn.Conv2d | nn.Linear, weight: Tensor, code: Code) -> tuple[Tensor, Tensor]:
+    """Factor and shift (O,) float64 that turn whole sums of inputs with this code into the layer's output.
+
+    weight: its weights as ±1 times a scale.
+    """
     bias = torch.zeros(len(module.weight)) if module.bias is None else module.bias.detach()
-    return scales(module.weight).double() * code.size, bias.double()
+    return scales(weight).double() * code.size, bias.double()
 
 
 def _attribute(net: nn.Module, target: str) -> nn.Module:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
-from paring.hard.bits.contract import binary
+from paring.hard.bits.contract import binary, split
 from paring.hard.bits.edges import Chain, Code, code_of
 from paring.hard.bits.trace import Traced
 
@@ -43,6 +43,7 @@ class Sites:
         contractions: node -> the node (a source or a pooling of bits) whose bits it reads.
         inner: nodes that disappear into comparisons.
         reasons: why a layer stays as it is.
+        weights: of contractions whose weights are ±1 but for channels that never change: see `split`.
     """
 
     traced: Traced
@@ -50,6 +51,7 @@ class Sites:
     contractions: dict[fx.Node, fx.Node] = field(default_factory=dict)
     inner: set[fx.Node] = field(default_factory=set)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
+    weights: dict[fx.Node, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         nodes = list(self.traced.net.graph.nodes)
@@ -126,6 +128,34 @@ class Sites:
         monotone = self.traced.rising(node) or self.traced.pool(node) is not None
         return monotone and len(node.users) == 1 and len(self.traced.shapes[self.traced.source(node)]) == dims
 
+    def weight(self, node: fx.Node) -> tuple[Tensor, Tensor | None]:
+        """The ±1 (times scale) weights of a contraction, and what channels that never change add (see `split`)."""
+        module = self.traced.module(node)
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        return self.weights.get(node, (module.weight.detach(), None))
+
+    def _splits(self, node: fx.Node, module: nn.Conv2d | nn.Linear, base: fx.Node) -> bool:
+        if not isinstance(module, nn.Conv2d) or module.groups > 1 or not self.code(base).signed:
+            return False
+        found = split(module.weight.detach(), self._constant(base))
+        if found is not None:
+            self.weights[node] = found
+        return found is not None
+
+    def _constant(self, base: fx.Node) -> Tensor:
+        """(C,) the value of channels that never change, 0 elsewhere: what is above has no weights for them, or the chain is
+        on one level from -1e30 to 1e30 (a norm of scale zero)."""
+        source = self._climb(self._unit(base))
+        chain, module = self.chain(source), self.traced.module(source.top)
+        ends = torch.full((chain.channels,), 1e30)
+        levels = chain.levels(ends)
+        still = levels == chain.levels(-ends)
+        if isinstance(module, nn.Conv2d | nn.Linear) and len(module.weight) == chain.channels:
+            zero = (module.weight.detach().flatten(1) == 0).all(1)
+            bias = torch.zeros(chain.channels) if module.bias is None else module.bias.detach()
+            levels, still = torch.where(zero, chain.levels(bias), levels), still | zero
+        return torch.where(still, 2.0 * levels - 1, 0.0)
+
     def _reason(self, node: fx.Node, base: fx.Node | None) -> str:
         """Why a layer with weights cannot run on bits; empty if it can."""
         module = self.traced.module(node)
@@ -135,7 +165,7 @@ class Sites:
             return "its input does not come from a hard-threshold unit"
         if module.weight.dtype != torch.float32 or module.weight.device.type != "cpu":
             return "its weights are not float32 on the CPU"
-        if not binary(module.weight):
+        if not binary(module.weight) and not self._splits(node, module, base):
             return "its weights are not ±1 times one scale per output channel"
         if isinstance(module, nn.Conv2d):
             if module.padding_mode != "zeros":
