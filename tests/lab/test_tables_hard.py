@@ -125,3 +125,22 @@ def test_the_command_line_takes_rules() -> None:
     expected = Binarize("sign", "sign", rule=ApproxSign(), weight_rule=Hinge(), keep_first=False)
     assert experiment.method == expected
     assert torch.device(experiment.recipe.device).type == "cpu"
+
+
+def test_checks_are_rows_but_no_bars() -> None:
+    from paring.lab.hard_views import hard_chart, hard_view
+    from paring.lab.tables.table import Entry, is_shortened, shortened
+
+    entry = Entry("ftp-sh", HardExperiment("lenet_300_100", "mnist", Binarize("sign", "none"), Recipe(epochs=2)))
+    for one in (shortened(entry, 1), shortened(entry, None, 100), shortened(entry, 1, 2000)):
+        assert is_shortened(one.label), one.label
+    assert not any(map(is_shortened, ("ftp-sh", "ftp-sh, unweighted", "ftp-sh (Friesen and Domingos, recalled)")))
+    whole, check = (
+        {**row("ftp-sh", "sign", 0, 3.0), "run": name, "method": name} for name in ("sste", shortened(entry, 1).label)
+    )
+    results = Results("friesen2018-small", "a command", [whole, check])
+    assert "1 epochs" in hard_view(results)
+    chart = hard_chart(results, whole["model"], whole["data"])
+    assert chart is not None
+    assert "sste" in chart
+    assert "1 epochs" not in chart

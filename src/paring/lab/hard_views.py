@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from paring.lab.grid import NETWORKS, grid, key_column, stat_column
 from paring.lab.human import DASH, percent, seconds
 from paring.lab.plots import bar_chart
 from paring.lab.results import Results, summarise
+from paring.lab.tables.table import is_shortened
 
 UNITS = {"sign": "sign", "2-bit": "4 levels", "3-bit": "6 levels", "saturated": "saturated ReLU", "real": "ReLU"}
 DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
@@ -57,12 +60,13 @@ def _difference(a: float | None, b: float | None) -> float | None:
 
 
 def hard_chart(results: Results, model: str, data: str) -> str | None:
-    """One bar per units and rule: mean test error, lowest to highest over seeds."""
-    found = [row for row in results.rows if (row.get("model"), row.get("data")) == (model, data) and "units" in row]
+    """One bar per units and rule: mean test error, lowest to highest over seeds. Checks with few examples are no bars."""
+    rows = [row for row in results.rows if "units" in row and not is_shortened(row["method"])]
+    found = [row for row in rows if (row.get("model"), row.get("data")) == (model, data)]
     bars: dict[str, tuple[float, float, float]] = {}
     for group in summarise(found, ("units", "method", "source"), ("error",)):
         errors = [row["error"] for row in group.rows]
         name = f"{UNITS.get(group.key['units'], group.key['units'])}: {group.key['method']}"
-        bars[name] = (group.stats["error"].mean, min(errors), max(errors))
+        bars[textwrap.fill(name, 36)] = (group.stats["error"].mean, min(errors), max(errors))
     title = f"{NETWORKS.get(model, model)}, {DATA.get(data, data)}"
     return bar_chart(bars, "test error in %", title) if bars else None

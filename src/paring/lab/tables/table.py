@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Generator
 from contextlib import closing
@@ -56,6 +57,11 @@ def shortened(entry: Entry, epochs: int | None, examples: int = 0) -> Entry:
     moved = "" if experiment.recipe.device == entry.experiment.recipe.device else f" on {experiment.recipe.device}"
     name, colon, setting = entry.label.partition(":")
     return Entry(f"{name} ({', '.join(long)}{moved}){colon}{setting}", experiment)
+
+
+def is_shortened(label: str) -> bool:
+    """Whether a row's label is one of a check with fewer epochs or examples."""
+    return re.search(r"\((\d+ epochs|[\d,]+ examples)[^)]*\)", label) is not None
 
 
 def run_table(
