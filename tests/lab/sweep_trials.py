@@ -91,6 +91,9 @@ def waits(marker: Path) -> None:
 
 def main() -> None:
     """`root count name`: a sweep on two workers."""
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a test suite in the background hands down that it is ignored
     torch.set_num_threads(1)
     root, count, name = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     grid = [logged(root / "log", tag, pause=0.05) for tag in range(count)]
