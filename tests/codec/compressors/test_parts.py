@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from paring.codec.compressors import Codebooks, Combined, KMeans, Stage, Training, compress
-from paring.codec.compressors.entropy_rounding import likelihood_bits
+from paring.codec.compressors.entropy_rounding import Latent, likelihood_bits
 from paring.codec.compressors.grid_rounding import rounded
 from paring.codec.compressors.hashed import Hash, hashed
 from paring.codec.compressors.huffman import estimate, huffman_bits
@@ -67,6 +67,39 @@ def test_bits_of_the_mixture_of_laplace_distributions() -> None:
         assert bits == pytest.approx(-math.log2(mass + 1e-12), abs=1e-8)
     whole = torch.arange(-200, 201, dtype=torch.float64)
     assert (0.5 ** likelihood_bits(whole, scales, mixture)).sum() == pytest.approx(1, abs=1e-8)
+
+
+def test_latents_follow_the_loss_and_the_mean_bits() -> None:
+    """Gradients by looking slopes up on the grid, against autograd through bits with many draws of the noise."""
+    generator = torch.Generator().manual_seed(0)
+    weight = 0.1 * torch.randn(40, 50, generator=generator, dtype=torch.float64)
+    weight[weight.abs() < 0.05] = 0.0
+    one = Latent(weight, 0.06)
+    with torch.no_grad():
+        one.log_step.fill_(0.2)
+        one.scales.copy_(torch.tensor([-1.0, 0.5]))
+        one.mixture.fill_(0.3)
+    sq = one.rounded()
+    torch.testing.assert_close(sq, (weight / 0.06 / math.exp(0.2)).round() * math.exp(0.2) * 0.06)
+    grad = 1e-2 * torch.randn(40, 50, generator=generator, dtype=torch.float64)
+    one.follow(grad, 1e-3, True)
+
+    theta, log_step, scales, mixture = (
+        p.detach().clone().requires_grad_() for p in (one.theta, one.log_step, one.scales, one.mixture)
+    )
+    x = theta / log_step.exp()
+    noise = (torch.arange(200) + 0.5) / 200 - 0.5
+    bits = sum(likelihood_bits(x + float(u), scales, mixture).sum() for u in noise) / 200
+    through = (x.round() - x).detach() + x  # straight through
+    loss = (grad * through * log_step.exp() * 0.06).sum() + 1e-3 * bits
+    expected = torch.autograd.grad(loss, [theta, log_step, scales, mixture])
+    found = (one.theta.grad, one.log_step.grad, one.scales.grad, one.mixture.grad)
+    for mine, naive in zip(found, expected, strict=True):
+        assert mine is not None
+        torch.testing.assert_close(mine, naive, rtol=0, atol=0.015 * float(naive.abs().max()))
+    one.follow(grad, 1e-3, False)
+    torch.testing.assert_close(one.theta.grad, found[0])
+    assert one.scales.grad is None
 
 
 def test_the_mixture_of_normals() -> None:

@@ -11,7 +11,8 @@ the rounding, under a density learned for each tensor: a mixture of two zero-mea
     P(q) = F(q + 1/2) - F(q - 1/2).
 
 Where we differ: the paper's decoder is a learned linear map of groups of latents and its density a small network; here
-every weight has its own latent, and bits are estimated on a random part of the weights in every step.
+every weight has its own latent. The paper draws the noise; we take its mean. A tensor has one density, so the mean bits are
+one function of |theta / s|: computed on a grid, its slope is looked up for every weight. Densities move every tenth step.
 """
 
 from __future__ import annotations
@@ -21,11 +22,19 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from paring.codec.compressors.task import Compressor, Task, working_copy
 from paring.codec.compressors.tensors import weights_of
 from paring.codec.compressors.training import Descent
 from paring.codec.compressors.tuning import estimate_norms
+
+RESOLUTION = 16
+"""Grid points in a step; even."""
+FARTHEST = 4096
+"""Steps that the grid reaches; the bits of latents farther out rise as at its end."""
+REFRESH = 10
+"""Descent steps from one step of the densities to the next."""
 
 
 class Latent:
@@ -36,31 +45,81 @@ class Latent:
         log_step: logarithm of the step in these units.
         scales: logarithms of the two scales of the density, in units of the step.
         mixture: logit of the first part.
+        scaled: theta over the step, as of the last `rounded`.
+        q: the same, rounded.
     """
 
     def __init__(self, weight: Tensor, step: float) -> None:
-        device = weight.device
         self.first = step
         self.theta = (weight.detach() / step).requires_grad_()
-        self.log_step = torch.zeros((), device=device, requires_grad=True)
+        self.log_step = weight.new_zeros((), requires_grad=True)
         spread = float(self.theta.detach().abs().mean())
-        self.scales = torch.tensor([math.log(0.3), math.log(max(spread, 0.3) * 2)], device=device, requires_grad=True)
-        self.mixture = torch.zeros((), device=device, requires_grad=True)
+        self.scales = weight.new_tensor([math.log(0.3), math.log(max(spread, 0.3) * 2)], requires_grad=True)
+        self.mixture = weight.new_zeros((), requires_grad=True)
         self.held = weight.detach() == 0
+        self.scaled = self.theta.detach().clone()
+        self.q = self.scaled.round()
+        self._slope = weight.new_zeros(1)
 
-    def bits(self, part: float, generator: torch.Generator) -> Tensor:
-        """Estimated bits of all entries, from a random part of them."""
-        flat = self.theta.flatten()
-        count = max(1, round(part * len(flat)))
-        rows = torch.randint(len(flat), (count,), generator=generator).to(flat.device) if part < 1 else slice(None)
-        noise = torch.rand(count if part < 1 else len(flat), generator=generator).to(flat.device) - 0.5
-        return likelihood_bits(flat[rows] / self.log_step.exp() + noise, self.scales, self.mixture).mean() * len(flat)
+    @torch.no_grad()
+    def rounded(self) -> Tensor:
+        """The weights s q."""
+        step = self.log_step.exp()
+        torch.div(self.theta, step, out=self.scaled)
+        torch.round(self.scaled, out=self.q)
+        return self.q * (step * self.first)
 
-    def rounded(self) -> tuple[Tensor, Tensor]:
-        """q, and the weights s q."""
-        step = self.log_step.detach().exp()
-        q = (self.theta.detach() / step).round()
-        return q, q * (step * self.first)
+    @torch.no_grad()
+    def follow(self, grad: Tensor, rate: float, refresh: bool) -> None:
+        """Set the gradients of L + rate * bits.
+
+        Args:
+            grad: dL / d(s q), the shape of the weights.
+            rate: price of a bit.
+            refresh: whether the density learns, too; its slope is the last one otherwise.
+        """
+        step = self.log_step.exp()
+        through = grad * self.first
+        moved = torch.dot(through.flatten(), (self.q - self.scaled).flatten()) * step
+        self.scales.grad = self.mixture.grad = None
+        if rate:
+            place = self.scaled.abs().mul_(RESOLUTION).round_().clamp_max_(FARTHEST * RESOLUTION).int().flatten()
+            if refresh:
+                self._refresh(place, rate)
+            place.clamp_max_(len(self._slope) - 1)
+            slopes = self._slope.index_select(0, place).view_as(grad).copysign_(self.scaled).mul_(rate)
+            moved -= torch.dot(slopes.flatten(), self.scaled.flatten())
+            through.add_(slopes.div_(step))
+        self.theta.grad, self.log_step.grad = through, moved
+
+    def _refresh(self, place: Tensor, rate: float) -> None:
+        """Bits by distance from zero, and the gradients of the density.
+
+        Args:
+            place: (weights,) |theta / s| in units of the grid.
+            rate: price of a bit.
+        """
+        counts = torch.bincount(place)
+        reach = -(-len(counts) // RESOLUTION)
+        with torch.enable_grad():
+            bits = mean_bits(reach, self.scales, self.mixture)
+            total = rate * torch.dot(counts.to(bits.dtype), bits[: len(counts)])
+            self.scales.grad, self.mixture.grad = torch.autograd.grad(total, [self.scales, self.mixture])
+        self._slope = torch.gradient(bits.detach(), spacing=1 / RESOLUTION)[0]
+        self._slope[0] = 0.0
+
+
+def mean_bits(reach: int, scales: Tensor, mixture: Tensor) -> Tensor:
+    """Bits of x + u, in the mean over u in [-1/2, 1/2], for x = 0, 1/RESOLUTION, ..., reach.
+
+    Args:
+        reach: largest x.
+        scales: see `likelihood_bits`.
+        mixture: see `likelihood_bits`.
+    """
+    points = torch.arange((reach + 1) * RESOLUTION, dtype=scales.dtype, device=scales.device)
+    bits = likelihood_bits((points + 0.5) / RESOLUTION - 0.5, scales, mixture)
+    return F.avg_pool1d(bits[None], RESOLUTION, 1)[0]
 
 
 def likelihood_bits(value: Tensor, scales: Tensor, mixture: Tensor) -> Tensor:
@@ -92,10 +151,8 @@ class EntropyRounding(Compressor):
         rates: prices of a bit, in units of the loss, one training after the other; the lowest first, until the bound breaks.
         epochs: of the training at each price.
         step: first step, in units of each tensor's root mean square weight.
-        part: share of the weights whose bits are estimated in a step, in (0, 1].
         keep_zeros: weights that are zero at the start stay zero.
         lr: learning rate of the weights; the training's by default.
-        seed: of noise and parts.
 
     Raises:
         ValueError: a number out of its range.
@@ -103,16 +160,14 @@ class EntropyRounding(Compressor):
 
     rates: tuple[float, ...] = (3e-7, 1e-6, 3e-6)
     epochs: float = 5.0
-    step: float = 0.3
-    part: float = 0.25
+    step: float = 1.0
     keep_zeros: bool = False
     lr: float | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.rates or min(self.rates) < 0 or not (self.epochs > 0 and self.step > 0 and 0 < self.part <= 1):
+        if not self.rates or min(self.rates) < 0 or not (self.epochs > 0 and self.step > 0):
             raise ValueError(
-                f"EntropyRounding(rates={self.rates}, epochs={self.epochs}, step={self.step}, part={self.part}): out of range"
+                f"EntropyRounding(rates={self.rates}, epochs={self.epochs}, step={self.step}): out of range"
             )
 
     @property
@@ -127,15 +182,13 @@ class EntropyRounding(Compressor):
         own = {id(weights[name]) for name in latents}
         others = [p for p in net.parameters() if id(p) not in own and p.requires_grad]
         rate = task.training.lr if self.lr is None else self.lr
-        generator = torch.Generator().manual_seed(self.seed)
+        densities = [p for one in latents.values() for p in (one.scales, one.mixture)]
+        steps = [one.log_step for one in latents.values()]
         for number, price in enumerate(sorted(self.rates)):
-            groups = [{"params": others, "lr": rate}]
-            for name, one in latents.items():
-                groups.append({"params": [one.theta], "lr": rate / (self.step * sizes[name])})
-                groups.append({"params": [one.log_step, one.scales, one.mixture], "lr": 1e-2})
-            first = round(number * self.epochs)
-            descent = Descent(task.training, groups, self.epochs, first=first)
-            self._learn(net, weights, latents, descent, price, generator)
+            groups = [{"params": others, "lr": rate}, {"params": densities, "lr": 3e-2}, {"params": steps, "lr": 1e-2}]
+            groups += [{"params": [one.theta], "lr": rate / (self.step * sizes[name])} for name, one in latents.items()]
+            descent = Descent(task.training, groups, self.epochs, first=round(number * self.epochs))
+            self._learn(net, weights, latents, descent, price)
             estimate_norms(net, task.training)
             if not task.offer(_narrow(net, latents), rate=price).within:
                 return
@@ -147,34 +200,22 @@ class EntropyRounding(Compressor):
         latents: dict[str, Latent],
         descent: Descent,
         price: float,
-        generator: torch.Generator,
     ) -> None:
-        def penalty() -> Tensor | None:
-            bits = [one.bits(self.part, generator) for one in latents.values()]
-            return price * torch.stack(bits).sum() if bits and price else None
-
         def before() -> None:
             for name, one in latents.items():
                 grad = weights[name].grad
-                if grad is None:
-                    continue
-                step = one.log_step.detach().exp()
-                through = grad * one.first
-                one.theta.grad = through if one.theta.grad is None else one.theta.grad + through
-                scaled = one.theta.detach() / step
-                moved = (through * (scaled.round() - scaled)).sum() * step
-                one.log_step.grad = moved if one.log_step.grad is None else one.log_step.grad + moved
-                if self.keep_zeros:
+                one.follow(torch.zeros_like(one.theta) if grad is None else grad, price, descent.step % REFRESH == 0)
+                if self.keep_zeros and one.theta.grad is not None:
                     one.theta.grad.masked_fill_(one.held, 0.0)
                 weights[name].grad = None
 
         def after() -> None:
             with torch.no_grad():
                 for name, one in latents.items():
-                    weights[name].copy_(one.rounded()[1])
+                    weights[name].copy_(one.rounded())
 
         after()
-        descent.run(net, penalty=penalty, before=before, after=after)
+        descent.run(net, before=before, after=after)
 
 
 @torch.no_grad()

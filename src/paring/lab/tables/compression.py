@@ -87,6 +87,9 @@ class Compression(Experiment):
         device = torch.device(self.recipe.device)
         train, validation, test = (part.to(device) for part in (data.train, data.validation, data.test))
         net = load_net(lambda: self._architecture(data), root / self.source.name / SMALL).to(device).eval()
+        if self.recipe.channels_last and train.x.dim() == 4:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            train = replace(train, x=train.x.contiguous(memory_format=torch.channels_last))
         teacher = _outputs(net, train.x) if self.share and self.compressor.trains else None
         batch, seed = self.recipe.batch, self.recipe.seed
         with torch.random.fork_rng(devices=[]):
