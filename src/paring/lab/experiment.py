@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from paring.graph import save as save_net
 from paring.lab.config import digest, plain
 from paring.lab.rounds import rounds, size
 from paring.methods import Dense
-from paring.models import build
+from paring.models import build, drawn_norm_scales
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic
 
 RESULT = "result.json"
@@ -47,6 +47,7 @@ class Experiment:
         validation: training examples set aside (the choice of settings looks at these, never at the test set).
         drop_inputs: cut input columns that nobody reads; by default when inputs are gated (see `Run.finish`).
         examples: look at no more than so many of each part of the data, to see that it works; 0 takes all.
+        norm_scales: what the scales of BatchNorms begin as: "ones", or "uniform", drawn from (0, 1).
     """
 
     model: str
@@ -57,6 +58,7 @@ class Experiment:
     validation: int = 0
     drop_inputs: bool | None = None
     examples: int = 0
+    norm_scales: Literal["ones", "uniform"] = "ones"
 
     @property
     def key(self) -> str:
@@ -83,7 +85,8 @@ class Experiment:
         """The untrained network, initialised from the recipe's seed; the caller's random state is left alone."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)
-            return build(self.model, shape=data.shape, classes=data.classes)
+            net = build(self.model, shape=data.shape, classes=data.classes)
+            return drawn_norm_scales(net) if self.norm_scales == "uniform" else net
 
     def result(self, root: Path) -> dict[str, Any] | None:
         """The finished result below `root`, or None.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from paring.models.common import drawn_norm_scales
 from paring.models.conv import conv2, conv4, conv4_16, conv6, conv6_16
 from paring.models.convnet import convnet4, convnet4_8, convnet8
 from paring.models.lenet import lenet5_caffe, lenet_300_100, mlp
@@ -24,7 +25,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {builder.__name__: builder for bui
 
 __all__ = [
     "MODELS", "build", "conv2", "conv4", "conv4_16", "conv6", "conv6_16", "convnet4", "convnet4_8", "convnet8",
-    "lenet5_caffe", "lenet_300_100", "mlp",
+    "drawn_norm_scales", "lenet5_caffe", "lenet_300_100", "mlp",
     "resnet20", "resnet32", "resnet56", "vgg11", "vgg13", "vgg16", "vgg19", "wide_resnet", "wrn_16_4", "wrn_28_10",
 ]  # fmt: skip
 

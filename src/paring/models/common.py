@@ -40,3 +40,12 @@ def initialised(net: Net) -> Net:
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
     return net
+
+
+def drawn_norm_scales(net: Net) -> Net:
+    """`net` itself, the scales of its BatchNorms drawn from (0, 1), as OpenLTH (Frankle et al. 2020) begins, from torch's
+    global generator, layer by layer in the order of its modules."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+    return net

@@ -55,8 +55,9 @@ class Compression(Experiment):
     def source(self) -> Experiment:
         """The experiment that trains the network."""
         return Experiment(
-            self.model, self.data, self.method, self.recipe, None, self.validation, self.drop_inputs, self.examples
-        )
+            self.model, self.data, self.method, self.recipe, None, self.validation, self.drop_inputs, self.examples,
+            self.norm_scales,
+        )  # fmt: skip
 
     @property
     def label(self) -> str:

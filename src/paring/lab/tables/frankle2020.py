@@ -1,10 +1,10 @@
 """Frankle, Dziugaite, Roy, Carbin 2020 (lottery tickets with rewinding) and Renda, Frankle, Carbin 2020, on CIFAR-10.
 
 Settings of OpenLTH: 160 epochs of SGD with momentum 0.9, 0.1 divided by 10 at 80 and 120, batches of 128, weight decay 1e-4,
-random crops and flips; 20 % of the open weights go in each of 12 rounds (6.9 % stay), one threshold for all layers. ResNet-20
-keeps its classifier and its two 1x1 shortcuts, VGG-16 its classifier. Rewinding goes back to epoch 2. OpenLTH draws the
-scales of BatchNorm from (0, 1); ours begin at 1. Controls: other initial weights under the masks of rounds 4, 8 and 12
-(41 %, 17 % and 7 %), and masks with the same layer-wise densities at random places.
+random crops and flips, scales of BatchNorms from (0, 1); 20 % of the open weights go in each of 12 rounds (6.9 % stay), one
+threshold for all layers. ResNet-20 keeps its classifier and its two 1x1 shortcuts, VGG-16 its classifier. Rewinding goes
+back to epoch 2. Controls: other initial weights under the masks of rounds 4, 8 and 12 (41 %, 17 % and 7 %), and masks with
+the same layer-wise densities at random places.
 
 The runs need a CUDA device, where they train in bfloat16 and compiled.
 
@@ -56,14 +56,17 @@ def ways(at: str) -> Iterator[tuple[str, Method]]:
 def _entries(seed: int) -> list[Entry]:
     recipe, found = replace(RECIPE, seed=seed), []
     for model, at in PLACES.items():
-        found.append(Entry("dense", Experiment(model, "cifar10", Dense(), recipe)))
-        found += [Entry(label, Experiment(model, "cifar10", method, recipe)) for label, method in ways(at)]
+        found.append(Entry("dense", Experiment(model, "cifar10", Dense(), recipe, norm_scales="uniform")))
+        found += [
+            Entry(label, Experiment(model, "cifar10", method, recipe, norm_scales="uniform"))
+            for label, method in ways(at)
+        ]
         search = dict(ways(at))["IMP"]
         for round in CHECKED:
             found += [
                 Entry(
                     f"IMP, {control}: {100 * 0.8**round:.3g} %",
-                    Isolated(model, "cifar10", search, recipe, round=round, control=control),
+                    Isolated(model, "cifar10", search, recipe, norm_scales="uniform", round=round, control=control),
                 )
                 for control in CONTROLS
                 if control != "ticket"
