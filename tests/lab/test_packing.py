@@ -14,7 +14,7 @@ from paring.codec import compressors as kinds
 from paring.lab import packing
 from paring.lab.cli import main
 from paring.lab.command import CommandError
-from paring.lab.packing import parse_compressor
+from paring.lab.compressor_argument import parse_compressor
 from paring.lab.unpacking import entropy
 from paring.models import build
 
@@ -72,6 +72,33 @@ def test_pack_within_a_bound(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert {entry.name for entry in File(path).entries} == {entry.name for entry in File(lossless).entries}
 
 
+def test_units_go_first_then_bits(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Units go, the rest is rounded; the file loads into the stock modules at their new sizes."""
+    path, back = tmp_path / "a.pare", tmp_path / "back.safetensors"
+    words = [
+        "pack",
+        str(run),
+        "--out",
+        str(path),
+        "--max-loss-increase",
+        "0.1",
+        "--units",
+        "0.4",
+        "--lr",
+        "1e-2",
+        "--threads",
+        "1",
+    ]
+    assert main([*words, "--compressor", "entropy_rounding:rates=1e-5,epochs=4"]) == 0
+    said = capsys.readouterr()
+    assert "stage=0" in said.err
+    assert "rate=1e-05" in said.err
+    assert main(["unpack", str(path), "--out", str(back)]) == 0
+    net = pr.load(lambda: build("lenet_300_100", shape=(1, 8, 8), classes=10), back)
+    assert net.get_parameter("fc2.weight").shape[1] < 300
+    assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
 def test_a_bound_that_does_not_hold_is_refused(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,11 +123,15 @@ def test_a_bound_that_does_not_hold_is_refused(
 def test_refusals_say_why(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_file({"a": torch.ones(3)}, tmp_path / "a.safetensors")
     out = ["--out", str(tmp_path / "x.pare")]
+    lossy = ["pack", str(run), *out, "--max-loss-increase", "0", "--quiet"]
     for words, said in (
         (["pack", str(tmp_path / "none"), *out], "there is no such file"),
         (["pack", str(tmp_path / "a.safetensors"), *out, "--max-loss-increase", "0"], "--model (missing)"),
         (["pack", str(run), *out, "--max-loss-increase", "-1"], "at least 0"),
         (["pack", str(run), *out, "--max-loss-increase", "0", "--compressor", "zip"], "no such compressor"),
+        ([*lossy, "--units", "2"], "--units 2"),
+        ([*lossy, "--compressor", "codebooks", "--distillation", "2"], "from 0 to 1"),
+        ([*lossy, "--compressor", "codebooks", "--lr", "0"], "must be positive"),
         (["info", str(tmp_path / "a.safetensors")], "no .pare file"),
         (["unpack", str(tmp_path / "a.safetensors"), *out], "no .pare file"),
     ):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import math
 import os
@@ -18,7 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paring.codec import Compressor, Objective, Shards, Step, Training, compress, compressors, pack, unpack
+from paring.codec import Compressor, Objective, Shards, Step, Training, compress, pack, unpack
+from paring.codec.compressors import Combined, Stage
 from paring.data import NAMES, Dataset, Split
 from paring.data import load as load_data
 from paring.graph import FileError
@@ -26,22 +26,12 @@ from paring.graph import load as load_net
 from paring.lab.arguments import first_as, read
 from paring.lab.bytes_progress import BytesProgress
 from paring.lab.command import CommandError, set_threads
+from paring.lab.compressor_argument import COMPRESSORS, parse_compressor
 from paring.lab.experiment import RESULT, SMALL, read_result
 from paring.lab.human import exact, percent, size
+from paring.methods import L0, Budget
 from paring.models import MODELS, build
 from paring.train import evaluate
-
-COMPRESSORS: dict[str, type[Compressor]] = {
-    "adaptive_precision": compressors.AdaptivePrecision,
-    "codebooks": compressors.Codebooks,
-    "deep_compression": compressors.DeepCompression,
-    "entropy_rounding": compressors.EntropyRounding,
-    "grid_rounding": compressors.GridRounding,
-    "hashed": compressors.Hashed,
-    "kmeans": compressors.KMeans,
-    "soft_sharing": compressors.SoftSharing,
-    "uniform": compressors.Uniform,
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +43,10 @@ class PackArguments:
         out: the .pare file.
         max_loss_increase: how much the loss may grow; nothing packs every number as it is.
         compressor: how to compress when something may be lost: a name, with settings after a colon.
+        units: first switch whole units off, by L0 gates trained for ten epochs, until this share of the parameters is left,
+            and remove them exactly; then compress what is left. 1 keeps all units.
+        lr: learning rate of compressors that learn.
+        distillation: part of the loss of compressors that learn that follows the given network's outputs, from 0 to 1.
         model: the network, where `what` does not say it.
         data: the data set, where `what` does not say it.
         split: the examples on which the loss is kept: validation (set aside) or train. Never the test set.
@@ -67,6 +61,9 @@ class PackArguments:
     out: Path
     max_loss_increase: float | None = None
     compressor: str = "grid_rounding"
+    units: float = 1.0
+    lr: float = 1e-3
+    distillation: float = 0.5
     model: str = ""
     data: str = ""
     split: Literal["validation", "train"] = "validation"
@@ -92,6 +89,8 @@ def pack_command(words: Sequence[str]) -> int:
             "  paring pack runs/lenet_300_100-mnist-gmp-… --out net.pare\n"
             "  paring pack runs/lenet_300_100-mnist-gmp-… --out net.pare --max-loss-increase 0\n"
             "  paring pack runs/… --out net.pare --max-loss-increase 0.01 --compressor codebooks:values=8,zero=true\n"
+            "  paring pack runs/… --out net.pare --max-loss-increase 0 --compressor entropy_rounding:rates=1e-6+3e-6,epochs=12\n"
+            "  paring pack runs/… --out net.pare --max-loss-increase 0 --units 0.3 --compressor entropy_rounding\n"
             "  paring pack net.safetensors --out net.pare --model lenet_300_100 --data mnist --max-loss-increase 0\n"
             "  paring pack shards/ --out model.pare"
         ),
@@ -115,49 +114,6 @@ def pack_command(words: Sequence[str]) -> int:
     if not options.max_loss_increase >= 0:
         raise CommandError(f"--max-loss-increase {options.max_loss_increase}: must be at least 0")
     return _lossy(options, row, shards, parse_compressor(options.compressor))
-
-
-def parse_compressor(text: str) -> Compressor:
-    """A compressor by name, with `field=value` pairs after a colon; values of a list are joined by +.
-
-    Raises:
-        CommandError: unknown name or field, or a value that makes no sense.
-    """
-    name, _, rest = text.partition(":")
-    if name not in COMPRESSORS:
-        raise CommandError(f"--compressor {name}: there is no such compressor; choose one of {', '.join(COMPRESSORS)}")
-    kind = COMPRESSORS[name]
-    known = {f.name: str(f.type) for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    values: dict[str, Any] = {}
-    for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key not in known:
-            raise CommandError(
-                f"--compressor {text}: {name} has {', '.join(known)}, written as {name}:{next(iter(known))}=…"
-            )
-        values[key] = _value(text, known[key], value)
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise CommandError(f"--compressor {text}: {error}") from error
-
-
-def _value(text: str, kind: str, value: str) -> Any:
-    if kind.startswith("tuple["):
-        inner = kind.removeprefix("tuple[").partition(",")[0]
-        return tuple(_value(text, inner, one) for one in value.split("+"))
-    try:
-        if kind == "int":
-            return int(value)
-        if kind.startswith("float"):
-            return float(value)
-    except ValueError:
-        raise CommandError(f"--compressor {text}: {value!r} is no {kind}") from None
-    if kind == "bool":
-        if value not in ("true", "false"):
-            raise CommandError(f"--compressor {text}: {value!r} is neither true nor false")
-        return value == "true"
-    return value
 
 
 def _given(what: Path) -> tuple[dict[str, Any] | None, Shards]:
@@ -190,7 +146,9 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     net = _network(options.what, model, data, shards).eval()
     objective = Objective.of(F.cross_entropy, split.x, split.y)
     wrong = Objective.of(lambda out, y: (out.argmax(1) != y).float().mean(), split.x, split.y)
-    learning = Training.of(F.cross_entropy, training.x, training.y)
+    if options.units != 1:
+        compressor = _after_removal(options.units, compressor)
+    learning = _training(options, net, training) if compressor.trains else None
 
     def watch(step: Step, _: nn.Module) -> None:
         if not options.quiet:
@@ -209,6 +167,7 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
         training=learning,
         error=wrong,
         max_error_increase=math.inf,
+        example=split.x[:2],
         watch=watch,
     )
     bound = found.base_loss + options.max_loss_increase
@@ -237,6 +196,29 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     if options.test:
         print(f"test error {percent(evaluate(net, data.test)[1])} -> {percent(evaluate(decoded, data.test)[1])}")
     return 0
+
+
+def _after_removal(units: float, then: Compressor) -> Compressor:
+    """Unit gates, removal, and then this compressor."""
+    try:
+        return Combined((Stage(L0(price=Budget(params=units), at="units")),), then)
+    except ValueError as error:
+        raise CommandError(f"--units {units:g}: {error}") from error
+
+
+def _training(options: PackArguments, net: nn.Module, data: Split) -> Training:
+    """What a compressor learns with: the answers, and the outputs of the network itself."""
+    share = options.distillation
+    if not 0 <= share <= 1:
+        raise CommandError(f"--distillation {share:g}: is a part of the loss, from 0 to 1")
+    with torch.no_grad():
+        teacher = torch.cat([net(part) for part in data.x.split(1000)]) if share else None
+    try:
+        return Training.of(
+            F.cross_entropy, data.x, data.y, lr=options.lr, teacher=teacher, share=share, temperature=4.0
+        )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
 
 
 def _named(options: PackArguments, row: dict[str, Any] | None) -> tuple[str, Dataset]:

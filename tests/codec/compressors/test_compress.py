@@ -47,7 +47,7 @@ EVERY: tuple[Compressor, ...] = (
     Codebooks(values=8, rounds=4, mu=1e-2, curvature=True, gradient=True, radius=0.5),
     DeepCompression(densities=(0.8, 0.5), epochs=1, tune=0.5),
     Hashed(shares=(0.5,), epochs=4),
-    SoftSharing(components=9, zero=0.5, rates=(1e-4, 1e-3), epochs=2, part=0.5),
+    SoftSharing(components=9, zero=0.5, rates=(1e-4, 1e-3), epochs=2),
     EntropyRounding(rates=(1e-5, 1e-4), epochs=2),
     Combined((Stage(GMP(density=0.6, every=1), 2),), Codebooks(values=8, keep_zeros=True, rounds=3, mu=1e-2)),
 )

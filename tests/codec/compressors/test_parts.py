@@ -22,7 +22,7 @@ from paring.codec.compressors.hashed import Hash, hashed
 from paring.codec.compressors.huffman import estimate, huffman_bits
 from paring.codec.compressors.noise import dropout
 from paring.codec.compressors.small import gridded
-from paring.codec.compressors.soft_sharing import Mixture
+from paring.codec.compressors.soft_sharing import Mixture, looked_up
 from paring.codec.compressors.tensors import float_bytes, is_binary, ties, weights_of
 from paring.codec.compressors.through import through_file
 from paring.codec.compressors.training import Descent
@@ -117,6 +117,24 @@ def test_the_mixture_of_normals() -> None:
             assert float(found[i, j].detach()) == pytest.approx(math.log(p) + stats.norm.logpdf(v, m, s), abs=1e-4)
         likeliest = int(found[i].argmax())
         assert float(mixture.nearest(torch.tensor([v]))) == pytest.approx(means[likeliest], rel=1e-3, abs=1e-6)
+
+
+def test_the_prior_is_looked_up() -> None:
+    """Value, slopes and the mixture's gradients, against autograd over all weights."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [0.1 * torch.randn(30, 20, generator=generator), 0.3 * torch.randn(7, 5, 3, generator=generator)]
+    mixture = Mixture(torch.cat([w.flatten() for w in weights]), 5, 0.9)
+    learned = [mixture.means, mixture.log_variances, mixture.logits]
+    value, slopes = looked_up(weights, mixture)
+    found = torch.autograd.grad(value, learned)
+    free = [w.clone().requires_grad_() for w in weights]
+    naive = -torch.cat([mixture.log_joint(w.flatten()).logsumexp(1) for w in free]).sum()
+    expected = torch.autograd.grad(naive, [*learned, *free])
+    assert value.item() == pytest.approx(naive.item(), rel=1e-4)
+    for mine, right in zip([*found, *slopes], expected, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=0.02 * float(right.abs().max()))
+    same = [torch.full((2, 3), 0.25)]
+    assert all(bool(slope.isfinite().all()) for slope in looked_up(same, mixture)[1])
 
 
 @settings(deadline=None, max_examples=40)

@@ -152,7 +152,7 @@ class EntropyRounding(Compressor):
         epochs: of the training at each price.
         step: first step, in units of each tensor's root mean square weight.
         keep_zeros: weights that are zero at the start stay zero.
-        lr: learning rate of the weights; the training's by default.
+        lr: learning rate of all that is trained; five times the training's by default, for latents have whole steps to go.
 
     Raises:
         ValueError: a number out of its range.
@@ -181,7 +181,7 @@ class EntropyRounding(Compressor):
         latents = {n: Latent(w, self.step * sizes[n]) for n, w in weights.items() if sizes[n] > 0}
         own = {id(weights[name]) for name in latents}
         others = [p for p in net.parameters() if id(p) not in own and p.requires_grad]
-        rate = task.training.lr if self.lr is None else self.lr
+        rate = 5 * task.training.lr if self.lr is None else self.lr
         densities = [p for one in latents.values() for p in (one.scales, one.mixture)]
         steps = [one.log_step for one in latents.values()]
         for number, price in enumerate(sorted(self.rates)):

@@ -6,22 +6,26 @@ Component 0 has mean 0 and a fixed share pi_0; means, variances and the other sh
 every weight takes the mean of its most responsible component, zero for component 0. A Gamma prior on the precisions keeps
 variances from collapsing.
 
-Where we differ: the prior is evaluated on a random part of the weights in every step; components are per network as in
-the paper, without its search over hyperparameters and its final merging.
+Where we differ: the prior is one function of a weight's value, so in every step it is computed on a grid, and its slope looked
+up for every weight. Components are per network as in the paper, without its search over hyperparameters and its final merging.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paring.codec.compressors.task import Compressor, Task, working_copy
 from paring.codec.compressors.tensors import weights_of
 from paring.codec.compressors.training import Descent
 from paring.codec.compressors.tuning import estimate_norms
+
+GRID = 2048
+"""Points between the smallest and the largest weight."""
 
 
 class Mixture:
@@ -79,9 +83,7 @@ class SoftSharing(Compressor):
         zero: share of the component at zero, in (0, 1).
         rates: tau, one training after the other; the lowest first, until the bound breaks.
         epochs: of the training at each tau.
-        part: share of the weights that the prior is evaluated on in a step, in (0, 1].
         lr: learning rate of the weights, half the training's by default.
-        seed: of the parts.
 
     Raises:
         ValueError: a number out of its range.
@@ -91,9 +93,7 @@ class SoftSharing(Compressor):
     zero: float = 0.99
     rates: tuple[float, ...] = (1e-7, 3e-7, 1e-6)
     epochs: float = 10.0
-    part: float = 0.1
     lr: float | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.components < 2 or not 0 < self.zero < 1 or not self.rates or min(self.rates) <= 0:
@@ -101,8 +101,8 @@ class SoftSharing(Compressor):
                 f"SoftSharing(components={self.components}, zero={self.zero}, rates={self.rates}): at least two components, a "
                 "share in (0, 1), positive rates"
             )
-        if not (self.epochs > 0 and 0 < self.part <= 1):
-            raise ValueError(f"SoftSharing(epochs={self.epochs}, part={self.part}): out of range")
+        if not self.epochs > 0:
+            raise ValueError(f"SoftSharing(epochs={self.epochs}): has to be positive")
 
     @property
     def trains(self) -> bool:
@@ -117,7 +117,6 @@ class SoftSharing(Compressor):
             )
         whole = torch.cat([w.detach().flatten() for w in weights.values()])
         mixture = Mixture(whole, self.components, self.zero)
-        generator = torch.Generator().manual_seed(self.seed)
         rate = task.training.lr / 2 if self.lr is None else self.lr
         for number, tau in enumerate(sorted(self.rates)):
             groups = [
@@ -126,14 +125,8 @@ class SoftSharing(Compressor):
                 {"params": [mixture.log_variances, mixture.logits], "lr": 3e-3},
             ]
 
-            def penalty(tau: float = tau) -> Tensor:
-                return tau * (
-                    self._complexity(list(weights.values()), mixture, generator)
-                    + mixture.hyperprior((5e3, 2), (2.5e2, 0.1))
-                )
-
-            first = round(number * self.epochs)
-            Descent(task.training, groups, self.epochs, first=first).run(net, penalty=penalty)
+            descent = Descent(task.training, groups, self.epochs, first=round(number * self.epochs))
+            self._learn(net, list(weights.values()), mixture, descent, tau)
             estimate_norms(net, task.training)
             twin = working_copy(net)
             with torch.no_grad():
@@ -143,14 +136,36 @@ class SoftSharing(Compressor):
             if not task.offer(twin, rate=tau, components=self.components).within:
                 return
 
-    def _complexity(
-        self, weights: list[Tensor] | list[torch.nn.Parameter], mixture: Mixture, generator: torch.Generator
-    ) -> Tensor:
-        """-log p(w) over all weights, from a random part of each tensor."""
-        parts = []
-        for weight in weights:
-            flat = weight.flatten()
-            count = max(1, round(self.part * len(flat)))
-            rows = torch.randint(len(flat), (count,), generator=generator).to(flat.device)
-            parts.append(-mixture.log_joint(flat[rows]).logsumexp(1).mean() * len(flat))
-        return torch.stack(parts).sum()
+    def _learn(
+        self, net: nn.Module, weights: list[nn.Parameter], mixture: Mixture, descent: Descent, tau: float
+    ) -> None:
+        slopes: list[Tensor] = []
+
+        def penalty() -> Tensor:
+            complexity, slopes[:] = looked_up(weights, mixture)
+            return tau * (complexity + mixture.hyperprior((5e3, 2), (2.5e2, 0.1)))
+
+        def before() -> None:
+            for weight, slope in zip(weights, slopes, strict=True):
+                weight.grad = tau * slope if weight.grad is None else weight.grad.add_(slope, alpha=tau)
+
+        descent.run(net, penalty=penalty, before=before)
+
+
+def looked_up(weights: Sequence[Tensor], mixture: Mixture) -> tuple[Tensor, list[Tensor]]:
+    """-log p of all weights, as a function of the mixture alone, and its slope with respect to each weight.
+
+    Args:
+        weights: tensors; of each the slopes are returned in its shape.
+        mixture: the prior.
+    """
+    with torch.no_grad():
+        low = torch.stack([w.min() for w in weights]).min()
+        spacing = ((torch.stack([w.max() for w in weights]).max() - low) / (GRID - 1)).clamp_min(1e-12)
+        places = [(w - low).div_(spacing).round_().int().flatten() for w in weights]
+        counts = torch.stack([torch.bincount(place, minlength=GRID) for place in places]).sum(0)
+        points = low + spacing * torch.arange(GRID, device=low.device)
+    price = -mixture.log_joint(points).logsumexp(1)
+    slope = torch.gradient(price.detach())[0] / spacing
+    found = [slope.index_select(0, place).view(w.shape) for place, w in zip(places, weights, strict=True)]
+    return torch.dot(counts.to(price.dtype), price), found
