@@ -15,7 +15,16 @@ from tests.codec.compressors.nets import Tied, task_of
 from torch import nn
 from torch.nn import functional as F
 
-from paring.codec.compressors import Codebooks, Combined, KMeans, Stage, Training, compress
+from paring.codec.compressors import (
+    Codebooks,
+    Combined,
+    EntropyRounding,
+    KMeans,
+    SoftSharing,
+    Stage,
+    Training,
+    compress,
+)
 from paring.codec.compressors.entropy_rounding import Latent, likelihood_bits
 from paring.codec.compressors.grid_rounding import rounded
 from paring.codec.compressors.hashed import Hash, hashed
@@ -97,7 +106,7 @@ def test_latents_follow_the_loss_and_the_mean_bits() -> None:
     for mine, naive in zip(found, expected, strict=True):
         assert mine is not None
         torch.testing.assert_close(mine, naive, rtol=0, atol=0.015 * float(naive.abs().max()))
-    one.follow(grad, 1e-3, False)
+    one.follow(grad, 1e-3, False)  # the slope stays, the density does not learn
     torch.testing.assert_close(one.theta.grad, found[0])
     assert one.scales.grad is None
 
@@ -117,6 +126,18 @@ def test_the_mixture_of_normals() -> None:
             assert float(found[i, j].detach()) == pytest.approx(math.log(p) + stats.norm.logpdf(v, m, s), abs=1e-4)
         likeliest = int(found[i].argmax())
         assert float(mixture.nearest(torch.tensor([v]))) == pytest.approx(means[likeliest], rel=1e-3, abs=1e-6)
+
+
+def test_a_training_that_diverges_is_no_candidate() -> None:
+    """Weights that are no numbers any more reach the bound, which refuses them, and no index."""
+    for compressor in (
+        EntropyRounding(rates=(1e-6,), epochs=1, lr=1e30),
+        SoftSharing(rates=(1e-6,), epochs=1, lr=1e30),
+    ):
+        net, objective, _, training = task_of("mlp")
+        found = compress(net, objective, max_loss_increase=math.inf, compressor=compressor, training=training)
+        assert found.chosen is None
+        assert found.loss == found.base_loss
 
 
 def test_the_prior_is_looked_up() -> None:

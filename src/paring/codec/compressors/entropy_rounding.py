@@ -85,8 +85,8 @@ class Latent:
         if rate:
             place = self.scaled.abs().mul_(RESOLUTION).round_().clamp_max_(FARTHEST * RESOLUTION).int().flatten()
             if refresh:
-                self._refresh(place, rate)
-            place.clamp_max_(len(self._slope) - 1)
+                self._refresh(place.clamp_min_(0), rate)  # what is no number becomes 0
+            place.clamp_(0, len(self._slope) - 1)
             slopes = self._slope.index_select(0, place).view_as(grad).copysign_(self.scaled).mul_(rate)
             moved -= torch.dot(slopes.flatten(), self.scaled.flatten())
             through.add_(slopes.div_(step))

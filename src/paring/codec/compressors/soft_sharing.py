@@ -42,7 +42,7 @@ class Mixture:
         edge = float(weights.abs().quantile(0.995)) if len(weights) < 1 << 24 else 3 * spread
         self.zero = zero
         self.means = torch.linspace(-edge, edge, components - 1, device=weights.device).requires_grad_()
-        width = 2 * math.log(max(0.9 * edge / max(1, components - 1), 1e-6))
+        width = 2 * math.log(max(2 * edge / max(1, components - 2), 1e-6))  # as far as from one mean to the next
         self.log_variances = torch.full((components,), width, device=weights.device).requires_grad_()
         self.logits = torch.zeros(components - 1, device=weights.device).requires_grad_()
 
@@ -162,7 +162,7 @@ def looked_up(weights: Sequence[Tensor], mixture: Mixture) -> tuple[Tensor, list
     with torch.no_grad():
         low = torch.stack([w.min() for w in weights]).min()
         spacing = ((torch.stack([w.max() for w in weights]).max() - low) / (GRID - 1)).clamp_min(1e-12)
-        places = [(w - low).div_(spacing).round_().int().flatten() for w in weights]
+        places = [(w - low).div_(spacing).round_().int().clamp_(0, GRID - 1).flatten() for w in weights]
         counts = torch.stack([torch.bincount(place, minlength=GRID) for place in places]).sum(0)
         points = low + spacing * torch.arange(GRID, device=low.device)
     price = -mixture.log_joint(points).logsumexp(1)
