@@ -173,6 +173,21 @@ def test_shortened_rows_stand_beside_the_others(tmp_path: Path, monkeypatch: pyt
     ]
 
 
+def test_rows_are_in_the_tables_order_whatever_came_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Experiment, "run", lambda self, *_, **__: {"run": self.key, "source": "measured", "seed": self.recipe.seed}
+    )
+    make(tmp_path, only="L0")
+    make(tmp_path, seeds=1, epochs=2)
+    found = make(tmp_path)
+    assert [(row["method"], row.get("seed")) for row in found.rows] == [
+        ("paper", None),
+        *(("dense", 0), ("L0", 0), ("dense", 1), ("L0", 1)),
+        *(("dense (2 epochs)", 0), ("L0 (2 epochs)", 0)),
+    ]
+    assert load(tmp_path / "results" / "digits-check.json").rows == found.rows
+
+
 def test_rows_of_another_process_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(self: Experiment, *_: Any, **__: Any) -> dict[str, Any]:
         if isinstance(self.method, L0):  # meanwhile, somebody else finishes the other row

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,38 @@ from paring.lab.results import Results, Row, load
 CONFIG = "config"  # key of a row's settings, as `paring.lab.config.plain` writes them
 
 
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with open(path.with_name(f".{path.stem}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def add_rows(path: Path, command: str, rows: Iterable[Row]) -> Results:
     """Merge rows into the results file as it is now: other processes may be adding to it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.stem}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path):
         found = replace(load(path), command=command) if path.exists() else Results(path.stem, command)
         for row in rows:
             found = found.merge(row)
+        found.save(path)
+    return found
+
+
+def sort_rows(path: Path, runs: Sequence[str]) -> Results:
+    """Put the rows of a results file in the order of these runs; quoted rows come first, rows of other runs last.
+
+    Args:
+        path: of the file.
+        runs: keys of runs.
+    """
+    place = {run: number for number, run in enumerate(dict.fromkeys(runs))}
+    with _locked(path):
+        found = load(path)
+        quoted = [row for row in found.rows if row["source"] == "quoted"]
+        measured = [row for row in found.rows if row["source"] != "quoted"]
+        measured.sort(key=lambda row: place.get(row["run"], len(place)))
+        found = replace(found, rows=quoted + measured)
         found.save(path)
     return found
 

@@ -128,7 +128,7 @@ def _points(model: str) -> Iterator[tuple[str, Compressor, dict[str, Any]]]:
         yield f"deep compression: {100 * stages[-1]:g} %", pruned, {"small_bits": 0}
     for share in (1 / 8, 1 / 32, 1 / 64) if all_ else (1 / 8, 1 / 64):
         yield f"hashed: 1/{round(1 / share)}", Hashed((share,), epochs=12 * unit), {}
-    for rate in (1e-7, 3e-7) if all_ else (1e-7,):
+    for rate in (3e-7, 1e-6) if all_ else (3e-7,):
         yield f"soft sharing: {rate:g}", SoftSharing(rates=(rate,), epochs=15 * unit, lr=5e-4), {}
     for price in PRICES[model]:
         yield f"entropy rounding: {price:g}", entropy(price, unit), TEACHER

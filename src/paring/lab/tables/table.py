@@ -14,7 +14,7 @@ from paring.lab.experiment import Experiment
 from paring.lab.results import Results
 from paring.lab.sweep.executor import Executor
 from paring.lab.sweep.processes import Processes
-from paring.lab.sweep.rows import add_rows
+from paring.lab.sweep.rows import add_rows, sort_rows
 from paring.lab.sweep.trials import run_trials
 from paring.lab.tables.reduced import check_devices, reduced
 
@@ -78,7 +78,7 @@ def run_table(
     executor: Executor | None = None,
     progress: bool = True,
 ) -> Results:
-    """Run what is missing and write the results file after every run.
+    """Run what is missing and write the results file after every run; in the end its rows are in the table's order.
 
     Rows that the results file already holds are not run again, also when their run folders are gone.
 
@@ -103,7 +103,7 @@ def run_table(
     names = [f"quoted/{row['model']}/{row['method']}" for row in table.quoted]
     quoted = [{"run": name, "source": "quoted", **row} for name, row in zip(names, table.quoted, strict=True)]
     found = add_rows(path, command, quoted)
-    asked = (entry for seed in range(seeds) for entry in table.entries(seed))
+    asked = [entry for seed in range(seeds) for entry in table.entries(seed)]
     wanted = [
         shortened(entry, epochs, examples) for entry in asked if only in f"{entry.experiment.model} {entry.label}"
     ]
@@ -128,7 +128,7 @@ def run_table(
                 )
     if table.after is not None and wanted:
         found = add_rows(path, command, table.after(found).rows)
-    return found
+    return sort_rows(path, [entry.experiment.key for entry in [*asked, *wanted]])
 
 
 def _execute(
