@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import paring as pr
-from paring.codec import File
+from paring.codec import File, Step
 from paring.codec import compressors as kinds
 from paring.lab import packing
 from paring.lab.cli import main
 from paring.lab.command import CommandError
+from paring.lab.compress_progress import CompressProgress
 from paring.lab.compressor_argument import parse_compressor
 from paring.lab.unpacking import entropy
 from paring.models import build
@@ -97,6 +99,46 @@ def test_units_go_first_then_bits(run: Path, tmp_path: Path, capsys: pytest.Capt
     net = pr.load(lambda: build("lenet_300_100", shape=(1, 8, 8), classes=10), back)
     assert net.get_parameter("fc2.weight").shape[1] < 300
     assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_interrupting_writes_the_best_so_far(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    offered = CompressProgress.offered
+
+    def stop(self: CompressProgress, step: Step, net: torch.nn.Module) -> None:
+        offered(self, step, net)
+        if step.number == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CompressProgress, "offered", stop)
+    path = tmp_path / "a.pare"
+    words = ["pack", str(run), "--out", str(path), "--max-loss-increase", "1", "--threads", "1"]
+    assert main([*words, "--compressor", "uniform:bits=8+6+5+4"]) == 0
+    said = capsys.readouterr().err
+    assert said.count(" bytes  loss") == 2
+    assert "interrupted: this is the best so far" in said
+    assert path.exists()
+
+
+def test_nothing_within_the_bound(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.pare"
+    words = ["pack", str(run), "--out", str(path), "--max-loss-increase", "0", "--threads", "1"]
+    assert main([*words, "--compressor", "kmeans:values=2"]) == 0
+    assert "written as it is" in capsys.readouterr().err
+
+
+def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with CompressProgress("compressing it", True) as progress:
+        progress.trained(30, 40)
+        progress.offered(Step(0, {"rate": 1e-6}, 1234, 0.5, None, True, True, 1.0), torch.nn.Identity())
+    said = capsys.readouterr().err
+    assert "1,234 bytes  loss 0.50000  best so far  rate=1e-06" in said
+    assert "step 30 of 40" in said
+    assert "75%" in said
 
 
 def test_a_bound_that_does_not_hold_is_refused(

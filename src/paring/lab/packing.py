@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paring.codec import Compressor, Objective, Shards, Step, Training, compress, pack, unpack
+from paring.codec import Compressor, Objective, Shards, Training, compress, pack, unpack
 from paring.codec.compressors import Combined, Stage
 from paring.data import NAMES, Dataset, Split
 from paring.data import load as load_data
@@ -26,6 +26,7 @@ from paring.graph import load as load_net
 from paring.lab.arguments import first_as, read
 from paring.lab.bytes_progress import BytesProgress
 from paring.lab.command import CommandError, set_threads
+from paring.lab.compress_progress import CompressProgress
 from paring.lab.compressor_argument import COMPRESSORS, parse_compressor
 from paring.lab.experiment import RESULT, SMALL, read_result
 from paring.lab.human import exact, percent, size
@@ -148,28 +149,23 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     wrong = Objective.of(lambda out, y: (out.argmax(1) != y).float().mean(), split.x, split.y)
     if options.units != 1:
         compressor = _after_removal(options.units, compressor)
-    learning = _training(options, net, training) if compressor.trains else None
-
-    def watch(step: Step, _: nn.Module) -> None:
-        if not options.quiet:
-            mark = "best so far" if step.best else "within" if step.within else "not within"
-            told = " ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in step.settings.items())
-            print(
-                f"  {exact(step.bytes):>12} bytes  loss {step.loss:.5f}  {mark:<12} {told}", file=sys.stderr, flush=True
-            )
-
     assert options.max_loss_increase is not None
-    found = compress(
-        net,
-        objective,
-        max_loss_increase=options.max_loss_increase,
-        compressor=compressor,
-        training=learning,
-        error=wrong,
-        max_error_increase=math.inf,
-        example=split.x[:2],
-        watch=watch,
-    )
+    with CompressProgress(f"compressing {model}", not options.quiet) as progress:
+        found = compress(
+            net,
+            objective,
+            max_loss_increase=options.max_loss_increase,
+            compressor=compressor,
+            training=_training(options, net, training, progress) if compressor.trains else None,
+            error=wrong,
+            max_error_increase=math.inf,
+            example=split.x[:2],
+            watch=progress.offered,
+        )
+    if not options.quiet and found.interrupted:
+        print("interrupted: this is the best so far", file=sys.stderr)
+    if not options.quiet and found.chosen is None:
+        print("no candidate was within the bound: the network is written as it is", file=sys.stderr)
     bound = found.base_loss + options.max_loss_increase
     fresh = options.out.with_name(f".{options.out.name}.{secrets.token_hex(4)}.candidate")
     try:
@@ -206,7 +202,7 @@ def _after_removal(units: float, then: Compressor) -> Compressor:
         raise CommandError(f"--units {units:g}: {error}") from error
 
 
-def _training(options: PackArguments, net: nn.Module, data: Split) -> Training:
+def _training(options: PackArguments, net: nn.Module, data: Split, progress: CompressProgress) -> Training:
     """What a compressor learns with: the answers, and the outputs of the network itself."""
     share = options.distillation
     if not 0 <= share <= 1:
@@ -215,8 +211,9 @@ def _training(options: PackArguments, net: nn.Module, data: Split) -> Training:
         teacher = torch.cat([net(part) for part in data.x.split(1000)]) if share else None
     try:
         return Training.of(
-            F.cross_entropy, data.x, data.y, lr=options.lr, teacher=teacher, share=share, temperature=4.0
-        )
+            F.cross_entropy, data.x, data.y, lr=options.lr, teacher=teacher, share=share, temperature=4.0,
+            watch=progress.trained,
+        )  # fmt: skip
     except ValueError as error:
         raise CommandError(str(error)) from error
 

@@ -128,6 +128,17 @@ def test_the_mixture_of_normals() -> None:
         assert float(mixture.nearest(torch.tensor([v]))) == pytest.approx(means[likeliest], rel=1e-3, abs=1e-6)
 
 
+def test_a_training_says_how_far_it_is() -> None:
+    seen: list[tuple[int, int]] = []
+    x, y = torch.randn(25, 3), torch.zeros(25, dtype=torch.long)
+    training = Training.of(F.cross_entropy, x, y, batch=10, watch=lambda done, steps: seen.append((done, steps)))
+    net = nn.Linear(3, 2)
+    descent = Descent(training, list(net.parameters()), 1.5)
+    descent.run(net, 0.7)
+    descent.run(net)
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
 def test_a_training_that_diverges_is_no_candidate() -> None:
     """Weights that are no numbers any more reach the bound, which refuses them, and no index."""
     for compressor in (

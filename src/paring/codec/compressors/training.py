@@ -21,12 +21,14 @@ class Training:
         batches: number of an epoch -> its batches, in its order.
         steps: batches in an epoch.
         lr: learning rate at which a pretrained network is trained on.
+        watch: called after every step with the steps that are done and all steps of this part of the work, for progress.
     """
 
     loss: Callable[[nn.Module, Any], Tensor]
     batches: Callable[[int], Iterable[Any]]
     steps: int
     lr: float = 1e-3
+    watch: Callable[[int, int], None] | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or not (self.lr > 0 and math.isfinite(self.lr)):
@@ -45,6 +47,7 @@ class Training:
         teacher: Tensor | None = None,
         share: float = 0.5,
         temperature: float = 2.0,
+        watch: Callable[[int, int], None] | None = None,
     ) -> Training:
         """Minibatches of examples in a new order every epoch.
 
@@ -59,6 +62,7 @@ class Training:
                 Hinton, Vinyals, Dean 2015): (1 - a) loss + a T^2 KL(softmax(teacher / T) || softmax(outputs / T)).
             share: a.
             temperature: T.
+            watch: see `Training`.
         """
         if len(x) != len(y) or not len(x):
             raise ValueError(f"Training.of: {len(x)} inputs and {len(y)} answers; there must be as many, at least one")
@@ -81,7 +85,7 @@ class Training:
             soft, own = (followed / temperature).softmax(-1), (out / temperature).log_softmax(-1)
             return (1 - share) * plain + share * temperature**2 * F.kl_div(own, soft, reduction="batchmean")
 
-        return cls(of_batch, batches, math.ceil(len(x) / batch), lr)
+        return cls(of_batch, batches, math.ceil(len(x) / batch), lr, watch)
 
 
 class Descent:
@@ -156,6 +160,8 @@ class Descent:
             self.optimizer.step()
             after()
             self.step += 1
+            if self.training.watch is not None:
+                self.training.watch(self.step, self.steps)
         net.eval()
 
     def _next(self) -> Any:
