@@ -35,7 +35,7 @@ def bytes_view(results: Results) -> str:
         "error %",
         "validation %",
         "dense %",
-        "compressing",
+        "compressing, CPU",
         "seeds",
     )
     lines = []
@@ -48,8 +48,8 @@ def bytes_view(results: Results) -> str:
                 _spread([row["error"] for row in rows]),
                 _spread([row["validation_error"] for row in rows]) if "validation_error" in rows[0] else DASH,
                 _spread([row["dense_error"] for row in rows]) if "dense_error" in rows[0] else DASH,
-                seconds(statistics.fmean(row["compress_seconds"] for row in rows))
-                if "compress_seconds" in rows[0]
+                seconds(statistics.fmean(row["compress_cpu_seconds"] for row in rows))
+                if "compress_cpu_seconds" in rows[0]
                 else DASH,
                 "quoted" if rows[0]["source"] == "quoted" else str(len(rows)),
             )
