@@ -325,22 +325,6 @@ def test_gates_that_still_move_at_the_end_make_a_row_without_warnings(tmp_path: 
     assert 0 < row["expected_parameters"] < row["dense_parameters"]
 
 
-def test_scales_of_norms_may_begin_anywhere_in_0_1() -> None:
-    ones = Experiment("resnet20", "digits", Dense(), Recipe(seed=3))
-    drawn = replace(ones, norm_scales="uniform")
-    data = ones.dataset()
-    nets = [experiment.network(data) for experiment in (ones, drawn, drawn, replace(drawn, recipe=Recipe(seed=4)))]
-    scales = [torch.cat([m.weight.detach() for m in net.modules() if isinstance(m, nn.BatchNorm2d)]) for net in nets]
-    assert bool((scales[0] == 1).all())
-    assert float(scales[1].min()) >= 0
-    assert float(scales[1].max()) <= 1
-    assert float(scales[1].mean()) == pytest.approx(0.5, abs=0.05)
-    assert torch.equal(scales[1], scales[2])
-    assert not torch.equal(scales[1], scales[3])
-    names = [n for n, p in nets[0].named_parameters() if p.dim() > 1]
-    assert all(torch.equal(nets[0].get_parameter(n), nets[1].get_parameter(n)) for n in names)
-
-
 def test_few_examples_of_each_part(tmp_path: Path) -> None:
     experiment = replace(UNITS, method=Dense(), recipe=Recipe(epochs=1, seed=1), examples=60)
     data, whole = experiment.dataset(), replace(experiment, examples=0).dataset()

@@ -6,17 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from paring.core import Clock
 from paring.handle import attach
+from paring.lab.experiment import Experiment
 from paring.lab.rounds import masks, size
 from paring.lab.tables import TABLES
 from paring.lab.tables.derived import Isolated, Transplanted
 from paring.lab.tables.frankle2020 import FRANKLE, PLACES, RECIPE
 from paring.lab.tables.he2018 import SHARE, TASKS
 from paring.lab.tables.savarese2020_cifar import CLOSABLE
-from paring.methods import GMP, IMP, L0, STR, Budget, ContinuousSparsification, RigL
+from paring.methods import GMP, IMP, L0, STR, Budget, ContinuousSparsification, Dense, RigL
 from paring.models import build
+from paring.train import Recipe
 
 SHAPES = {"resnet20": (3, 32, 32), "vgg16": (3, 32, 32), "conv4_16": (1, 28, 28)}
 
@@ -37,6 +40,7 @@ def test_the_settings_on_cifar() -> None:
         name: {entry.experiment.recipe for entry in TABLES[name].entries(0)} for name in ("frankle2020", "savarese2020")
     }
     assert recipes["frankle2020"] == {RECIPE}
+    assert {entry.experiment.norm_scales for entry in TABLES["frankle2020"].entries(0)} == {"uniform"}
     assert (RECIPE.epochs, RECIPE.milestones, RECIPE.batch, RECIPE.lr, RECIPE.weight_decay) == (
         160,
         (80, 120),
@@ -127,3 +131,19 @@ def test_the_uniform_rule_is_the_largest_within_half_of_the_macs(model: str) -> 
     gates = entries["L0"].method
     assert isinstance(gates, L0)
     assert gates.price == Budget(macs=0.5, multiple_of=8)
+
+
+def test_scales_of_norms_may_begin_anywhere_in_0_1() -> None:
+    ones = Experiment("resnet20", "digits", Dense(), Recipe(seed=3))
+    drawn = replace(ones, norm_scales="uniform")
+    data = ones.dataset()
+    nets = [experiment.network(data) for experiment in (ones, drawn, drawn, replace(drawn, recipe=Recipe(seed=4)))]
+    scales = [torch.cat([m.weight.detach() for m in net.modules() if isinstance(m, nn.BatchNorm2d)]) for net in nets]
+    assert bool((scales[0] == 1).all())
+    assert float(scales[1].min()) >= 0
+    assert float(scales[1].max()) <= 1
+    assert float(scales[1].mean()) == pytest.approx(0.5, abs=0.05)
+    assert torch.equal(scales[1], scales[2])
+    assert not torch.equal(scales[1], scales[3])
+    names = [n for n, p in nets[0].named_parameters() if p.dim() > 1]
+    assert all(torch.equal(nets[0].get_parameter(n), nets[1].get_parameter(n)) for n in names)
