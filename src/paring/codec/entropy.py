@@ -19,6 +19,7 @@ Three models:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,7 +73,7 @@ class Encoder:
     def binary(self, symbols: Symbols, chances: Chances) -> None:
         """Code zeros and ones, each with its own probability of being one, a multiple of 2^-24."""
         if len(symbols):
-            self._encode(symbols, _constriction().model.Bernoulli(perfect=False), chances)
+            self._encode(symbols, _bernoulli(), chances)
 
     def bytes(self) -> bytes:
         """The code: whole words, little-endian."""
@@ -123,7 +124,7 @@ class Decoder:
         """Zeros and ones that were coded under these probabilities."""
         if len(chances) == 0:
             return np.zeros(0, dtype=np.int32)
-        found = self._decode(_constriction().model.Bernoulli(perfect=False), chances)
+        found = self._decode(_bernoulli(), chances)
         if self._measure:
             self.bits += binary_bits(found, chances)
         return found
@@ -191,3 +192,8 @@ def adapted(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _model(table: NDArray[np.int64]) -> Any:
     return _constriction().model.Categorical(table.astype(np.float64), perfect=False)
+
+
+@functools.cache
+def _bernoulli() -> Any:
+    return _constriction().model.Bernoulli(perfect=False)

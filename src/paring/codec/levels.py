@@ -103,7 +103,8 @@ class Values:
 
 def fits_half(patterns: Bits) -> bool:
     """Whether float32 numbers are float16 numbers, bit for bit."""
-    return bool(np.array_equal(_halved(patterns.view(np.float32)).view(np.uint32), patterns))
+    parts = (patterns.reshape(-1)[:_PROBE], patterns)  # most that do not fit show it at once
+    return all(np.array_equal(_halved(part.view(np.float32)).view(np.uint32), part) for part in parts)
 
 
 def _table(flat: Bits) -> Levels | None:
@@ -115,9 +116,10 @@ def _table(flat: Bits) -> Levels | None:
         return None
     index = _lookup(found, flat)
     if index is None:
-        found = np.unique(np.concatenate([np.unique(part) for part in np.array_split(flat, -(-len(flat) // _SAMPLE))]))
-        if len(found) > MOST_VALUES:
-            return None
+        for part in np.array_split(flat, -(-len(flat) // _SAMPLE)):
+            found = np.union1d(found, part)
+            if len(found) > MOST_VALUES:
+                return None
         index = _lookup(found, flat)
     if index is None or len(found) * 2 > len(flat):
         return None

@@ -59,16 +59,16 @@ def walk(mix: Mix, shape: tuple[int, int], coded: Flags | None, code: Callable[[
     """
     bias, lane, near, excess, *rest = mix.weights
     lagged = [(lag, weight) for lag, weight in zip(mix.lags, rest, strict=True) if weight]
-    matrix = Matrix(shape, coded)
+    matrix = Matrix(shape, coded, lane)
     for step in range(shape[0]):
         chosen = matrix.start(step)
         if not matrix.count:
             continue
-        odds = matrix.lanes(lane) + (ONE * bias + (near * matrix.near(mix.lags) if near else 0))
+        odds = matrix.lanes() + (ONE * bias + (near * matrix.near(mix.lags) if near else 0))
         for lag, weight in lagged:
             if lag <= step:
-                odds += (ONE * weight) * matrix.signs[step - lag][chosen].astype(np.int32)
-        for start, stop in chunks(matrix.count):
+                odds += weight * matrix.signs[step - lag][chosen]
+        for start, stop in chunks(matrix.count) if excess else ((0, matrix.count),):
             own = odds[start:stop]
             if excess and start:
                 own = own + excess * matrix.excess(start)
@@ -106,9 +106,9 @@ def feature_blocks(lags: tuple[int, ...], plane: Ints, coded: Flags | None) -> I
     for start in range(0, steps, size):
         block = slice(start, min(start + size, steps))
         chosen, hit = flags[block], hits[block]
-        upto, met = np.cumsum(hit, axis=0, dtype=np.int32), np.cumsum(chosen, axis=0, dtype=np.int32)
-        own, all_ = (ones + upto - hit)[chosen], (seen + met - chosen)[chosen]
-        ones, seen = ones + upto[-1], seen + met[-1]
+        before, ones = _running(ones, hit)
+        met, seen = _running(seen, chosen)
+        own, all_ = before[chosen], met[chosen]
         counts = totals[1, block]
         rows = np.zeros((_PLAIN + len(lags), len(own)), dtype=np.int32)
         rows[0] = ONE
@@ -116,11 +116,28 @@ def feature_blocks(lags: tuple[int, ...], plane: Ints, coded: Flags | None) -> I
         rows[2] = np.repeat(near[block], counts)
         rows[3] = _excess_all(hit[chosen], own, all_, counts)
         for row, lag in enumerate(lags, start=_PLAIN):
-            before = np.zeros(chosen.shape, dtype=np.int8)
+            lagged = np.zeros(chosen.shape, dtype=np.int8)
             first = max(start, lag)
-            before[first - start :] = signs[first - lag : max(first, block.stop) - lag]
-            rows[row] = ONE * before[chosen].astype(np.int32)
+            lagged[first - start :] = signs[first - lag : max(first, block.stop) - lag]
+            rows[row] = ONE * lagged[chosen].astype(np.int32)
         yield rows, hit[chosen].astype(np.int32)
+
+
+def _running(known: Ints, more: Flags) -> tuple[Ints, Ints]:
+    """Sums over the steps before each step, (steps, lanes), and over all of them, (lanes,).
+
+    Args:
+        known: (lanes,), the sums before.
+        more: (steps, lanes), what each step adds.
+    """
+    if more.shape[0] > more.shape[1]:
+        sums = np.cumsum(more, axis=0, dtype=np.int32) + known
+        return sums - more, sums[-1]
+    found = np.empty(more.shape, dtype=np.int32)
+    for row, added in zip(found, more, strict=True):  # far faster than cumsum along the first axis
+        row[:] = known
+        known = known + added
+    return found, known
 
 
 def _near_all(lags: tuple[int, ...], totals: NDArray[np.int64]) -> Ints:
@@ -159,16 +176,21 @@ class Matrix:
     """What is known of a matrix before each step.
 
     Attributes:
-        signs: (steps, lanes), 1, -1 or 0 for a one, a zero, nothing coded.
+        signs: (steps, lanes), the feature `lags` of later steps: 256, -256 or 0 for a one, a zero, nothing coded.
         count: positions that are coded in this step.
         found: zeros and ones of this step, filled by the caller.
+
+    Args:
+        shape: steps and lanes.
+        coded: (steps, lanes), which positions are coded; None: all.
+        lane: weight of the feature `lane`.
     """
 
-    def __init__(self, shape: tuple[int, int], coded: Flags | None) -> None:
+    def __init__(self, shape: tuple[int, int], coded: Flags | None, lane: int) -> None:
         steps, width = shape
-        self.signs = np.zeros((steps, width), dtype=np.int8)
+        self.signs = np.zeros((steps, width), dtype=np.int32)
         self._coded = coded
-        self._logs = _logs(steps)
+        self._logs = _logs(steps) * np.int32(lane)
         self._ones, self._seen = np.zeros(width, dtype=np.int32), np.zeros(width, dtype=np.int32)
         self._totals = np.zeros((steps, 2), dtype=np.int64)
 
@@ -185,9 +207,9 @@ class Matrix:
         self._expected: NDArray[np.int64] | None = None
         return self._chosen
 
-    def lanes(self, weight: int) -> Ints:
+    def lanes(self) -> Ints:
         """Feature `lane` times its weight."""
-        logs = self._logs * np.int32(weight)
+        logs = self._logs
         if self._coded is None:
             table = logs[0 : 2 * self._step + 1 : 2] - logs[2 * self._step :: -2][: self._step + 1]
             return table[self._own]
@@ -210,7 +232,7 @@ class Matrix:
             else:
                 both = ((2 * self._own.astype(np.int64) + 1) << 16) // (2 * self._all.astype(np.int64) + 2)
             self._expected = np.cumsum(both)
-        seen = int(self.found[:start].sum())
+        seen = int(np.count_nonzero(self.found[:start]))
         return ratio((2 * seen + 1) << 16, 2 * int(self._expected[start - 1]) + (1 << 16))
 
     def end(self) -> None:
@@ -219,10 +241,10 @@ class Matrix:
             self._ones += self.found
             self._seen += 1
         else:
-            self._ones[self._chosen] += self.found
-            self._seen[self._chosen] += 1
-        self.signs[self._step, self._chosen] = 2 * self.found - 1
-        self._totals[self._step] = self.found.sum(), self.count
+            self._ones[self._chosen] = self._own + self.found
+            self._seen[self._chosen] = self._all + 1
+        self.signs[self._step, self._chosen] = self.found * np.int32(2 * ONE) - np.int32(ONE)
+        self._totals[self._step] = np.count_nonzero(self.found), self.count
 
 
 def part(chosen: Where, start: int, stop: int) -> Where:
