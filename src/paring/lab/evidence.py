@@ -111,6 +111,7 @@ class BenchArguments:
         threads: CPU threads while measuring.
         results: folder of results files.
         runs: folder of checkpoints of a benchmark that trains.
+        nncodec: of codec: the Python of an environment that has NNCodec, to compare with it.
     """
 
     name: str
@@ -122,6 +123,7 @@ class BenchArguments:
     threads: int = 1
     results: Path = Path("results")
     runs: Path = Path("runs")
+    nncodec: Path | None = None
 
 
 def bench(words: Sequence[str]) -> int:
@@ -137,7 +139,8 @@ def bench(words: Sequence[str]) -> int:
             "measured again (--again does), and an interrupted benchmark goes on. Other libraries come with the extra "
             f"'bench'.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates\n  paring bench removal\n"
             "  paring bench removal --only resnet20/ --again\n  paring bench inference --repeats 30\n"
-            "  paring bench training-speed --only lenet5_caffe --seeds 1 --epochs 20\n  paring bench sweep --only processes"
+            "  paring bench training-speed --only lenet5_caffe --seeds 1 --epochs 20\n  paring bench sweep --only processes\n"
+            "  paring bench codec --nncodec other-environment/bin/python"
         ),
     )
     if options.name not in BENCHES:
@@ -152,6 +155,8 @@ def bench(words: Sequence[str]) -> int:
             raise CommandError(f"--{name} {value}: must be at least 0")
         if value and not chosen.trains:
             raise CommandError(f"--{name} {value}: '{options.name}' does not train")
+    if options.nncodec is not None and options.name != "codec":
+        raise CommandError(f"--nncodec {options.nncodec}: '{options.name}' compares no coders")
     set_threads(options.threads)
     path = chosen.run(
         Asked(
@@ -162,6 +167,7 @@ def bench(words: Sequence[str]) -> int:
             epochs=options.epochs,
             seeds=options.seeds,
             runs=options.runs,
+            nncodec=options.nncodec,
         )
     )
     print(f"written to {path}")

@@ -3,11 +3,13 @@
 The kinds are drawn with fixed seeds, so that the sizes are the same everywhere. Times are CPU time of one process on one
 thread, encoding everything that is needed to decode (tables too), the best of the repeats. zstd, lzma and Huffman get
 what suits them best: one byte per weight with the index of its value where there are at most 256 values (their tables are
-not charged), the float32 bytes otherwise. Of Huffman only the length is computed.
+not charged), the float32 bytes otherwise. Of Huffman only the length is computed. NNCodec (`--nncodec`, see `nncodec`)
+gets the same indices as integers, 0 for the most frequent value; kinds of more values are not for it.
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 import lzma
 import math
@@ -22,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from paring.codec import File, write
+from paring.lab.benches import nncodec
 from paring.lab.benches.common import Asked, Book
 
 Floats = NDArray[np.float32]
@@ -108,14 +111,19 @@ def symbols(weights: Floats) -> tuple[bytes, float]:
 def run(asked: Asked) -> Path:
     """Measure every kind with every coder of which the results file lacks a row."""
     book = Book(asked, "codec")
+    known = dict(CODERS)
+    if asked.nncodec is not None:
+        known["NNCodec"] = functools.partial(_nncodec, asked.nncodec)
     for kind, make in KINDS.items():
-        coders = {name: coder for name, coder in CODERS.items() if book.wants(f"{kind}/{name}")}
+        coders = {name: coder for name, coder in known.items() if book.wants(f"{kind}/{name}")}
         if not coders:
             continue
         weights = make()
         given, entropy = symbols(weights)
         for name, coder in coders.items():
             found = coder(weights, given, asked.repeats)
+            if found is None:
+                continue
             row: dict[str, Any] = {
                 "run": f"{kind}/{name}",
                 "kind": kind,
@@ -185,7 +193,15 @@ def huffman_bits(counts: NDArray[np.int64]) -> int:
     return total
 
 
-CODERS: dict[str, Callable[[Floats, bytes, int], dict[str, Any]]] = {
+def _nncodec(python: Path, weights: Floats, given: bytes, repeats: int) -> dict[str, Any] | None:
+    if len(given) != weights.size:  # floats
+        return None
+    index = np.frombuffer(given, dtype=np.uint8).astype(np.int32)
+    return nncodec.code(python, (index - np.bincount(index).argmax()).reshape(weights.shape), repeats)
+
+
+Coder = Callable[[Floats, bytes, int], dict[str, Any] | None]
+CODERS: dict[str, Coder] = {
     "paring": _paring,
     "zstd-19": _zstd,
     "lzma": _lzma,

@@ -25,6 +25,7 @@ class Asked:
         epochs: epochs of training, for benchmarks that train; 0 takes the benchmark's own number.
         seeds: seeds 0 to seeds − 1, for benchmarks that train; 0 takes the benchmark's own number.
         runs: folder of checkpoints, for benchmarks that train.
+        nncodec: a Python that has NNCodec, for the benchmark of coders.
     """
 
     results: Path
@@ -34,6 +35,7 @@ class Asked:
     epochs: int = 0
     seeds: int = 0
     runs: Path = Path("runs")
+    nncodec: Path | None = None
 
 
 @dataclass(frozen=True)
