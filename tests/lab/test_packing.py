@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import paring as pr
 from paring.codec import File, Step
 from paring.codec import compressors as kinds
+from paring.codec.compressors import smallest
 from paring.lab import packing
 from paring.lab.cli import main
 from paring.lab.command import CommandError
@@ -101,6 +103,40 @@ def test_units_go_first_then_bits(run: Path, tmp_path: Path, capsys: pytest.Capt
     assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
+def test_loss_and_error_are_kept_by_default(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Any loss, but no more errors: the second bound decides; without it the file is smaller."""
+    kept, free = tmp_path / "kept.pare", tmp_path / "free.pare"
+    words = [
+        "pack",
+        str(run),
+        "--max-loss-increase",
+        "100",
+        "--compressor",
+        "uniform:bits=8+6+5+4+3+2",
+        "--threads",
+        "1",
+    ]
+    assert main([*words, "--out", str(kept)]) == 0
+    said = re.search(r"validation error ([\d.]+) % -> ([\d.]+) % \(bound \1 %\)", capsys.readouterr().out)
+    assert said is not None
+    assert float(said[2]) <= float(said[1])
+    assert main([*words, "--out", str(free), "--max-error-increase", "inf", "--quiet"]) == 0
+    assert free.stat().st_size < kept.stat().st_size
+
+
+def test_the_default_is_the_smallest(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(smallest, "STEPS", 200)
+    grid, path = tmp_path / "grid.pare", tmp_path / "a.pare"
+    words = ["pack", str(run), "--max-loss-increase", "0.02", "--max-error-increase", "1", "--threads", "1"]
+    assert main([*words, "--out", str(grid), "--compressor", "grid_rounding"]) == 0
+    assert "rate=" not in capsys.readouterr().err
+    assert main([*words, "--out", str(path)]) == 0
+    assert "rate=1e-06" in capsys.readouterr().err
+    assert path.stat().st_size < grid.stat().st_size
+
+
 def test_interrupting_writes_the_best_so_far(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +207,7 @@ def test_refusals_say_why(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (["pack", str(tmp_path / "a.safetensors"), *out, "--max-loss-increase", "0"], "--model (missing)"),
         (["pack", str(run), *out, "--max-loss-increase", "-1"], "at least 0"),
         (["pack", str(run), *out, "--max-loss-increase", "0", "--compressor", "zip"], "no such compressor"),
+        ([*lossy, "--max-error-increase", "-1"], "at least 0"),
         ([*lossy, "--units", "2"], "--units 2"),
         ([*lossy, "--compressor", "codebooks", "--distillation", "2"], "from 0 to 1"),
         ([*lossy, "--compressor", "codebooks", "--lr", "0"], "must be positive"),

@@ -16,6 +16,7 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "grid_rounding": compressors.GridRounding,
     "hashed": compressors.Hashed,
     "kmeans": compressors.KMeans,
+    "smallest": compressors.Smallest,
     "soft_sharing": compressors.SoftSharing,
     "uniform": compressors.Uniform,
 }

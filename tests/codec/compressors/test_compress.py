@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -25,6 +26,7 @@ from paring.codec.compressors import (
     Hashed,
     KMeans,
     NeedsTraining,
+    Smallest,
     SoftSharing,
     Stage,
     Step,
@@ -49,6 +51,7 @@ EVERY: tuple[Compressor, ...] = (
     Hashed(shares=(0.5,), epochs=4),
     SoftSharing(components=9, zero=0.5, rates=(1e-4, 1e-3), epochs=2),
     EntropyRounding(rates=(1e-5, 1e-4), epochs=2),
+    Smallest(rates=(1e-5, 1e-4), epochs=2),
     Combined((Stage(GMP(density=0.6, every=1), 2),), Codebooks(values=8, keep_zeros=True, rounds=3, mu=1e-2)),
 )
 
@@ -176,6 +179,9 @@ def test_refuses_what_makes_no_sense() -> None:
         (lambda: Hashed(shares=(0.0,)), "shares"),
         (lambda: SoftSharing(components=1), "two components"),
         (lambda: EntropyRounding(rates=()), "out of range"),
+        (lambda: EntropyRounding(patience=-1), "out of range"),
+        (lambda: Smallest(rates=(-1.0,)), "out of range"),
+        (lambda: Smallest(epochs=-1.0), "at least 0"),
         (lambda: GridRounding(steps=(0.0,)), "positive steps"),
         (lambda: AdaptivePrecision(rounds=0), "rounds 0"),
         (lambda: Stage(epochs=0), "epochs=0"),
@@ -186,3 +192,29 @@ def test_refuses_what_makes_no_sense() -> None:
 def test_settings_are_checked(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("patience", "tried"), [(0, 1), (1, 2), (2, 3), (5, 4)])
+def test_patience_counts_prices_that_break_the_bound(patience: int, tried: int) -> None:
+    net, _, __, training = task_of("mlp")
+    growing = itertools.count()
+    found = compress(
+        net,
+        Objective(lambda _net, _batch: torch.tensor(float(next(growing))), [None]),
+        max_loss_increase=0.5,
+        compressor=EntropyRounding((1e-6, 1e-5, 1e-4, 1e-3), epochs=0.2, patience=patience),
+        training=training,
+    )
+    assert len(found.steps) == tried
+    assert found.chosen is None
+
+
+def test_smallest_has_a_grid_when_learning_is_hopeless() -> None:
+    net, objective, error, training = task_of("mlp")
+    found = compress(
+        net, objective, max_loss_increase=0.05, compressor=Smallest(epochs=1, lr=1e3), training=training,
+        error=error, max_error_increase=0.05,
+    )  # fmt: skip
+    assert found.chosen is not None
+    assert "step" in found.chosen.settings
+    assert found.bytes < found.base_bytes / 2

@@ -9,6 +9,7 @@ from paring.codec.compressors.entropy_rounding import EntropyRounding
 from paring.codec.compressors.grid_rounding import GridRounding
 from paring.codec.compressors.hashed import Hashed
 from paring.codec.compressors.kmeans import KMeans
+from paring.codec.compressors.smallest import Smallest
 from paring.codec.compressors.soft_sharing import SoftSharing
 from paring.codec.compressors.task import Bound, Compressed, Compressor, NeedsTraining, Step, Task
 from paring.codec.compressors.training import Training
@@ -27,6 +28,7 @@ __all__ = [
     "Hashed",
     "KMeans",
     "NeedsTraining",
+    "Smallest",
     "SoftSharing",
     "Stage",
     "Step",

@@ -153,6 +153,7 @@ class EntropyRounding(Compressor):
         step: first step, in units of each tensor's root mean square weight.
         keep_zeros: weights that are zero at the start stay zero.
         lr: learning rate of all that is trained; five times the training's by default, for latents have whole steps to go.
+        patience: so many prices in a row may break the bound before it ends: on validation data a higher one can be better.
 
     Raises:
         ValueError: a number out of its range.
@@ -163,11 +164,14 @@ class EntropyRounding(Compressor):
     step: float = 1.0
     keep_zeros: bool = False
     lr: float | None = None
+    patience: int = 0
 
     def __post_init__(self) -> None:
-        if not self.rates or min(self.rates) < 0 or not (self.epochs > 0 and self.step > 0):
+        positive = self.epochs > 0 and self.step > 0 and self.patience >= 0
+        if not self.rates or min(self.rates) < 0 or not positive:
             raise ValueError(
-                f"EntropyRounding(rates={self.rates}, epochs={self.epochs}, step={self.step}): out of range"
+                f"EntropyRounding(rates={self.rates}, epochs={self.epochs}, step={self.step}, patience={self.patience}): "
+                "out of range"
             )
 
     @property
@@ -184,13 +188,15 @@ class EntropyRounding(Compressor):
         rate = 5 * task.training.lr if self.lr is None else self.lr
         densities = [p for one in latents.values() for p in (one.scales, one.mixture)]
         steps = [one.log_step for one in latents.values()]
+        broken = 0
         for number, price in enumerate(sorted(self.rates)):
             groups = [{"params": others, "lr": rate}, {"params": densities, "lr": 3e-2}, {"params": steps, "lr": 1e-2}]
             groups += [{"params": [one.theta], "lr": rate / (self.step * sizes[name])} for name, one in latents.items()]
             descent = Descent(task.training, groups, self.epochs, first=round(number * self.epochs))
             self._learn(net, weights, latents, descent, price)
             estimate_norms(net, task.training)
-            if not task.offer(_narrow(net, latents), rate=price).within:
+            broken = 0 if task.offer(_narrow(net, latents), rate=price).within else broken + 1
+            if broken > self.patience:
                 return
 
     def _learn(
