@@ -9,6 +9,7 @@ from typing import Literal
 
 from paring.lab.arguments import first_as, read
 from paring.lab.command import CommandError, set_threads
+from paring.lab.memory import keep_freed_memory
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def bench(words: Sequence[str]) -> int:
     if options.nncodec is not None and options.name != "codec":
         raise CommandError(f"--nncodec {options.nncodec}: '{options.name}' compares no coders")
     set_threads(options.threads)
+    keep_freed_memory()
     path = chosen.run(
         Asked(
             results=options.results,

@@ -21,6 +21,7 @@ from paring.data import load as load_data
 from paring.gates import expected, support
 from paring.graph import save as save_net
 from paring.lab.config import digest, plain
+from paring.lab.memory import keep_freed_memory
 from paring.lab.rounds import rounds, size
 from paring.methods import Dense
 from paring.models import build, drawn_norm_scales
@@ -217,11 +218,12 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
-    """Hold the lock of a run's folder.
+    """Hold the lock of a run's folder, in a process that keeps its memory.
 
     Raises:
         Busy: another process holds it.
     """
+    keep_freed_memory()
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
