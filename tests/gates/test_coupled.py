@@ -18,7 +18,7 @@ from paring.core import gated_layers, gates
 from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, sites, support
 from paring.graph import wiring
-from paring.methods.l0 import expected_l2_of
+from paring.methods.expected_l2 import expected_l2_of
 from paring.models import resnet20, wide_resnet
 from paring.testing import difference, is_stock, same_state
 

@@ -112,6 +112,7 @@ def test_device_and_type_are_those_asked_for() -> None:
     ({"keep": 0.0}, "keep=0.0 has no finite logit"),
     ({"keep": 1.0}, "keep=1.0 has no finite logit"),
     ({"spread": -0.1}, r"StochasticGate\(spread=-0.1\): must not be negative"),
+    ({"drop": 1.0}, r"StochasticGate\(drop=1.0\): a probability"),
 ])  # fmt: skip
 def test_refused(options: dict[str, float], why: str) -> None:
     with pytest.raises(ValueError, match=why):
@@ -232,3 +233,67 @@ def test_it_says_what_it_is() -> None:
     text = repr(StochasticGate(HardConcrete(), (2, 3)))
     for part in ("(2, 3)", "HardConcrete(", "held=False"):
         assert part in text
+
+
+# --- dropping out once held -----------------------------------------------------------------------------------------
+
+
+def dropping(shared: bool = False) -> StochasticGate:
+    gate = StochasticGate(HardConcrete(), (6,), drop=0.3, shared=shared)
+    gate.log_alpha.data.copy_(torch.tensor([-99.0, 99.0, 0.0, 99.0, 1.0, -99.0]))
+    return gate
+
+
+def test_drop_begins_when_the_gate_is_held() -> None:
+    gate = dropping()
+    assert not gate.per_example
+    assert gate(5).shape == (6,)
+    gate.hold()
+    assert gate.per_example
+    z = gate(20_000)
+    assert z.shape == (20_000, 6)
+    value = gate.value()
+    assert torch.allclose(z.mean(0), value, atol=0.02)
+    levels = torch.stack([torch.zeros(6), value / 0.7])
+    assert bool(((z - levels[0]).abs().minimum((z - levels[1]).abs()) < 1e-6).all()), "zero, or the value over 1 - drop"
+    assert not gate.log_alpha.grad
+    assert torch.equal(gate(), value), "what is asked for no example is the value"
+    assert torch.equal(gate.eval()(7), value)
+    assert gate.support().tolist() == [False, True, True, True, True, False]
+
+
+def test_drop_of_an_absorbed_gate_is_seen_in_training_alone() -> None:
+    gate = StochasticGate(HardConcrete(), (4,), drop=0.5)
+    gate.log_alpha.data.fill_(1.0)
+    gate.hold()
+    gate.absorb()
+    assert not gate.transparent
+    assert set(gate(500).unique().tolist()) == {0.0, 2.0}
+    assert gate.eval().transparent
+    plain = StochasticGate(HardConcrete(), (4,))
+    plain.hold()
+    plain.absorb()
+    assert plain.transparent
+
+
+def test_drop_is_the_same_noise_after_a_cut() -> None:
+    whole, cut = dropping(), dropping()
+    for gate in (whole, cut):
+        gate.hold()
+    keep = torch.tensor([1, 2, 3, 4])
+    before = cut.shape
+    cut.log_alpha = torch.nn.Parameter(cut.log_alpha.data[keep])
+    cut.note_cut(before, {0: keep})
+    torch.manual_seed(3)
+    one = whole(8)
+    torch.manual_seed(3)
+    assert torch.equal(cut(8), one[:, keep])
+
+
+def test_drop_is_one_sample_for_all_modules_that_share_the_gate() -> None:
+    gate = dropping(shared=True)
+    gate.hold()
+    one = gate(8)
+    assert torch.equal(gate(8), one)
+    gate.renew()
+    assert not torch.equal(gate(8), one)

@@ -130,3 +130,32 @@ def test_lengths_that_do_not_fit() -> None:
         pr.attach(Chain().double(), pr.L0(price=1e-3, hold=0.5, rewind=0), x)
     with pytest.raises(ValueError, match=r"different rewind points, steps \[0, 4\]"):
         pr.attach(Chain().double(), Stack(METHOD, IMP(to=4)), x, steps=20)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_dropping_out_is_the_same_with_and_without_cuts(fold: bool) -> None:
+    """Every unit draws the noise it would have drawn in the whole network."""
+    outputs = []
+    for every in (7, 10_000):
+        torch.manual_seed(0)
+        net = Chain().double()
+        gates_ = pr.L0(price=pr.Budget(params=0.4), at="units", hold=0.5, rewind=0, drop=0.3)
+        cuts = pr.Shrink(every=every, multiple_of=1, saving=0.01, measure=False, fold=fold)
+        run = pr.attach(net, Stack(gates_, cuts), batch(0)[0][:2], steps=2 * STEPS)
+        opt = torch.optim.Adam(run.parameter_groups(lr=0.01))
+        for step in range(2 * STEPS):
+            one_step(net, run, opt, step)
+        outputs.append(run.finish().eval()(batch(99)[0]))
+    assert (outputs[0] - outputs[1]).abs().max() <= 1e-10
+
+
+def test_drop_is_refused_where_it_would_do_nothing() -> None:
+    for told in ({"at": "weights", "hold": 0.5}, {"hold": None}, {"price": 1e-3}):
+        with pytest.raises(ValueError, match="whose gates are held"):
+            pr.L0(drop=0.5, **told)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a probability"):
+        pr.L0(price=pr.Budget(params=0.5), drop=1.0)
+    with pytest.raises(ValueError, match="drop names 'nothing'"):
+        pr.attach(Chain(), pr.L0(price=pr.Budget(params=0.5), drop=(("nothing", 0.5),)), batch(0)[0][:2], steps=9)
+    pairs = pr.L0(price=pr.Budget(params=0.5), drop={"fc*": 0.5})  # type: ignore[arg-type]
+    assert pairs.drop == (("fc*", 0.5),)

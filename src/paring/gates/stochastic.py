@@ -4,6 +4,7 @@ While training, `forward` draws one sample per minibatch (or per example) from t
 relaxation's test-time estimate. A gate can be *held*: from then on it shows its estimate in training too, and its
 parameters stop moving, so that the weights can settle on the network that will be kept. What a held gate shows is a
 constant, so the weights can *absorb* it: then it shows one where it is open, and costs nothing where nothing is closed.
+Held gates can go on to *drop out*, example by example, with a given probability: noise that regularises and moves nothing.
 
 A gate can *retire*, element by element: closed at test time and hardly ever open in training, for long enough, it is
 closed for good. That is an approximation, off unless asked for. A gate that was cut while training draws its noise for
@@ -39,9 +40,10 @@ class StochasticGate(Gate):
         shared: several modules hold this gate and must see the same sample: it is drawn at the first forward pass and
             kept until `renew`, which ends an optimizer step.
         lr_scale: learning rate as a multiple of the weights'.
+        drop: probability with which a held gate shows zero to an example in training, and its value over 1 - drop otherwise.
 
     Raises:
-        ValueError: `keep` is not in (0, 1), or `spread` is negative.
+        ValueError: `keep` is not in (0, 1), `spread` is negative, or `drop` is not in [0, 1).
     """
 
     retired: Tensor | None
@@ -57,14 +59,18 @@ class StochasticGate(Gate):
         per_example: bool = False,
         shared: bool = False,
         lr_scale: float = 1.0,
+        drop: float = 0.0,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         if spread < 0:
             raise ValueError(f"StochasticGate(spread={spread}): must not be negative")
+        if not 0 <= drop < 1:
+            raise ValueError(f"StochasticGate(drop={drop}): a probability, in [0, 1)")
         self.relaxation = relaxation
         self.lr_scale = lr_scale
+        self.drop = drop
         self.held = False
         self.absorbed = False
         self._transparent = False
@@ -83,7 +89,7 @@ class StochasticGate(Gate):
 
     @property
     def per_example(self) -> bool:
-        return self._per_example and not self.held
+        return self.drop > 0 if self.held else self._per_example
 
     def show(self, value: Tensor | None) -> None:
         """Let `forward` return this (of any length, for a network of which a part is computed); None ends that."""
@@ -93,7 +99,11 @@ class StochasticGate(Gate):
         if self._shown is not None:
             return self._shown
         if self.held:
-            return self._still(self.value())
+            value = self._still(self.value())
+            if not (self.drop and self.training) or batch is None:
+                return value
+            u = self.part(self._draw((batch, *self.dense_shape)))
+            return value * (u >= self.drop).to(value.dtype).div_(1 - self.drop)
         if not self.training:
             return self.value()
         shape = (batch, *self.dense_shape) if self._per_example and batch is not None else self.dense_shape
@@ -160,7 +170,7 @@ class StochasticGate(Gate):
         return value.detach() + 0.0 * self.log_alpha
 
     def hold(self) -> None:
-        """Stop sampling and stop moving: the gate keeps its present test-time value for good."""
+        """Stop sampling (but for `drop`) and stop moving: the gate keeps its present test-time value for good."""
         self.held = True
         self.rest()
 
@@ -180,7 +190,7 @@ class StochasticGate(Gate):
 
     @property
     def transparent(self) -> bool:
-        return self._transparent and self._shown is None
+        return self._transparent and self._shown is None and not (self.drop and self.training)
 
     def _look(self) -> None:
         self._transparent = self.absorbed and bool(self.support().all())

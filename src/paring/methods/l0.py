@@ -22,11 +22,11 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Kind, Method, Probe, Spread, attached, gated_layers, gates, in_steps
+from paring.core import Clock, Method, Probe, attached, gates, in_steps
 from paring.cost import CostModel
-from paring.gates import Place, Site, StochasticGate, carrier_of, gate_of, put_gate, sites, tied
-from paring.graph import Wiring
+from paring.gates import Place, Site, StochasticGate, gate_of, put_gate, sites
 from paring.methods.budget import Budget
+from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.price import Price
 from paring.relax import HardConcrete, Relaxation
 
@@ -56,8 +56,11 @@ class L0(Method):
         hold: last fraction of training, in [0, 1), in which the gates stop moving and the weights settle on what is
             kept; None means 0 with a price and 0.25 with a budget.
         rewind: once the gates are held, the weights that are left go back to where they were after so many epochs ("1ep")
-            or optimizer steps (0: their initial values) and train from there on without noise, and with gates of one, as
-            a lottery ticket does; None goes on with the weights that there are.
+            or optimizer steps (0: their initial values) and train from there on without the gates' noise, and with gates of
+            one, as a lottery ticket does; None goes on with the weights that there are.
+        drop: probability, in [0, 1), with which a unit that was kept still drops out of a training example once the gates
+            are held (what is left is scaled by 1/(1 − drop)), or pairs (layer pattern, probability): closed gates make no
+            noise any more, and a small network wants some.
         prior: keep probability of a prior on the gates, for the term of eq. 21 that the paper drops; None drops it too.
         kl: rate of KL(q(z) ‖ prior), used with `prior` (1/N for the variational bound of the spike-and-slab view).
 
@@ -77,17 +80,15 @@ class L0(Method):
     prior: float | None = None
     kl: float = 0.0
     rewind: str | int | None = None
+    drop: float | tuple[tuple[str, float], ...] = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
             object.__setattr__(self, "price", Price(float(self.price)))
         places = (self.at,) if isinstance(self.at, str) else tuple(self.at)
         object.__setattr__(self, "at", places[0] if len(places) == 1 else places)
-        if isinstance(self.keep, int | float):
-            object.__setattr__(self, "keep", float(self.keep))
-        else:
-            pairs = self.keep.items() if isinstance(self.keep, Mapping) else self.keep
-            object.__setattr__(self, "keep", tuple((str(name), float(value)) for name, value in pairs))
+        for name in ("keep", "drop"):
+            object.__setattr__(self, name, _by_layer(getattr(self, name)))
         if not places:
             raise ValueError("L0(at=()): name at least one place, for example at='units'")
         if not isinstance(self.price, Price | Budget):
@@ -100,6 +101,15 @@ class L0(Method):
                 raise ValueError(
                     f"L0: a keep probability must lie in (0, 1), got {value} {f'for {name!r}' if name else ''}"
                 )
+        drops = (("", self.drop),) if isinstance(self.drop, float) else self.drop
+        for name, value in drops:
+            if not 0 <= value < 1:
+                raise ValueError(f"L0(drop={value}{f' for {name!r}' if name else ''}): a probability, in [0, 1)")
+        if any(value for _, value in drops) and not (self.holding and all(p != "weights" for p in self._kinds)):
+            raise ValueError(
+                "L0(drop=...) is for units or inputs (not single weights) whose gates are held: give hold=, the last "
+                "fraction of training, or a Budget"
+            )
         for name, value in (("gate_lr", self.gate_lr), ("l2", self.l2), ("kl", self.kl)):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"L0({name}={value}): must be a number that is not negative")
@@ -125,13 +135,13 @@ class L0(Method):
         """Last fraction of training in which gates are held."""
         return self.hold if self.hold is not None else 0.25 if isinstance(self.price, Budget) else 0.0
 
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        return tuple(Place.parse(place).kind for place in self.places)
+
     def keep_at(self, site: Site) -> float:
         """Initial keep probability for this site."""
-        if isinstance(self.keep, int | float):
-            return float(self.keep)
-        return next(
-            (value for pattern, value in self.keep if any(fnmatchcase(layer, pattern) for layer in site.layers)), 0.5
-        )
+        return _at(self.keep, site, 0.5)
 
     def sites(self, net: nn.Module) -> tuple[Site, ...]:
         """Where this method's gates are in an attached network."""
@@ -144,7 +154,8 @@ class L0(Method):
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = sites(net, probe.wiring, self.places)
-        _all_used("keep", [] if isinstance(self.keep, float) else [name for name, _ in self.keep], found)
+        for what, given in (("keep", self.keep), ("drop", self.drop)):
+            _all_used(what, [] if isinstance(given, float) else [name for name, _ in given], found)
         _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)
         gated = sum(p.numel() for _, _, gate in gates(net) for p in gate.parameters())
         dense = CostModel.of(net, probe.wiring)
@@ -161,6 +172,7 @@ class L0(Method):
                 per_example=self.per_example,
                 shared=bool(site.taps),
                 lr_scale=self.gate_lr,
+                drop=_at(self.drop, site, 0.0),
                 device=weight.device,
                 dtype=weight.dtype,
             )
@@ -249,66 +261,24 @@ def _held(net: nn.Module, found: tuple[Site, ...]) -> bool:
     return all(gate.held for site in found if isinstance(gate := gate_of(net, site), StochasticGate))
 
 
+def _by_layer(given: object) -> float | tuple[tuple[str, float], ...]:
+    """A number, or pairs (layer pattern, number), also from a mapping."""
+    if isinstance(given, int | float):
+        return float(given)
+    pairs = given.items() if isinstance(given, Mapping) else given
+    return tuple((str(name), float(value)) for name, value in pairs)  # type: ignore[attr-defined]
+
+
+def _at(given: float | tuple[tuple[str, float], ...], site: Site, default: float) -> float:
+    """What is given for this site."""
+    if isinstance(given, int | float):
+        return float(given)
+    return next((v for pattern, v in given if any(fnmatchcase(layer, pattern) for layer in site.layers)), default)
+
+
 def _all_used(what: str, patterns: Sequence[str], found: tuple[Site, ...]) -> None:
     """Refuse patterns that no gated layer matches: most likely a typing error."""
     layers = sorted({layer for site in found for layer in site.layers})
     for pattern in patterns:
         if not any(fnmatchcase(layer, pattern) for layer in layers):
             raise ValueError(f"{what} names {pattern!r}, but the gated layers are {', '.join(layers)}")
-
-
-def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> Tensor:
-    """(1/2) Σ P(open) θ² over all weights and biases of gated layers and θ² over all other parameters (eq. 15, 17).
-
-    A unit gate on a norm stands for the weights of the layer in front of it as well, a gate of several modules for the
-    weights and norms of all layers of its group.
-
-    Args:
-        net: a gated network.
-        wiring: its wiring.
-        detach: leave the gates out of the gradient.
-    """
-    behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
-    modules = dict(net.named_modules())
-    chances: dict[str, dict[Kind, Tensor]] = {}
-    own: set[int] = set()
-
-    def ask(gate: Gate) -> Tensor:
-        return gate.chance().detach() if detach else gate.chance()
-
-    for name, layer in gated_layers(net):
-        for kind, gate in layer.gates().items():
-            chances.setdefault(name, {})[kind] = ask(gate)
-            if name in behind and not isinstance(gate, Spread):
-                chances.setdefault(behind[name], {})[kind] = ask(gate)
-            own |= {id(p) for p in gate.parameters()}
-    for name, chance in tied(net, wiring, ask).items():
-        chances.setdefault(carrier_of(name, modules), {})["units"] = chance
-    total: list[Tensor] = []
-    for name, found in chances.items():
-        inner = "in_proj_" if isinstance(modules[name], nn.MultiheadAttention) else ""
-        for leaf in (f"{inner}weight", f"{inner}bias"):
-            parameter = getattr(modules[name], leaf, None)
-            if parameter is not None:
-                own.add(id(parameter))
-                total.append(_weighted(modules[name], leaf, parameter.pow(2), found).sum())
-    total += [p.pow(2).sum() for p in net.parameters() if id(p) not in own]
-    return 0.5 * torch.stack(total).sum()
-
-
-def _weighted(layer: nn.Module, leaf: str, square: Tensor, chances: dict[Kind, Tensor]) -> Tensor:
-    """The squares of a weight or bias, each times the chance that everything it needs is open."""
-    units = chances.get("units")
-    if leaf.endswith("bias"):
-        return square if units is None else square * units
-    if "weights" in chances:
-        square = square * chances["weights"]
-    if "inputs" in chances:
-        groups = getattr(layer, "groups", 1)
-        columns = chances["inputs"].view(groups, -1).repeat_interleave(square.shape[0] // groups, dim=0)
-        square = square * columns.view(square.shape[0], -1, *[1] * (square.dim() - 2))
-    if units is None:
-        return square
-    return square * (
-        units if isinstance(layer, nn.Embedding) or hasattr(layer, "nf") else units.view(-1, *[1] * (square.dim() - 1))
-    )

@@ -1,0 +1,67 @@
+"""The L2 term that counts a weight only while its gates are open (Louizos, Welling, Kingma 2018, eq. 15 and 17)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Gate, Kind, Spread, gated_layers
+from paring.gates import carrier_of, tied
+from paring.graph import Wiring
+
+
+def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> Tensor:
+    """(1/2) Σ P(open) θ² over all weights and biases of gated layers and θ² over all other parameters (eq. 15, 17).
+
+    A unit gate on a norm stands for the weights of the layer in front of it as well, a gate of several modules for the
+    weights and norms of all layers of its group.
+
+    Args:
+        net: a gated network.
+        wiring: its wiring.
+        detach: leave the gates out of the gradient.
+    """
+    behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
+    modules = dict(net.named_modules())
+    chances: dict[str, dict[Kind, Tensor]] = {}
+    own: set[int] = set()
+
+    def ask(gate: Gate) -> Tensor:
+        return gate.chance().detach() if detach else gate.chance()
+
+    for name, layer in gated_layers(net):
+        for kind, gate in layer.gates().items():
+            chances.setdefault(name, {})[kind] = ask(gate)
+            if name in behind and not isinstance(gate, Spread):
+                chances.setdefault(behind[name], {})[kind] = ask(gate)
+            own |= {id(p) for p in gate.parameters()}
+    for name, chance in tied(net, wiring, ask).items():
+        chances.setdefault(carrier_of(name, modules), {})["units"] = chance
+    total: list[Tensor] = []
+    for name, found in chances.items():
+        inner = "in_proj_" if isinstance(modules[name], nn.MultiheadAttention) else ""
+        for leaf in (f"{inner}weight", f"{inner}bias"):
+            parameter = getattr(modules[name], leaf, None)
+            if parameter is not None:
+                own.add(id(parameter))
+                total.append(_weighted(modules[name], leaf, parameter.pow(2), found).sum())
+    total += [p.pow(2).sum() for p in net.parameters() if id(p) not in own]
+    return 0.5 * torch.stack(total).sum()
+
+
+def _weighted(layer: nn.Module, leaf: str, square: Tensor, chances: dict[Kind, Tensor]) -> Tensor:
+    """The squares of a weight or bias, each times the chance that everything it needs is open."""
+    units = chances.get("units")
+    if leaf.endswith("bias"):
+        return square if units is None else square * units
+    if "weights" in chances:
+        square = square * chances["weights"]
+    if "inputs" in chances:
+        groups = getattr(layer, "groups", 1)
+        columns = chances["inputs"].view(groups, -1).repeat_interleave(square.shape[0] // groups, dim=0)
+        square = square * columns.view(square.shape[0], -1, *[1] * (square.dim() - 2))
+    if units is None:
+        return square
+    return square * (
+        units if isinstance(layer, nn.Embedding) or hasattr(layer, "nf") else units.view(-1, *[1] * (square.dim() - 1))
+    )
