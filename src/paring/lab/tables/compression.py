@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,20 +154,25 @@ class Compression(Experiment):
 
 def mark_zero_loss(results: Results) -> Results:
     """Say which rows are at zero loss: for each network and compressor the operating point with the fewest bytes whose mean
-    validation error is within one standard error of the dense mean. Both means are over seeds.
+    validation error is within one standard error of the dense mean.
 
-    A row's compressor is its method up to a colon, what follows is the operating point.
+    The standard error is that of all dense networks of the table (0 for a single one); a point is compared with the mean of
+    the networks that it compressed, so that points of fewer seeds are compared like with like. A row's compressor is its
+    method up to a colon, what follows is the operating point.
     """
     rows: list[Row] = [{**row} for row in results.rows]
     measured = [row for row in rows if row["source"] == "measured" and "dense_validation_error" in row]
+    dense: dict[tuple[str, str], dict[int, float]] = {}
+    for row in measured:
+        dense.setdefault((row["model"], row["data"]), {})[row["seed"]] = row["dense_validation_error"]
     for key in {(row["model"], row["data"], row["method"].partition(":")[0]) for row in measured}:
         mine = [r for r in measured if (r["model"], r["data"], r["method"].partition(":")[0]) == key]
-        limit = _limit({row["seed"]: row["dense_validation_error"] for row in mine}.values())
+        limit = _standard_error(list(dense[key[:2]].values()))
         points = {row["method"]: [r for r in mine if r["method"] == row["method"]] for row in mine}
         fit = {
             name: statistics.fmean(r["bytes"] for r in rs)
             for name, rs in points.items()
-            if statistics.fmean(r["validation_error"] for r in rs) <= limit
+            if statistics.fmean(r["validation_error"] - r["dense_validation_error"] for r in rs) <= limit
         }
         best = min(fit, key=lambda name: fit[name]) if fit else None
         for row in mine:
@@ -175,11 +180,8 @@ def mark_zero_loss(results: Results) -> Results:
     return replace(results, rows=rows)
 
 
-def _limit(errors: Iterable[float]) -> float:
-    """Mean plus one standard error; the mean itself for a single value."""
-    found = list(errors)
-    spread = statistics.stdev(found) / math.sqrt(len(found)) if len(found) > 1 else 0.0
-    return statistics.fmean(found) + spread
+def _standard_error(values: Sequence[float]) -> float:
+    return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _wrong(out: Tensor, answers: Tensor) -> Tensor:

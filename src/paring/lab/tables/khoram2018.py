@@ -3,7 +3,8 @@
 LeNet-300-100 and LeNet-5-Caffe on MNIST without augmentation, 10,000 training examples held out for validation; every row is
 decoded from its file before it is measured. A method's name up to the colon is the compressor, what follows its operating
 point; `zero_loss` marks, for each network and compressor, the point with the fewest bytes whose mean validation error over
-the seeds is within one standard error of the dense mean. Biases have 6 bits each throughout.
+its seeds is within one standard error (of the dense networks of all seeds) of the mean of the dense networks it compressed.
+Biases have 6 bits each throughout.
 
 Combined: magnitudes are pruned gradually with masks (`GMP`), what computes nothing is removed, and codebooks of few values
 with zeros kept are learned. "Gates first" trains L0 gates of units before that; "gates and entropy" lets the price of bits
