@@ -120,3 +120,13 @@ def test_what_is_done_to_the_images_is_said_and_weights_go_back_where_asked() ->
         gates = made.methods[0]
         assert isinstance(gates, L0)
         assert gates.rewind == (0 if rewind else None)
+
+
+def test_noise_is_for_what_is_kept() -> None:
+    (_, made) = replace(RACE, rewind=True, drop=(("fc2", 0.5),)).methods(5).values()
+    assert isinstance(made, Stack)
+    gates = made.methods[0]
+    assert isinstance(gates, L0)
+    assert gates.drop == (("fc2", 0.5),)
+    assert gates.at == ("units:Conv2d", "inputs:Linear")
+    assert shrunk(0.4, rewound=True, noisy=True) == "L0 + Shrink, rewound, with noise, 40 % of the MACs"
