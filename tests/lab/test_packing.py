@@ -86,6 +86,8 @@ def test_units_go_first_then_bits(run: Path, tmp_path: Path, capsys: pytest.Capt
         str(path),
         "--max-loss-increase",
         "0.1",
+        "--max-error-increase",
+        "inf",
         "--units",
         "0.4",
         "--lr",
@@ -208,6 +210,9 @@ def test_refusals_say_why(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         (["pack", str(run), *out, "--max-loss-increase", "-1"], "at least 0"),
         (["pack", str(run), *out, "--max-loss-increase", "0", "--compressor", "zip"], "no such compressor"),
         ([*lossy, "--max-error-increase", "-1"], "at least 0"),
+        ([*lossy, "--compressor", "kmeans:scope=foo"], "one of layer, kind, global"),
+        ([*lossy, "--compressor", "smallest:rates=nan"], "has to be finite"),
+        (["pack", str(run), "--out", str(tmp_path / "none" / "x.pare")], "make it first"),
         ([*lossy, "--units", "2"], "--units 2"),
         ([*lossy, "--compressor", "codebooks", "--distillation", "2"], "from 0 to 1"),
         ([*lossy, "--compressor", "codebooks", "--lr", "0"], "must be positive"),
@@ -217,6 +222,10 @@ def test_refusals_say_why(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert main(words) in (1, 2)
         assert said in capsys.readouterr().err
     assert main(["pack", str(tmp_path / "a.safetensors"), *out, "--quiet"]) == 0
+    for told in ("[1]", "5", "xx", '{"ties": 5}'):
+        save_file({"a": torch.ones(3)}, tmp_path / "b.safetensors", {"paring": told})
+        assert main(["pack", str(tmp_path / "b.safetensors"), *out, "--quiet"]) == 1
+        assert "cannot be read. Save it again" in capsys.readouterr().err
 
 
 def test_compressors_are_read() -> None:

@@ -89,7 +89,7 @@ class Code:
             and found.axis in (0, 1)
             and found == cls("sparse", half=found.half, axis=found.axis, planes=found.planes),
             "table": listed and 1 <= found.classes <= max(CLASSES),
-            "mixed": listed and found.classes == 1 and not found.static,
+            "mixed": listed and found.values > 1 and found.classes == 1 and not found.static,
         }
         if not right.get(found.kind, False) or (found.half and itemsize != 4):
             raise PareError(f"the code of a tensor makes no sense: {str(given)[:100]}")
@@ -97,10 +97,11 @@ class Code:
 
 
 class Memory:
-    """What the pieces of one large tensor share: the plan of the first, so that it is made once."""
+    """What the pieces of one large tensor share: the plan of the first, so that it is made once; and the file's pace."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: mixed.Pace | None = None) -> None:
         self.plans: dict[tuple[int, int], mixed.Plan | None] = {}
+        self.pace = mixed.Pace() if pace is None else pace
 
 
 def write(
@@ -125,7 +126,7 @@ def write(
     common, ordered = _ordered(found)
     below = found.upper - (common < found.upper)
     plan = _plan(ordered[matrix], found.size, below, strides, memory)
-    if plan is not None and plan.bits < _GAIN * parted.bits - 16:
+    if plan is not None and plan.bits < _GAIN * parted.bits - 16 and _paced(plan, matrix.shape, memory):
         side = found.side + varint.put([common, below]) + mixed.write(plan, ordered[matrix], found.size, encoder)
         return Code("mixed", found.kind, found.size, found.half, axis=plan.axis), side
     static, stored = classes.write(parted, matrix, found.size, encoder)
@@ -181,7 +182,7 @@ def _plan(
     symbols: Symbols, size: int, below: int, strides: tuple[int, ...], memory: Memory | None
 ) -> mixed.Plan | None:
     """The plan of a matrix, or that of the piece before it."""
-    if symbols.size < _SMALLEST_MIXED:
+    if symbols.size < _SMALLEST_MIXED or size < 2:
         return None
     key = (size, below)
     if memory is not None and key in memory.plans:
@@ -190,6 +191,20 @@ def _plan(
     if memory is not None:
         memory.plans[key] = plan
     return plan
+
+
+def steps(code: Code, shape: tuple[int, ...]) -> int:
+    """Steps of the mixed code of a tensor; 0 for other codes."""
+    return _matrix(shape)[code.axis] if code.kind in ("mixed", "sparse") else 0
+
+
+def _paced(plan: mixed.Plan, shape: tuple[int, ...], memory: Memory | None) -> bool:
+    """Whether the file may have the steps of this plan; counts them if so."""
+    if memory is None:
+        return True
+    allowed = memory.pace.allows(shape[plan.axis])
+    memory.pace.steps += allowed * shape[plan.axis]
+    return allowed
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -204,6 +219,8 @@ def _write_many(bits: Bits, encoder: Encoder, strides: tuple[int, ...], memory: 
     present = (bits != 0).reshape(_matrix(bits.shape)).astype(np.int32)
     if present.sum() <= (1 - _LEAST_ZEROS) * bits.size:
         plan = _plan(present, 2, 1, strides, memory)
+        if plan is not None and not _paced(plan, present.shape, memory):
+            plan = None
     side = b""
     if plan is not None:
         side = mixed.write(plan, present, 2, encoder)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ from paring.codec.arrays import Code, Memory
 from paring.codec.entropy import Decoder, Encoder
 from paring.codec.error import PareError
 from paring.codec.header import DTYPES, Piece, packed, parsed
+from paring.codec.mixed import Pace
 from paring.core.atomic import atomic
 
 VERSION = 1
@@ -84,7 +86,9 @@ def write(path: str | os.PathLike[str], tensors: Iterable[tuple[str, Tensor]], m
     with atomic(path) as file:
         file.write(MAGIC + bytes([VERSION]))
         section = _Writer()
-        for piece, bits, strides, memory in _pieces(tensors):
+        pace = Pace()
+        for piece, bits, strides, memory in _pieces(tensors, pace):
+            pace.nbytes += bits.nbytes
             if section.entries and section.size + bits.nbytes > SECTION:
                 sections.append(section.close(file))
                 section = _Writer()
@@ -115,7 +119,7 @@ class _Writer:
 
 
 def _pieces(
-    tensors: Iterable[tuple[str, Tensor]],
+    tensors: Iterable[tuple[str, Tensor]], pace: Pace
 ) -> Iterator[tuple[dict[str, Any], NDArray[Any], tuple[int, ...], Memory]]:
     """What goes into the header for each piece, its bits, strides along its rows, and what its pieces share."""
     names: set[str] = set()
@@ -127,7 +131,7 @@ def _pieces(
         told: dict[str, Any] = {"name": name} | ({} if dtype == "float32" else {"dtype": dtype})
         shape = bits.shape
         strides = tuple(math.prod(shape[k:]) for k in range(2, len(shape)))
-        memory = Memory()
+        memory = Memory(pace)
         if bits.nbytes <= PIECE:
             yield told | {"shape": list(shape)}, bits, strides, memory
             continue
@@ -143,6 +147,8 @@ def _bits(name: str, tensor: Tensor) -> tuple[NDArray[Any], str]:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES or tensor.layout is not torch.strided:
         raise PareError(f"{name!r} is {tensor.dtype} ({tensor.layout}): .pare files hold dense {', '.join(DTYPES)}")
+    if tensor.is_meta:
+        raise PareError(f"{name!r} is on the meta device and has no numbers yet; give the network its weights first")
     unsigned, carrier = _UNSIGNED[tensor.element_size()]
     flat = tensor.detach().cpu().contiguous()
     found: NDArray[Any] = flat.view(carrier).numpy().view(unsigned)
@@ -164,6 +170,8 @@ class File:
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.path = Path(path)
         try:
+            if not stat.S_ISREG(os.stat(self.path).st_mode):  # opening a pipe would wait for somebody to write to it
+                raise PareError(f"{path} is no file that can be read from anywhere, but a folder, a pipe or a device")
             with open(self.path, "rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
                 header = self._header(file)
@@ -183,6 +191,8 @@ class File:
                 f"{path} ({self.size:,} bytes) would decode to {need:,} bytes, more than the {allowed:,} allowed; "
                 "pass max_bytes if you trust it"
             )
+        if not Pace(need).allows(sum(arrays.steps(p.code, p.shape) for s in self._sections for p in s.pieces)):
+            raise PareError(f"{path} is damaged: it would take long to decode for what it holds")
 
     @property
     def entries(self) -> list[Entry]:

@@ -130,4 +130,6 @@ def _piece(given: dict[str, Any]) -> Piece:
 def _shape(given: Any) -> tuple[int, ...]:
     if type(given) is not list or not all(type(n) is int and 0 <= n < 1 << 40 for n in given) or len(given) > 64:
         raise PareError("the shape of a tensor makes no sense")
+    if math.prod(n for n in given if n) >= 1 << 60:
+        raise PareError("the shape of a tensor is too large")
     return tuple(given)

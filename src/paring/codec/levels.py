@@ -157,9 +157,9 @@ def _plausible(row: NDArray[np.float32]) -> bool:
 
 def _grid(rows: NDArray[np.float32], kind: Kind) -> Levels | None:
     """Steps and integers that give the entries exactly, if there are such."""
-    few = rows[:4, :_PROBE]
-    if not np.isfinite(rows).all() or (rows.view(np.uint32) == 1 << 31).any():
-        return None
+    few, bits = rows[:4, :_PROBE], rows.view(np.uint32) << 1
+    if not np.isfinite(rows).all() or ((bits > 0) & (bits < 1 << 24)).any() or (rows.view(np.uint32) == 1 << 31).any():
+        return None  # products that are denormal numbers are not the same where these are flushed to zero
     for half in (False, True) if fits_half(rows.view(np.uint32)) else (False,):
         if few.size < rows.size and _steps(few, half) is None:
             continue

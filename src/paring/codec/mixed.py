@@ -21,6 +21,7 @@ from paring.codec.mixing import MOST_LAGS, Flags, Ints, Mix, Where
 WHOLE = 1 << 18  # positions that are all looked at when planning; of more
 SAMPLE_STEPS, SAMPLE_LANES = 128, 256  # so many
 FARTHEST = 1 << 20
+FREE_STEPS, BYTES_PER_STEP = 4096, 1024
 _WORTH = 10.0  # bits that a feature has to save: about what its weight costs
 _NOISE = 16.0  # bits that it has to save on a sample, where chance alone saves some
 
@@ -47,6 +48,20 @@ class Plan:
 def allowed(steps: int, count: int) -> bool:
     """Whether a matrix is coded in reasonable time with so many steps."""
     return steps <= max(4096, count // 256)
+
+
+class Pace:
+    """How many steps the mixed codes of a file may have together: some, and one for every 1024 bytes of its tensors.
+
+    A step takes time however little it codes, so that a small file could otherwise take minutes to read.
+    """
+
+    def __init__(self, nbytes: int = 0) -> None:
+        self.nbytes, self.steps = nbytes, 0
+
+    def allows(self, steps: int) -> bool:
+        """Whether so many more are allowed."""
+        return self.steps + steps <= FREE_STEPS + self.nbytes // BYTES_PER_STEP
 
 
 def plan(symbols: Symbols, size: int, below: int, strides: tuple[int, ...]) -> Plan | None:

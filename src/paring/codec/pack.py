@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from paring.codec import container
 from paring.codec.container import File
 from paring.codec.error import PareError
+from paring.codec.header import DTYPES
 from paring.graph.file import VERSION, described, rebuilt
 from paring.graph.graph_file import FileError
 
 Watch = Callable[[str, int], None]
+_FLOATS = {dtype for dtype in DTYPES.values() if dtype.is_floating_point}
+_CARRIERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MANIFEST = {"version": VERSION, "ties": {}, "modules": {}}
 
 
@@ -56,10 +59,13 @@ def pack(
         except FileError as error:
             raise PareError(str(error)) from error
         tensors: Mapping[str, Tensor] = state
-    elif isinstance(net, dict):
-        tensors, manifest = _untied(net, manifest)
     else:
+        odd = [name for name in net if type(name) is not str]
+        if odd:
+            raise PareError(f"{odd[0]!r} is no name of a tensor: names are text")
         tensors = net
+        if isinstance(net, dict):
+            tensors, manifest = _untied(net, manifest)
     target = Path(path)
     fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.packed")
     try:
@@ -155,18 +161,23 @@ def _untied(
 
 def _watched(tensors: Mapping[str, Tensor], signed_zeros: bool, watch: Watch | None) -> Iterator[tuple[str, Tensor]]:
     for name in tensors:
-        tensor = _canonical(tensors[name], signed_zeros)
+        given = tensors[name]
+        if not isinstance(given, Tensor):
+            raise PareError(f"{name!r} is a {type(given).__name__} and no tensor; keep such state out of the file")
+        tensor = _canonical(given, signed_zeros)
         yield name, tensor
         if watch is not None:
             watch(name, tensor.numel() * tensor.element_size())
 
 
 def _canonical(tensor: Tensor, signed_zeros: bool) -> Tensor:
-    """The tensor with 0.0 for -0.0, unless these are kept."""
-    if signed_zeros or not tensor.is_floating_point() or tensor.layout is not torch.strided or not tensor.numel():
+    """The tensor with 0.0 for -0.0, unless these are kept. It goes by bits, as arithmetic may be told to flush denormals."""
+    carrier = _CARRIERS.get(tensor.element_size()) if tensor.dtype in _FLOATS else None
+    if signed_zeros or carrier is None or tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
         return tensor
-    zero = tensor == 0
-    return tensor.detach().masked_fill(zero, 0.0) if bool((zero & tensor.signbit()).any()) else tensor
+    bits = tensor.detach().contiguous().view(carrier)
+    negative = bits == torch.iinfo(carrier).min  # the sign bit alone
+    return bits.masked_fill(negative, 0).view(tensor.dtype) if bool(negative.any()) else tensor
 
 
 def _verify(path: Path, tensors: Mapping[str, Tensor], signed_zeros: bool, watch: Watch | None) -> None:

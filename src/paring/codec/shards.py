@@ -57,7 +57,7 @@ class Shards(Mapping[str, Tensor]):
                     raise PareError(f"both {self._where[name]} and {path} hold {name!r}; name the files of one model")
                 self._where[name] = path
             if KEY in metadata and len(paths) == 1:
-                told = json.loads(metadata[KEY])
+                told = _manifest(path, metadata[KEY])
                 self.manifest = {key: value for key, value in told.items() if key not in ("tensors", "digest")}
 
     def __getitem__(self, name: str) -> Tensor:
@@ -124,6 +124,16 @@ def _opened(path: Path) -> tuple[list[str], dict[str, str]]:
             return list(file.keys()), file.metadata() or {}
     except (OSError, safetensors.SafetensorError) as error:
         raise PareError(f"{path} is no readable safetensors file: {error}. Check the path.") from error
+
+
+def _manifest(path: Path, text: str) -> dict[str, Any]:
+    try:
+        told = json.loads(text)
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or not all(isinstance(told.get(key, {}), dict) for key in ("ties", "modules")):
+        raise PareError(f"{path} is damaged: what it says of its network ({text[:40]!r}) cannot be read. Save it again")
+    return told
 
 
 def _width(entry: Entry) -> int:

@@ -30,6 +30,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from paring.core.atomic import atomic
 from paring.graph.apply import resize
@@ -90,10 +91,14 @@ def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileError(
             f"{_some(odd)} in the state of {type(net).__name__} is no tensor; keep such state out of the file."
         )
+    empty = [name for name, value in state.items() if is_lazy(value)]
+    if empty:
+        raise FileError(f"{_some(empty)} in {type(net).__name__} has no shape yet; run the network on an input first.")
     first: dict[object, str] = {}
     ties: dict[str, str] = {}
     for name, value in state.items():
-        key = (value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape), value.stride())
+        place = (value.untyped_storage().data_ptr(), value.storage_offset())
+        key = (*place, tuple(value.shape), value.stride(), value.dtype)
         owner = first.setdefault(key if value.numel() else name, name)
         if owner != name:
             ties[name] = owner

@@ -1,4 +1,7 @@
-"""`--compressor NAME:field=value,...`: a compressor in words."""
+"""`--compressor NAME:field=value,...`: a compressor in words.
+
+Not here: `Hashed`, whose network keeps layers that hash, so that its file loads into no network of the given architecture.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,6 @@ COMPRESSORS: dict[str, type[Compressor]] = {
     "deep_compression": compressors.DeepCompression,
     "entropy_rounding": compressors.EntropyRounding,
     "grid_rounding": compressors.GridRounding,
-    "hashed": compressors.Hashed,
     "kmeans": compressors.KMeans,
     "smallest": compressors.Smallest,
     "soft_sharing": compressors.SoftSharing,

@@ -102,8 +102,10 @@ def pack_command(words: Sequence[str]) -> int:
     )
     set_threads(options.threads)
     row, shards = _given(options.what)
-    if options.out.exists() and options.out.is_dir():
+    if options.out.is_dir():
         raise CommandError(f"--out {options.out}: is a folder; name the .pare file")
+    if not options.out.parent.is_dir():
+        raise CommandError(f"--out {options.out}: there is no folder {options.out.parent}; make it first")
     if options.max_loss_increase is None:
         whole = sum(value.numel() * value.element_size() for value in map(shards.__getitem__, shards))
         with BytesProgress("packing and checking", 2 * whole, not options.quiet) as progress:
@@ -170,7 +172,7 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     if not options.quiet and found.interrupted:
         print("interrupted: this is the best so far", file=sys.stderr)
     if not options.quiet and found.chosen is None:
-        print("no candidate was within the bound: the network is written as it is", file=sys.stderr)
+        print("no candidate was within the bound, or smaller: the network is written as it is", file=sys.stderr)
     assert found.base_error is not None
     bound = found.base_loss + options.max_loss_increase
     most = found.base_error + options.max_error_increase / 100
@@ -276,7 +278,7 @@ def _blank(net: nn.Module) -> nn.Module:
     """A copy with other numbers, so that what is decoded comes from the file."""
     twin = copy.deepcopy(net)
     with torch.no_grad():
-        for tensor in [*twin.parameters(), *twin.buffers()]:
+        for tensor in twin.state_dict().values():
             tensor.zero_()
     return twin
 

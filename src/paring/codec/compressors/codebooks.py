@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from paring.codec.compressors.learning import Alternation
-from paring.codec.compressors.sharing import Scope, Sharing
+from paring.codec.compressors.sharing import Scope, Sharing, check_scope
 from paring.codec.compressors.task import Compressor, Step, Task, working_copy
 from paring.codec.compressors.training import Descent
 from paring.codec.compressors.tuning import estimate_norms, tune_codewords
@@ -78,6 +78,7 @@ class Codebooks(Compressor):
         for name, low in least.items():
             if not getattr(self, name) >= low:
                 raise ValueError(f"Codebooks({name}={getattr(self, name)}): must be at least {low}")
+        check_scope("Codebooks", self.scope)
         if not (self.mu > 0 and self.growth >= 1 and self.epochs > 0) or not (self.radius is None or self.radius > 0):
             raise ValueError("Codebooks: mu, epochs and radius must be positive, and growth at least 1")
         if self.gradient and (not self.curvature or self.radius is None):

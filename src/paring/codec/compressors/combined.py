@@ -105,7 +105,4 @@ class Combined(Compressor):
                 after=lambda: run.after_step(descent.optimizer),
             )
         estimate_norms(net, training)
-        small = run.finish(drop_inputs=stage.drop_inputs)
-        for parameter in small.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        return small.eval()
+        return working_copy(run.finish(drop_inputs=stage.drop_inputs))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -60,6 +60,9 @@ def compress(
     """
     if small_bits is not None and small_bits != 0 and not 2 <= small_bits <= 11:
         raise ValueError(f"compress(small_bits={small_bits}): from 2 to 11 bits, 0 for half precision, None to search")
+    _check_numbers(compressor)
+    if compressor.trains:
+        _check_trainable(net)
     base = copy.deepcopy(net).eval()
     bound, loss, wrong = _bound(base, objective, max_loss_increase, error, max_error_increase)
     size = float_bytes(base)
@@ -77,13 +80,35 @@ def compress(
             shrink_small(task)
     except KeyboardInterrupt:
         interrupted = True
-    if task.best is None:
-        decoded, length = through_file(copy.deepcopy(net).eval())
-        found = Compressed(decoded, loss, loss, wrong, wrong, length, size, tuple(task.steps), None)
+    as_it_is, length = through_file(copy.deepcopy(net).eval())
+    if task.best is None or task.best[1].bytes > length:  # what is binary or sparse already can be hard to beat
+        found = Compressed(as_it_is, loss, loss, wrong, wrong, length, size, tuple(task.steps), None)
     else:
         decoded, step = task.best
         found = Compressed(decoded, step.loss, loss, step.error, wrong, step.bytes, size, tuple(task.steps), step)
     return replace(found, interrupted=interrupted)
+
+
+def _check_numbers(compressor: Compressor) -> None:
+    """Refuse settings that are no numbers, or endless."""
+    assert is_dataclass(compressor)
+    for field in fields(compressor):
+        given = getattr(compressor, field.name)
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, Compressor):
+                _check_numbers(value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{type(compressor).__name__}({field.name}={given}): has to be finite")
+
+
+def _check_trainable(net: nn.Module) -> None:
+    """Refuse half precision, in which latents, codewords and Adam's averages come to nothing."""
+    low = [n for n, p in net.named_parameters() if p.is_floating_point() and p.element_size() < 4]
+    if low:
+        raise ValueError(
+            f"compress: {low[0]!r} is {net.get_parameter(low[0]).dtype}, and this compressor trains, which takes float32: give "
+            "net.float(), or a compressor that does not train. Files hold what fits float16 at that width anyway"
+        )
 
 
 def _bound(

@@ -167,11 +167,11 @@ class EntropyRounding(Compressor):
     patience: int = 0
 
     def __post_init__(self) -> None:
-        positive = self.epochs > 0 and self.step > 0 and self.patience >= 0
+        positive = self.epochs > 0 and self.step > 0 and self.patience >= 0 and (self.lr is None or self.lr > 0)
         if not self.rates or min(self.rates) < 0 or not positive:
             raise ValueError(
-                f"EntropyRounding(rates={self.rates}, epochs={self.epochs}, step={self.step}, patience={self.patience}): "
-                "out of range"
+                f"EntropyRounding(rates={self.rates}, epochs={self.epochs}, step={self.step}, lr={self.lr}, "
+                f"patience={self.patience}): out of range"
             )
 
     @property
@@ -183,7 +183,7 @@ class EntropyRounding(Compressor):
         weights = weights_of(net)
         sizes = {name: float(w.detach()[w.detach() != 0].square().mean().sqrt()) for name, w in weights.items()}
         latents = {n: Latent(w, self.step * sizes[n]) for n, w in weights.items() if sizes[n] > 0}
-        own = {id(weights[name]) for name in latents}
+        own = {id(weight) for weight in weights.values()}  # what is zero throughout stays
         others = [p for p in net.parameters() if id(p) not in own and p.requires_grad]
         rate = 5 * task.training.lr if self.lr is None else self.lr
         densities = [p for one in latents.values() for p in (one.scales, one.mixture)]

@@ -59,7 +59,14 @@ def hashed(net: nn.Module, share: float, seed: int) -> nn.Module:
         net: any module; on the CPU.
         share: values of a tensor over its entries, in (0, 1].
         seed: of all hashes.
+
+    Raises:
+        ValueError: there are recurrent layers.
     """
+    if any(isinstance(module, nn.RNNBase) for module in net.modules()):
+        raise ValueError(
+            "Hashed: recurrent layers keep their weights in a list of their own, which a hash cannot replace"
+        )
     twin = working_copy(net)
     given = {id(weight): weight.detach().clone() for weight in weights_of(twin).values()}
     made: dict[int, tuple[Hash, nn.Parameter]] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paring.codec.compressors.sharing import Scope, Sharing
+from paring.codec.compressors.sharing import Scope, Sharing, check_scope
 from paring.codec.compressors.task import Compressor, Task, working_copy
 from paring.codec.compressors.tensors import weights_of
 
@@ -30,6 +30,7 @@ class KMeans(Compressor):
     def __post_init__(self) -> None:
         if not self.values or min(self.values) < 1:
             raise ValueError(f"KMeans(values={self.values}): sizes of at least 1")
+        check_scope("KMeans", self.scope)
 
     def run(self, task: Task) -> None:
         weights = weights_of(task.net)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ from paring.codec.codebook import Codebook
 from paring.codec.compressors.tensors import weights_of
 
 Scope = Literal["layer", "kind", "global"]
+
+
+def check_scope(what: str, scope: str) -> None:
+    """Refuse what is no scope.
+
+    Raises:
+        ValueError: with the scopes there are.
+    """
+    if scope not in get_args(Scope):
+        raise ValueError(f"{what}(scope={scope!r}): one of {', '.join(get_args(Scope))}")
 
 
 def groups_of(net: nn.Module, scope: Scope) -> dict[str, list[str]]:

@@ -18,7 +18,7 @@ from typing import Any
 from torch import nn
 
 from paring.codec.compressors.small import on_grid
-from paring.codec.compressors.tensors import halved
+from paring.codec.compressors.tensors import halved, is_binary
 from paring.codec.compressors.through import through_file
 from paring.codec.compressors.training import Training
 from paring.codec.objective import Objective
@@ -176,7 +176,7 @@ class Compressed:
     """What `compress` found.
 
     Attributes:
-        net: the network, decoded from its file; the given one when no candidate was within the bound.
+        net: the network, decoded from its file; the given one when no candidate was within the bound and no larger than it.
         loss: of that network on the objective.
         base_loss: of the given network.
         error: of that network, when an error was given.
@@ -184,7 +184,7 @@ class Compressed:
         bytes: length of the file.
         base_bytes: parameters and buffers of the given network as they are in memory, tied ones once.
         steps: all candidates.
-        chosen: the step that won; None when none was within the bound.
+        chosen: the step that won; None for the network as it was given.
         interrupted: whether Ctrl-C ended the search early.
     """
 
@@ -206,9 +206,9 @@ class Compressed:
 
 
 def working_copy(net: nn.Module) -> nn.Module:
-    """A copy to change, in eval mode, all parameters trainable."""
+    """A copy to change, in eval mode; all parameters can be trained but binary weights, which stay as they are."""
     twin = copy.deepcopy(net).eval()
     for parameter in twin.parameters():
         if parameter.is_floating_point():
-            parameter.requires_grad_(True)
+            parameter.requires_grad_(not (parameter.dim() >= 2 and is_binary(parameter)))
     return twin

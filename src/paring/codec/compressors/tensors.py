@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 
 def is_binary(weight: Tensor) -> bool:
-    """Whether every entry is ±s, with s > 0 the same for the tensor or for each row."""
+    """Whether every entry is ±s, with s > 0 the same for the tensor or for each row (of more than one entry)."""
     size = weight.detach().abs()
     if not size.numel():
         return False
-    rows = size.reshape(len(size), -1) if size.dim() else size.reshape(1, 1)
+    rows = size.reshape(len(size), -1) if size.dim() and size[0].numel() > 1 else size.reshape(1, -1)
     return bool((rows > 0).all()) and bool((rows == rows[:, :1]).all())
 
 
@@ -62,7 +62,8 @@ def float_bytes(net: nn.Module) -> int:
 
 def unique(net: nn.Module) -> dict[str, Tensor]:
     """The state of a network by name, tied tensors once."""
-    return {name: value for name, value in net.state_dict().items() if name not in ties(net)}
+    tied = ties(net)
+    return {name: value for name, value in net.state_dict().items() if name not in tied}
 
 
 def ties(net: nn.Module) -> dict[str, str]:
@@ -70,7 +71,8 @@ def ties(net: nn.Module) -> dict[str, str]:
     first: dict[object, str] = {}
     found: dict[str, str] = {}
     for name, value in net.state_dict().items():
-        key = (value.untyped_storage().data_ptr(), value.storage_offset(), tuple(value.shape), value.stride())
+        place = (value.untyped_storage().data_ptr(), value.storage_offset())
+        key = (*place, tuple(value.shape), value.stride(), value.dtype)
         owner = first.setdefault(key if value.numel() else name, name)
         if owner != name:
             found[name] = owner
