@@ -157,7 +157,11 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     if options.units != 1:
         compressor = _after_removal(options.units, compressor)
     assert options.max_loss_increase is not None
-    with CompressProgress(f"compressing {model}", not options.quiet) as progress:
+    with (
+        torch.random.fork_rng(devices=[]),
+        CompressProgress(f"compressing {model}", not options.quiet) as progress,
+    ):
+        torch.manual_seed(int((row or {}).get("seed", 0)))  # the noise of gates: the same file every time
         found = compress(
             net,
             objective,
