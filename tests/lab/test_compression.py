@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paring.codec.compressors import Codebooks, Combined, KMeans, Stage, Uniform
-from paring.lab.byte_views import bytes_chart, bytes_view, layer_bits_view
+from paring.lab.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
 from paring.lab.results import Results
 from paring.lab.tables import TABLES, Entry, Table, run_table
 from paring.lab.tables.compression import Compression, mark_zero_loss
@@ -81,6 +81,18 @@ def test_points_of_fewer_seeds_are_compared_with_the_networks_they_compressed() 
     given += marked_rows("a: 2", 100, (1.0 + rest + 0.01,))
     found = mark_zero_loss(Results("x", "c", given))
     assert {row["method"] for row in found.rows if row["zero_loss"]} == {"b: 9", "a: 1"}
+
+
+def test_the_smallest_at_zero_loss_and_quoted_rows_are_shown() -> None:
+    told = {"ratio": 2.0, "error": 1.5, "dense_error": 1.4}
+    given = [{**row, **told} for row in (*marked_rows("a: 1", 300, (1.0,)), *marked_rows("b: 1", 200, (1.0,)))]
+    given.append(
+        {"run": "quoted/m/c", "source": "quoted", "model": "m", "data": "d", "method": "c", "ratio": 9.0, "error": 2}
+    )
+    marked = mark_zero_loss(Results("x", "c", given))
+    lines = zero_loss_view(marked).splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == ["b: 1", "a: 1"]
+    assert "| m | c |  | – | 9.0 | 2.00 | – | – | – | quoted |" in bytes_view(marked)
 
 
 def test_zero_loss_is_the_smallest_point_within_one_standard_error() -> None:

@@ -40,11 +40,10 @@ def bytes_view(results: Results) -> str:
     )
     lines = []
     for (model, method), rows in _groups(results).items():
-        size = statistics.fmean(row["bytes"] for row in rows)
         lines.append(
             (
                 *(NETWORKS.get(model, model), method, "**yes**" if rows[0].get("zero_loss") else ""),
-                *(exact(size), f"{statistics.fmean(row['ratio'] for row in rows):.1f}"),
+                *_size(rows),
                 _spread([row["error"] for row in rows]),
                 _spread([row["validation_error"] for row in rows]) if "validation_error" in rows[0] else DASH,
                 _spread([row["dense_error"] for row in rows]) if "dense_error" in rows[0] else DASH,
@@ -55,6 +54,25 @@ def bytes_view(results: Results) -> str:
             )
         )
     return markdown(heads, lines, words=3)
+
+
+def _size(rows: list[Row]) -> tuple[str, str]:
+    """Mean bytes, and how often they go into those of the dense network."""
+    known = [row["bytes"] for row in rows if "bytes" in row]
+    return exact(statistics.fmean(known)) if known else DASH, f"{statistics.fmean(row['ratio'] for row in rows):.1f}"
+
+
+def zero_loss_view(results: Results) -> str:
+    """The smallest files at zero loss: of each network the three compressors that go furthest."""
+    groups = {key: rows for key, rows in _groups(results).items() if rows[0].get("zero_loss")}
+    lines = []
+    for model in dict.fromkeys(model for model, _ in groups):
+        mine = [(method, rows) for (network, method), rows in groups.items() if network == model]
+        mine.sort(key=lambda pair: statistics.fmean(row["bytes"] for row in pair[1]))
+        for method, rows in mine[:3]:
+            errors = (_spread([row[key] for row in rows]) for key in ("error", "dense_error"))
+            lines.append((NETWORKS.get(model, model), method, *_size(rows), *errors, str(len(rows))))
+    return markdown(("network", "compressor", "bytes", "ratio", "error %", "dense %", "seeds"), lines, words=2)
 
 
 def layer_bits_view(results: Results) -> str:

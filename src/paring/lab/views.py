@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from paring.lab.bench_views import BENCH_VIEWS
-from paring.lab.byte_views import bytes_chart, bytes_view, layer_bits_view
+from paring.lab.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
 from paring.lab.density_views import COST, MAIN, density_chart, density_view, layers_view
 from paring.lab.ftprop_views import FTPROP_VIEWS
 from paring.lab.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
@@ -218,6 +218,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("he2018", "rows"): layers_view,
     ("khoram2018", "rows"): bytes_view,
     ("khoram2018", "layers"): layer_bits_view,
+    ("khoram2018", "zero"): zero_loss_view,
     ("friesen2018", "rows"): hard_view,
     **BENCH_VIEWS,
     **FTPROP_VIEWS,
