@@ -33,7 +33,7 @@ def crafted(path: Path, sections: list[dict[str, Any]], body: bytes = b"") -> Pa
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(pr.PareError, match="no file that can be read"):
+        with pytest.raises(pr.PareError, match="cannot be read: it is a folder, a pipe"):
             pr.unpack(path)
 
 

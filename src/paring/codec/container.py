@@ -171,7 +171,7 @@ class File:
         self.path = Path(path)
         try:
             if not stat.S_ISREG(os.stat(self.path).st_mode):  # opening a pipe would wait for somebody to write to it
-                raise PareError(f"{path} is no file that can be read from anywhere, but a folder, a pipe or a device")
+                raise PareError(f"{path} cannot be read: it is a folder, a pipe or a device. Give a file.")
             with open(self.path, "rb") as file:
                 self.size = os.fstat(file.fileno()).st_size
                 header = self._header(file)

@@ -89,10 +89,11 @@ def test_a_column_of_weights_is_not_binary() -> None:
     assert len(found.net.get_parameter("0.weight").unique()) <= 4
 
 
-def test_a_last_batch_of_one_is_left_out() -> None:
+def test_no_batch_is_a_single_example() -> None:
     x, y = data()
     training = Training.of(F.cross_entropy, x[:101], y[:101], batch=50)
-    assert training.steps == len(list(training.batches(0))) == 2
+    assert training.steps == 2
+    assert [len(batch[0]) for batch in training.batches(0)] == [50, 51]
     assert Training.of(F.cross_entropy, x[:1], y[:1], batch=50).steps == 1
     assert Training.of(F.cross_entropy, x[:3], y[:3], batch=1).steps == 3
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))

@@ -49,7 +49,7 @@ class Training:
         temperature: float = 2.0,
         watch: Callable[[int, int], None] | None = None,
     ) -> Training:
-        """Minibatches of examples in a new order every epoch; a last batch of a single example is left out.
+        """Minibatches of examples in a new order every epoch; one example that is left over goes with the batch before it.
 
         Args:
             loss: such as `torch.nn.functional.cross_entropy`.
@@ -71,12 +71,14 @@ class Training:
                 f"Training.of: a teacher of {len(teacher)} rows for {len(x)} examples, share {share}, temperature {temperature}"
             )
 
-        alone = int(len(x) > batch > 1 and len(x) % batch == 1)  # a BatchNorm cannot train on it
+        alone = len(x) > batch > 1 and len(x) % batch == 1  # no BatchNorm can train on that
 
         def batches(epoch: int) -> Iterable[Any]:
             generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-            order = torch.randperm(len(x), generator=generator).to(x.device)
-            for rows in order[: len(x) - alone].split(batch):
+            parts = list(torch.randperm(len(x), generator=generator).to(x.device).split(batch))
+            if alone:
+                parts[-2:] = [torch.cat(parts[-2:])]
+            for rows in parts:
                 yield x[rows], y[rows], None if teacher is None else teacher[rows]
 
         def of_batch(net: nn.Module, given: Any) -> Tensor:
@@ -88,7 +90,7 @@ class Training:
             soft, own = (followed / temperature).softmax(-1), (out / temperature).log_softmax(-1)
             return (1 - share) * plain + share * temperature**2 * F.kl_div(own, soft, reduction="batchmean")
 
-        return cls(of_batch, batches, math.ceil((len(x) - alone) / batch), lr, watch)
+        return cls(of_batch, batches, math.ceil(len(x) / batch) - alone, lr, watch)
 
 
 class Descent:
