@@ -49,6 +49,33 @@ def as_inputs(example: Example) -> tuple[object, ...]:
     return example if isinstance(example, tuple) else (example,)
 
 
+def check_example(example: Example) -> None:
+    """Refuse an example without entries.
+
+    Raises:
+        CaptureError: a tensor of it is empty.
+    """
+    shapes = [tuple(t.shape) for t in pytree.tree_leaves(as_inputs(example)) if isinstance(t, Tensor)]
+    if any(0 in shape for shape in shapes):
+        raise CaptureError(f"the example is empty (shapes {shapes}); give at least one input to look at")
+
+
+def check_copies(net: nn.Module) -> None:
+    """Refuse weights that hooks compute from others (`torch.nn.utils.prune`, the old `weight_norm`): they cannot be copied.
+
+    Raises:
+        CaptureError: says which, and what to do.
+    """
+    for path, module in net.named_modules():
+        for leaf, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None and leaf in ("weight", "bias"):
+                raise CaptureError(
+                    f"the {leaf} of '{path}' is computed from other tensors by a hook. Make it a parameter first: "
+                    f"torch.nn.utils.prune.remove(module, {leaf!r}) after pruning, "
+                    "torch.nn.utils.remove_weight_norm(module) after weight_norm"
+                )
+
+
 def batch_size(inputs: tuple[object, ...]) -> int | None:
     """The first dimension that all tensors of the inputs share; None if they do not share one."""
     sizes = {t.shape[0] if t.dim() else -1 for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)}

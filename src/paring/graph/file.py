@@ -37,6 +37,7 @@ from paring.graph.apply import resize
 from paring.graph.graph_file import FileError, captures_of, graph_of, written
 from paring.graph.graph_net import GraphNet
 from paring.graph.select import SelectLinear
+from paring.graph.still import like, still
 
 VERSION, GRAPH_VERSION = 1, 2
 KEY = "paring"
@@ -45,6 +46,7 @@ _SIZED: dict[str, type[nn.Module]] = {
     c.__name__: c
     for c in (
         nn.Linear,
+        nn.modules.linear.NonDynamicallyQuantizableLinear,
         SelectLinear,
         nn.Embedding,
         nn.Conv1d,
@@ -131,6 +133,13 @@ def rebuilt(
     """
     with torch.device("cpu"):
         net = factory()
+    with still(net):
+        return like(_rebuilt(net, manifest, tensors, path), net)
+
+
+def _rebuilt(
+    net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor], path: str | os.PathLike[str]
+) -> nn.Module:
     _swap_units(net, manifest, path)
     _unnormed(net, manifest["modules"])
     captures = captures_of(net, manifest, path) if "graph" in manifest else None

@@ -34,7 +34,7 @@ def uniform(values: Tensor, dim: int) -> Tensor:
 
     Vector and scalar code round the same function differently, so entries may be 1e-12 of it apart.
     """
-    rows = values.movedim(dim, 0).flatten(1)
+    rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
     first = rows[:, 0].clone()
     here = (~first.isnan()).nonzero().flatten()
     rows = rows[here]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from paring.graph import ops
@@ -72,7 +73,10 @@ def dead_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
     """The result of a node that has tensor arguments. In-place operations also write into their first argument."""
     inplace = name.endswith("_") and not name.endswith("__")
-    result = _pure(run, node, name.rstrip("_") if inplace else name)
+    try:
+        result = _pure(run, node, name.rstrip("_") if inplace else name)
+    except GuardOnDataDependentSymNode:  # a number that a tensor was turned into
+        result = run.barrier(node)
     target = run.values(node.args[0]) if inplace and node.args else None
     if isinstance(target, State) and isinstance(result, State):
         if target.value.shape == result.value.shape:
@@ -221,11 +225,13 @@ def _cast(run: Interpreter, node: fx.Node, first: State) -> object:
 
 
 def _dropout(run: Interpreter, node: fx.Node, name: str, first: State) -> State:
+    told = node.args[2] if len(node.args) > 2 else node.kwargs.get("train")
+    active = run.training or (told is True and not run.net.training)  # a dropout that is on in eval mode
     value = first.value.clone()
-    if run.training and node.args[1:2] != (0.0,):
+    if active and node.args[1:2] != (0.0,):
         keeps = (value == 0) if "alpha" not in name else torch.zeros_like(value, dtype=torch.bool)
         value = value.masked_fill(~keeps, torch.nan)
-    return State(first.labels.clone(), value, None if run.training else first.sums)
+    return State(first.labels.clone(), value, None if active else first.sums)
 
 
 def _reduce(run: Interpreter, node: fx.Node, first: State) -> object:

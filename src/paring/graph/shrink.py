@@ -12,10 +12,11 @@ from typing import Literal
 from torch import nn
 
 from paring.graph.apply import apply
-from paring.graph.capture import Example
+from paring.graph.capture import Example, check_copies, check_example
 from paring.graph.choose import Chooser
 from paring.graph.fuse import Fused, fuse, fused_copy
 from paring.graph.report import Mode, Report
+from paring.graph.still import like, still
 
 Wanted = Literal["auto", "module", "graph"]
 
@@ -76,6 +77,23 @@ def shrink(
     """
     if inplace and form == "graph":
         raise ValueError("inplace=True keeps the network's own modules; use inplace=False for form='graph'")
+    check_example(example)
+    check_copies(net)
+    with still(net):
+        small, report = _shrunk(net, example, inplace, verify, drop_inputs, mode, form, fuse_norms)
+    return like(small, net), report
+
+
+def _shrunk(
+    net: nn.Module,
+    example: Example,
+    inplace: bool,
+    verify: bool,
+    drop_inputs: bool,
+    mode: Mode | None,
+    form: Wanted,
+    fuse_norms: bool,
+) -> tuple[nn.Module, Report]:
     mode = mode or ("both" if net.training else "eval")
     before = sum(p.numel() for p in net.parameters())
     work, fused = fused_copy(net, example, mode, verify) if fuse_norms else (net, Fused())

@@ -1,7 +1,7 @@
 """Is the function still the same? Old and new network, side by side, on copies.
 
-Inputs: the example itself (its first rows), random inputs like it with batches of 1, 2 and 3, and images of another
-size where the network takes them. In float64 (the plan applied to a float64 copy, so that only the mathematics is
+Inputs: the example itself (its first rows), random inputs like it with batches of 1, 2 and 3, and images, volumes and
+sequences of another size where the network takes them. In float64 (the plan applied to a float64 copy, so that only the mathematics is
 checked) outputs must agree to 1e-10 of their largest magnitude; in float32 to 1e-5, or to four times the old network's
 own rounding error where that is larger. Networks of many parameters and large images get fewer rows; large images are
 compared in float64 at a smaller size, where the network takes one. Running statistics and random states of the networks
@@ -31,7 +31,7 @@ Make = Callable[[nn.Module], nn.Module]
 def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None) -> str:
     """Empty when `plan` leaves the function of `net` alone; else what differs, for the user's eyes.
 
-    train: check train mode as well (only where the network has no dropout or other noise). make: how to shrink a copy
+    train: check train mode as well, with dropout modules off; of a network that draws other noise, that it runs. make: how to shrink a copy
     of the network, of any type; the default is to apply the plan.
     """
     inputs = as_inputs(example)
@@ -41,20 +41,26 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
     randoms = [_random_like(inputs, n) for n in ((1,) if heavy else (1, 2, 3))]
     images = any(len(shape) == 4 for shape in _shapes(inputs))
     other_size = _random_like(inputs, 3, _other_size) if images and make is None else None
+    lengths = _other_lengths(inputs) if make is None else []
     with untouched_random(), torch.no_grad():
         exact, rounded = (_copies(net, plan, dtype, make) for dtype in (torch.float64, torch.float32))
         for mode in (False, True) if train else (False,):
             for old, new in (exact, rounded):
                 old.train(mode)
                 new.train(mode)
-            if mode and _noisy(rounded[0], _cast(shown, torch.float32)):
-                continue
             where = f"in {'train' if mode else 'eval'} mode"
+            if mode:
+                for part in (*exact, *rounded) if make is None else ():  # a graph's dropouts are no modules
+                    _without_dropout(part)
+                if _noisy(rounded[0], _cast(shown, torch.float32)):
+                    if failure := _fails(rounded, _cast(shown, torch.float32)):
+                        return f"{failure} {where}"
+                    continue
             problem = _compare(exact, rounded, other_size, True) if other_size is not None else None
             wide = problem is None or not large
             if problem:
                 return f"{problem} {where} on inputs of shape {_shapes(other_size)}"
-            for trial in (shown, *randoms):
+            for trial in (shown, *randoms, *lengths):
                 problem = _compare(exact, rounded, trial, wide)
                 if problem is None and trial is shown:
                     return f"the network refuses the example itself {where}"
@@ -91,6 +97,22 @@ def _compare(
     return "" if isinstance(truth, list) or isinstance(before, list) else None
 
 
+def _without_dropout(net: nn.Module) -> None:
+    for part in net.modules():
+        if isinstance(part, nn.modules.dropout._DropoutNd):
+            part.eval()
+
+
+def _fails(pair: tuple[nn.Module, nn.Module], inputs: Inputs) -> str:
+    """What the smaller network says, or "outputs of other shapes", where the old one runs; random outputs say no more."""
+    before, after = (_outputs(net, inputs) for net in pair)
+    if isinstance(before, str):
+        return ""
+    if isinstance(after, str):
+        return f"the smaller network fails with {after}"
+    return "" if [t.shape for t in before] == [t.shape for t in after] else "outputs have other shapes"
+
+
 def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype, make: Make | None) -> tuple[nn.Module, nn.Module]:
     old = copy.deepcopy(net).to(dtype)
     return old, apply(copy.deepcopy(old), plan) if make is None else make(old)
@@ -100,7 +122,7 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
     """All output tensors, or the message of the error."""
     try:
         out = net(*pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))
-    except (RuntimeError, ValueError, IndexError, AttributeError) as error:
+    except (RuntimeError, ValueError, IndexError, AttributeError, AssertionError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
     if not tensors:
@@ -111,7 +133,11 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
 
 
 def _gap(old: list[Tensor], new: list[Tensor]) -> float:
-    """Largest difference relative to the largest magnitude of each output; infinite for other shapes or NaNs."""
+    """Largest difference relative to the largest magnitude of each output; infinite for other shapes or NaNs.
+
+    What is exactly the same counts as at most a hundred times what is not, or constants such as a mask's -1e9 would hide
+    the rest.
+    """
     if [t.shape for t in old] != [t.shape for t in new]:
         return float("inf")
     worst = 0.0
@@ -121,7 +147,11 @@ def _gap(old: list[Tensor], new: list[Tensor]) -> float:
             return float("inf")
         if a.numel() and bool(a.isfinite().any()):
             a, b = a[a.isfinite()], b[b.isfinite()]
-            worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp_min(1e-30)))
+            apart = a != b
+            if bool(apart.any()):
+                moved = a[apart].abs().max().clamp_min(1e-30)
+                scale = torch.minimum(a.abs().max(), 100 * moved)
+                worst = max(worst, float((a - b).abs().max() / scale))
     return worst
 
 
@@ -151,6 +181,31 @@ def _other_size(leaf: Tensor) -> tuple[int, ...]:
         return tuple(leaf.shape)
     sizes = (max(32, -(-n // 128) * 32) if min(leaf.shape[2:]) >= 96 else n + 8 for n in leaf.shape[2:])
     return (*leaf.shape[:2], *sizes)
+
+
+def _other_lengths(inputs: Inputs) -> list[Inputs]:
+    """Inputs of other lengths along one dimension that is no batch, image or volume: sequences, sets, tokens.
+
+    All tensors that have this length there get the other one. Networks that refuse it are not compared.
+    """
+    leaves = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim() in (2, 3)]
+    places = sorted({(dim, t.shape[dim]) for t in leaves for dim in range(1, t.dim()) if t.shape[dim] > 1})
+    found = []
+    for dim, length in places[:4]:
+
+        def other(leaf: Tensor, dim: int = dim, length: int = length) -> tuple[int, ...]:
+            fits = leaf.dim() in (2, 3) and leaf.dim() > dim and leaf.shape[dim] == length
+            return tuple(n + 3 if fits and d == dim else n for d, n in enumerate(leaf.shape))
+
+        found.append(_random_like(inputs, 2, other))
+    volumes = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim() == 5]
+    if volumes and max(t.numel() // len(t) for t in volumes) <= LARGE:
+        found.append(
+            _random_like(
+                inputs, 2, lambda t: (*t.shape[:2], *(n + 2 for n in t.shape[2:])) if t.dim() == 5 else tuple(t.shape)
+            )
+        )
+    return found
 
 
 def _first(inputs: Inputs, rows: int) -> Inputs:
