@@ -136,6 +136,7 @@ CHANGES: dict[type, tuple[Any, dict[str, Any]]] = {
             "prior": 0.1,
             "kl": 1e-3,
             "rewind": 0,
+            "drop": 0.3,
         },
     ),
 }
