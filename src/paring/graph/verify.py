@@ -186,7 +186,8 @@ def _other_size(leaf: Tensor) -> tuple[int, ...]:
 def _other_lengths(inputs: Inputs) -> list[Inputs]:
     """Inputs of other lengths along one dimension that is no batch, image or volume: sequences, sets, tokens.
 
-    All tensors that have this length there get the other one. Networks that refuse it are not compared.
+    All tensors that have this length there get the other one, which is shorter, so that no position lies beyond a table
+    of positions (on a GPU that ends the process). Networks that refuse it are not compared.
     """
     leaves = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim() in (2, 3)]
     places = sorted({(dim, t.shape[dim]) for t in leaves for dim in range(1, t.dim()) if t.shape[dim] > 1})
@@ -195,7 +196,7 @@ def _other_lengths(inputs: Inputs) -> list[Inputs]:
 
         def other(leaf: Tensor, dim: int = dim, length: int = length) -> tuple[int, ...]:
             fits = leaf.dim() in (2, 3) and leaf.dim() > dim and leaf.shape[dim] == length
-            return tuple(n + 3 if fits and d == dim else n for d, n in enumerate(leaf.shape))
+            return tuple(n - max(1, n // 4) if fits and d == dim else n for d, n in enumerate(leaf.shape))
 
         found.append(_random_like(inputs, 2, other))
     volumes = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim() == 5]
