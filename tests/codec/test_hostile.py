@@ -65,6 +65,20 @@ def test_a_writer_keeps_to_the_steps_that_a_reader_allows(tmp_path: Path) -> Non
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
 
 
+@pytest.mark.parametrize("levels", [True, False])
+def test_a_small_last_piece_does_not_inherit_more_steps_than_it_may_have(tmp_path: Path, levels: bool) -> None:
+    """A large sparse tensor is cut into pieces that share a plan; the last one has few rows."""
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.randn(480, 4608 + 8, generator=generator).unfold(1, 9, 1).mean(2)
+    weight = torch.where(smooth.abs() > 0.6, smooth, 0.0)
+    weight = weight.sign() if levels else weight
+    pr.pack({"a": weight}, tmp_path / "a.pare")
+    codes = [code.kind for entry in File(tmp_path / "a.pare").entries for code in entry.codes]
+    assert len(codes) == 2
+    assert codes[0] == ("mixed" if levels else "sparse")
+    assert torch.equal(pr.unpack(tmp_path / "a.pare")["a"], weight + 0.0)
+
+
 @pytest.mark.parametrize(
     "piece",
     [

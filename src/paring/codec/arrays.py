@@ -199,11 +199,11 @@ def steps(code: Code, shape: tuple[int, ...]) -> int:
 
 
 def _paced(plan: mixed.Plan, shape: tuple[int, ...], memory: Memory | None) -> bool:
-    """Whether the file may have the steps of this plan; counts them if so."""
-    if memory is None:
-        return True
-    allowed = memory.pace.allows(shape[plan.axis])
-    memory.pace.steps += allowed * shape[plan.axis]
+    """Whether this piece, and the file, may have the steps of this plan (of another piece, maybe); counts them if so."""
+    number = shape[plan.axis]
+    allowed = mixed.allowed(number, math.prod(shape)) and (memory is None or memory.pace.allows(number))
+    if memory is not None and allowed:
+        memory.pace.steps += number
     return allowed
 
 
