@@ -37,7 +37,7 @@ from paring.graph.apply import resize
 from paring.graph.graph_file import FileError, captures_of, graph_of, written
 from paring.graph.graph_net import GraphNet
 from paring.graph.select import SelectLinear
-from paring.graph.still import like, still
+from paring.graph.still import still
 
 VERSION, GRAPH_VERSION = 1, 2
 KEY = "paring"
@@ -134,7 +134,7 @@ def rebuilt(
     with torch.device("cpu"):
         net = factory()
     with still(net):
-        return like(_rebuilt(net, manifest, tensors, path), net)
+        return _rebuilt(net, manifest, tensors, path)
 
 
 def _rebuilt(

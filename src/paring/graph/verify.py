@@ -1,11 +1,11 @@
 """Is the function still the same? Old and new network, side by side, on copies.
 
 Inputs: the example itself (its first rows), random inputs like it with batches of 1, 2 and 3, and images, volumes and
-sequences of another size where the network takes them. In float64 (the plan applied to a float64 copy, so that only the mathematics is
-checked) outputs must agree to 1e-10 of their largest magnitude; in float32 to 1e-5, or to four times the old network's
-own rounding error where that is larger. Networks of many parameters and large images get fewer rows; large images are
-compared in float64 at a smaller size, where the network takes one. Running statistics and random states of the networks
-and of the process are left alone.
+sequences of another size where the network takes them. In float64 (the plan applied to a float64 copy, so that only the
+mathematics is checked) outputs must agree to 1e-10 of their largest magnitude; in float32 to 1e-5, or to four times the
+old network's own rounding error where that is larger. Networks of many parameters and large images get fewer rows; large
+images are compared in float64 at a smaller size, where the network takes one. Running statistics and random states of the
+networks and of the process are left alone.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Make = Callable[[nn.Module], nn.Module]
 def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None) -> str:
     """Empty when `plan` leaves the function of `net` alone; else what differs, for the user's eyes.
 
-    train: check train mode as well, with dropout modules off; of a network that draws other noise, that it runs. make: how to shrink a copy
-    of the network, of any type; the default is to apply the plan.
+    train: check train mode as well, with dropout modules off; where the network draws other noise, only that the smaller
+    one runs. make: how to shrink a copy of the network, of any type; the default is to apply the plan.
     """
     inputs = as_inputs(example)
     large = _entries(inputs) > LARGE
