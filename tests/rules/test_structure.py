@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -77,3 +79,14 @@ def test_refuses_what_makes_no_sense() -> None:
         Blocks(0, 1)
     with pytest.raises(ValueError, match="at most m"):
         NM(5, 4)
+
+
+@given(
+    st.lists(st.sampled_from([-math.inf, -1.0, 0.0, -0.0, 1e-45, 2.0, math.inf, math.nan]), max_size=12),
+    st.integers(-1, 13),
+)
+def test_the_highest_are_those_of_a_stable_sort(values: list[float], keep: int) -> None:
+    score = torch.tensor(values, dtype=torch.float32)
+    want = torch.zeros(len(values), dtype=torch.bool)
+    want[score.argsort(descending=True, stable=True)[: max(0, keep)]] = True
+    assert torch.equal(top(score, keep), want)

@@ -16,6 +16,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor
 
+from paring.rules.highest import top
+
 Scores = Mapping[str, Tensor]
 
 
@@ -50,10 +52,8 @@ class Global(Allocation):
         total = _check(scores, density)
         lifted = [_lifted(score.detach().flatten().double(), self.least) for score in scores.values()]
         keep = max(round(density * total), sum(min(self.least, score.numel()) for score in scores.values()))
-        flat = torch.cat(lifted)
-        owner = torch.cat([torch.full((s.numel(),), i) for i, s in enumerate(scores.values())]).to(flat.device)
-        best = flat.argsort(descending=True, stable=True)[:keep]
-        found = torch.bincount(owner[best], minlength=len(scores)).tolist()
+        kept = top(torch.cat(lifted), keep).split([score.numel() for score in scores.values()])
+        found = torch.stack([mask.sum() for mask in kept]).tolist()
         return dict(zip(scores, found, strict=True))
 
 
@@ -153,7 +153,7 @@ def _lifted(score: Tensor, least: int) -> Tensor:
     if least == 0:
         return score
     lifted = score.clone()
-    lifted[score.argsort(descending=True, stable=True)[:least]] = float("inf")
+    lifted[top(score, least)] = float("inf")
     return lifted
 
 

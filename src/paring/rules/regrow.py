@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from paring.rules.structure import top
+from paring.rules.highest import top
 
 
 @dataclass(frozen=True)

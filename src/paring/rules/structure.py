@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from paring.rules.allocation import Allocation
+from paring.rules.highest import top
 
 
 class Structure(ABC):
@@ -116,13 +117,6 @@ class NM(Structure):
             order = group.argsort(dim=-1, descending=True, stable=True)[..., :keep]
             mask[..., start : start + self.m].scatter_(-1, order, True)
         return mask.movedim(-1, 1).contiguous()
-
-
-def top(score: Tensor, keep: int) -> Tensor:
-    """Boolean mask of the `keep` highest entries; among equals the first ones, so the same input gives the same mask."""
-    mask = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
-    mask[score.detach().flatten().argsort(descending=True, stable=True)[: max(0, keep)]] = True
-    return mask.view(score.shape)
 
 
 def masks(
