@@ -90,7 +90,7 @@ def unpack(
     Args:
         path: the file.
         net: a factory of the architecture that was packed (any widths), or a network of it, which is filled and
-            returned; None gives the tensors by name.
+            returned (with new parameters, of the file's sizes: make its optimizer afterwards); None gives the tensors by name.
         max_bytes: largest size of all tensors together; by default 16 MiB or 2000 times the file, whichever is more.
 
     Returns:

@@ -13,6 +13,7 @@ its original shape still and uses what is left of it, so that the other gates se
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,15 @@ from torch import Tensor, nn
 
 from paring.core import Gate
 from paring.relax import Relaxation
+
+_LOTS = 1 << 16
+
+
+def _lots(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uniform 16-bit integers, four to a random number: what a drop costs is mostly its noise."""
+    count = math.prod(shape)
+    four = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(1 << 63), None)
+    return four.view(torch.int16)[:count].view(shape)
 
 
 class StochasticGate(Gate):
@@ -40,7 +50,8 @@ class StochasticGate(Gate):
         shared: several modules hold this gate and must see the same sample: it is drawn at the first forward pass and
             kept until `renew`, which ends an optimizer step.
         lr_scale: learning rate as a multiple of the weights'.
-        drop: probability with which a held gate shows zero to an example in training, and its value over 1 - drop otherwise.
+        drop: probability (in 65,536ths) with which a held gate shows zero to an example in training, and its value over
+            1 - drop otherwise.
 
     Raises:
         ValueError: `keep` is not in (0, 1), `spread` is negative, or `drop` is not in [0, 1).
@@ -102,8 +113,9 @@ class StochasticGate(Gate):
             value = self._still(self.value())
             if not (self.drop and self.training) or batch is None:
                 return value
-            u = self.part(self._draw((batch, *self.dense_shape)))
-            return value * (u >= self.drop).to(value.dtype).div_(1 - self.drop)
+            dropped = min(round(self.drop * _LOTS), _LOTS - 1)
+            kept = self.part(self._draw((batch, *self.dense_shape))) >= dropped - _LOTS // 2
+            return value * kept.to(value.dtype).mul_(_LOTS / (_LOTS - dropped))
         if not self.training:
             return self.value()
         shape = (batch, *self.dense_shape) if self._per_example and batch is not None else self.dense_shape
@@ -111,14 +123,16 @@ class StochasticGate(Gate):
         return self._shut(self.relaxation.sample(self.log_alpha, self.part(u)))
 
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Uniform noise; a shared gate keeps the noise and not the sample, so that each backward pass has its own graph."""
+        """Uniform noise, from `rand` or, once held, `_lots`; a shared gate keeps it (and not the sample: each backward
+        pass has its own graph)."""
         kept, a = self._noise, self.log_alpha
-        if kept is not None and kept.shape == shape and kept.dtype == a.dtype and kept.device == a.device:
+        dtype = torch.int16 if self.held else a.dtype
+        if kept is not None and kept.shape == shape and kept.dtype == dtype and kept.device == a.device:
             return kept
-        u = torch.rand(shape, device=a.device, dtype=a.dtype)
+        noise = _lots(shape, a.device) if self.held else torch.rand(shape, device=a.device, dtype=dtype)
         if self._shared:
-            self._noise = u
-        return u
+            self._noise = noise
+        return noise
 
     def renew(self) -> None:
         self._noise = None

@@ -57,6 +57,9 @@ class Merge:
     factors: Tensor
 
 
+_SELECT = 8  # where widths are rounded: select columns when at least one of so many goes
+
+
 @dataclass(frozen=True)
 class ShrinkPlan:
     """Folds and merges first, then cuts.
@@ -107,7 +110,8 @@ def make_plan(
     spare: layers that keep all units (verification failed there). other: an interpretation in the other mode;
     constants then count only where the two agree. drop_inputs: linear layers also drop columns with zero
     weights only that stay in their input: inputs of the network, or some positions of a flattened map. zeros_only:
-    nothing but exact zeros goes, so that no weight has to move. multiple_of: see `round_up`.
+    nothing but exact zeros goes, so that no weight has to move. multiple_of: see `round_up`; above 1, columns that stay in
+    a layer's input are dropped only where that pays.
     """
     constants = agreed(found, other)
     if zeros_only:
@@ -133,7 +137,7 @@ def make_plan(
         read = fate.kept[site.columns]  # index -1 is kept
         if drop_inputs and type(site.module) in (nn.Linear, SelectLinear) and not site.shared:
             unread = _unread_columns(site, fate)
-            if bool(unread.any()):
+            if _pays(int(unread.sum()), int(read.sum()), multiple_of):
                 selects[site.name] = (read.cumsum(0) - 1)[read & ~unread]
                 read = read & ~unread
         cuts += _layer_cuts(site, fate.kept[site.units], read, fold)
@@ -191,6 +195,11 @@ def _unread_columns(site: Site, fate: Fate) -> Tensor:
     if bool(unread.any()) and bool((unread | ~read).all()):
         unread[int(unread.nonzero()[0])] = False
     return unread
+
+
+def _pays(unread: int, read: int, multiple_of: int) -> bool:
+    """Whether a layer selects its columns; where widths follow speed, gathering most of an input costs more than it saves."""
+    return unread > 0 if multiple_of == 1 else _SELECT * unread >= read
 
 
 def _layer_cuts(site: Site, units: Tensor, columns: Tensor, fold: Fold | None) -> list[Cut]:
