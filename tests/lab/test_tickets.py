@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from paring.core import Method
 from paring.data import load
+from paring.graph import load as load_net
 from paring.lab.cli import main
-from paring.lab.experiment import Experiment
+from paring.lab.experiment import SMALL, Experiment
 from paring.lab.tickets import Plan, Retrain, judge, run_plan
-from paring.methods import IMP, AtInit, Dense
+from paring.methods import IMP, L0, STR, AtInit, ContinuousSparsification, Dense, Slimming, Supermask
 from paring.train import METRICS, Recipe
 
 RECIPE = Recipe(epochs=1, batch=400, lr=0.1, optimizer="sgd")
@@ -83,18 +86,24 @@ def test_a_search_whose_networks_are_gone_says_so(tmp_path: Path) -> None:
 
 def test_a_plan_from_beginning_to_end(root: Path) -> None:
     plan = Plan("lenet_300_100", "digits", (SEARCH.method,), RECIPE, seeds=1, controls=("shuffled",))
-    assert not plan.winning
     rows, verdict = run_plan(plan, root, progress=False)
     assert [row["control"] for row in rows] == ["dense", "ticket", "shuffled", "ticket", "shuffled"]
     assert len(verdict.levels) == 2
     assert [level.epochs for level in verdict.levels] == [2, 3]  # one epoch of search for each round, one of training
-    assert verdict.epochs == 2 + 2  # both rounds of search once, and two trainings
-    assert verdict.sequential == 3
+    assert verdict.epochs == verdict.sequential == 3  # the training of each ticket is the next round of the search
+    assert not verdict.winning
+    tickets = [row for row in rows if row["control"] == "ticket"]
+    assert [row["own"] for row in tickets] == [True, True]
+    for row in tickets:
+        alone = Retrain(SEARCH, row["round"]).run(root, progress=False, data=DATA)
+        assert {key: row[key] for key in alone if key != "train_seconds"} == {
+            key: alone[key] for key in alone if key != "train_seconds"
+        }
     assert set(verdict.levels[0].controls) == {"shuffled"}
     assert run_plan(plan, root, progress=False)[0] == rows
     one_shot = replace(plan, methods=tuple(AtInit(score="magnitude", density=d) for d in (0.5, 0.2)), controls=())
-    assert one_shot.winning
     rows, verdict = run_plan(one_shot, root, progress=False)
+    assert verdict.winning
     assert [level.density for level in verdict.levels] == pytest.approx([0.5, 0.2], abs=1e-4)
     assert (verdict.sequential, verdict.epochs) == (1, 2)
 
@@ -103,6 +112,7 @@ def ticket(level: str, density: float, error: float, seed: int = 0, **more: Any)
     numbers = {"search_epochs": 10, "search_seconds": 100.0, "epochs": 4, "train_seconds": 40.0}
     return {
         "level": level,
+        "search": level,
         "control": "ticket",
         "weight_density": density,
         "error": error,
@@ -120,7 +130,7 @@ def test_matching_is_within_the_spread_of_the_dense_networks() -> None:
         *(ticket("c", 0.1, error, seed) for seed, error in enumerate((2.0, 3.0, 4.1))),
         ticket("b", 0.2, 9.0, control="reinit"),
     ]
-    verdict = judge(dense, rows, winning=True, parallel=True)
+    verdict = judge(dense, rows, winning=True)
     assert verdict.bar == pytest.approx(3.0)
     assert [level.matching for level in verdict.levels] == [True, True, False]
     assert verdict.sparsest is verdict.levels[1]
@@ -129,16 +139,80 @@ def test_matching_is_within_the_spread_of_the_dense_networks() -> None:
     assert verdict.at(0.05) is None
     assert verdict.levels[1].controls == {"reinit": (9.0,)}
     assert (verdict.sequential, verdict.epochs, verdict.seconds) == (14, 42, 420)
-    one_search = judge(dense, rows, winning=True, parallel=False)
+    one_search = judge(dense, [row | {"search": 0} for row in rows], winning=True)
     assert (one_search.sequential, one_search.epochs, one_search.seconds) == (14, 22, 220)
+    two = judge(dense, [row | {"search": int(row["level"] == "c")} for row in rows], winning=True)
+    assert (two.epochs, two.seconds) == (2 * 10 + 3 * 4, 320)
+    own = judge(dense, [row | {"search": 0, "own": row["level"] == "c"} for row in rows], winning=True)
+    assert (own.sequential, own.epochs, own.seconds) == (14, 22, 220)  # c: 10 + 4; a and b: 4 each
 
 
 def test_nothing_matches() -> None:
-    verdict = judge([{"error": 1.0}], [ticket("a", 0.5, 1.1)], winning=False, parallel=False)
+    verdict = judge([{"error": 1.0}], [ticket("a", 0.5, 1.1)], winning=False)
     assert verdict.sparsest is None
     assert verdict.best.error == 1.1
     with pytest.raises(ValueError, match="at least one dense network and one ticket"):
-        judge([], [ticket("a", 0.5, 1.1)], winning=False, parallel=False)
+        judge([], [ticket("a", 0.5, 1.1)], winning=False)
+
+
+def test_errors_that_are_no_numbers() -> None:
+    rows = [ticket("a", 0.2, float("nan")), ticket("b", 0.5, 2.0)]
+    verdict = judge([{"error": 1.0}], rows, winning=False)
+    assert verdict.best.error == 2.0
+    assert verdict.sparsest is None
+    with pytest.raises(ValueError, match="no number"):
+        judge([{"error": 1.0}, {"error": float("nan")}], rows, winning=False)
+
+
+@pytest.mark.parametrize("seeds", [2, 5, 7])
+def test_a_tie_matches_whatever_the_number_of_seeds(seeds: int) -> None:
+    rows = [ticket("a", 0.5, 0.7, seed) for seed in range(seeds)]
+    assert judge([{"error": 0.7}] * 3, rows, winning=False).levels[0].matching
+
+
+CHEAP = Recipe(epochs=1, batch=100, lr=1e-3)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ContinuousSparsification(density=0.1, searches=1, ticket="none", steer=False, final_beta=1.0),
+        Supermask(draw=0),
+        STR(s_init=-3.0),
+    ],
+)
+def test_the_ticket_is_the_network_that_the_search_ends_with(tmp_path: Path, method: Method) -> None:
+    search = Experiment("lenet_300_100", "digits", method, replace(CHEAP, ema=0.9))
+    row = search.run(tmp_path, progress=False, data=DATA)
+    net, _ = Retrain(search, 0).network(tmp_path, DATA)
+    weights = [module.weight for module in net.modules() if isinstance(module, nn.Linear)]
+    opened = sum(int((weight != 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
+    assert opened == pytest.approx(row["weight_density"])
+    small = load_net(lambda: search.network(DATA), tmp_path / search.name / SMALL)
+    left = sum(int((p != 0).sum()) for p in small.parameters() if p.dim() == 2)
+    assert left <= opened * sum(weight.numel() for weight in weights) + 0.5
+    assert row["live_density"] * sum(weight.numel() for weight in weights) == pytest.approx(left)
+
+
+def test_winning_asks_the_real_rewind_point(tmp_path: Path) -> None:
+    def verdict_of(to: str | int) -> bool:
+        plan = Plan("lenet_300_100", "digits", (IMP(prunings=1, to=to),), CHEAP, seeds=1)
+        return run_plan(plan, tmp_path, progress=False)[1].winning
+
+    assert not verdict_of("0.4ep")
+    assert verdict_of(0)
+
+
+def test_what_finds_no_ticket_is_refused_before_training(tmp_path: Path) -> None:
+    for method in (L0(price=1e-3), Slimming()):
+        with pytest.raises(ValueError, match="no gates on weights"):
+            run_plan(Plan("lenet_300_100", "digits", (method,), CHEAP, seeds=1), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="trains its own ticket"):
+        Plan("lenet_300_100", "digits", (L0(at="weights", hold=0.5, rewind=5),), CHEAP)
+    with pytest.raises(ValueError, match="two searches are the same"):
+        Plan("lenet_300_100", "digits", (IMP(), IMP()), CHEAP)
+    assert Plan("lenet_300_100", "digits", (IMP(),), CHEAP, controls=("reinit", "reinit")).controls == ("reinit",)
 
 
 def test_plans_that_make_no_sense_are_refused() -> None:
@@ -191,6 +265,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         (["--method", "imp", "--seeds", "0"], "at least one seed"),
         (["--method", "imp", "--name", "a/b"], "a file name without folders"),
         (["--method", "nothing"], "no such method"),
+        (["--vary", "validation=0,500"], "only options of the method"),
+        (["--method", "gmp", "--vary", "density=0.5,0.50"], "two searches are the same"),
     ],
 )
 def test_the_command_refuses(words: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:

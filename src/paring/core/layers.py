@@ -119,7 +119,10 @@ class GatedEmbedding(Gated, nn.Embedding):
             self.scale_grad_by_freq,
             self.sparse,
         )
-        return self.multiply_units(self.add_noise(y, self.weight, lambda v: F.embedding(input, v)))
+        noisy = self.add_noise(y, self.weight, lambda v: F.embedding(input, v))
+        if self.padding_idx is not None and noisy is not y:
+            noisy = torch.where((input == self.padding_idx).unsqueeze(-1), y, noisy)
+        return self.multiply_units(noisy)
 
 
 class _GatedConv(Gated, nn.modules.conv._ConvNd):

@@ -59,7 +59,7 @@ class MaskGate(Gate):
 
     def see(self, weight: Tensor) -> Tensor:
         seen = weight * self.mask
-        return weight + (seen - weight).detach() if self.dense and self.training else seen
+        return weight + (seen - weight).detach() if self.dense and torch.is_grad_enabled() else seen
 
     def latent(self, weight: Tensor) -> Tensor:
         """The weight with the values that were put aside where it is closed."""

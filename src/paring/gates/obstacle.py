@@ -18,6 +18,13 @@ def of_carrier(name: str, module: nn.Module | None) -> str:
         kind = type(module).__name__
         what = f"its norm '{name}' is a {kind}, which carries no gates"
         return what if norm else f"its class {kind} is not a stock layer"
+    if not norm and "weight" not in module._parameters and not isinstance(module, nn.MultiheadAttention):
+        return (
+            f"the weight of '{name}' is computed by a hook from other parameters: take that off first, with "
+            "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
+        )
+    if isinstance(module, nn.Embedding) and module.sparse:
+        return f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
     if norm and not module.affine:
         return f"its norm '{name}' has no scale and shift (affine=False) to fold a gate into"
     return ""

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from paring.core import Gate
 
+_CLOSED = 1e4  # sigma(-this) is zero in every precision; round after round without a bound it would become infinite
+
 
 class SigmoidGate(Gate):
     """One logit s per element of `shape`.
@@ -76,8 +78,11 @@ class SigmoidGate(Gate):
 
     @torch.no_grad()
     def again(self, s0: float) -> None:
-        """Between rounds: s <- min(beta s, s0). What is clearly closed stays so; what is open starts anew at s0."""
-        self.s.copy_((self.beta * self.s).clamp(max=s0))
+        """Between rounds: s <- min(beta s, s0). What is clearly closed stays so; what is open starts anew at s0.
+
+        No lower than what every precision takes for closed.
+        """
+        self.s.copy_((self.beta * self.s).clamp(-_CLOSED, s0))
 
     @torch.no_grad()
     def choose(self, mask: Tensor) -> None:

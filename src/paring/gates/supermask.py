@@ -119,7 +119,7 @@ class PopupGate(Gate):
         return self.support().to(self.score.dtype)
 
     def support(self) -> Tensor:
-        return top(self.score.detach().abs(), round(self.keep * self.score.numel()))
+        return top(self.score.detach().abs(), max(int(self.keep > 0), round(self.keep * self.score.numel())))
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, keep={self.keep}"

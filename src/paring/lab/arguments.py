@@ -157,7 +157,7 @@ def _value(text: str, kind: str, value: str) -> Any:
         return _number(text, value)
     if kind == "int":
         number = _number(text, value)
-        if number != int(number):
+        if not number.is_integer():
             raise ValueError(f"{text!r}: {value!r} is not a whole number")
         return int(number)
     if kind == "bool":

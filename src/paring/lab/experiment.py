@@ -22,7 +22,7 @@ from paring.gates import expected, support
 from paring.graph import save as save_net
 from paring.lab.config import digest, plain
 from paring.lab.memory import keep_freed_memory
-from paring.lab.rounds import rounds, size
+from paring.lab.rounds import keep_decided, rounds
 from paring.methods import Dense
 from paring.models import build, drawn_norm_scales
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic
@@ -97,6 +97,10 @@ class Experiment:
         """
         return read_result(root / self.name / RESULT)
 
+    def epoch_steps(self, data: Dataset) -> int:
+        """Optimizer steps of one epoch."""
+        return -(-len(data.train) // (self.recipe.batch * self.recipe.accumulate))
+
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
         """Train (or resume), finish, measure on the test set once, and write the result; a finished one is only read.
 
@@ -132,6 +136,7 @@ class Experiment:
         with torch.no_grad():
             kept, hoped = fitted.run.cost(support), fitted.run.cost(expected)
         test = data.test.to(device)
+        left = keep_decided(fitted.run, folder)
         several = rounds(fitted, folder, replace(data, test=test)) if self.method.rounds > 1 else []
         gated_error = evaluate(fitted.net, test)[1] if self.finetune is None else None
         started = time.perf_counter()
@@ -179,7 +184,7 @@ class Experiment:
             "support_macs": float(kept.macs),
             "expected_parameters": float(hoped.parameters),
             "expected_macs": float(hoped.macs),
-            **size(fitted.run),
+            **left,
             "rounds": several,
             "train_seconds": round(seconds, 3),
             "train_cpu_seconds": round(cpu_seconds, 3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,27 @@ def size(run: Run) -> dict[str, Any]:
     }
 
 
+@contextmanager
+def decided(run: Run) -> Iterator[nn.Module]:
+    """Within this context the network is what `finish` would make of it before anything is removed, in eval mode."""
+    net = run.net
+    before = {k: v.clone() if isinstance(v, Tensor) else v for k, v in net.state_dict().items()}
+    try:
+        run.method.finish(net.eval())
+        yield net
+    finally:
+        net.load_state_dict(before)
+
+
+def keep_decided(run: Run, folder: Path) -> dict[str, Any]:
+    """`size` of the decided network; where it has gates on weights it is kept in `folder`, as the last round's."""
+    with decided(run) as net:
+        if masks(net):
+            number = run.method.rounds - 1
+            checkpoint.save(folder / ROUND.format(number), {"round": number, "net": net.state_dict()})
+        return size(run)
+
+
 def rounds(fitted: Fit, folder: Path, data: Dataset) -> list[dict[str, Any]]:
     """One record per round: whether it left a ticket, error on the test set, density, layers, and the epochs and seconds until it was over.
 
@@ -44,28 +67,26 @@ def rounds(fitted: Fit, folder: Path, data: Dataset) -> list[dict[str, Any]]:
         folder: where `fit` kept the networks of the rounds.
         data: on the network's device.
     """
-    run, net = fitted.run, fitted.net
-    last = {k: v.clone() if isinstance(v, Tensor) else v for k, v in net.state_dict().items()}
-    found = []
-    for number in range(run.method.rounds):
-        rows = [row for row in fitted.rows if row.get("round", -1) <= number and "epoch" in row]
-        if number + 1 < run.method.rounds:
-            kept = checkpoint.load(folder / ROUND.format(number))
-            if kept is None:
-                raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone; delete {folder} to train again")
-            net.load_state_dict(kept[0]["net"])
-        try:
+    run, found = fitted.run, []
+    with decided(run) as net:
+        for number in reversed(range(run.method.rounds)):
+            rows = [row for row in fitted.rows if row.get("round", -1) <= number and "epoch" in row]
+            if number + 1 < run.method.rounds:
+                kept = checkpoint.load(folder / ROUND.format(number))
+                if kept is None:
+                    raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone; delete {folder} to train again")
+                net.load_state_dict(kept[0]["net"])
             record = {
                 "round": number,
                 "ticket": number in run.method.tickets,
                 **size(run),
                 "error": evaluate(net, data.test)[1],
+                "validation_error": rows[-1].get("error"),
+                "epochs": len(rows),
+                "train_seconds": round(rows[-1]["seconds"], 3),
             }
-        finally:
-            net.load_state_dict(last)
-        record["validation_error"] = rows[-1].get("error")
-        found.append(record | {"epochs": len(rows), "train_seconds": round(rows[-1]["seconds"], 3)})
-    return found
+            found.append(record)
+    return found[::-1]
 
 
 def masks(net: nn.Module) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached, in_steps
-from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of
+from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class GMP(Method):
         if self.recover:
             for site in found:
                 gate = mask_of(net, site)
-                gate.aside = torch.zeros_like(gate.value())
+                gate.aside = torch.zeros_like(weight_of(net, site))
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
@@ -75,10 +75,13 @@ class GMP(Method):
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         assert clock.steps is not None
         every = in_steps("GMP(every=...)", self.every, clock.epoch_steps)
-        last = round(self.ramp[1] * clock.steps)
+        last = max(1, round(self.ramp[1] * clock.steps))
         found = sites_of(net, self)
-        if clock.step == last or (clock.step < last and clock.step % every == 0):
-            self._prune(net, self.density if clock.step == last else 1 - self.schedule(clock.step / clock.steps))
+        begun_late = clock.step > last and not all(mask_of(net, site).fixed for site in found)
+        if clock.step == last or begun_late:
+            self._prune(net, self.density)
+        elif clock.step < last and clock.step % every == 0:
+            self._prune(net, 1 - self.schedule(clock.step / clock.steps))
         for site in found:
             mask_of(net, site).fixed = clock.step >= last or not self.recover
         clear_closed(net, found)

@@ -72,10 +72,11 @@ class Slimming(Method):
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         if clock.round > 0:
             return None
-        return self.rate * torch.stack([scale.abs().sum() for scale in self._scales(net).values()]).sum()
+        parts = [scale.abs().sum() for site in sites_of(net, self) for scale, _ in _scales(net, site)]
+        return self.rate * torch.stack(parts).sum()
 
     def on_round(self, net: nn.Module, clock: Clock) -> None:
-        scores = {name: scale.detach().abs() for name, scale in self._scales(net).items()}
+        scores = {site.layer: _score(_scales(net, site)) for site in sites_of(net, self)}
         found = rules.masks(scores, self.density, self.allocation, rules.Weights())
         for site in sites_of(net, self):
             gate = gate_of(net, site)
@@ -83,21 +84,26 @@ class Slimming(Method):
             gate.mask.copy_(found[site.layer])
             gate.fixed = True
 
-    def _scales(self, net: nn.Module) -> dict[str, Tensor]:
-        """The scale of every unit by the layer that names the site; of tied units the mean of their magnitudes."""
-        found = {}
-        for site in sites_of(net, self):
-            gate = gate_of(net, site)
-            norms = _norms(net, site)
-            found[site.layer] = gate.scale if isinstance(gate, ScaleGate) else torch.stack(norms).mean(0)
-        return found
+
+def _scales(net: nn.Module, site: Site) -> list[tuple[Tensor, Tensor]]:
+    """The factors of the site's units, (units,), and which units have one: a trained one, or one of each of their norms."""
+    gate = gate_of(net, site)
+    return [(gate.scale, torch.ones_like(gate.scale))] if isinstance(gate, ScaleGate) else _norms(net, site)
 
 
-def _norms(net: nn.Module, site: Site) -> list[Tensor]:
-    """|gamma| of the norms behind the site's units, each (units,); empty when one of the modules is no norm."""
+def _score(scales: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Mean magnitude of every unit's factors, (units,)."""
+    total = torch.stack([scale.detach().abs() for scale, _ in scales]).sum(0)
+    return total / torch.stack([there for _, there in scales]).sum(0).clamp(min=1)
+
+
+def _norms(net: nn.Module, site: Site) -> list[tuple[Tensor, Tensor]]:
+    """gamma of the norms behind the site's units, and which units each has; empty when one of the modules is no norm."""
     if not site.taps:
         module = net.get_submodule(site.module)
-        return [module.weight] if isinstance(module, nn.modules.batchnorm._BatchNorm) else []
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            return []
+        return [(module.weight, torch.ones_like(module.weight))]
     found = []
     for tap in site.taps:
         module = net.get_submodule(tap.module)
@@ -106,5 +112,5 @@ def _norms(net: nn.Module, site: Site) -> list[Tensor]:
         index = torch.tensor(tap.index, device=module.weight.device)
         rows = (index >= 0).nonzero().flatten()
         spread = torch.zeros(site.shape, device=index.device, dtype=module.weight.dtype)
-        found.append(spread.index_copy(0, index[rows], module.weight[rows].abs()))
+        found.append((spread.index_copy(0, index[rows], module.weight[rows]), spread.index_fill(0, index[rows], 1.0)))
     return found

@@ -59,7 +59,7 @@ class Global(Allocation):
 
 @dataclass(frozen=True)
 class Uniform(Allocation):
-    """The same density in every layer (GMP, RigL's "uniform").
+    """The same density in every layer (GMP, RigL's "uniform"); above zero no layer goes empty.
 
     Args:
         first_dense: leave the first layer dense, as RigL's uniform rows do; the others keep the asked density, so the
@@ -71,7 +71,7 @@ class Uniform(Allocation):
     def counts(self, scores: Scores, density: float) -> dict[str, int]:
         _check(scores, density)
         return {
-            name: score.numel() if self.first_dense and number == 0 else round(density * score.numel())
+            name: score.numel() if self.first_dense and number == 0 else _share(density, score)
             for number, (name, score) in enumerate(scores.items())
         }
 
@@ -102,7 +102,7 @@ class ErdosRenyi(Allocation):
                 break
             dense.add(max(over, key=lambda name: raw[name]))
         return {
-            name: score.numel() if name in dense else round(factor * raw[name] * score.numel())
+            name: score.numel() if name in dense else _share(factor * raw[name], score)
             for name, score in scores.items()
         }
 
@@ -146,6 +146,11 @@ class Given(Allocation):
             if pattern == name or fnmatchcase(name, pattern):
                 return value
         raise ValueError(f"Given has no density for layer {name!r}; it names {', '.join(p for p, _ in self.densities)}")
+
+
+def _share(density: float, score: Tensor) -> int:
+    """Entries at this density; one at least, so that rounding empties no small layer."""
+    return max(1, round(density * score.numel())) if density > 0 and score.numel() else 0
 
 
 def _lifted(score: Tensor, least: int) -> Tensor:

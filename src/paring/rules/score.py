@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Loss = Callable[[nn.Module], Tensor]
 
@@ -42,10 +43,10 @@ def snip(net: nn.Module, names: Sequence[str], loss: Loss) -> dict[str, Tensor]:
         names: parameters to score.
         loss: scalar loss of a network on a batch.
     """
-    twin = copy.deepcopy(net)
-    weights = [twin.get_parameter(name) for name in names]
+    twin, weights = _twin(net, names)
     grads = torch.autograd.grad(loss(twin), weights)
     found = [(w * g).detach().abs() for w, g in zip(weights, grads, strict=True)]
+    _check_finite("SNIP", found)
     total = torch.stack([f.double().sum() for f in found]).sum()
     if not total > 0:
         raise ValueError("SNIP: all sensitivities are zero; is the loss connected to these weights?")
@@ -63,12 +64,14 @@ def grasp(net: nn.Module, names: Sequence[str], loss: Loss) -> dict[str, Tensor]
         names: parameters to score.
         loss: scalar loss; the paper divides logits by a temperature of 200 and balances the classes.
     """
-    twin = copy.deepcopy(net)
-    weights = [twin.get_parameter(name) for name in names]
-    grads = torch.autograd.grad(loss(twin), weights, create_graph=True)
-    norm = torch.stack([(g * g.detach()).sum() for g in grads]).sum()
-    products = torch.autograd.grad(norm, weights)
-    return {name: (w * hg).detach() for name, w, hg in zip(names, weights, products, strict=True)}
+    twin, weights = _twin(net, names)
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
+        grads = torch.autograd.grad(loss(twin), weights, create_graph=True)
+        norm = torch.stack([(g * g.detach()).sum() for g in grads]).sum()
+        products = torch.autograd.grad(norm, weights)
+    found = [(w * hg).detach() for w, hg in zip(weights, products, strict=True)]
+    _check_finite("GraSP", found)
+    return dict(zip(names, found, strict=True))
 
 
 def synflow(net: nn.Module, names: Sequence[str], example: tuple[Any, ...]) -> dict[str, Tensor]:
@@ -81,7 +84,8 @@ def synflow(net: nn.Module, names: Sequence[str], example: tuple[Any, ...]) -> d
         names: parameters to score.
         example: positional arguments; floating-point tensors are replaced by ones, one example each.
     """
-    twin = copy.deepcopy(net).double().eval()
+    twin, weights = _twin(net, names)
+    twin.double().eval()
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.abs_()
@@ -89,7 +93,20 @@ def synflow(net: nn.Module, names: Sequence[str], example: tuple[Any, ...]) -> d
         torch.ones_like(a[:1], dtype=torch.float64) if isinstance(a, Tensor) and a.is_floating_point() else a
         for a in example
     )
-    weights = [twin.get_parameter(name) for name in names]
-    out = twin(*ones)
-    grads = torch.autograd.grad(out.sum(), weights)
-    return {name: (w * g).detach().abs() for name, w, g in zip(names, weights, grads, strict=True)}
+    grads = torch.autograd.grad(twin(*ones).sum(), weights)
+    found = [(w * g).detach().abs() for w, g in zip(weights, grads, strict=True)]
+    _check_finite("SynFlow", found)
+    return dict(zip(names, found, strict=True))
+
+
+def _twin(net: nn.Module, names: Sequence[str]) -> tuple[nn.Module, list[Tensor]]:
+    """A copy of the network and the weights in it that are scored, frozen ones too."""
+    twin = copy.deepcopy(net)
+    return twin, [twin.get_parameter(name).requires_grad_() for name in names]
+
+
+def _check_finite(what: str, scores: Sequence[Tensor]) -> None:
+    if not all(bool(score.isfinite().all()) for score in scores):
+        raise ValueError(
+            f"{what}: scores are not finite; check the weights, the example and the loss for nan and too large numbers"
+        )

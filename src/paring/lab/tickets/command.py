@@ -55,9 +55,12 @@ class TicketArguments:
 
 def run(words: Sequence[str]) -> int:
     """The command."""
+    if not any(word.partition("=")[0] in ("--method", "method") for word in words):
+        words = ["--method", "imp", *words]
     grid, what, options = read_grid(words, prog="paring tickets", description=_DESCRIPTION, first=TicketArguments)
     first = grid[0]
-    if any(one.recipe != first.recipe or (one.model, one.data) != (first.model, first.data) for one in grid):
+    shared = ("model", "data", "recipe", "validation")
+    if any(getattr(one, name) != getattr(first, name) for one in grid for name in shared):
         raise CommandError("--vary: only options of the method; every search has the same network, data and recipe")
     if any(type(one.method) is Dense for one in grid):
         raise CommandError("--method dense: finds no subnetwork; try imp, continuous_sparsification, gmp, at_init")
@@ -72,6 +75,7 @@ def run(words: Sequence[str]) -> int:
     if Path(name).name != name or name.startswith("."):
         raise CommandError(f"--name {name}: a file name without folders; the folder is --results")
     set_threads(what.threads)
+    options.results.mkdir(parents=True, exist_ok=True)
     rows, verdict = run_plan(plan, what.runs, progress=not what.quiet)
     command = shlex.join(["paring", "tickets", *words])
     path = _write(options.results / f"{name}.json", command, rows, verdict)

@@ -7,7 +7,9 @@
 
 A method of several prunings (IMP) gives a ticket per round; of the others every given variant (densities, say) is a search
 of its own, and its final mask is the ticket. What prunes at initialisation knows its mask before it trains, so its own
-training is the training in isolation. Everything is a run of its own in a folder named by its hash, so an interrupted protocol goes on where it was.
+training is the training in isolation; so is a round that begins with its mask at the rewind point (every one of IMP that
+rewinds weights, the last of Continuous Sparsification). Everything is a run of its own in a folder named by its hash, so
+an interrupted protocol goes on where it was.
 """
 
 from __future__ import annotations
@@ -18,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from paring.core import Clock, Method
+from paring.data import Dataset
 from paring.lab.experiment import Experiment
-from paring.lab.tickets.retrain import Control, Retrain
+from paring.lab.tickets.retrain import Control, Retrain, check_search
 from paring.lab.tickets.verdict import Verdict, judge
-from paring.methods import Dense
+from paring.methods import L0, Dense
 from paring.train import Recipe
 
 
@@ -52,6 +55,14 @@ class Plan:
     def __post_init__(self) -> None:
         if not self.methods or self.seeds < 1:
             raise ValueError("a search for tickets needs a method and at least one seed")
+        object.__setattr__(self, "controls", tuple(dict.fromkeys(self.controls)))
+        if len(set(map(repr, self.methods))) < len(self.methods):
+            raise ValueError("two searches are the same; name each setting once")
+        if any(isinstance(method, L0) and method.rewind is not None for method in self.methods):
+            raise ValueError(
+                "L0(rewind=...) trains its own ticket in the rest of its training: leave rewind out, and what its gates find "
+                "is trained in isolation from the initialisation"
+            )
         wrong = set(self.controls) - {"reinit", "shuffled"}
         if wrong:
             raise ValueError(f"controls are 'reinit' and 'shuffled', not {', '.join(map(repr, sorted(wrong)))}")
@@ -59,11 +70,6 @@ class Plan:
     def experiment(self, method: Method, seed: int) -> Experiment:
         """One training of the plan that is no training in isolation."""
         return Experiment(self.model, self.data, method, replace(self.recipe, seed=seed), validation=self.validation)
-
-    @property
-    def winning(self) -> bool:
-        """Whether weights go back to the initialisation."""
-        return all(not method.point(Clock(steps=1, epoch_steps=1)) for method in self.methods)
 
 
 def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dict[str, Any]], Verdict]:
@@ -79,25 +85,48 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
     """
     dense, tickets = [], []
     for seed in range(plan.seeds):
-        row = plan.experiment(Dense(), seed).run(root, progress=progress)
+        data = plan.experiment(Dense(), seed).dataset()
+        if seed == 0:
+            for method in plan.methods:
+                check_search(plan.experiment(method, seed), data)
+        row = plan.experiment(Dense(), seed).run(root, progress=progress, data=data)
         dense.append(row | {"control": "dense", "level": "dense"})
         _tell(progress, f"dense, seed {seed}: error {row['error']:.2f} %")
         for number, method in enumerate(plan.methods):
             search = plan.experiment(method, seed)
-            found = search.run(root, progress=progress)
+            found = search.run(root, progress=progress, data=data)
             for round in method.tickets:
                 for control in ("ticket", *plan.controls):
                     one = Retrain(search, round, control, at=getattr(method, "at", "weights"))
-                    same = method.trains_ticket and control == "ticket"
-                    trained = found | {"control": control} if same else one.run(root, progress=progress)
-                    tickets.append(trained | {"level": f"{number}/{round}"} | _cost(method, found, round))
+                    own = _own(search, found, round, data) if control == "ticket" else None
+                    trained = own or one.run(root, progress=progress, data=data)
+                    which = {"level": f"{number}/{round}", "search": number, "own": own is not None}
+                    tickets.append(trained | which | _cost(method, found, round))
                     _tell(
                         progress,
                         f"{search.label} {control}, density {100 * trained['weight_density']:.3g} %, seed {seed}: "
                         f"error {trained['error']:.2f} %",
                     )
-    parallel = len(plan.methods) > 1
-    return [*dense, *tickets], judge(dense, tickets, winning=plan.winning, parallel=parallel)
+    winning = not any(row["rewind_step"] for row in tickets if row["control"] == "ticket")
+    return [*dense, *tickets], judge(dense, tickets, winning=winning)
+
+
+def _own(search: Experiment, found: dict[str, Any], round: int, data: Dataset) -> dict[str, Any] | None:
+    """The row of a ticket that the search trained itself, from the rewind point and under its mask; None for others."""
+    method = search.method
+    if method.trains_ticket:
+        return found | {"control": "ticket", "round": round, "rewind_step": 0}
+    if round == 0:
+        return None
+    epoch_steps = search.epoch_steps(data)
+    clock = Clock(0, round, search.recipe.epochs * epoch_steps, epoch_steps)
+    back = method.begin(clock)
+    if not back.weights or back.step != method.point(clock):
+        return None
+    before, this = found["rounds"][round - 1 : round + 1]
+    row: dict[str, Any] = {key: found[key] for key in ("model", "data", "method", "seed", "source")} | this
+    spent = {key: this[key] - before[key] for key in ("epochs", "train_seconds")}
+    return row | spent | {"control": "ticket", "rewind_step": back.step}
 
 
 def _cost(method: Method, found: dict[str, Any], round: int) -> dict[str, Any]:

@@ -125,6 +125,8 @@ class Retrain:
                 weight = net.get_submodule(layer).weight
                 assert isinstance(weight, Tensor)
                 weight.mul_(mask)
+                unlucky = mask.bool() & (weight == 0)  # `Masked` goes by zeros; this is none, and as good as one
+                weight[unlucky] = torch.finfo(weight.dtype).tiny
         return net, start
 
     def _found(self, root: Path, data: Dataset) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, int]:
@@ -132,28 +134,44 @@ class Retrain:
         search = self.search
         folder = root / search.name
         last = checkpoint.load(folder / CHECKPOINT)
-        kept = last if self.round + 1 >= search.method.rounds else checkpoint.load(folder / ROUND.format(self.round))
+        kept = checkpoint.load(folder / ROUND.format(self.round))
         if last is None or kept is None:
             raise FileNotFoundError(
                 f"the search's networks are not in {folder}; run it again (its result.json has to go first)"
             )
-        net = search.network(data)
-        steps = last[0]["run"]["step"]
-        epoch_steps = -(-len(data.train) // (search.recipe.batch * search.recipe.accumulate))
-        x, y = data.train.x[:32], data.train.y[:32]
-        with torch.random.fork_rng(devices=[]):  # what is scored here is overwritten by the state that was kept
-            attach(
-                net,
-                search.method,
-                x[:2],
-                steps=max(1, steps),
-                epoch_steps=epoch_steps,
-                loss=lambda twin: F.cross_entropy(twin(x), y),
-            )
+        net, steps = _attached(search, data), last[0]["run"]["step"]
         net.load_state_dict(kept[0]["net"])
         found = masks(net)
-        if not found:
-            raise ValueError(f"{search.label} has no gates on weights, so it finds no ticket to train in isolation")
         point = last[0]["run"]["point"]
-        step = search.method.point(Clock(steps=steps, epoch_steps=epoch_steps)) if point is not None else 0
+        clock = Clock(steps=steps, epoch_steps=search.epoch_steps(data))
+        step = search.method.point(clock) if point is not None else 0
         return {layer: mask.cpu() for layer, mask in found.items()}, point, step or 0
+
+
+def check_search(search: Experiment, data: Dataset) -> None:
+    """Refuse, before anything is trained, a search that would leave no ticket.
+
+    Raises:
+        ValueError: the method has no gates on weights.
+    """
+    if not masks(_attached(search, data)):
+        raise ValueError(
+            f"{search.label} has no gates on weights, so it finds no ticket to train in isolation; imp, "
+            "continuous_sparsification, gmp, at_init and l0 with --at weights do"
+        )
+
+
+def _attached(search: Experiment, data: Dataset) -> nn.Module:
+    """The network of a search with its gates as they are before training; random states stay as they were."""
+    net, epoch_steps = search.network(data), search.epoch_steps(data)
+    x, y = data.train.x[:32], data.train.y[:32]
+    with torch.random.fork_rng(devices=[]):
+        attach(
+            net,
+            search.method,
+            x[:2],
+            steps=search.recipe.epochs * epoch_steps,
+            epoch_steps=epoch_steps,
+            loss=lambda twin: F.cross_entropy(twin(x), y),
+        )
+    return net

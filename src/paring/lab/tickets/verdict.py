@@ -6,17 +6,20 @@ whose rewind point is the initialisation.
 
 Three costs are told apart (a reviewer's request for Continuous Sparsification): the training epochs until the tickets of
 all densities are known and trained, until that of one given density is, and until the sparsest matching one is; each as
-sequential epochs (what waits for what) and in all, with wall-clock seconds in all.
+sequential epochs (what waits for what) and in all, with wall-clock seconds in all. One search may give several tickets, and
+what a search trained itself is not counted again.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
+_ROUNDING = 1e-9  # of means over different numbers of seeds, in percent
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Verdict:
     @property
     def best(self) -> Level:
         """The subnetwork of the lowest mean error; of equals the sparsest."""
-        return min(self.levels, key=lambda one: (one.error, one.density))
+        return min(self.levels, key=lambda one: (math.isnan(one.error), one.error, one.density))
 
     def at(self, density: float) -> Level | None:
         """The densest subnetwork at or below this density."""
@@ -95,41 +98,54 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def judge(dense: Sequence[Row], tickets: Sequence[Row], *, winning: bool, parallel: bool) -> Verdict:
+def judge(dense: Sequence[Row], tickets: Sequence[Row], *, winning: bool) -> Verdict:
     """Judge tickets against dense networks.
 
     Args:
         dense: rows of dense networks, one per seed, with "error".
         tickets: rows of trainings in isolation with "level" (which go together over seeds), "seed", "control", "error",
-            "weight_density", "search_epochs", "search_seconds", "epochs", "train_seconds".
+            "weight_density", "search" (which search found it), "search_epochs" and "search_seconds" (of the search until the
+            mask was known), "epochs" and "train_seconds" (of its training), and, if so, "own" (the search goes on with
+            this training, as IMP that rewinds does). An error of nan matches nothing.
         winning: the rewind point is the initialisation.
-        parallel: every level has a search of its own, so that searches can run at the same time; otherwise one search
-            gives all levels, one after the other.
 
     Raises:
-        ValueError: there is no dense row, or no ticket.
+        ValueError: there is no dense row, or no ticket, or a dense error is no number.
     """
     errors = tuple(float(row["error"]) for row in dense)
     found = [row for row in tickets if row["control"] == "ticket"]
     if not errors or not found:
         raise ValueError("a verdict needs at least one dense network and one ticket")
+    if not all(map(math.isfinite, errors)):
+        raise ValueError(f"an error of the dense networks is no number ({errors}), so there is nothing to compare with")
     bar = statistics.fmean(errors) + spread(errors)
     names = list(dict.fromkeys(row["level"] for row in found))
     levels = [_level([row for row in tickets if row["level"] == name], bar) for name in names]
     levels.sort(key=lambda one: -one.density)
-    searches = [_mean(found, name, "search_epochs") for name in names]
-    seconds = [_mean(found, name, "search_seconds") for name in names]
-    trainings = [_mean(found, name, "epochs") for name in names]
-    trained = sum(_mean(found, name, "train_seconds") for name in names)
-    both = [a + b for a, b in zip(searches, trainings, strict=True)]
     return Verdict(
         errors,
         tuple(levels),
         winning,
-        sequential=max(both),
-        epochs=(sum(searches) if parallel else max(searches)) + sum(trainings),
-        seconds=(sum(seconds) if parallel else max(seconds)) + trained,
+        sequential=max(level.sequential for level in levels),
+        epochs=_in_all(found, "search_epochs", "epochs"),
+        seconds=_in_all(found, "search_seconds", "train_seconds"),
     )
+
+
+def _in_all(tickets: Sequence[Row], search: str, training: str) -> float:
+    """Of all searches and trainings, mean over seeds: a search lasts until its last mask, or its last own training."""
+    total = 0.0
+    for name in dict.fromkeys(row["search"] for row in tickets):
+        mine = [row for row in tickets if row["search"] == name]
+        longest = 0.0
+        for level in dict.fromkeys(row["level"] for row in mine):
+            rows = [row for row in mine if row["level"] == level]
+            before, after = (statistics.fmean(float(row[key]) for row in rows) for key in (search, training))
+            own = all(row.get("own") for row in rows)
+            longest = max(longest, before + own * after)
+            total += 0.0 if own else after
+        total += longest
+    return total
 
 
 def _level(rows: Sequence[Row], bar: float) -> Level:
@@ -140,13 +156,9 @@ def _level(rows: Sequence[Row], bar: float) -> Level:
     return Level(
         density=statistics.fmean(float(row["weight_density"]) for row in tickets),
         errors=errors,
-        matching=statistics.fmean(errors) <= bar,
+        matching=statistics.fmean(errors) <= bar + _ROUNDING,
         sequential=epochs,
         epochs=epochs,
         seconds=statistics.fmean(row["search_seconds"] + row["train_seconds"] for row in tickets),
         controls={name: tuple(float(row["error"]) for row in rows if row["control"] == name) for name in controls},
     )
-
-
-def _mean(rows: Sequence[Row], level: Any, key: str) -> float:
-    return statistics.fmean(float(row[key]) for row in rows if row["level"] == level)
