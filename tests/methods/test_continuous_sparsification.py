@@ -322,3 +322,18 @@ def test_lengths_that_are_needed_and_unknown_are_refused() -> None:
         pr.attach(Chain(), ContinuousSparsification(to=10), x, steps=10)
     net = Chain()
     pr.attach(net, ContinuousSparsification(to=2), x, steps=10)  # and after a refusal nothing is left in the way
+
+
+def test_many_searches_stay_finite() -> None:
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    run = pr.attach(net, ContinuousSparsification(searches=20, s0=-0.05, to=0), torch.randn(2, 6), steps=2)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
+    while True:
+        for _ in range(2):
+            opt.zero_grad()
+            (net(torch.randn(4, 6)).square().sum() + run.penalty()).backward()
+            run.step(opt)
+        if not run.next_round(opt):
+            break
+    assert all(bool(p.isfinite().all()) for p in net.parameters())
+    assert bool(net(torch.randn(2, 6)).isfinite().all())

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import prune
 
 import paring as pr
 from paring import rules
@@ -316,3 +317,104 @@ def test_schedules_need_the_length_of_training(method: pr.Method) -> None:
 def test_masks_sit_on_weights_only() -> None:
     with pytest.raises(ValueError, match="masks go on weights"):
         attached(pr.IMP(at="units"))
+
+
+@pytest.mark.parametrize("recover", [True, False])
+@pytest.mark.parametrize(("ramp", "begin"), [((0.0, 0.01), 0), ((0.0, 0.5), 25)])
+def test_gmp_reaches_its_density_whenever_it_begins(ramp: tuple[float, float], begin: int, recover: bool) -> None:
+    net = Chain().double()
+    method = GMP(density=0.1, ramp=ramp, every=5, recover=recover)
+    run = pr.attach(net, method, BATCH[0][:2], steps=40, step=begin)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.05), lr=0.05)
+    seen = []
+    while run.clock.step < 40:
+        step(net, run, opt)
+        seen.append({name: gate.mask.clone() for name, gate in masks(net).items()})
+    assert open_share(net) == pytest.approx(0.1, abs=0.01)
+    for name, mask in seen[0].items():
+        assert torch.equal(mask, seen[-1][name]), "once there, the masks stay"
+
+
+def test_gmp_puts_aside_in_the_precision_of_the_weights() -> None:
+    net, run, opt = attached(GMP(density=0.2, every=4))
+    for _ in range(8):
+        step(net, run, opt)
+    assert all(gate.aside is not None and gate.aside.dtype == torch.float64 for gate in masks(net).values())
+    twin, again, _ = attached(GMP(density=0.2, every=4))
+    again.load_state_dict(run.state_dict())
+    twin.load_state_dict(net.state_dict())
+    for name, gate in masks(net).items():
+        mine, other = gate.aside, masks(twin)[name].aside
+        assert mine is not None
+        assert other is not None
+        assert torch.equal(mine, other)
+
+
+def test_rigl_sees_dense_gradients_in_eval_mode_too() -> None:
+    net, run, opt = attached(RigL(density=0.2, every=2))
+    twin, once, other = attached(RigL(density=0.2, every=2))
+    net.eval()
+    for _ in range(2):
+        step(net, run, opt)
+        step(twin, once, other)
+    for name, gate in masks(net).items():
+        assert torch.equal(gate.mask, masks(twin)[name].mask), "a chain without norms is the same in both modes"
+
+
+class Tied(nn.Module):
+    """Two blocks with norms on one residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)) for _ in range(2))
+        self.stem = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.a(x)
+        x = x + self.b(x)
+        return self.head(x.relu().mean((2, 3)))
+
+
+def test_slimming_charges_every_norm_of_a_tied_group() -> None:
+    net = Tied()
+    run = pr.attach(net, Slimming(rate=2.0), torch.randn(2, 1, 5, 5), steps=4)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    run.penalty().backward()
+    assert run.penalty().item() == pytest.approx(2.0 * sum(norm.weight.numel() for norm in norms))
+    for norm in norms:
+        assert norm.weight.grad is not None
+        assert torch.equal(norm.weight.grad, torch.full((4,), 2.0))
+
+
+def test_small_layers_keep_something() -> None:
+    for method in (GMP(density=0.005, every=1), DNW(density=0.005), AtInit(score="random", density=0.005)):
+        net = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 2))
+        run = pr.attach(net, method, torch.randn(2, 40), steps=2)
+        opt = torch.optim.SGD(run.parameter_groups(lr=0.05), lr=0.05)
+        for _ in range(2):
+            opt.zero_grad()
+            F.cross_entropy(net(torch.randn(8, 40)), torch.zeros(8, dtype=torch.int64)).backward()
+            run.step(opt)
+        if isinstance(method, AtInit):
+            continue  # one threshold for the whole network
+        assert all(bool(gate.mask.any()) for gate in masks(net).values())
+
+
+@pytest.mark.parametrize("hook", ["prune", "weight_norm", "spectral_norm"])
+@pytest.mark.filterwarnings("ignore:.*deprecated")
+def test_weights_that_hooks_compute_carry_no_gates(hook: str) -> None:
+    layer = nn.Linear(6, 8)
+    if hook == "prune":
+        prune.random_unstructured(layer, "weight", 0.5)
+    else:
+        getattr(nn.utils, hook)(layer)
+    with pytest.raises(ValueError, match="by a hook"):
+        pr.attach(nn.Sequential(layer), GMP(), torch.randn(2, 6), steps=4)
+
+
+def test_sparse_embeddings_carry_no_gates() -> None:
+    net = nn.Sequential(nn.Embedding(9, 4, sparse=True))
+    with pytest.raises(ValueError, match="sparse=False"):
+        pr.attach(net, GMP(), torch.tensor([[1, 2]]), steps=4)

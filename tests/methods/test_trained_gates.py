@@ -224,3 +224,11 @@ def test_a_supermask_is_the_likelier_one_or_drawn_with_its_seed() -> None:
 def test_refusals(make: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         make()
+
+
+def test_padding_stays_without_noise() -> None:
+    net = nn.Sequential(nn.Embedding(7, 5, padding_idx=2), nn.Flatten(), nn.Linear(15, 3))
+    pr.attach(net, SparseVD(), torch.tensor([[0, 1, 2]]), steps=4)
+    shown = net[0](torch.tensor([[2, 4, 2]]))
+    assert not bool(shown[0, [0, 2]].any())
+    assert bool((shown[0, 1] != net[0](torch.tensor([[2, 4, 2]]))[0, 1]).any())

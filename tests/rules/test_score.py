@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -108,3 +109,43 @@ def test_magnitude_and_random() -> None:
     one, two = (random(weights, torch.Generator().manual_seed(5)) for _ in range(2))
     assert torch.equal(one["a"], two["a"])
     assert one["b"].unique().numel() == 3
+
+
+class Attends(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.mix(x, x, x, need_weights=False)[0].mean(1))
+        return out
+
+
+def test_grasp_of_attention() -> None:
+    net, x, y = Attends(), torch.randn(4, 5, 8), torch.tensor([0, 1, 2, 0])
+    found = grasp(net, ["head.weight", "mix.in_proj_weight"], lambda twin: F.cross_entropy(twin(x), y))
+    assert all(bool(score.isfinite().all()) and bool((score != 0).any()) for score in found.values())
+
+
+@pytest.mark.parametrize("kind", ["snip", "grasp", "synflow"])
+def test_frozen_weights_are_scored_like_others(kind: str, problem: tuple[nn.Module, Loss]) -> None:
+    net, loss = problem
+    names = [name for name, p in net.named_parameters() if p.dim() > 1]
+
+    def scores(of: nn.Module) -> dict[str, Tensor]:
+        if kind == "synflow":
+            return synflow(of, names, (torch.ones(1, 1, 4, 4, dtype=torch.float64),))
+        return {"snip": snip, "grasp": grasp}[kind](of, names, loss)
+
+    frozen = copy.deepcopy(net).requires_grad_(False)
+    for name, score in scores(frozen).items():
+        assert torch.equal(score, scores(net)[name])
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+@pytest.mark.parametrize("score", [snip, grasp])
+def test_scores_that_are_no_numbers_are_refused(score: Any) -> None:
+    net = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="not finite"):
+        score(net, ["weight"], lambda twin: twin(torch.full((2, 3), float("nan"))).sum() ** 2)

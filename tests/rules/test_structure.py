@@ -32,7 +32,7 @@ def test_blocks(rows: int, columns: int, tall: int, wide: int, seed: int) -> Non
     score = torch.rand((rows, columns, 2, 2), generator=generator, dtype=torch.float64)
     structure = Blocks(tall, wide)
     pieces = structure.pieces(score)
-    keep = round(0.4 * pieces.numel())
+    keep = max(1, round(0.4 * pieces.numel()))
     assert torch.equal(masks({"w": score}, 0.4, Uniform(), structure)["w"], naive_blocks(score, tall, wide, keep))
 
 
