@@ -203,11 +203,10 @@ def test_winning_asks_the_real_rewind_point(tmp_path: Path) -> None:
     assert verdict_of(0)
 
 
-def test_what_finds_no_ticket_is_refused_before_training(tmp_path: Path) -> None:
-    for method in (L0(price=1e-3), Slimming()):
+def test_what_finds_no_ticket_is_refused_before_training() -> None:
+    for method in (L0(price=1e-3), Slimming(), Dense()):
         with pytest.raises(ValueError, match="no gates on weights"):
-            run_plan(Plan("lenet_300_100", "digits", (method,), CHEAP, seeds=1), tmp_path, progress=False)
-    assert not list(tmp_path.iterdir())
+            Plan("lenet_300_100", "digits", (method,), CHEAP)
     with pytest.raises(ValueError, match="trains its own ticket"):
         Plan("lenet_300_100", "digits", (L0(at="weights", hold=0.5, rewind=5),), CHEAP)
     with pytest.raises(ValueError, match="two searches are the same"):

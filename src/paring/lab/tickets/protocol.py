@@ -19,10 +19,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paring.core import Clock, Method
+from paring.core import Clock, Method, Stack
 from paring.data import Dataset
+from paring.gates import Place
 from paring.lab.experiment import Experiment
-from paring.lab.tickets.retrain import Control, Retrain, check_search
+from paring.lab.tickets.retrain import Control, Retrain
 from paring.lab.tickets.verdict import Verdict, judge
 from paring.methods import L0, Dense
 from paring.train import Recipe
@@ -41,7 +42,8 @@ class Plan:
         validation: training examples set aside.
 
     Raises:
-        ValueError: no method, or a control that does not exist.
+        ValueError: no method, the same one twice, one that masks no weights or trains its own ticket, or a control that does
+            not exist.
     """
 
     model: str
@@ -66,6 +68,12 @@ class Plan:
         wrong = set(self.controls) - {"reinit", "shuffled"}
         if wrong:
             raise ValueError(f"controls are 'reinit' and 'shuffled', not {', '.join(map(repr, sorted(wrong)))}")
+        without = next((method for method in self.methods if not _masks_weights(method)), None)
+        if without is not None:
+            raise ValueError(
+                f"{without!r} has no gates on weights, so it finds no ticket to train in isolation; IMP, "
+                "ContinuousSparsification, GMP, AtInit and L0(at='weights') do"
+            )
 
     def experiment(self, method: Method, seed: int) -> Experiment:
         """One training of the plan that is no training in isolation."""
@@ -85,11 +93,8 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
     """
     dense, tickets = [], []
     for seed in range(plan.seeds):
+        row = plan.experiment(Dense(), seed).run(root, progress=progress)
         data = plan.experiment(Dense(), seed).dataset()
-        if seed == 0:
-            for method in plan.methods:
-                check_search(plan.experiment(method, seed), data)
-        row = plan.experiment(Dense(), seed).run(root, progress=progress, data=data)
         dense.append(row | {"control": "dense", "level": "dense"})
         _tell(progress, f"dense, seed {seed}: error {row['error']:.2f} %")
         for number, method in enumerate(plan.methods):
@@ -109,6 +114,14 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
                     )
     winning = not any(row["rewind_step"] for row in tickets if row["control"] == "ticket")
     return [*dense, *tickets], judge(dense, tickets, winning=winning)
+
+
+def _masks_weights(method: Method) -> bool:
+    """Whether the method, or one of a stack, has all of its gates on weights."""
+    parts = method.methods if isinstance(method, Stack) else (method,)
+    given = [part.at for part in parts if hasattr(part, "at")]
+    places = [(at,) if isinstance(at, str) else tuple(at) for at in given]
+    return any(all(Place.parse(place).kind == "weights" for place in at) for at in places)
 
 
 def _own(search: Experiment, found: dict[str, Any], round: int, data: Dataset) -> dict[str, Any] | None:

@@ -148,19 +148,6 @@ class Retrain:
         return {layer: mask.cpu() for layer, mask in found.items()}, point, step or 0
 
 
-def check_search(search: Experiment, data: Dataset) -> None:
-    """Refuse, before anything is trained, a search that would leave no ticket.
-
-    Raises:
-        ValueError: the method has no gates on weights.
-    """
-    if not masks(_attached(search, data)):
-        raise ValueError(
-            f"{search.label} has no gates on weights, so it finds no ticket to train in isolation; imp, "
-            "continuous_sparsification, gmp, at_init and l0 with --at weights do"
-        )
-
-
 def _attached(search: Experiment, data: Dataset) -> nn.Module:
     """The network of a search with its gates as they are before training; random states stay as they were."""
     net, epoch_steps = search.network(data), search.epoch_steps(data)
