@@ -60,7 +60,7 @@ def _guarded(name: str, run: Callable[[Sequence[str]], int], words: Sequence[str
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
-        print(f"paring {name}: {error}; give a folder that can be written to instead", file=sys.stderr)
+        print(f"paring {name}: {error}; check what is there and who may use it, or give another path", file=sys.stderr)
         return 1
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"paring {name}: {error}", file=sys.stderr)
