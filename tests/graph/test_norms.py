@@ -40,6 +40,42 @@ def test_instance_norm(tracked: bool, affine: bool, mode: str) -> None:
         assert gap(net, small, x) < 1e-8
 
 
+class Viewed(nn.Module):
+    """Has a size in its forward, so that it is cut in graph form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = chain(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.Sigmoid(), nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4))
+        self.head = nn.Linear(4, 2).double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps: Tensor = self.body(x)
+        return self.head(maps.mean((2, 3)).view(x.shape[0], 4))
+
+
+@pytest.mark.parametrize("sized", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_frozen_batch_norm_is_one_in_eval_mode_while_the_network_trains(frozen: bool, sized: bool) -> None:
+    net = Viewed() if sized else nn.Sequential(Viewed().body, *head(4)).double()
+    body = net.body if sized else net[0]
+    kill(body[0], [1, 2], None)  # constant in front of the norm: it knows these only when it does not follow the batch
+    kill(body[3], [3])
+    with torch.no_grad():
+        body[1].running_mean.normal_()
+        body[4].weight[3], body[4].bias[3] = 0, 0
+    net.train()
+    if frozen:
+        body[1].eval()
+    small, report = shrink(net, IMAGE)
+    assert not report.rolled_back
+    assert left(report)[:2] == [3 if frozen else 5, 3]
+    assert report.form == ("graph" if sized else "module")
+    for _ in range(2):  # running means move, those of the frozen norm do not
+        x = torch.randn(4, 3, 9, 9).double()
+        assert gap(net, small, x) < 1e-10
+    assert gap(net.eval(), small.eval(), x) < 1e-10
+
+
 def test_groups_of_a_group_norm_go_whole() -> None:
     net = chain(nn.Conv2d(3, 12, 1), nn.GroupNorm(4, 12), nn.ReLU(), nn.Conv2d(12, 4, 3, padding=1), *head(4))
     with torch.no_grad():

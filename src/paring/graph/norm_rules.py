@@ -3,7 +3,8 @@
 BatchNorm in eval: β + γ (c - μ)/√(σ² + ε), and β where γ = 0. In train mode an identically constant channel equals its
 batch mean, so it comes out as β; so it does from an InstanceNorm without running statistics. A GroupNorm mixes the
 channels of a group: they live or go together, and come out as constants when all of them come in as constants, or where
-γ = 0. LayerNorm and RMSNorm mix all features: none can go (for a zero counts in the mean as well).
+γ = 0. A norm that is in eval mode while its network is in train mode (frozen) is one in eval mode. LayerNorm and RMSNorm
+mix all features: none can go (for a zero counts in the mean as well).
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def _channel_norm(run: Interpreter, node: fx.Node, kind: type[nn.Module]) -> obj
     gamma, beta, mean, variance = (
         _vector(run, a, channels, default) for a, default in zip(node.args[1:5], (1.0, 0.0, 0.0, 1.0), strict=True)
     )
-    if run.training or held[2] is None or held[3] is None:
+    frozen = run.net.training and not run.net.get_submodule(module_path(node)).training
+    if (run.training and not frozen) or held[2] is None or held[3] is None:
         constant = torch.where((gamma == 0) | ~uniform(x.value, 1).isnan(), beta, torch.full_like(beta, torch.nan))
         return State(x.labels.clone(), spread(constant, shape, 1))
     scale = gamma / (variance + float(node.args[7])).sqrt()  # type: ignore[arg-type]

@@ -63,7 +63,7 @@ def shrink(
     as an error later. drop_inputs: linear layers stop reading columns that have zero weights only but stay in their
     input, such as inputs of the network or single positions of a flattened map (`SelectLinear`).
     mode: "eval" keeps the function in eval mode, "both" in train mode as well; the default is "both"
-    for a network in train mode.
+    for a network in train mode. Norms of it that are in eval mode (frozen) count as frozen in train mode.
     form: "module" gives the user's own classes with smaller parameters, which their forward has to accept; "graph" the
     captured computation with the sizes in it rewritten (`GraphNet`, same parameter names, any batch size, other sizes
     as in the example); "auto" tries the first, then the second, before anything is taken back. A network that is

@@ -31,8 +31,9 @@ Make = Callable[[nn.Module], nn.Module]
 def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None) -> str:
     """Empty when `plan` leaves the function of `net` alone; else what differs, for the user's eyes.
 
-    train: check train mode as well, with dropout modules off; where the network draws other noise, only that the smaller
-    one runs. make: how to shrink a copy of the network, of any type; the default is to apply the plan.
+    train: check train mode as well, with dropout modules off, and with the modules that are in eval mode now (frozen norms)
+    left so where `net` itself is in train mode; where the network draws other noise, only that the smaller one runs.
+    make: how to shrink a copy of the network, of any type; the default is to apply the plan.
     """
     inputs = as_inputs(example)
     large = _entries(inputs) > LARGE
@@ -46,8 +47,8 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
         exact, rounded = (_copies(net, plan, dtype, make) for dtype in (torch.float64, torch.float32))
         for mode in (False, True) if train else (False,):
             for old, new in (exact, rounded):
-                old.train(mode)
-                new.train(mode)
+                _enter(old, net, mode)
+                _enter(new, net, mode)
             where = f"in {'train' if mode else 'eval'} mode"
             if mode:
                 for part in (*exact, *rounded) if make is None else ():  # a graph's dropouts are no modules
@@ -95,6 +96,15 @@ def _compare(
             if gap > (4 * _gap(truth, before) if isinstance(truth, list) else 0.0):
                 return f"outputs differ by {gap:.1e} in float32"
     return "" if isinstance(truth, list) or isinstance(before, list) else None
+
+
+def _enter(part: nn.Module, net: nn.Module, train: bool) -> None:
+    """Train or eval mode; where `net` is in train mode itself, its modules that are in eval mode (frozen norms) stay so."""
+    part.train(train)
+    if train and net.training:
+        modes = {path: module.training for path, module in net.named_modules()}
+        for path, module in part.named_modules():
+            module.training = modes.get(path, module.training)
 
 
 def _without_dropout(net: nn.Module) -> None:

@@ -91,7 +91,9 @@ def test_an_interrupted_pair_goes_on(digits: Dataset, tmp_path: Path, monkeypatc
     assert resumed[0]["train_seconds"] > 0
 
 
-def test_what_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Dataset) -> None:
+def test_what_is_there_is_not_run_again_unless_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits: Dataset
+) -> None:
     monkeypatch.setattr(training_speed, "RACES", (RACE,))
     monkeypatch.setattr(training_speed, "load_data", lambda *_, **__: digits)
     asked = Asked(tmp_path, 1, epochs=2, seeds=1, runs=tmp_path / "runs")
@@ -99,8 +101,11 @@ def test_what_is_there_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Monk
     assert [row["run"] for row in first] == [
         f"lenet_300_100/channels last/as they are/{name}/2 epochs/seed 0" for name in ("dense", SHRUNK)
     ]
+    again = load_results(training_speed.run(replace(asked, again=True))).rows
+    assert [row["error"] for row in again] == [row["error"] for row in first]
+    assert all(now["train_seconds"] != then["train_seconds"] for now, then in zip(again, first, strict=True))
     monkeypatch.setattr(training_speed, "compare", None)
-    assert load_results(training_speed.run(asked)).rows == first
+    assert load_results(training_speed.run(asked)).rows == again
 
 
 def test_the_rest_of_200_epochs_is_added_at_the_last_pace() -> None:

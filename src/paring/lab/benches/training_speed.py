@@ -23,6 +23,7 @@ The budgets ask for MACs alone: maps cost the time, and weights of dense layers 
 from __future__ import annotations
 
 import itertools
+import shutil
 import statistics
 import sys
 from collections.abc import Iterator
@@ -137,7 +138,7 @@ def run(asked: Asked) -> Path:
         for seed in range(asked.seeds or 3):
             names = [_name(race, method, epochs, seed) for method in race.methods(epochs)]
             if any(book.wants(name) for name in names):
-                for row in compare(race, epochs, seed, asked.runs / "training-speed"):
+                for row in compare(race, epochs, seed, asked.runs / "training-speed", anew=asked.again):
                     book.add(row)
                     print(_line(row), flush=True)
     return book.close()
@@ -176,7 +177,14 @@ class Runner:
 
 
 def compare(
-    race: Race, epochs: int, seed: int, folder: Path | None, *, data: Dataset | None = None, validation: int = 0
+    race: Race,
+    epochs: int,
+    seed: int,
+    folder: Path | None,
+    *,
+    data: Dataset | None = None,
+    validation: int = 0,
+    anew: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Train all in turns and yield a row for each.
 
@@ -187,13 +195,19 @@ def compare(
         folder: of checkpoints, from which an interrupted comparison goes on; None keeps none.
         data: the data set, when the caller holds it already.
         validation: training examples set aside; errors are then those on them, and the test set is not touched.
+        anew: a comparison that the folder holds whole is run again instead of read.
     """
     data = data or load_data(race.data, validation=validation, seed=seed)
     recipe = replace(race.recipe, epochs=epochs, seed=seed)
-    runners = {
-        name: Runner(Experiment(race.model, race.data, method, recipe, validation=validation), data, folder)
+    experiments = {
+        name: Experiment(race.model, race.data, method, recipe, validation=validation)
         for name, method in race.methods(epochs).items()
     }
+    runners = {name: Runner(experiment, data, folder) for name, experiment in experiments.items()}
+    if anew and folder is not None and all(runner.trainer.epoch >= epochs for runner in runners.values()):
+        for experiment in experiments.values():
+            shutil.rmtree(folder / experiment.name)
+        runners = {name: Runner(experiment, data, folder) for name, experiment in experiments.items()}
     for epoch in range(epochs):
         told = []
         for name, runner in runners.items():
