@@ -3,7 +3,8 @@
 Scores are the product of queries and keys over the head dimensions, which go in pairs; the result is the product of the
 weights and the values over the positions, so that a value dimension passes through and needs its head. A head lives as
 long as one of its value dimensions is needed. The weights sum to one: values that are the same constant at all
-positions come out as that constant, unless a row is masked fully or dropout is on.
+positions come out as that constant, unless a row is masked fully or dropout is on. A mask that is copied for each head
+has copies that go with the heads.
 """
 
 from __future__ import annotations
@@ -16,12 +17,15 @@ from torch import fx
 from paring.graph.contract import beside, product
 from paring.graph.grids import boxed, grid_dims, slices
 from paring.graph.labels import varying
+from paring.graph.ops import CASTS, MOVES
 from paring.graph.scale import Scaled
 from paring.graph.state import State, known, packet
 
 if TYPE_CHECKING:
     from paring.graph.interpret import Interpreter
 
+_ATTENTION = "scaled_dot_product_attention"
+_MASKED = ((_ATTENTION, [3]), ("baddbmm", [0]), ("masked_fill", [1]), ("where", [0]), ("add", [0]), ("add", [1]))
 _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 
 
@@ -35,8 +39,6 @@ def attention(run: Interpreter, node: fx.Node) -> object:
     mask = run.states(given.get("attn_mask"))
     if given.get("enable_gqa"):
         k, v = (_repeated(s, q.value.shape[-3] // s.value.shape[-3]) for s in (k, v))
-    if isinstance(mask, State) and bool((mask.labels >= 0).any()):
-        return run.barrier(node)
     terms = ["abcdefgh"[10 - s.value.dim() :] for s in (q, k, v)]
     lead = max(terms, key=len)
     scores = product(run, node, q, k, terms[0] + "qz", terms[1] + "kz", lead + "qk", shifts=True)
@@ -78,12 +80,38 @@ def softmax(run: Interpreter, node: fx.Node, first: State) -> object:
     return State(first.labels.clone(), value, dim - first.value.dim())
 
 
+def mask_copies(node: fx.Node) -> int | None:
+    """The dimension along which an `expand` copies a mask for each head, if that is what it does."""
+    if packet(node.target) != "expand" or not _masks(node):
+        return None
+    source, made = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    ahead = made.dim() - source.dim()
+    asked = list(node.args[1])  # type: ignore[arg-type]
+    for d in range(1, made.dim()):  # the first is the batch
+        if isinstance(asked[d], int) and asked[d] > 1 and (d < ahead or source.shape[d - ahead] == 1):
+            return d
+    return None
+
+
+def _masks(node: fx.Node) -> bool:
+    """Is the result a mask wherever it is read?"""
+    for user in node.users:
+        name = packet(user.target).rstrip("_")
+        at = [i for i, arg in enumerate(user.args) if arg is node]
+        if name in MOVES or name in CASTS:
+            if not _masks(user):
+                return False
+        elif (name, at) not in _MASKED and not (name == _ATTENTION and user.kwargs.get("attn_mask") is node and not at):
+            return False
+    return True
+
+
 def choose(run: Interpreter, node: fx.Node, name: str) -> object:
-    """`where` and `masked_fill`: a mask without units picks between units and something without."""
+    """`where` and `masked_fill`: a mask picks between units and something without."""
     parts = run.states(node.args)
     mask, first, second = parts if name == "where" else (parts[1], parts[0], parts[2])
     first, second = (x if isinstance(x, State) else known(torch.tensor(float(x))) for x in (first, second))
-    if not isinstance(mask, State) or bool((mask.labels >= 0).any()):
+    if not isinstance(mask, State):
         return run.barrier(node)
     carrier, other = (first, second) if bool((first.labels >= 0).any()) else (second, first)
     if bool((other.labels >= 0).any()):

@@ -35,10 +35,9 @@ def matmul(run: Interpreter, node: fx.Node) -> object:
 
 
 def baddbmm(run: Interpreter, node: fx.Node) -> object:
-    """input + batch of matrix products, input without units (a mask)."""
+    """input + batch of matrix products, input a mask."""
     added, a, b = (run.states(arg) for arg in node.args[:3])
-    states = [s for s in (added, a, b) if isinstance(s, State)]
-    if len(states) != 3 or bool((added.labels >= 0).any()):
+    if not all(isinstance(s, State) for s in (added, a, b)):
         return run.barrier(node)
     result = product(run, node, a, b, "ayz", "azx", "ayx")
     return run.barrier(node) if result is None else beside(run, node, result, added)
@@ -64,12 +63,19 @@ def einsum(run: Interpreter, node: fx.Node) -> object:
 
 
 def beside(run: Interpreter, node: fx.Node, first: State, other: State) -> State:
-    """`first` after something without units, like a mask, was added: where that varies with the units, they stay."""
+    """`first` after a mask was added: copies in the mask go with the units beside them; where it varies otherwise, they stay."""
     shape = first.value.shape
+    labels = other.labels.expand(shape)
+    copies, ways = set(varying(labels)), set(varying(first.labels))
+    if copies and not copies <= ways:
+        run.keep(other.labels, f"copies of a mask, not one for each unit, in {place(node)}")
+        copies = set()
+    if copies:
+        run.link([(first.labels, sorted(copies)), (labels, sorted(copies))])
     spanned = {
         d for d in range(len(shape)) if d - len(shape) >= -other.value.dim() and other.value.shape[d - len(shape)] > 1
     }
-    run.pin(first.labels, spanned, f"meets a tensor that cannot shrink in {place(node)}")
+    run.pin(first.labels, spanned - copies, f"meets a tensor that cannot shrink in {place(node)}")
     return State(first.labels, torch.full(shape, torch.nan, dtype=torch.float64))
 
 

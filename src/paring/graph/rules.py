@@ -14,7 +14,7 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from paring.graph import ops
-from paring.graph.attention_rules import attention, choose, softmax
+from paring.graph.attention_rules import attention, choose, mask_copies, softmax
 from paring.graph.contract import baddbmm, einsum, matmul
 from paring.graph.free_rules import addmm, joined, meeting, moved
 from paring.graph.labels import along, distinct, spread, varying
@@ -151,6 +151,9 @@ def _move(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     before = distinct(first.labels) if name in ops.CUTS else None
     outs = list(labels) if isinstance(labels, list | tuple) else [labels]
     if run.free:
+        if not bool((first.labels >= 0).any()) and (dim := mask_copies(node)) is not None:
+            size = outs[0].shape[dim]
+            labels = outs[0] = spread(run.new_units(f"{node.name}: copies", size), tuple(outs[0].shape), dim)
         moved(run, node, name, first, outs)
     for out in outs if not run.free else ():
         if len(varying(out)) > 1:
