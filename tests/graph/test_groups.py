@@ -127,3 +127,22 @@ def test_ids_are_those_of_the_wiring() -> None:
     assert w.fixed is not None
     assert not w.fixed[w.layer("c").labels].any()
     assert w.fixed[w.layer("out").labels].all()
+
+
+def test_one_factor_of_a_product_that_is_summed_is_enough_and_attention_beside_it_keeps_its_heads() -> None:
+    class Scored(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.u, self.v = nn.Linear(16, 48), nn.Linear(16, 12), nn.Linear(16, 12)
+
+        def forward(self, x: Tensor) -> Tensor:
+            b, t, _ = x.shape
+            q, k, v = (part.view(b, t, 4, 4).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+            y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).mean(1)
+            return (self.u(y) * torch.sigmoid(self.v(y))).sum(-1)
+
+    groups = wiring(Scored(), torch.randn(2, 5, 16)).groups
+    assert [(group.layers, group.fronts, group.size, group.heads) for group in groups] == [
+        (("qkv",), ("qkv",), 4, True),
+        (("u", "v"), ("u",), 12, False),
+    ]

@@ -76,3 +76,30 @@ def test_gpt2(attention: str) -> None:
     assert torch.allclose(net(words(3)).logits, small(words(3)).logits, atol=1e-10)
     small.train()(words(3)).logits.sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in small.parameters())
+
+
+def test_llama_with_a_cache_that_begins_empty() -> None:
+    class Logits(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, *given: Tensor) -> Tensor:  # without the cache, which would hold every key and value
+            logits: Tensor = self.net(input_ids=given[0]).logits
+            return logits
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "intermediate_size": 24, "max_position_embeddings": 8}
+    config = transformers.LlamaConfig(**SMALL, **sizes, num_attention_heads=4, num_key_value_heads=2)
+    net = Logits(transformers.LlamaForCausalLM(config).double()).eval()
+    layer = net.net.model.layers[0]
+    with torch.no_grad():
+        layer.self_attn.v_proj.weight[4:] = 0  # the second of two groups
+        layer.mlp.up_proj.weight[::3] = 0
+    for form in ("auto", "graph"):
+        small, report = shrink(net, words(2), form=form)
+        assert not report.rolled_back
+        own = small.net.model.layers[0]
+        assert [len(own.self_attn.get_submodule(f"{x}_proj").weight) for x in "qkv"] == [8, 4, 4]
+        assert len(own.mlp.gate_proj.weight) == 16
+        assert torch.allclose(net(words(3)), small(words(3)), atol=1e-10)

@@ -177,3 +177,25 @@ def test_reduced_precision_networks() -> None:
     small, report = shrink(net, ROW.bfloat16())
     assert report.rows[0].after == 3
     assert small[2].bias.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("keepdim", [False, True])
+def test_a_sum_over_units_reads_all_but_zeros(keepdim: bool) -> None:
+    torch.manual_seed(0)
+
+    def towers(net: nn.Module, x: Tensor) -> Tensor:
+        return (
+            torch.relu(net["a"](x[:, :5]) * net["b"](x[:, 5:])).sum(-1, keepdim)
+            - net["c"](x).sigmoid().sum((-1,))[:, None]
+        )
+
+    net = Net(towers, a=nn.Linear(5, 8), b=nn.Linear(5, 8), c=nn.Linear(10, 6)).double().eval()
+    with torch.no_grad():
+        for name, units in (("a", [0, 3]), ("b", [3, 6]), ("c", [2])):
+            net.parts[name].weight[units], net.parts[name].bias[units] = 0, 0
+        net.parts["a"].weight[7] = 0  # a constant is added: it stays
+    small, report = shrink(net, torch.randn(3, 10).double())
+    assert not report.rolled_back
+    assert [row.after for row in report.rows] == [5, 5, 6]  # the sigmoid of zero is added as well
+    x = torch.randn(7, 10).double()
+    assert torch.allclose(net(x), small(x), rtol=0, atol=1e-10)

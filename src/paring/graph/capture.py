@@ -7,6 +7,7 @@ parameter its name. What cannot be traced raises `CaptureError` with the line of
 
 from __future__ import annotations
 
+import inspect
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
@@ -110,7 +111,7 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
 
 
 def _export(net: nn.Module, inputs: tuple[object, ...], dynamic: bool) -> ExportedProgram:
-    shapes = pytree.tree_map(_first_dimension, inputs) if dynamic else None
+    shapes = _dynamic(net, inputs) if dynamic else None
     with untouched_random(), _traceable(net), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
         return torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
@@ -140,6 +141,15 @@ def _pair(inputs: tuple[object, ...]) -> tuple[object, ...]:
         return leaf[rows].detach() if isinstance(leaf, Tensor) else leaf
 
     return tuple(pytree.tree_map(take, inputs))
+
+
+def _dynamic(net: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
+    """The first dimensions of the inputs as sizes that may change; `torch.export` wants those for `*args` in a tuple."""
+    shapes: tuple[object, ...] = pytree.tree_map(_first_dimension, inputs)
+    for place, one in enumerate(inspect.signature(net.forward).parameters.values()):
+        if one.kind == one.VAR_POSITIONAL:
+            return (*shapes[:place], shapes[place:])
+    return shapes
 
 
 def _first_dimension(leaf: object) -> object:

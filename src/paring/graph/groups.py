@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, fx
 
 from paring.graph import ops
+from paring.graph.grids import Meeting
 from paring.graph.interpret import Interpretation
 from paring.graph.labels import representatives
 from paring.graph.state import Site, packet
@@ -111,6 +112,7 @@ def find_heads(found: Interpretation) -> dict[int, tuple[int, int]]:
     rows += [
         torch.cat([unit.view(1), columns])
         for m in found.meetings
+        if not _is_sum(m)
         for unit, columns in zip(m.units, m.columns, strict=True)
     ]
     rows = [row[row >= 0] for row in rows]
@@ -168,12 +170,18 @@ def _fronts(found: Interpretation, inside: Tensor) -> tuple[str, ...]:
     sources = {node: name for node, (name, labels) in carriers.items() if bool(inside[labels].any())}
     if not sources:
         return ()
-    readers = [site for site in found.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
+    readers = [site.node for site in found.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
+    readers += [m.node for m in found.meetings if _is_sum(m) and bool(inside[m.columns].any())]
     needed: frozenset[str] = frozenset()
     for settle in (False, True):  # first what sums and chains need, then the factors of products
         flows = _flows(next(iter(sources)).graph, sources, carriers.keys(), needed, settle)
-        needed = needed.union(*(flows[n].fronts for site in readers for n in site.node.all_input_nodes if n in flows))
+        needed = needed.union(*(flows[n].fronts for node in readers for n in node.all_input_nodes if n in flows))
     return tuple(dict.fromkeys(name for name in sources.values() if name in needed))
+
+
+def _is_sum(meeting: Meeting) -> bool:
+    """Are the units added up, rather than met in pairs?"""
+    return packet(meeting.node.target) == "sum"
 
 
 def _own(site: Site, inside: Tensor) -> bool:

@@ -17,7 +17,8 @@ from paring.graph import ops
 from paring.graph.attention_rules import attention, choose, mask_copies, softmax
 from paring.graph.contract import baddbmm, einsum, matmul
 from paring.graph.free_rules import addmm, joined, meeting, moved
-from paring.graph.labels import along, distinct, spread, varying
+from paring.graph.grids import Meeting
+from paring.graph.labels import along, distinct, spread, uniform, varying
 from paring.graph.layer_rules import conv, conv_transpose, embedding
 from paring.graph.norm_rules import batch_norm, group_norm, instance_norm, layer_norm, prelu, rms_norm
 from paring.graph.projection import linear
@@ -116,7 +117,7 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
         if name in ops.LIKE:
             return known(_run(run, node, "value"))
         if name in ops.REDUCTIONS:
-            return _reduce(run, node, first)
+            return _reduce(run, node, name, first)
         if name in ops.SOFTMAXES:
             return softmax(run, node, first)
         if name in ops.POOLS:
@@ -172,7 +173,7 @@ def _cat(run: Interpreter, node: fx.Node, name: str) -> object:
     if not isinstance(parts, list | tuple) or not all(isinstance(p, State) for p in parts):
         return run.barrier(node)
     dim = run.values(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0))
-    states = [p for p in parts if isinstance(p, State) and p.value.dim()]
+    states = [p for p in parts if isinstance(p, State) and tuple(p.value.shape) not in ((), (0,))]  # these join nothing
     if name == "stack":
         states = [State(p.labels.unsqueeze(dim), p.value.unsqueeze(dim)) for p in states]
     dim = dim % states[0].labels.dim()
@@ -237,17 +238,31 @@ def _dropout(run: Interpreter, node: fx.Node, name: str, first: State) -> State:
     return State(first.labels.clone(), value, None if active else first.sums)
 
 
-def _reduce(run: Interpreter, node: fx.Node, first: State) -> object:
+def _reduce(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     dims = run.values(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim"))
     listed = [dims] if isinstance(dims, int) else list(dims or range(first.labels.dim()))
     over = {d % first.labels.dim() for d in listed if first.labels.dim()}
-    if over & set(varying(first.labels)):
+    lying = varying(first.labels)
+    if name == "sum" and len(lying) == 1 and lying[0] in over:
+        return _sum(run, node, first, lying[0])
+    if over & set(lying):
         return run.barrier(node)
     value = _run(run, node, "value")
     labels = first.labels
     for d in sorted(over, reverse=True):
         labels = labels.narrow(d, 0, 1)
     return State(labels.reshape(value.shape).clone(), value)
+
+
+def _sum(run: Interpreter, node: fx.Node, first: State, dim: int) -> object:
+    """A sum over units reads all of them but zeros."""
+    units, constants = along(first.labels, dim), uniform(first.value, dim)
+    if units is None:
+        return run.barrier(node)
+    zero = (constants == 0)[None]
+    run.meetings.append(Meeting(node, torch.tensor([-1]), units[None], constants[None], torch.ones_like(zero), zero))
+    value = _run(run, node, "value")
+    return State(torch.full(value.shape, -1), value)
 
 
 def _pool(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
