@@ -60,3 +60,34 @@ def test_what_cannot_be_exported_leaves_the_old_file(tmp_path: Path) -> None:
         to_onnx(Branches(), torch.randn(2, 2), tmp_path / "net.onnx")
     assert (tmp_path / "net.onnx").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_networks_that_take_any_number_of_inputs(form: str, tmp_path: Path) -> None:
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+            return self.out(torch.relu(self.into(torch.cat([first, *others], 1))))
+
+    torch.manual_seed(0)
+    net, inputs = Many().eval(), (torch.randn(4, 2), torch.randn(4, 1), torch.randn(4, 2))
+    with torch.no_grad():
+        net.into.weight[:3], net.into.bias[:3] = 0, 0
+    small = compact(net, inputs, form=form)  # type: ignore[arg-type]
+    assert small.into.out_features == 5
+    assert torch.allclose(small(*inputs), net(*inputs), atol=1e-5)
+    to_onnx(small, inputs, tmp_path / "net.onnx")
+    assert torch.allclose(torch.export.export(small, inputs).module()(*inputs), net(*inputs), atol=1e-5)
+
+
+def test_the_reason_of_a_failed_export_is_that_of_the_network(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no such thing")
+
+    with pytest.raises(OnnxError, match="RuntimeError: no such thing"):
+        to_onnx(Broken(), torch.randn(2, 2), tmp_path / "net.onnx")

@@ -111,7 +111,7 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
 
 
 def _export(net: nn.Module, inputs: tuple[object, ...], dynamic: bool) -> ExportedProgram:
-    shapes = _dynamic(net, inputs) if dynamic else None
+    shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
     with untouched_random(), _traceable(net), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
         return torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
@@ -143,17 +143,17 @@ def _pair(inputs: tuple[object, ...]) -> tuple[object, ...]:
     return tuple(pytree.tree_map(take, inputs))
 
 
-def _dynamic(net: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...]:
-    """The first dimensions of the inputs as sizes that may change; `torch.export` wants those for `*args` in a tuple."""
-    shapes: tuple[object, ...] = pytree.tree_map(_first_dimension, inputs)
-    for place, one in enumerate(inspect.signature(net.forward).parameters.values()):
-        if one.kind == one.VAR_POSITIONAL:
+def first_dimensions(net: nn.Module, inputs: tuple[object, ...], size: object) -> tuple[object, ...]:
+    """`size` for the first dimension of every tensor, as `torch.export` wants it: those for `*args` in a tuple of their own."""
+
+    def one(leaf: object) -> object:
+        return {0: size} if isinstance(leaf, Tensor) and leaf.dim() else None
+
+    shapes: tuple[object, ...] = pytree.tree_map(one, inputs)
+    for place, argument in enumerate(inspect.signature(net.forward).parameters.values()):
+        if argument.kind == argument.VAR_POSITIONAL:
             return (*shapes[:place], shapes[place:])
     return shapes
-
-
-def _first_dimension(leaf: object) -> object:
-    return {0: Dim.AUTO} if isinstance(leaf, Tensor) and leaf.dim() else None
 
 
 def _explain(net: nn.Module, inputs: tuple[object, ...], error: Exception) -> str:

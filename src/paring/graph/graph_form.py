@@ -129,13 +129,18 @@ def graph_form(
     shown = tuple([list(v.shape), str(v.dtype).removeprefix("torch.")] if isinstance(v, Tensor) else v for v in leaves)
     once = not isinstance(captures.net, GraphNet)
     recipe = Recipe(keeps.masks, shown, pytree.treespec_dumps(spec)) if once else None
-    return GraphNet(small, scripts, _arguments(captures.net), recipe), changed
+    return GraphNet(small, scripts, _arguments(captures), recipe), changed
 
 
-def _arguments(net: nn.Module) -> tuple[str, ...]:
-    """The names of the arguments of the network's forward, as far as they have names."""
-    shown = inspect.signature(net.forward).parameters.values()
-    return tuple(p.name for p in shown if p.kind == p.POSITIONAL_OR_KEYWORD)
+def _arguments(captures: Captures) -> tuple[str, ...]:
+    """The names of the arguments of the network's forward, as far as they have names; one for each of `*args`."""
+    names: list[str] = []
+    for one in inspect.signature(captures.net.forward).parameters.values():
+        if one.kind == one.POSITIONAL_OR_KEYWORD:
+            names.append(one.name)
+        elif one.kind == one.VAR_POSITIONAL:
+            names += [f"{one.name}_{i}" for i in range(len(as_inputs(captures.example)) - len(names))]
+    return tuple(names)
 
 
 def _script(captured: Captured, found: Interpretation, small: nn.Module, keeps: Keeps) -> tuple[Script, str]:

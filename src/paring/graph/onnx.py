@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from paring.graph.capture import Example, as_inputs, batch_size, untouched_random
+from paring.graph.capture import Example, as_inputs, batch_size, first_dimensions, untouched_random
 
 TOLERANCE = 1e-4
 
@@ -46,17 +46,14 @@ def to_onnx(net: nn.Module, example: Example, path: str | os.PathLike[str]) -> N
         with untouched_random(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             size = batch_size(inputs)
-            shapes = pytree.tree_map(_batch_first, inputs) if size is not None else None
+            shapes = first_dimensions(net, inputs, torch.export.Dim.DYNAMIC) if size is not None else None
             traced = _resized(inputs, size, 2) if size is not None else inputs
             try:
                 program = torch.onnx.export(
                     net, traced, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
                 )
             except Exception as error:  # the exporter raises whatever the network's own code raises
-                first = next((line for line in str(error).splitlines() if line.strip()), "")
-                raise OnnxError(
-                    f"{type(net).__name__} cannot be exported: {type(error).__name__}: {first[:300]}"
-                ) from error
+                raise OnnxError(f"{type(net).__name__} cannot be exported: {_why(error)}") from error
             assert program is not None
             program.save(partial, external_data=False)
             onnx.checker.check_model(str(partial))
@@ -68,8 +65,12 @@ def to_onnx(net: nn.Module, example: Example, path: str | os.PathLike[str]) -> N
         partial.unlink(missing_ok=True)
 
 
-def _batch_first(leaf: object) -> object:
-    return {0: torch.export.Dim.DYNAMIC} if isinstance(leaf, Tensor) and leaf.dim() else None
+def _why(error: BaseException) -> str:
+    """The first line of what went wrong first."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {line[:300]}"
 
 
 def _resized(inputs: tuple[object, ...], size: int, wanted: int) -> tuple[object, ...]:
