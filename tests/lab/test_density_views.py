@@ -53,10 +53,12 @@ def test_a_method_of_several_rounds_gives_a_subnetwork_per_round() -> None:
 
 
 def test_the_table() -> None:
-    shown = density_view(Results("savarese2020-small", "paring table savarese2020-small", ROWS)).splitlines()
+    longer = row("dense, 16 epochs", 0, 1.0, 1.0, epochs=16)
+    shown = density_view(Results("savarese2020-small", "paring table savarese2020-small", [*ROWS, longer])).splitlines()
     cells = {line.split("|")[3].strip(): [cell.strip() for cell in line.split("|")[4:-1]] for line in shown[2:]}
     dash = "–"
     assert cells["dense"][-3:] == ["2.10 ± 0.14 dense", "8", "1 min 00 s"]
+    assert cells["dense, 16 epochs"][-4:] == [dash, "1.00 dense", "16", "1 min 00 s"]  # and nothing is judged by it
     assert cells["GMP"] == [
         *("2.20 ± 0.14", dash, "3.00 ± 0.14", dash, dash, dash, dash),
         *("50 % at 2.20", "50 % at 2.20", "8", "1 min 00 s"),

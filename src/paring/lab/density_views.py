@@ -1,7 +1,8 @@
 """Error against density: the table of a comparison of sparsification methods, and its curves; what layers got.
 
-A row's "method" is "NAME: SETTING" (or "dense"). A row of a method of several rounds stands for one subnetwork per round.
-What matches the dense network is judged as in `paring.lab.tickets.verdict`; quoted rows are not judged by our networks.
+A row's "method" is "NAME: SETTING", "dense", by which the others are judged, or "dense, ...". A row of a method of several
+rounds stands for one subnetwork per round. What matches the dense network is judged as in `paring.lab.tickets.verdict`;
+quoted rows are not judged by our networks.
 """
 
 from __future__ import annotations
@@ -97,11 +98,13 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS) -> str:
         bar = statistics.fmean(dense) + spread(dense) if dense else None
         for name, rows in methods.items():
             first = (NETWORKS.get(model, model), data, name)
-            if name == "dense":
+            if name.startswith("dense"):
                 blank = [DASH] * len(columns)
                 epochs = statistics.fmean(row["epochs"] for row in rows)
                 time = seconds(statistics.fmean(row["train_seconds"] for row in rows))
-                lines.append((*first, *blank, DASH, f"{_error(dense)} dense", f"{epochs:g}", time))
+                lines.append(
+                    (*first, *blank, DASH, f"{_error([row['error'] for row in rows])} dense", f"{epochs:g}", time)
+                )
                 continue
             found = points(rows)
             quoted = rows[0]["source"] == "quoted"
@@ -145,7 +148,7 @@ def density_chart(results: Results, model: str, data: str, names: Sequence[str] 
         return None
     series: dict[str, Any] = {}
     for name, rows in methods.items():
-        found = points(rows) if name != "dense" and (name in names or not names) else []
+        found = points(rows) if not name.startswith("dense") and (name in names or not names) else []
         if found:
             means, half = [point.error for point in found], [spread(point.errors) for point in found]
             low = [mean - width for mean, width in zip(means, half, strict=True)]

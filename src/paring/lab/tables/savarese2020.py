@@ -6,7 +6,7 @@ for LeNet-300-100, 2 epochs of batches of 100 at 2e-3 for Conv-4 (learning rates
 MNIST's validation split). Methods of several rounds repeat the recipe: IMP prunes 20 % a round, 21 times (0.92 % stay), and
 rewinds weights and schedule to epoch 1 ("IMP-C" rewinds nothing); Continuous Sparsification searches in 3 rounds with the
 density given, and trains its ticket from epoch 1 ("CS") or goes on with its weights ("CS, weights kept"). So CS costs
-about four trainings; "16 epochs" are L0 and GMP at that cost.
+about four trainings; "16 epochs" are L0, GMP and the dense network at that cost.
 
 Network slimming closes units, so its densities are shares of the units. STR has no density to ask for; its initial
 thresholds decide.
@@ -96,6 +96,8 @@ def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
     for threshold in scale.thresholds:
         yield f"STR: {threshold:g}", STR(s_init=threshold), replace(recipe, weight_decay=STR_DECAY)
     longer = replace(recipe, epochs=LONG * recipe.epochs)
+    if scale.few:
+        yield f"dense, {longer.epochs} epochs", Dense(), longer
     for density in scale.few:
         kept = ContinuousSparsification(density=density, ticket="prune", flat=False)
         yield f"CS, weights kept: {100 * density:g} %", kept, recipe
