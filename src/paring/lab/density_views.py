@@ -98,7 +98,7 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS) -> str:
         bar = statistics.fmean(dense) + spread(dense) if dense else None
         for name, rows in methods.items():
             first = (NETWORKS.get(model, model), data, name)
-            if name.startswith("dense"):
+            if _is_dense(name):
                 blank = [DASH] * len(columns)
                 epochs = statistics.fmean(row["epochs"] for row in rows)
                 time = seconds(statistics.fmean(row["train_seconds"] for row in rows))
@@ -125,6 +125,11 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS) -> str:
     return markdown(heads, lines, words=3)
 
 
+def _is_dense(name: str) -> bool:
+    """A network that we trained without a method, at the recipe's length or another."""
+    return name == "dense" or name.startswith("dense, ")
+
+
 def _cell(found: list[Point], density: float) -> str:
     near = [point for point in found if density / _NEAR <= point.density <= density * _NEAR]
     if not near:
@@ -148,7 +153,7 @@ def density_chart(results: Results, model: str, data: str, names: Sequence[str] 
         return None
     series: dict[str, Any] = {}
     for name, rows in methods.items():
-        found = points(rows) if not name.startswith("dense") and (name in names or not names) else []
+        found = points(rows) if not _is_dense(name) and (name in names or not names) else []
         if found:
             means, half = [point.error for point in found], [spread(point.errors) for point in found]
             low = [mean - width for mean, width in zip(means, half, strict=True)]
