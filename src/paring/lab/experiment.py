@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import time
 from collections.abc import Iterator
@@ -124,6 +125,7 @@ class Experiment:
             write_atomic(folder / "config.json", json.dumps(plain(self), indent=2) + "\n")
             data = data or self.dataset()
             row = self._row(folder, data, progress)
+            gc.collect()  # a gated network refers to itself, so that it and the data it trained on would stay for some runs
             write_atomic(folder / RESULT, json.dumps(row, indent=2) + "\n")
         return row
 
