@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from paring.lab import demo
-from paring.lab.experiment import Experiment
+from paring.lab.experiment import Busy, Experiment
 from paring.lab.results import Results, load
-from paring.lab.sweep import Serial
+from paring.lab.sweep import Serial, trials
 from paring.lab.tables import COMPUTED, TABLES
 from paring.lab.tables.hard import units_of
 from paring.lab.tables.louizos2018 import MNIST, N
@@ -199,6 +199,28 @@ def test_rows_of_another_process_stay(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+def test_runs_that_another_process_works_on_come_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried: list[str] = []
+    run = Experiment.run
+
+    def busy(self: Experiment, root: Path, **options: Any) -> dict[str, Any]:
+        tried.append(f"{self.label} {self.recipe.seed}")
+        if tried.count("dense 0") < 3 and tried[-1] == "dense 0":
+            raise Busy(f"another process is training in {root}")
+        return run(self, root, **options)
+
+    monkeypatch.setattr(Experiment, "run", busy)
+    monkeypatch.setattr(trials, "_LOOK", 0.0)
+    found = make(tmp_path, progress=True)
+    assert tried == ["dense 0", "l0 0", "dense 1", "l0 1", "dense 0", "dense 0"]
+    assert [(row["method"], row["seed"]) for row in measured(found)] == [
+        *(("dense", 0), ("L0", 0), ("dense", 1), ("L0", 1)),
+    ]
+    assert "waiting for runs of other processes: 1" in capsys.readouterr().err
+
+
 def test_two_processes_give_the_same_rows(made: tuple[Path, Results], tmp_path: Path) -> None:
     found = make(tmp_path, jobs=2, seeds=1)
     assert timeless(found) == [row for row in timeless(made[1]) if row.get("seed") != 1]

@@ -14,11 +14,11 @@ from paring.lab.sweep.executor import Executor, Job, Outcome
 _LOOK = 1.0  # seconds between two looks at a run that another process works on
 
 
-def trial(experiment: Experiment, runs: Path, wait: bool) -> dict[str, Any] | None:
+def trial(experiment: Experiment, runs: Path, wait: bool, progress: bool = False) -> dict[str, Any] | None:
     """Run an experiment, or go on with it; its row. None: another process works on it, and `wait` is not asked for."""
     while True:
         try:
-            return experiment.run(runs, progress=False)
+            return experiment.run(runs, progress=progress)
         except Busy:
             if not wait:
                 return None

@@ -15,7 +15,7 @@ from paring.lab.results import Results
 from paring.lab.sweep.executor import Executor
 from paring.lab.sweep.processes import Processes
 from paring.lab.sweep.rows import add_rows, sort_rows
-from paring.lab.sweep.trials import run_trials
+from paring.lab.sweep.trials import run_trials, trial
 from paring.lab.tables.reduced import check_devices, reduced
 
 
@@ -135,8 +135,19 @@ def _execute(
     entries: list[Entry], runs: Path, executor: Executor | None, progress: bool
 ) -> Generator[tuple[Entry, dict[str, Any]], None, None]:
     if executor is None:
+        later = []
         for entry in entries:
-            yield entry, entry.experiment.run(runs, progress=progress)
+            row = trial(entry.experiment, runs, wait=False, progress=progress)
+            if row is None:
+                later.append(entry)
+            else:
+                yield entry, row
+        if later and progress:
+            print(f"waiting for runs of other processes: {len(later)}", file=sys.stderr, flush=True)
+        for entry in later:
+            row = trial(entry.experiment, runs, wait=True, progress=progress)
+            assert row is not None
+            yield entry, row
         return
     by_key = {entry.experiment.key: entry for entry in entries}
     failed = []
