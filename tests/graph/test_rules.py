@@ -199,3 +199,18 @@ def test_a_sum_over_units_reads_all_but_zeros(keepdim: bool) -> None:
     assert [row.after for row in report.rows] == [5, 5, 6]  # the sigmoid of zero is added as well
     x = torch.randn(7, 10).double()
     assert torch.allclose(net(x), small(x), rtol=0, atol=1e-10)
+
+
+def test_numbers_that_are_stacked_are_no_units() -> None:
+    def losses(net: nn.Module, x: Tensor) -> Tensor:
+        y = net["b"](torch.relu(net["a"](x)))
+        return torch.stack([y.sum(), y.mean(), torch.stack([y[:, 0], y[:, 1]], -1).square().sum()])
+
+    torch.manual_seed(0)
+    net = Net(losses, a=nn.Linear(4, 6), b=nn.Linear(6, 2)).double().eval()
+    with torch.no_grad():
+        net.parts["a"].weight[2], net.parts["a"].bias[2] = 0, 0
+    small, report = shrink(net, torch.randn(3, 4).double())
+    assert [row.after for row in report.rows] == [5, 2]
+    x = torch.randn(5, 4).double()
+    assert torch.allclose(net(x), small(x), rtol=0, atol=1e-10)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
 import re
-import weakref
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import torch
 from torch import nn
 
 from paring import relax
-from paring.data import Dataset
 from paring.data import load as load_data
 from paring.graph import load
 from paring.lab.config import digest, plain
@@ -338,21 +335,3 @@ def test_few_examples_of_each_part(tmp_path: Path) -> None:
     row = experiment.run(tmp_path, progress=False)
     assert row["error"] == replace(experiment).run(tmp_path, progress=False, data=whole)["error"], "finished: only read"
     assert round(row["error"] * 60 / 100, 6) % 1 == 0
-
-
-def test_the_data_go_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    held: list[weakref.ref[torch.Tensor]] = []
-    read = Experiment.dataset
-
-    def watched(self: Experiment) -> Dataset:
-        data = read(self)
-        held.append(weakref.ref(data.train.x))
-        return data
-
-    monkeypatch.setattr(Experiment, "dataset", watched)
-    gc.disable()
-    try:
-        replace(UNITS, recipe=replace(UNITS.recipe, epochs=1)).run(tmp_path, progress=False)
-        assert held[0]() is None
-    finally:
-        gc.enable()

@@ -1,12 +1,21 @@
-"""A process that keeps its freed memory does not get it from the system page by page in every step."""
+"""Freed memory is kept, not got from the system page by page in every step; and what a run held is freed when it ends."""
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
+import weakref
+from pathlib import Path
 
 import pytest
+import torch
+
+from paring.data import Dataset
+from paring.lab.experiment import Experiment
+from paring.methods import L0, Budget
+from paring.train import Recipe
 
 SCRIPT = """
 import resource, sys
@@ -36,3 +45,22 @@ def test_pages_are_faulted_in_once() -> None:
     }
     assert faults["leave"] > 10_000
     assert faults["keep"] < 0.05 * faults["leave"]
+
+
+def test_the_data_go_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[torch.Tensor]] = []
+    read = Experiment.dataset
+
+    def watched(self: Experiment) -> Dataset:
+        data = read(self)
+        held.append(weakref.ref(data.train.x))
+        return data
+
+    monkeypatch.setattr(Experiment, "dataset", watched)
+    gc.disable()
+    try:
+        gated = L0(price=Budget(params=0.2), at="units")
+        Experiment("lenet_300_100", "digits", gated, Recipe(epochs=1, batch=100)).run(tmp_path, progress=False)
+        assert held[0]() is None
+    finally:
+        gc.enable()

@@ -173,9 +173,12 @@ def _cat(run: Interpreter, node: fx.Node, name: str) -> object:
     if not isinstance(parts, list | tuple) or not all(isinstance(p, State) for p in parts):
         return run.barrier(node)
     dim = run.values(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0))
-    states = [p for p in parts if isinstance(p, State) and tuple(p.value.shape) not in ((), (0,))]  # these join nothing
+    states = [p for p in parts if isinstance(p, State)]
     if name == "stack":
         states = [State(p.labels.unsqueeze(dim), p.value.unsqueeze(dim)) for p in states]
+    states = [p for p in states if tuple(p.value.shape) != (0,)]  # these join nothing
+    if not states:
+        return run.barrier(node)
     dim = dim % states[0].labels.dim()
     ways = [set(varying(p.labels)) for p in states]
     if run.free and any(len(way) > 1 for way in ways):
