@@ -2,11 +2,11 @@
 
 LeNet-300-100 and Conv-4 at a quarter of its widths, on MNIST and Fashion-MNIST; all weights of all layers can go. Every
 training of a network has the same recipe, 1,200 steps of Adam with a cosine schedule: 4 epochs of batches of 200 at 4e-3
-for LeNet-300-100, 2 epochs of batches of 100 at 2e-3 for Conv-4 (learning rates and STR's thresholds were chosen on
+for LeNet-300-100, 1 epoch of batches of 50 at 2e-3 for Conv-4 (learning rates and STR's thresholds were chosen on
 MNIST's validation split). Methods of several rounds repeat the recipe: IMP prunes 20 % a round, 21 times (0.92 % stay), and
-rewinds weights and schedule to epoch 1 ("IMP-C" rewinds nothing); Continuous Sparsification searches in 3 rounds with the
-density given, and trains its ticket from epoch 1 ("CS") or goes on with its weights ("CS, weights kept"). So CS costs
-about four trainings; "16 epochs" are L0, GMP and the dense network at that cost.
+rewinds weights and schedule to step 300 of LeNet-300-100 and 600 of Conv-4 ("IMP-C" rewinds nothing); Continuous
+Sparsification searches in 3 rounds with the density given, and trains its ticket from there ("CS") or goes on with its
+weights ("CS, weights kept"). So CS costs about four trainings; "16 epochs" are L0, GMP and the dense network at that cost.
 
 Network slimming closes units, so its densities are shares of the units. STR has no density to ask for; its initial
 thresholds decide.
@@ -35,6 +35,7 @@ class Scale:
 
     Args:
         recipe: of every training.
+        to: rewind point.
         densities: of every method that can be asked for one.
         few: densities of "CS, weights kept" and of the trainings that are `LONG` times as long.
         units: shares of the units for network slimming.
@@ -43,6 +44,7 @@ class Scale:
     """
 
     recipe: Recipe
+    to: str
     densities: tuple[float, ...]
     few: tuple[float, ...]
     units: tuple[float, ...]
@@ -54,6 +56,7 @@ _ADAM = Recipe(schedule="cosine")
 SCALES = {
     "lenet_300_100": Scale(
         replace(_ADAM, epochs=4, batch=200, lr=4e-3),
+        to="1ep",
         densities=(0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005),
         few=(0.1, 0.02, 0.005),
         units=(0.8, 0.6, 0.4, 0.2, 0.1),
@@ -61,7 +64,8 @@ SCALES = {
         repeated=True,
     ),
     "conv4_16": Scale(
-        replace(_ADAM, epochs=2, batch=100, lr=2e-3),
+        replace(_ADAM, epochs=1, batch=50, lr=2e-3),
+        to="0.5ep",
         densities=(0.2, 0.05, 0.01),
         few=(),
         units=(0.5, 0.25),
@@ -71,10 +75,10 @@ SCALES = {
 }
 
 
-def asked(density: float) -> dict[str, Method]:
-    """Every method that can be asked for a density and trains once, or searches and trains its ticket once."""
+def asked(density: float, to: str) -> dict[str, Method]:
+    """Every method that can be asked for a density and trains once, or searches and trains its ticket (from `to`) once."""
     return {
-        "CS": ContinuousSparsification(density=density, to="1ep"),
+        "CS": ContinuousSparsification(density=density, to=to),
         "L0": L0(price=Budget(params=density), at="weights"),
         "GMP": GMP(density=density),
         "GMP, one threshold": GMP(density=density, allocation=rules.Global()),
@@ -87,9 +91,9 @@ def asked(density: float) -> dict[str, Method]:
 def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
     recipe = scale.recipe
     yield "dense", Dense(), recipe
-    yield "IMP", IMP(prunings=PRUNINGS, to="1ep"), recipe
+    yield "IMP", IMP(prunings=PRUNINGS, to=scale.to), recipe
     for density in scale.densities:
-        for name, method in asked(density).items():
+        for name, method in asked(density, scale.to).items():
             yield f"{name}: {100 * density:g} %", method, recipe
     for share in scale.units:
         yield f"slimming: {100 * share:g} %", Slimming(density=share), recipe
@@ -102,7 +106,7 @@ def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
         kept = ContinuousSparsification(density=density, ticket="prune", flat=False)
         yield f"CS, weights kept: {100 * density:g} %", kept, recipe
         for name in ("L0", "GMP, one threshold"):
-            yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", asked(density)[name], longer
+            yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", asked(density, scale.to)[name], longer
     if scale.repeated:
         yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none"), recipe
 
