@@ -131,6 +131,8 @@ def test_the_uniform_rule_is_the_largest_within_half_of_the_macs(model: str) -> 
     gates = entries["L0"].method
     assert isinstance(gates, L0)
     assert gates.price == Budget(macs=0.5, multiple_of=8)
+    assert entries["L0, fine-tuned"] == replace(entries["L0"], finetune=entries["L0"].recipe)
+    assert entries["dense, twice as long"].recipe.epochs == 2 * entries["dense"].recipe.epochs
 
 
 def test_scales_of_norms_may_begin_anywhere_in_0_1() -> None:

@@ -2,9 +2,9 @@
 
 AMC searches the share of the channels of every layer by reinforcement learning, hundreds of trials with channels ranked by
 magnitude, rounds widths to multiples of 8, and fine-tunes. Here gates decide: L0 on units with `Budget(macs=0.5,
-multiple_of=8)`, one training. Against it the hand-made rule that AMC compares with: the same share of every layer, what is
-smallest first, fine-tuned on the whole recipe (two trainings); the share is the largest, in whole percent, with at most
-half of the MACs. "L0, twice as long" costs as much as that.
+multiple_of=8)`, one training, and then a whole training of what is left as fine-tuning. Against it the hand-made rule that
+AMC compares with: the same share of every layer, what is smallest first, fine-tuned in the same way; the share is the
+largest, in whole percent, with at most half of the MACs. "Dense, twice as long" has the cost of the fine-tuned networks.
 
 Channels are small by the magnitude of their weights, or by a factor of their own, the scale of a BatchNorm where there is
 one. The first leaves a closed channel its bias or shift; where a padded convolution reads it that is no constant to fold
@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from paring import rules
-from paring.core import Method
 from paring.lab.experiment import Experiment
 from paring.lab.tables.frankle2020 import RECIPE as OPENLTH
 from paring.lab.tables.table import Entry, Table
@@ -29,6 +28,7 @@ from paring.train import Recipe
 
 SHARE = 0.5
 WIDTH = 8
+KEEP = 0.9  # of a gate at first, chosen on Conv-4's validation split (0.5: 9.1 % there, 0.9: 7.8 %)
 
 
 @dataclass(frozen=True)
@@ -50,19 +50,22 @@ class Task:
 
 TASKS = {
     "conv4_16": Task(
-        "fashion_mnist", Recipe(epochs=4, batch=100, lr=2e-3, schedule="cosine"), layers="!fc3", uniform=0.71
+        "fashion_mnist", Recipe(epochs=2, batch=50, lr=2e-3, schedule="cosine"), layers="!fc3", uniform=0.71
     ),
     "resnet20": Task("cifar10", OPENLTH, layers="stage*conv1", uniform=0.48),
 }
 
 
-def _methods(task: Task) -> Iterator[tuple[str, Method, Recipe]]:
-    recipe = task.recipe
-    gates = L0(price=Budget(macs=SHARE, multiple_of=WIDTH), at=f"units:{task.layers}")
+def _experiments(model: str, task: Task, recipe: Recipe) -> Iterator[tuple[str, Experiment]]:
+    dense = Experiment(model, task.data, Dense(), recipe)
+    yield "dense", dense
     milestones = tuple(2 * mark for mark in recipe.milestones)
-    yield "dense", Dense(), recipe
-    yield "L0", gates, recipe
-    yield "L0, twice as long", gates, replace(recipe, epochs=2 * recipe.epochs, milestones=milestones)
+    longer = replace(recipe, epochs=2 * recipe.epochs, milestones=milestones)
+    yield "dense, twice as long", replace(dense, recipe=longer)
+    price = Budget(macs=SHARE, multiple_of=WIDTH)
+    gates = replace(dense, method=L0(price=price, at=f"units:{task.layers}", keep=KEEP))
+    yield "L0", gates
+    yield "L0, fine-tuned", replace(gates, finetune=recipe)
     uniform = IMP(
         prunings=1,
         rate=1 - task.uniform,
@@ -71,16 +74,16 @@ def _methods(task: Task) -> Iterator[tuple[str, Method, Recipe]]:
         allocation=rules.Uniform(),
         structure=rules.Units(),
     )
-    yield "uniform by magnitude, fine-tuned", uniform, recipe
+    yield "uniform by magnitude, fine-tuned", replace(dense, method=uniform)
     scales = Slimming(density=task.uniform, rate=0.0, at=f"units:{task.layers}", allocation=rules.Uniform())
-    yield "uniform by scale, fine-tuned", scales, recipe
+    yield "uniform by scale, fine-tuned", replace(dense, method=scales)
 
 
 def _entries(seed: int) -> list[Entry]:
     return [
-        Entry(label, Experiment(model, task.data, method, replace(recipe, seed=seed)))
+        Entry(label, experiment)
         for model, task in TASKS.items()
-        for label, method, recipe in _methods(task)
+        for label, experiment in _experiments(model, task, replace(task.recipe, seed=seed))
     ]
 
 
