@@ -36,7 +36,7 @@ def test_every_round_is_measured(root: Path) -> None:
     row = SEARCH.result(root)
     assert row is not None
     assert [one["round"] for one in row["rounds"]] == [0, 1, 2]
-    assert [one["epochs"] for one in row["rounds"]] == [1, 2, 3]
+    assert [one["epochs"] for one in row["rounds"]] == [1, 1.5, 2]  # each of the later ones begins at step 2 of 4
     densities = [one["weight_density"] for one in row["rounds"]]
     assert densities[0] == 1
     assert densities == sorted(densities, reverse=True)
@@ -64,9 +64,9 @@ def test_the_ticket_in_isolation_is_the_round(root: Path, round: int) -> None:
 
 
 def test_controls(root: Path) -> None:
-    ticket, start = Retrain(SEARCH, 2).network(root, DATA)
-    shuffled, _ = Retrain(SEARCH, 2, "shuffled").network(root, DATA)
-    fresh, from_zero = Retrain(SEARCH, 2, "reinit").network(root, DATA)
+    ticket, start, _ = Retrain(SEARCH, 2).network(root, DATA)
+    shuffled, _, _ = Retrain(SEARCH, 2, "shuffled").network(root, DATA)
+    fresh, from_zero, _ = Retrain(SEARCH, 2, "reinit").network(root, DATA)
     assert (start, from_zero) == (2, 0)
     for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
         mine, other, new = (net.get_parameter(name) for net in (ticket, shuffled, fresh))
@@ -89,8 +89,8 @@ def test_a_plan_from_beginning_to_end(root: Path) -> None:
     rows, verdict = run_plan(plan, root, progress=False)
     assert [row["control"] for row in rows] == ["dense", "ticket", "shuffled", "ticket", "shuffled"]
     assert len(verdict.levels) == 2
-    assert [level.epochs for level in verdict.levels] == [2, 3]  # one epoch of search for each round, one of training
-    assert verdict.epochs == verdict.sequential == 3  # the training of each ticket is the next round of the search
+    assert [level.epochs for level in verdict.levels] == [1.5, 2]  # an epoch for the first round, half a one for each
+    assert verdict.epochs == verdict.sequential == 2  # the training of each ticket is the next round of the search
     assert not verdict.winning
     tickets = [row for row in rows if row["control"] == "ticket"]
     assert [row["own"] for row in tickets] == [True, True]
@@ -184,7 +184,7 @@ CHEAP = Recipe(epochs=1, batch=100, lr=1e-3)
 def test_the_ticket_is_the_network_that_the_search_ends_with(tmp_path: Path, method: Method) -> None:
     search = Experiment("lenet_300_100", "digits", method, replace(CHEAP, ema=0.9))
     row = search.run(tmp_path, progress=False, data=DATA)
-    net, _ = Retrain(search, 0).network(tmp_path, DATA)
+    net, _, _ = Retrain(search, 0).network(tmp_path, DATA)
     weights = [module.weight for module in net.modules() if isinstance(module, nn.Linear)]
     opened = sum(int((weight != 0).sum()) for weight in weights) / sum(weight.numel() for weight in weights)
     assert opened == pytest.approx(row["weight_density"])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paring.rules import NM, Blocks, Global, Structure, Uniform, Units, Weights, masks, top
+from paring.rules import NM, Blocks, ErdosRenyi, Global, Structure, Uniform, Units, Weights, masks, top
 
 
 def naive_blocks(score: Tensor, rows: int, columns: int, keep: int) -> Tensor:
@@ -90,3 +90,18 @@ def test_the_highest_are_those_of_a_stable_sort(values: list[float], keep: int) 
     want = torch.zeros(len(values), dtype=torch.bool)
     want[score.argsort(descending=True, stable=True)[: max(0, keep)]] = True
     assert torch.equal(top(score, keep), want)
+
+
+@pytest.mark.parametrize("structure", [Units(), Blocks(1, 1), Blocks(4, 4)])
+def test_erdos_renyi_goes_by_the_weights_and_not_by_the_pieces(structure: Structure) -> None:
+    """By hand: density of a layer ~ (sum of its sizes) / (product), solved for the number of pieces; no layer is full here."""
+    shapes = {"c1": (16, 4, 3, 3), "c2": (32, 16, 3, 3), "fc": (64, 512)}
+    scores = {name: torch.rand(shape) for name, shape in shapes.items()}
+    raw = {name: sum(shape) / math.prod(shape) for name, shape in shapes.items()}
+    pieces = {name: structure.pieces(score).numel() for name, score in scores.items()}
+    factor = 0.02 * sum(pieces.values()) / sum(raw[name] * pieces[name] for name in shapes)
+    assert all(factor * value < 1 for value in raw.values())
+    found = masks(scores, 0.02, ErdosRenyi(), structure)
+    for name, mask in found.items():
+        kept = int(structure.pieces(mask.float()).count_nonzero())
+        assert kept == max(1, round(factor * raw[name] * pieces[name]))

@@ -131,6 +131,10 @@ class Method:
         """Rounds that leave a mask worth training in isolation."""
         return range(self.rounds - 1, self.rounds)
 
+    def decided(self, round: int) -> int:
+        """The round at whose end the mask of this round's ticket is known: the one before, which it is trained after."""
+        return max(0, round - 1)
+
     @property
     def trains_ticket(self) -> bool:
         """Whether the mask is known before training starts, so that the training is the one in isolation."""
@@ -216,6 +220,14 @@ class Stack(Method):
     @property
     def tickets(self) -> range:
         return self._leader.tickets
+
+    def decided(self, round: int) -> int:
+        return self._leader.decided(round)
+
+    @property
+    def trains_ticket(self) -> bool:
+        closing = [method for method in self.methods if hasattr(method, "at")]
+        return bool(closing) and all(method.trains_ticket for method in closing)
 
     @property
     def _leader(self) -> Method:

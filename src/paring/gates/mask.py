@@ -19,6 +19,7 @@ class MaskGate(Gate):
     Attributes:
         mask: boolean tensor of `shape`; what is False is exactly zero for the network.
         dense: give closed weights the gradient they would have if they were open.
+        factor: what multiplies the weights that are open.
         fixed: closed for good; only then does a closed element count as settled.
         aside: of the weight's shape, the values that closed weights had, zero for open ones; None keeps none.
         fresh: what an exchange has just opened; None at any other time.
@@ -34,6 +35,7 @@ class MaskGate(Gate):
         super().__init__()
         self.dense = False
         self.fixed = False
+        self.factor = 1.0
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=device))
         self.register_buffer("aside", None)
         self.fresh: Tensor | None = None
@@ -46,10 +48,10 @@ class MaskGate(Gate):
         return self.value()
 
     def chance(self) -> Tensor:
-        return self.value()
+        return self.mask.to(torch.get_default_dtype())
 
     def value(self) -> Tensor:
-        return self.mask.to(torch.get_default_dtype())
+        return self.chance() * self.factor
 
     def support(self) -> Tensor:
         return self.mask.clone()
@@ -58,7 +60,7 @@ class MaskGate(Gate):
         return ~self.mask if self.fixed else super().settled()
 
     def see(self, weight: Tensor) -> Tensor:
-        seen = weight * self.mask
+        seen = weight * self.mask if self.factor == 1 else weight * (self.mask.to(weight.dtype) * self.factor)
         return weight + (seen - weight).detach() if self.dense and torch.is_grad_enabled() else seen
 
     def latent(self, weight: Tensor) -> Tensor:
@@ -66,7 +68,7 @@ class MaskGate(Gate):
         return weight if self.aside is None else torch.where(self.mask, weight, self.aside)
 
     def fold(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+        return weight * self.mask * self.factor
 
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.dense, self.fixed])

@@ -15,7 +15,7 @@ from paring.gates.place import Site, put_gate, sites
 
 
 def weight_sites(net: nn.Module, probe: Probe, places: str | Sequence[str]) -> tuple[Site, ...]:
-    """The sites that these places mean, which are "weights" or selections of them.
+    """The sites that these places mean, which are "weights" or selections of them, in the order of the network.
 
     Raises:
         ValueError: a place selects nothing, or no weights.
@@ -24,7 +24,8 @@ def weight_sites(net: nn.Module, probe: Probe, places: str | Sequence[str]) -> t
     for site in found:
         if site.kind != "weights":
             raise ValueError(f"masks go on weights, so a place is 'weights' or 'weights:LAYER', not '{site.kind}'")
-    return found
+    order = {layer.name: number for number, layer in enumerate(probe.wiring.layers)}
+    return tuple(sorted(found, key=lambda site: order[site.layer]))
 
 
 def sites_of(net: nn.Module, method: Method) -> tuple[Site, ...]:

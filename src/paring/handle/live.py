@@ -111,6 +111,24 @@ def recall(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Cuts:
     return Cuts({**kept}, reads, sizes)
 
 
+def put_back(name: str, small: Tensor, whole: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+    """A tensor of the size that `name` had before cuts: what is left of it, `small`, in its place, and else `whole`.
+
+    Args:
+        name: of a parameter or buffer.
+        small: its values now.
+        whole: values for what was cut away, of the size before any cut.
+        state: of the attachment, which remembers the cuts.
+    """
+    index = [state.get(f"{_KEPT}{dim}/{name}", torch.arange(size)) for dim, size in enumerate(whole.shape)]
+    if not index:
+        return small
+    places = [keep.view(-1, *[1] * (whole.dim() - dim - 1)) for dim, keep in enumerate(index)]
+    found = whole.clone()
+    found[tuple(place.to(whole.device) for place in places)] = small.to(whole)
+    return found
+
+
 def dry_run(net: nn.Module, cuts: Cuts, example: tuple[Any, ...]) -> str:
     """Empty when a cut copy of the network computes what the network does in eval mode; else what is wrong."""
     small = copy.deepcopy(net)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -291,14 +291,25 @@ class Run:
         """
         if state["method"] != repr(self.method):
             raise ValueError(f"this state was saved with {state['method']}, but {self.method!r} is attached")
-        stored = attached(self.net).state
-        cuts = recall(stored, state["state"])
+        self.cut_like(state["state"])
         self.clock = Clock(state["step"], state["round"], self.clock.steps, self.clock.epoch_steps)
-        if cuts:
-            along = self._shrinking.companions
-            self._shrinking.cut(cuts, [other for other in along if not isinstance(other, torch.optim.Optimizer)])
         self._shrinking.records = copy.deepcopy(state.get("shrinks", []))
         kept = state.get("point")
         self._point.values = None if kept is None else {name: value.clone() for name, value in kept.items()}
+
+    def cut_like(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the method's state of another run, and cut the network (with what is tracked) as that one's was.
+
+        Args:
+            state: `state_dict()["state"]`.
+
+        Raises:
+            ValueError: it belongs to a network that is larger than this one now is.
+        """
+        stored = attached(self.net).state
+        cuts = recall(stored, state)
+        if cuts:
+            along = self._shrinking.companions
+            self._shrinking.cut(cuts, [other for other in along if not isinstance(other, torch.optim.Optimizer)])
         stored.clear()
-        stored.update({name: value.clone() for name, value in state["state"].items()})
+        stored.update({name: value.clone() for name, value in state.items()})

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from paring.core import Method, Stack
 from paring.cost import Cost, measure
@@ -21,9 +22,10 @@ from paring.data import Dataset
 from paring.data import load as load_data
 from paring.gates import expected, support
 from paring.graph import save as save_net
+from paring.handle import Run, attach
 from paring.lab.config import digest, plain
 from paring.lab.memory import keep_freed_memory
-from paring.lab.rounds import keep_decided, rounds
+from paring.lab.rounds import epochs, keep_decided, rounds
 from paring.methods import Dense
 from paring.models import build, drawn_norm_scales
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic
@@ -102,6 +104,24 @@ class Experiment:
         """Optimizer steps of one epoch."""
         return -(-len(data.train) // (self.recipe.batch * self.recipe.accumulate))
 
+    def attached(self, data: Dataset) -> Run:
+        """The method attached to a new network, as before training; random states stay as they were.
+
+        Raises:
+            ValueError: this method cannot train this network for so long.
+        """
+        net, epoch_steps = self.network(data), self.epoch_steps(data)
+        x, y = data.train.x[:32], data.train.y[:32]
+        with torch.random.fork_rng(devices=[]):
+            return attach(
+                net,
+                self.method,
+                x[:2],
+                steps=self.recipe.epochs * epoch_steps,
+                epoch_steps=epoch_steps,
+                loss=lambda twin: F.cross_entropy(twin(x), y),
+            )
+
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
         """Train (or resume), finish, measure on the test set once, and write the result; a finished one is only read.
 
@@ -139,7 +159,9 @@ class Experiment:
             kept, hoped = fitted.run.cost(support), fitted.run.cost(expected)
         test = data.test.to(device)
         left = keep_decided(fitted.run, folder)
-        several = rounds(fitted, folder, replace(data, test=test)) if self.method.rounds > 1 else []
+        several = []
+        if self.method.rounds > 1:
+            several = rounds(fitted, folder, replace(data, test=test), lambda: self.attached(data))
         gated_error = evaluate(fitted.net, test)[1] if self.finetune is None else None
         started = time.perf_counter()
         small = fitted.run.finish(drop_inputs=self.drop_inputs)
@@ -167,7 +189,7 @@ class Experiment:
             "classes": data.classes,
             "method": self.label,
             "seed": self.recipe.seed,
-            "epochs": sum("epoch" in row for row in fitted.rows) + (self.finetune.epochs if self.finetune else 0),
+            "epochs": epochs(fitted.rows) + (self.finetune.epochs if self.finetune else 0),
             "architecture": architecture(kept),
             "error": evaluate(small, test)[1],
             "train_error": evaluate(small, data.train.to(device))[1],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import gates
+from paring.cost import measure
 from paring.data import Dataset
 from paring.gates import support
 from paring.handle import Run
-from paring.train import ROUND, Fit, checkpoint, evaluate
+from paring.train import ROUND, Fit, checkpoint, evaluate, round_state
 
 
 def size(run: Run) -> dict[str, Any]:
@@ -38,6 +39,14 @@ def size(run: Run) -> dict[str, Any]:
     }
 
 
+def removed(run: Run, data: Dataset) -> dict[str, Any]:
+    """Size of the network of a run after removal; the run itself stays as it is."""
+    before = run.report
+    real = measure(run.finish(), data.test.x[:1].to(next(run.net.parameters()).device))
+    run.report = before
+    return {"parameters": int(real.parameters), "nonzeros": real.nonzeros, "macs": real.macs}
+
+
 @contextmanager
 def decided(run: Run) -> Iterator[nn.Module]:
     """Within this context the network is what `finish` would make of it before anything is removed, in eval mode."""
@@ -55,40 +64,63 @@ def keep_decided(run: Run, folder: Path) -> dict[str, Any]:
     with decided(run) as net:
         if masks(net):
             number = run.method.rounds - 1
-            checkpoint.save(folder / ROUND.format(number), {"round": number, "net": net.state_dict()})
+            checkpoint.save(folder / ROUND.format(number), round_state(net, number))
         return size(run)
 
 
-def rounds(fitted: Fit, folder: Path, data: Dataset) -> list[dict[str, Any]]:
+def load_round(run: Run, folder: Path, number: int) -> None:
+    """Make the network of a run, freshly attached or left by an earlier round, the one that this round left in `folder`.
+
+    Raises:
+        FileNotFoundError: it is gone.
+    """
+    kept = checkpoint.load(folder / ROUND.format(number))
+    if kept is None:
+        raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone; delete {folder} to train again")
+    run.cut_like(kept[0].get("state", {}))
+    run.net.load_state_dict(kept[0]["net"])
+
+
+def rounds(fitted: Fit, folder: Path, data: Dataset, fresh: Callable[[], Run]) -> list[dict[str, Any]]:
     """One record per round: whether it left a ticket, error on the test set, density, layers, and the epochs and seconds until it was over.
 
     Args:
         fitted: a finished training of a method with several rounds.
         folder: where `fit` kept the networks of the rounds.
         data: on the network's device.
+        fresh: attaches the method to a new network: earlier rounds may have left larger ones than the last.
     """
-    run, found = fitted.run, []
-    with decided(run) as net:
-        for number in reversed(range(run.method.rounds)):
-            rows = [row for row in fitted.rows if row.get("round", -1) <= number and "epoch" in row]
-            if number + 1 < run.method.rounds:
-                kept = checkpoint.load(folder / ROUND.format(number))
-                if kept is None:
-                    raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone; delete {folder} to train again")
-                net.load_state_dict(kept[0]["net"])
-            record = {
-                "round": number,
-                "ticket": number in run.method.tickets,
-                **size(run),
-                "error": evaluate(net, data.test)[1],
-                "validation_error": rows[-1].get("error"),
-                "epochs": len(rows),
-                "train_seconds": round(rows[-1]["seconds"], 3),
-            }
-            found.append(record)
-    return found[::-1]
+    earlier, found = fresh(), []
+    earlier.net.to(data.test.x.device).eval()
+    for number in range(fitted.run.method.rounds - 1):
+        load_round(earlier, folder, number)
+        found.append(_record(earlier, fitted, number, data))
+    with decided(fitted.run):
+        found.append(_record(fitted.run, fitted, fitted.run.method.rounds - 1, data))
+    return found
+
+
+def _record(run: Run, fitted: Fit, number: int, data: Dataset) -> dict[str, Any]:
+    rows = [row for row in fitted.rows if row.get("round", -1) <= number and "epoch" in row]
+    ticket = number in run.method.tickets
+    return {
+        "round": number,
+        "ticket": ticket,
+        **size(run),
+        **(removed(run, data) if ticket else {}),
+        "error": evaluate(run.net, data.test)[1],
+        "validation_error": rows[-1].get("error"),
+        "epochs": epochs(rows),
+        "train_seconds": round(rows[-1]["seconds"], 3),
+    }
+
+
+def epochs(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Passes over the data that these rows of a record stand for; what began in the middle of one counts for its part."""
+    total = sum(row.get("part", 1) for row in rows if "epoch" in row)
+    return int(total) if total == int(total) else round(total, 6)
 
 
 def masks(net: nn.Module) -> dict[str, Tensor]:
-    """What is open now, by layer, for every gate on weights."""
-    return {name: gate.support() for name, kind, gate in gates(net) if kind == "weights"}
+    """What is open now, by layer, for every gate on weights, of the sizes before anything was cut."""
+    return {name: gate.whole(gate.support()) for name, kind, gate in gates(net) if kind == "weights"}

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, attached
+from paring.core import Clock, Method, Probe, attached, whole
 from paring.gates import Site, clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
+from paring.methods.chosen import chosen
 
 _SCORES = ("snip", "grasp", "synflow", "magnitude", "random")
 _ROUNDS = {"synflow": 100}
@@ -61,8 +62,9 @@ class AtInit(Method):
             raise ValueError(f"AtInit(score={self.score!r}): choose one of {', '.join(_SCORES)}")
         if not 0 < self.density <= 1:
             raise ValueError(f"AtInit(density={self.density}): must lie in (0, 1]")
-        if self.iterations is not None and self.iterations < 1:
-            raise ValueError(f"AtInit(iterations={self.iterations}): must be at least 1")
+        if self.iterations is not None:
+            whole("AtInit", "iterations", self.iterations)
+        self.structure.check(f"AtInit(density={self.density})", self.density)
         if not self.temperature > 0:
             raise ValueError(f"AtInit(temperature={self.temperature}): must be positive")
 
@@ -85,7 +87,7 @@ class AtInit(Method):
             for site in found:  # what is closed stays closed
                 scores[site.layer] = scores[site.layer].double().masked_fill(~mask_of(net, site).mask, float("-inf"))
             density = self.density ** (number / rounds)
-            set_masks(net, found, rules.masks(scores, density, self.allocation, self.structure))
+            set_masks(net, found, chosen(net, found, scores, density, self.allocation, self.structure))
         return {layer: mask.cpu() for layer, mask in masks_of(net, found).items()}
 
     def _scores(self, net: nn.Module, probe: Probe, found: tuple[Site, ...]) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, Rewind, attached, in_steps
+from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole
 from paring.gates import SigmoidGate, Site, gate_of, put_gate, weight_of, weight_sites
 
 _TICKETS = ("rewind", "prune", "none")
@@ -85,8 +85,7 @@ class ContinuousSparsification(Method):
                 raise ValueError(f"{name}({field}={getattr(self, field)}): must be a number that is not negative")
         if not math.isfinite(self.s0):
             raise ValueError(f"{name}(s0={self.s0}): must be a finite number")
-        if self.searches < 1:
-            raise ValueError(f"{name}(searches={self.searches}): must be at least 1")
+        whole(name, "searches", self.searches)
         if not (self.final_beta >= 1 and math.isfinite(self.final_beta)):
             raise ValueError(f"{name}(final_beta={self.final_beta}): must be at least 1")
         if self.ticket not in _TICKETS:
@@ -127,6 +126,9 @@ class ContinuousSparsification(Method):
         """Share of the weights to be open at the end of this round of search, from 0; None without a density."""
         return None if self.density is None else float(self.density ** ((round + 1) / self.searches))
 
+    def decided(self, round: int) -> int:
+        return min(round, self.searches - 1)
+
     def point(self, clock: Clock) -> int | None:
         return self._to(clock) if self.ticket == "rewind" else None
 
@@ -157,7 +159,8 @@ class ContinuousSparsification(Method):
         to = self._to(clock) if self.ticket == "rewind" else 0
         if clock.steps is not None and to >= clock.steps:
             raise ValueError(
-                f"ContinuousSparsification(to={self.to!r}) is step {to}, but a round has only {clock.steps}"
+                f"ContinuousSparsification(to={self.to!r}) is step {to}, but a round has only {clock.steps}: give an earlier "
+                "step, or train longer"
             )
         if clock.round < self.searches:
             self._heat(net, self.beta(clock))

@@ -14,6 +14,7 @@ from torch import nn
 from paring import rules
 from paring.core import Clock, Method, Probe, attached
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
+from paring.methods.chosen import chosen
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class DNW(Method):
     def __post_init__(self) -> None:
         if not 0 < self.density <= 1:
             raise ValueError(f"DNW(density={self.density}): must lie in (0, 1]")
+        self.structure.check(f"DNW(density={self.density})", self.density)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at)
@@ -61,4 +63,4 @@ class DNW(Method):
     def _choose(self, net: nn.Module) -> None:
         found = sites_of(net, self)
         scores = rules.magnitude(weights_of(net, found))
-        set_masks(net, found, rules.masks(scores, self.density, self.allocation, self.structure))
+        set_masks(net, found, chosen(net, found, scores, self.density, self.allocation, self.structure))

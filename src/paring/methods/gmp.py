@@ -17,6 +17,7 @@ from torch import nn
 from paring import rules
 from paring.core import Clock, Method, Probe, attached, in_steps
 from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
+from paring.methods.chosen import chosen, last
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class GMP(Method):
     """Gradual magnitude pruning.
 
     Args:
-        density: share of the weights that is open in the end, in (0, 1].
+        density: share of the weights (with a structure, of its pieces) that is open in the end, in (0, 1].
         ramp: fractions of training between which sparsity rises; the rest fine-tunes.
         every: optimizer steps (100) or epochs ("1ep") between two prunings.
         power: of the schedule (3: the paper's).
@@ -52,7 +53,10 @@ class GMP(Method):
             raise ValueError(f"GMP(density={self.density}): must lie in (0, 1]")
         in_steps("GMP(every=...)", self.every, 1)
         object.__setattr__(self, "ramp", tuple(self.ramp))
+        if len(self.ramp) != 2:
+            raise ValueError(f"GMP(ramp={self.ramp}): two fractions of training, where it begins and where it ends")
         _ = self.schedule
+        self.structure.check(f"GMP(density={self.density})", self.density)
 
     @property
     def schedule(self) -> rules.Cubic:
@@ -90,6 +94,6 @@ class GMP(Method):
         found = sites_of(net, self)
         scores = rules.magnitude(latent_of(net, found))
         if not self.recover:
-            scores = {s.layer: scores[s.layer].masked_fill(~mask_of(net, s).mask, -1.0) for s in found}
-        masks = rules.masks(scores, density, self.allocation, self.structure)
+            scores = {s.layer: (v := scores[s.layer]).masked_fill(~mask_of(net, s).mask, last(v)) for s in found}
+        masks = chosen(net, found, scores, density, self.allocation, self.structure)
         (put_aside if self.recover else set_masks)(net, found, masks)

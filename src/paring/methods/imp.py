@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, Rewind, attached, in_steps
+from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole
 from paring.gates import clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
+from paring.methods.chosen import chosen, last
 
 _WAYS = ("weights", "lr", "finetune", "none")
 
@@ -34,7 +35,7 @@ class IMP(Method):
 
     Args:
         prunings: how often something is pruned; there is one round more than that.
-        rate: share of the open weights that each pruning closes, in (0, 1).
+        rate: share of the open weights (with a structure, of their pieces) that each pruning closes, in (0, 1).
         rewind: how the next round begins, see above.
         to: rewind point as epochs of the first round ("2ep") or optimizer steps (500); 0 is the initialisation.
         at: which weights: "weights", or a selection such as "weights:!fc2".
@@ -54,13 +55,13 @@ class IMP(Method):
     structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
-        if self.prunings < 1:
-            raise ValueError(f"IMP(prunings={self.prunings}): must be at least 1")
+        whole("IMP", "prunings", self.prunings)
         if not 0 < self.rate < 1:
             raise ValueError(f"IMP(rate={self.rate}): must lie in (0, 1)")
         if self.rewind not in _WAYS:
             raise ValueError(f"IMP(rewind={self.rewind!r}): choose one of {', '.join(_WAYS)}")
         in_steps("IMP(to=...)", self.to, 1, least=0)
+        self.structure.check(f"IMP(prunings={self.prunings}, rate={self.rate})", self.density(self.prunings))
 
     @property
     def rounds(self) -> int:
@@ -87,7 +88,9 @@ class IMP(Method):
     def start(self, net: nn.Module, clock: Clock) -> None:
         to = self._to(clock)
         if clock.steps is not None and to >= clock.steps:
-            raise ValueError(f"IMP(to={self.to!r}) is step {to}, but a round has only {clock.steps}")
+            raise ValueError(
+                f"IMP(to={self.to!r}) is step {to}, but a round has only {clock.steps}: give an earlier step, or train longer"
+            )
         clear_closed(net, sites_of(net, self))
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
@@ -98,8 +101,10 @@ class IMP(Method):
         found = sites_of(net, self)
         open_now = masks_of(net, found)
         scores = rules.magnitude(weights_of(net, found))
-        scores = {name: score.masked_fill(~open_now[name], -1.0) for name, score in scores.items()}
-        set_masks(net, found, rules.masks(scores, self.density(clock.round + 1), self.allocation, self.structure))
+        scores = {name: score.masked_fill(~open_now[name], last(score)) for name, score in scores.items()}
+        set_masks(
+            net, found, chosen(net, found, scores, self.density(clock.round + 1), self.allocation, self.structure)
+        )
         for site in found:
             mask_of(net, site).fixed = True
 

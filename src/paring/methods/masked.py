@@ -5,6 +5,7 @@ This is how a ticket is trained in isolation, and how a network that another too
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -20,16 +21,26 @@ class Masked(Method):
 
     Args:
         at: which weights: "weights", or a selection such as "weights:!fc2".
+        factor: multiplies them, in the forward pass; `finish` folds it away (Continuous Sparsification's 1/sigma(s0)).
+
+    Raises:
+        ValueError: a factor that is no positive number.
     """
 
     at: str | tuple[str, ...] = "weights"
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (self.factor > 0 and math.isfinite(self.factor)):
+            raise ValueError(f"Masked(factor={self.factor}): must be a positive number")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at)
         attached(net).notes[self] = found
         set_masks(net, found, weights_of(net, found))
         for site in found:
-            mask_of(net, site).fixed = True
+            gate = mask_of(net, site)
+            gate.fixed, gate.factor = True, self.factor
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         clear_closed(net, sites_of(net, self))

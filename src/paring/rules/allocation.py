@@ -1,15 +1,15 @@
 """Allocations: how many entries each layer keeps when a network may keep so many in all.
 
 Each is a frozen value with one method, `counts(scores, density)`: scores by layer name in, number of kept entries by
-layer name out. Only `Global` looks at the scores themselves, the others at their shapes, so any allocation goes with
-any score, and one method's layer-wise result can be given to another (`Given.of(masks)`).
+layer name out. Only `Global` looks at the scores themselves, the others at their sizes, so any allocation goes with
+any score and any structure, and one method's layer-wise result can be given to another (`Given.of(masks)`).
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -19,18 +19,20 @@ from torch import Tensor
 from paring.rules.highest import top
 
 Scores = Mapping[str, Tensor]
+Shapes = Mapping[str, Sequence[int]]
 
 
 class Allocation(ABC):
     """Shares a density among layers."""
 
     @abstractmethod
-    def counts(self, scores: Scores, density: float) -> dict[str, int]:
+    def counts(self, scores: Scores, density: float, shapes: Shapes | None = None) -> dict[str, int]:
         """Entries that each layer keeps.
 
         Args:
             scores: one tensor per layer; higher is kept first. Names come in the order of the network.
             density: kept entries over all entries, in [0, 1].
+            shapes: of the layers' weights, when the entries are pieces of them; by default those of the scores.
 
         Raises:
             ValueError: the density is not in [0, 1], or there are no layers.
@@ -48,7 +50,7 @@ class Global(Allocation):
 
     least: int = 0
 
-    def counts(self, scores: Scores, density: float) -> dict[str, int]:
+    def counts(self, scores: Scores, density: float, shapes: Shapes | None = None) -> dict[str, int]:
         total = _check(scores, density)
         lifted = [_lifted(score.detach().flatten().double(), self.least) for score in scores.values()]
         keep = max(round(density * total), sum(min(self.least, score.numel()) for score in scores.values()))
@@ -68,7 +70,7 @@ class Uniform(Allocation):
 
     first_dense: bool = False
 
-    def counts(self, scores: Scores, density: float) -> dict[str, int]:
+    def counts(self, scores: Scores, density: float, shapes: Shapes | None = None) -> dict[str, int]:
         _check(scores, density)
         return {
             name: score.numel() if self.first_dense and number == 0 else _share(density, score)
@@ -89,9 +91,9 @@ class ErdosRenyi(Allocation):
 
     kernel: bool = True
 
-    def counts(self, scores: Scores, density: float) -> dict[str, int]:
+    def counts(self, scores: Scores, density: float, shapes: Shapes | None = None) -> dict[str, int]:
         total = _check(scores, density)
-        raw = {name: self._raw(tuple(score.shape)) for name, score in scores.items()}
+        raw = {name: self._raw((shapes or {}).get(name, score.shape)) for name, score in scores.items()}
         dense: set[str] = set()
         while True:
             rest = density * total - sum(scores[name].numel() for name in dense)
@@ -106,7 +108,7 @@ class ErdosRenyi(Allocation):
             for name, score in scores.items()
         }
 
-    def _raw(self, shape: tuple[int, ...]) -> float:
+    def _raw(self, shape: Sequence[int]) -> float:
         sizes = shape if self.kernel else shape[:2]
         return sum(sizes) / math.prod(sizes)
 
@@ -134,7 +136,7 @@ class Given(Allocation):
         """The layer-wise densities of masks (or supports)."""
         return cls(tuple((name, (mask != 0).double().mean().item()) for name, mask in masks.items()))
 
-    def counts(self, scores: Scores, density: float) -> dict[str, int]:
+    def counts(self, scores: Scores, density: float, shapes: Shapes | None = None) -> dict[str, int]:
         total = _check(scores, density)
         found = {name: self._of(name) for name in scores}
         final = sum(found[name] * score.numel() for name, score in scores.items()) / total

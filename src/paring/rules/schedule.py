@@ -33,6 +33,8 @@ class Cubic:
         for name in ("final", "initial", "begin", "end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Cubic({name}={getattr(self, name)}): must lie in [0, 1]")
+        if not (self.power > 0 and math.isfinite(self.power)):
+            raise ValueError(f"Cubic(power={self.power}): must be a positive number")
         if not self.begin < self.end:
             raise ValueError(f"Cubic(begin={self.begin}, end={self.end}): it has to begin before it ends")
 

@@ -1,11 +1,13 @@
 """Structures: which entries are kept or dropped together, and the masks that follow from scores.
 
 A structure reduces the scores of a weight to the scores of its pieces; an allocation says how many pieces each layer
-keeps; the highest ones stay. `N:M` is different: every group of m inputs keeps its n best, whatever the allocation.
+keeps; the highest ones stay. `N:M` is different: every group of m inputs keeps its n best, whatever the allocation, and on
+the way to its density as many more as that asks for.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from torch import Tensor
 
 from paring.rules.allocation import Allocation
 from paring.rules.highest import top
+
+_CLOSE = 5e-3  # of a density asked for to n/m: powers of a rate that was rounded
 
 
 class Structure(ABC):
@@ -27,6 +31,27 @@ class Structure(ABC):
     @abstractmethod
     def spread(self, mask: Tensor, shape: torch.Size) -> Tensor:
         """A mask over pieces as a mask over entries."""
+
+    @property
+    def only(self) -> float | None:
+        """The one density that it ends with; None for any."""
+        return None
+
+    def check(self, what: str, density: float) -> None:
+        """Refuse a final density that this structure cannot have.
+
+        Args:
+            what: asks for it, for the message: "GMP(density=0.1)".
+            density: in the end.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if self.only is not None and abs(density - self.only) > _CLOSE:
+            raise ValueError(
+                f"{what} with structure {self}: that keeps {self.only:.4g} of the weights and nothing else, not "
+                f"{density:.4g}; ask for this density (of IMP by its last pruning), or leave the structure out"
+            )
 
 
 @dataclass(frozen=True)
@@ -87,7 +112,8 @@ class Blocks(Structure):
 class NM(Structure):
     """In every group of m consecutive inputs of a unit (per kernel position) the n best stay ("2:4").
 
-    A last group that is shorter keeps the same share, rounded up.
+    The density is n/m then, and what is asked of a method must say so. Before it has fallen to that, a group keeps as many
+    as it asks for, rounded up. A last group that is shorter keeps the same share, rounded up.
 
     Args:
         n: kept in each group.
@@ -107,13 +133,18 @@ class NM(Structure):
     def spread(self, mask: Tensor, shape: torch.Size) -> Tensor:
         return mask
 
-    def best(self, score: Tensor) -> Tensor:
-        """The mask itself."""
+    @property
+    def only(self) -> float:
+        return self.n / self.m
+
+    def best(self, score: Tensor, density: float = 0.0) -> Tensor:
+        """The mask itself, before the density has fallen to n/m with more in each group."""
         moved = score.detach().movedim(1, -1)
         mask = torch.zeros_like(moved, dtype=torch.bool)
         for start in range(0, moved.shape[-1], self.m):
             group = moved[..., start : start + self.m]
-            keep = -(-self.n * group.shape[-1] // self.m)
+            size = group.shape[-1]
+            keep = max(-(-self.n * size // self.m), math.ceil((density - _CLOSE) * size))
             order = group.argsort(dim=-1, descending=True, stable=True)[..., :keep]
             mask[..., start : start + self.m].scatter_(-1, order, True)
         return mask.movedim(-1, 1).contiguous()
@@ -126,12 +157,12 @@ def masks(
 
     Args:
         scores: by layer name, each of its weight's shape; higher is kept first.
-        density: share of the pieces that stays, in [0, 1]; without meaning for `NM`.
+        density: share of the pieces that stays, in [0, 1]; of `NM` never less than n/m.
         allocation: how the layers share it.
         structure: what is kept or dropped together.
     """
     if isinstance(structure, NM):
-        return {name: structure.best(score) for name, score in scores.items()}
+        return {name: structure.best(score, density) for name, score in scores.items()}
     pieces = {name: structure.pieces(score) for name, score in scores.items()}
-    counts = allocation.counts(pieces, density)
+    counts = allocation.counts(pieces, density, {name: score.shape for name, score in scores.items()})
     return {name: structure.spread(top(piece, counts[name]), scores[name].shape) for name, piece in pieces.items()}

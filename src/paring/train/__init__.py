@@ -8,11 +8,12 @@ from paring.train.guard import Diverged
 from paring.train.loop import fit
 from paring.train.recipe import Recipe
 from paring.train.record import Record, write_atomic
-from paring.train.trainer import CHECKPOINT, METRICS, ROUND, Fit, Trainer
+from paring.train.trainer import CHECKPOINT, METRICS, POINT, ROUND, Fit, Trainer, round_state
 
 __all__ = [
     "CHECKPOINT",
     "METRICS",
+    "POINT",
     "ROUND",
     "CheckpointError",
     "Diverged",
@@ -24,5 +25,6 @@ __all__ = [
     "checkpoint",
     "evaluate",
     "fit",
+    "round_state",
     "write_atomic",
 ]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.core import Clock, Method
+from paring.core import Clock, Method, attached
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
 from paring.graph import CaptureError
@@ -28,6 +28,7 @@ from paring.train.record import Record
 
 CHECKPOINT = "checkpoint.pt"
 ROUND = "round-{}.pt"
+POINT = "point.pt"
 METRICS = "metrics.jsonl"
 _LOOK = 50  # steps on a GPU between two looks at the losses
 
@@ -51,10 +52,16 @@ class Fit:
     cpu_seconds: float
 
 
+def round_state(net: nn.Module, number: int) -> dict[str, Any]:
+    """What is kept of a round: its number, the attached network, and what its attachment remembers (cuts, for one)."""
+    return {"round": number, "net": net.state_dict(), "state": dict(attached(net).state)}
+
+
 class Trainer:
     """One `fit`, epoch by epoch: `begin()`, then `train_epoch()` until `done`, then `end()`.
 
-    A method of several rounds trains several times; each round but the last leaves its network in `round-0.pt`, ... .
+    A method of several rounds trains several times; each round but the last leaves its network in `round-0.pt`, ..., and
+    the rewind point, if there is one, lies in `point.pt`, as large as the network was then.
     A round that begins in the middle of an epoch trains the rest of it first.
 
     It draws from torch's global random generator; who runs two in turns keeps their random states apart.
@@ -124,6 +131,7 @@ class Trainer:
         found = checkpoint.load(self.folder / CHECKPOINT) if self.folder is not None else None
         if found is None:
             self.record.reset([])
+            self._keep_point()
         else:
             self._restore(*found)
         self.dense = self._dense_cost()
@@ -143,6 +151,7 @@ class Trainer:
         """One pass over the training set, then evaluation, record and checkpoint."""
         recipe = self.recipe
         number, begun = divmod(self.run.clock.step, self.epoch_steps)  # of this round: every round has the same order
+        part = 1 - begun / self.epoch_steps
         order = torch.randperm(
             len(self.train), generator=torch.Generator().manual_seed(recipe.seed * 1_000_003 + number)
         ).to(self.device)
@@ -160,6 +169,8 @@ class Trainer:
         self.cpu_seconds += time.process_time() - cpu_started
         self._stop_if(bad_parameter(self.net, self.run.clock.step))
         row = self._row(losses, self.run.shrinks[looks:])
+        if part < 1:
+            row["part"] = part
         if not math.isfinite(row.get("validation_loss", 0.0)):
             self._stop_if(f"the validation loss is {row['validation_loss']}")
         self.record.add(row)
@@ -174,7 +185,7 @@ class Trainer:
         number = self.run.clock.round
         if self.folder is not None and number + 1 < self.method.rounds:
             with self.ema.applied() if self.ema is not None else nullcontext():
-                checkpoint.save(self.folder / ROUND.format(number), {"round": number, "net": self.net.state_dict()})
+                checkpoint.save(self.folder / ROUND.format(number), round_state(self.net, number))
         self.done = not self.run.next_round(self.opt)
         if not self.done and self.ema is not None:
             self.ema.restart()
@@ -205,10 +216,19 @@ class Trainer:
             total += loss.detach()
         if recipe.clip:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
+        before = self.run.point
         self.run.step(self.opt)
+        if before is None:
+            self._keep_point()
         if self.ema is not None:
             self.ema.update()
         return total
+
+    def _keep_point(self) -> None:
+        """Leave the rewind point on disk when it is there: the one in memory is cut whenever the network is."""
+        if self.folder is not None and self.method.rounds > 1 and self.run.point is not None:
+            state = {"point": self.run.point, "state": dict(attached(self.net).state)}
+            checkpoint.save(self.folder / POINT, state)
 
     def _score_loss(self, net: Callable[..., Any]) -> Tensor:
         """Cross-entropy on a class-balanced batch of training examples, for methods that score weights before training."""

@@ -89,7 +89,13 @@ def _write(path: Path, command: str, rows: Sequence[dict[str, Any]], verdict: Ve
     for number, row in enumerate(rows):
         parts = (row["control"], row["level"], row["seed"])
         results = results.merge(row | {"run": "/".join(map(str, parts)) if "level" in row else str(number)})
-    judged = {"run": "verdict", "source": "measured", "control": "verdict", **asdict(verdict)}
+    sparsest = verdict.sparsest
+    answers = {
+        "bar": verdict.bar,
+        "sparsest": None if sparsest is None else asdict(sparsest),
+        "best": asdict(verdict.best),
+    }
+    judged = {"run": "verdict", "source": "measured", "control": "verdict", **asdict(verdict), **answers}
     results.merge(judged).save(path)
     page = tickets_page(f"tickets {path.stem}", verdict, rows, results.made())
     write_atomic(path.with_suffix(".html"), page)

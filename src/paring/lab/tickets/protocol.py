@@ -15,6 +15,8 @@ an interrupted protocol goes on where it was.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from paring.lab.experiment import Experiment
 from paring.lab.tickets.retrain import Control, Retrain
 from paring.lab.tickets.verdict import Verdict, judge
 from paring.methods import L0, Dense
-from paring.train import Recipe
+from paring.train import Diverged, Recipe
 
 
 @dataclass(frozen=True)
@@ -89,31 +91,75 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
         progress: show progress on stderr.
 
     Returns:
-        All rows ("control": "dense", "ticket", ...), and the verdict.
+        All rows ("control": "dense", "ticket", ..., "diverged" for searches and trainings that did), and the verdict.
+
+    Raises:
+        Diverged: a dense network's training diverged, or that of every subnetwork.
+        ValueError: a method cannot train this network for so long; nothing was trained then.
     """
-    dense, tickets = [], []
+    dense: list[dict[str, Any]] = []
+    tickets: list[dict[str, Any]] = []
+    lost: list[dict[str, Any]] = []
+    for method in plan.methods:
+        first = plan.experiment(method, 0)
+        first.attached(first.dataset())
     for seed in range(plan.seeds):
-        row = plan.experiment(Dense(), seed).run(root, progress=progress)
-        data = plan.experiment(Dense(), seed).dataset()
+        baseline = plan.experiment(Dense(), seed)
+        data = baseline.dataset()
+        try:
+            row = baseline.run(root, progress=progress, data=data)
+        except Diverged as error:
+            raise Diverged(f"the dense network, seed {seed}: {error}") from error
         dense.append(row | {"control": "dense", "level": "dense"})
         _tell(progress, f"dense, seed {seed}: error {row['error']:.2f} %")
         for number, method in enumerate(plan.methods):
             search = plan.experiment(method, seed)
-            found = search.run(root, progress=progress, data=data)
-            for round in method.tickets:
-                for control in ("ticket", *plan.controls):
-                    one = Retrain(search, round, control, at=getattr(method, "at", "weights"))
-                    own = _own(search, found, round, data) if control == "ticket" else None
-                    trained = own or one.run(root, progress=progress, data=data)
-                    which = {"level": f"{number}/{round}", "search": number, "own": own is not None}
-                    tickets.append(trained | which | _cost(method, found, round))
-                    _tell(
-                        progress,
-                        f"{search.label} {control}, density {100 * trained['weight_density']:.3g} %, seed {seed}: "
-                        f"error {trained['error']:.2f} %",
-                    )
+            with _unless_diverged(lost, search, f"{number}", progress):
+                found = search.run(root, progress=progress, data=data)
+                for round in method.tickets:
+                    for control in ("ticket", *plan.controls):
+                        level = f"{number}/{round}"
+                        with _unless_diverged(lost, search, f"{level}/{control}", progress):
+                            row = _trained(search, found, round, control, root, data, progress)
+                            tickets.append(row | {"level": level, "search": number} | _cost(method, found, round))
+    if not any(row["control"] == "ticket" for row in tickets):
+        raise Diverged(f"no subnetwork is left to judge; the first that diverged: {lost[0]['note']}")
     winning = not any(row["rewind_step"] for row in tickets if row["control"] == "ticket")
-    return [*dense, *tickets], judge(dense, tickets, winning=winning)
+    return [*dense, *tickets, *lost], judge(dense, tickets, winning=winning)
+
+
+def _trained(
+    search: Experiment,
+    found: dict[str, Any],
+    round: int,
+    control: Control,
+    root: Path,
+    data: Dataset,
+    progress: bool,
+) -> dict[str, Any]:
+    """The row of one training in isolation, done now or by the search itself."""
+    own = _own(search, found, round, data) if control == "ticket" else None
+    one = Retrain(search, round, control, at=getattr(search.method, "at", "weights"))
+    row = own or one.run(root, progress=progress, data=data)
+    _tell(
+        progress,
+        f"{search.label} {control}, density {100 * row['weight_density']:.3g} %, seed {search.recipe.seed}: "
+        f"error {row['error']:.2f} %",
+    )
+    return row | {"own": own is not None}
+
+
+@contextmanager
+def _unless_diverged(lost: list[dict[str, Any]], search: Experiment, what: str, progress: bool) -> Iterator[None]:
+    """A training that diverges is noted in `lost` and told, and the others go on."""
+    try:
+        yield
+    except Diverged as error:
+        seed = search.recipe.seed
+        note = f"{search.label}, {what}, seed {seed}: {error}"
+        _tell(progress, f"diverged: {note}")
+        common = {"model": search.model, "data": search.data, "method": search.label, "source": "measured"}
+        lost.append({**common, "control": "diverged", "level": what, "seed": seed, "note": note})
 
 
 def _masks_weights(method: Method) -> bool:
@@ -148,7 +194,7 @@ def _cost(method: Method, found: dict[str, Any], round: int) -> dict[str, Any]:
         return {"search_epochs": 0, "search_seconds": 0.0}
     if not found["rounds"]:
         return {"search_epochs": found["epochs"], "search_seconds": found["train_seconds"]}
-    before = found["rounds"][round - 1]
+    before = found["rounds"][method.decided(round)]
     return {"search_epochs": before["epochs"], "search_seconds": before["train_seconds"]}
 
 

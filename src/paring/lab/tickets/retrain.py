@@ -5,7 +5,8 @@
               "shuffled"  the weights of the rewind point under a mask with the same number of open weights in every
                           layer, at random places: is it more than the layers' densities?
 
-For iterative magnitude pruning that rewinds its weights, the ticket's training is the round that followed, bit for bit.
+For iterative magnitude pruning that rewinds its weights, the ticket's training is the round that followed, bit for bit
+unless something is drawn while training (random crops and flips, dropout).
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from paring.core import Clock
+from paring.core import gates
 from paring.data import Dataset
-from paring.handle import attach
+from paring.gates import SigmoidGate
+from paring.handle.live import put_back
 from paring.lab.config import digest, plain
 from paring.lab.experiment import RESULT, Experiment, read_result, working_in
-from paring.lab.rounds import masks, size
+from paring.lab.rounds import epochs, load_round, masks, removed, size
 from paring.methods import Masked
-from paring.train import CHECKPOINT, ROUND, checkpoint, evaluate, fit, write_atomic
+from paring.train import CHECKPOINT, POINT, checkpoint, evaluate, fit, write_atomic
 
 Control = Literal["ticket", "reinit", "shuffled"]
 _OTHER = 10_007  # added to the seed of a reinitialised network
@@ -83,10 +84,11 @@ class Retrain:
         return row
 
     def _row(self, root: Path, folder: Path, data: Dataset, progress: bool) -> dict[str, Any]:
-        net, start = self.network(root, data)
+        net, start, factor = self.network(root, data)
         recipe = self.search.recipe
         label = f"{self.search.model} {self.control} of round {self.round}, seed {recipe.seed}"
-        fitted = fit(net, Masked(at=self.at), data, recipe, folder=folder, progress=progress, label=label, start=start)
+        method = Masked(at=self.at, factor=factor)
+        fitted = fit(net, method, data, recipe, folder=folder, progress=progress, label=label, start=start)
         return {
             "model": self.search.model,
             "data": self.search.data,
@@ -98,28 +100,41 @@ class Retrain:
             "error": evaluate(fitted.net, data.test.to(torch.device(recipe.device)))[1],
             "validation_error": fitted.rows[-1].get("error"),
             **size(fitted.run),
-            "epochs": len([row for row in fitted.rows if "epoch" in row]),
+            **removed(fitted.run, data),
+            "epochs": epochs(fitted.rows),
             "train_seconds": round(fitted.seconds, 3),
             "source": "measured",
         }
 
-    def network(self, root: Path, data: Dataset) -> tuple[nn.Module, int]:
-        """The network to train and the optimizer step at which its training begins.
+    def network(self, root: Path, data: Dataset) -> tuple[nn.Module, int, float]:
+        """The network to train, the optimizer step at which its training begins, and what the mask multiplies it with.
 
         Raises:
             FileNotFoundError: the search's run folder, or the round's network in it, is gone.
         """
-        found, point, start = self._found(root, data)
         search, seed = self.search, self.search.recipe.seed
-        net = search.network(data)
+        folder = root / search.name
+        last, kept = checkpoint.load(folder / CHECKPOINT), checkpoint.load(folder / POINT)
+        if last is None:
+            raise FileNotFoundError(
+                f"the search's networks are not in {folder}; run it again (its result.json has to go first)"
+            )
+        found = search.attached(data)
+        load_round(found, folder, self.round)
+        then = kept[0] if kept is not None else last[0]["run"]  # no file: it is none, or has one round
+        point, start = then["point"], 0
+        anew = self.control == "reinit"
+        net = _initial(replace(search, recipe=replace(search.recipe, seed=_OTHER + seed)) if anew else search, data)
+        if point is not None and not anew:
+            start = search.method.point(found.clock) or 0
+            state, cuts = net.state_dict(), then["state"]
+            net.load_state_dict(
+                {name: put_back(name, point[name], w, cuts) if name in point else w for name, w in state.items()}
+            )
         draw = torch.Generator().manual_seed(seed)
-        if self.control == "reinit":
-            net, start = replace(search, recipe=replace(search.recipe, seed=_OTHER + seed)).network(data), 0
-        elif point is not None:
-            state = net.state_dict()
-            net.load_state_dict({name: point.get(name, value) for name, value in state.items()})
         with torch.no_grad():
-            for layer, mask in found.items():
+            for layer, mask in masks(found.net).items():
+                mask = mask.cpu()
                 if self.control == "shuffled":
                     mask = mask.flatten()[torch.randperm(mask.numel(), generator=draw)].view(mask.shape)
                 weight = net.get_submodule(layer).weight
@@ -127,38 +142,17 @@ class Retrain:
                 weight.mul_(mask)
                 unlucky = mask.bool() & (weight == 0)  # `Masked` goes by zeros; this is none, and as good as one
                 weight[unlucky] = torch.finfo(weight.dtype).tiny
-        return net, start
-
-    def _found(self, root: Path, data: Dataset) -> tuple[dict[str, Tensor], dict[str, Tensor] | None, int]:
-        """Masks by layer, the weights of the rewind point (None: the initialisation), and its step."""
-        search = self.search
-        folder = root / search.name
-        last = checkpoint.load(folder / CHECKPOINT)
-        kept = checkpoint.load(folder / ROUND.format(self.round))
-        if last is None or kept is None:
-            raise FileNotFoundError(
-                f"the search's networks are not in {folder}; run it again (its result.json has to go first)"
-            )
-        net, steps = _attached(search, data), last[0]["run"]["step"]
-        net.load_state_dict(kept[0]["net"])
-        found = masks(net)
-        point = last[0]["run"]["point"]
-        clock = Clock(steps=steps, epoch_steps=search.epoch_steps(data))
-        step = search.method.point(clock) if point is not None else 0
-        return {layer: mask.cpu() for layer, mask in found.items()}, point, step or 0
+        return net, start, next((gate.factor for _, _, gate in gates(found.net) if isinstance(gate, SigmoidGate)), 1.0)
 
 
-def _attached(search: Experiment, data: Dataset) -> nn.Module:
-    """The network of a search with its gates as they are before training; random states stay as they were."""
-    net, epoch_steps = search.network(data), search.epoch_steps(data)
-    x, y = data.train.x[:32], data.train.y[:32]
-    with torch.random.fork_rng(devices=[]):
-        attach(
-            net,
-            search.method,
-            x[:2],
-            steps=search.recipe.epochs * epoch_steps,
-            epoch_steps=epoch_steps,
-            loss=lambda twin: F.cross_entropy(twin(x), y),
-        )
+def _initial(search: Experiment, data: Dataset) -> nn.Module:
+    """The network that a search begins with: masks whose weights never move replace them by constants while they attach."""
+    net, own = search.network(data), search.attached(data).net
+    with torch.no_grad():
+        for name, kind, _ in gates(own):
+            if kind == "weights":
+                weight, begun = net.get_submodule(name).weight, own.get_submodule(name).weight
+                assert isinstance(weight, Tensor)
+                assert isinstance(begun, Tensor)
+                weight.copy_(torch.where(begun != 0, begun, weight))
     return net

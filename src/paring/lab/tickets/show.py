@@ -121,7 +121,7 @@ def _cells(level: Level) -> tuple[str, ...]:
     return (
         _share(level),
         _mean(level.errors),
-        "yes" if level.matching else "no",
+        "yes" if level.matching else f"no, {level.missing} diverged" if level.missing else "no",
         f"{level.epochs:g}",
         seconds(level.seconds),
     )

@@ -1,7 +1,8 @@
 """The verdict on a search for tickets: which subnetworks match, which is the sparsest, the best, and what it cost.
 
 A subnetwork is *matching* when its mean accuracy over seeds is at or above the dense one, within the dense network's
-spread: mean error <= dense mean error + dense standard deviation over seeds. A *winning ticket* is a matching subnetwork
+spread: mean error <= dense mean error + dense standard deviation over seeds. A network with all weights open is no
+subnetwork, and one that was not trained to its end from every seed matches nothing. A *winning ticket* is a matching subnetwork
 whose rewind point is the initialisation.
 
 Three costs are told apart (a reviewer's request for Continuous Sparsification): the training epochs until the tickets of
@@ -29,6 +30,7 @@ class Level:
     Attributes:
         density: mean share of the weights that is open.
         errors: test error of every seed, in percent.
+        missing: seeds of the dense network whose search or training diverged.
         matching: see above.
         sequential: epochs that have to follow one another until this subnetwork is found and trained, mean over seeds.
         epochs: all epochs of that.
@@ -38,6 +40,7 @@ class Level:
 
     density: float
     errors: tuple[float, ...]
+    missing: int
     matching: bool
     sequential: float
     epochs: float
@@ -94,7 +97,9 @@ class Verdict:
 
 
 def spread(values: Sequence[float]) -> float:
-    """Standard deviation of a sample; 0 for one value."""
+    """Standard deviation of a sample; 0 for one value, nan where a value is no number."""
+    if not all(map(math.isfinite, values)):
+        return math.nan
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -102,11 +107,11 @@ def judge(dense: Sequence[Row], tickets: Sequence[Row], *, winning: bool) -> Ver
     """Judge tickets against dense networks.
 
     Args:
-        dense: rows of dense networks, one per seed, with "error".
+        dense: rows of dense networks, one per seed, with "error" and, to see which tickets lack some, "seed".
         tickets: rows of trainings in isolation with "level" (which go together over seeds), "seed", "control", "error",
             "weight_density", "search" (which search found it), "search_epochs" and "search_seconds" (of the search until the
             mask was known), "epochs" and "train_seconds" (of its training), and, if so, "own" (the search goes on with
-            this training, as IMP that rewinds does). An error of nan matches nothing.
+            this training, as IMP that rewinds does). An error of nan matches nothing, nor does a level with fewer seeds.
         winning: the rewind point is the initialisation.
 
     Raises:
@@ -119,8 +124,9 @@ def judge(dense: Sequence[Row], tickets: Sequence[Row], *, winning: bool) -> Ver
     if not all(map(math.isfinite, errors)):
         raise ValueError(f"an error of the dense networks is no number ({errors}), so there is nothing to compare with")
     bar = statistics.fmean(errors) + spread(errors)
+    seeds = {row["seed"] for row in dense if "seed" in row}
     names = list(dict.fromkeys(row["level"] for row in found))
-    levels = [_level([row for row in tickets if row["level"] == name], bar) for name in names]
+    levels = [_level([row for row in tickets if row["level"] == name], bar, seeds) for name in names]
     levels.sort(key=lambda one: -one.density)
     return Verdict(
         errors,
@@ -148,15 +154,18 @@ def _in_all(tickets: Sequence[Row], search: str, training: str) -> float:
     return total
 
 
-def _level(rows: Sequence[Row], bar: float) -> Level:
+def _level(rows: Sequence[Row], bar: float, seeds: set[int]) -> Level:
     tickets = [row for row in rows if row["control"] == "ticket"]
     errors = tuple(float(row["error"]) for row in tickets)
     epochs = statistics.fmean(row["search_epochs"] + row["epochs"] for row in tickets)
     controls = dict.fromkeys(row["control"] for row in rows if row["control"] != "ticket")
+    density = statistics.fmean(float(row["weight_density"]) for row in tickets)
+    missing = len(seeds - {row["seed"] for row in tickets})
     return Level(
-        density=statistics.fmean(float(row["weight_density"]) for row in tickets),
+        density=density,
         errors=errors,
-        matching=statistics.fmean(errors) <= bar + _ROUNDING,
+        missing=missing,
+        matching=density < 1 and not missing and statistics.fmean(errors) <= bar + _ROUNDING,
         sequential=epochs,
         epochs=epochs,
         seconds=statistics.fmean(row["search_seconds"] + row["train_seconds"] for row in tickets),

@@ -1,0 +1,54 @@
+"""Masks from scores for the sites of a network: which weights stay, also when the network shrinks while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from paring import rules
+from paring.gates import Site, gate_of
+
+
+def chosen(
+    net: nn.Module,
+    found: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    density: float,
+    allocation: rules.Allocation,
+    structure: rules.Structure,
+) -> dict[str, Tensor]:
+    """What stays: one boolean mask per layer.
+
+    The density is of the network as it was before anything was cut out of it; what was cut is closed. Structures know
+    weights as (outputs, inputs, ...), so those of embeddings are turned for them.
+
+    Args:
+        net: the network with its gates.
+        found: the sites to decide on.
+        scores: by layer, of the shape of its weight; higher is kept first. See `last` for what is to stay closed.
+        density: share of the weights (with a structure, of its pieces) that stays.
+        allocation: how the layers share it.
+        structure: what is kept or closed together.
+    """
+    gates = {site.layer: gate_of(net, site) for site in found}
+    turned = {
+        site.layer
+        for site in found
+        if isinstance(net.get_submodule(site.module), nn.Embedding) and structure != rules.Weights()
+    }
+    whole = {}
+    for layer, gate in gates.items():
+        score = scores[layer].detach()
+        if gate.dense_shape != gate.shape:
+            left = gate.whole(torch.ones_like(score)) > 0
+            score = gate.whole(score).masked_fill(~left, last(score))
+        whole[layer] = score.T if layer in turned else score
+    masks = rules.masks(whole, density, allocation, structure)
+    return {layer: gates[layer].part(mask.T if layer in turned else mask) for layer, mask in masks.items()}
+
+
+def last(score: Tensor) -> float:
+    """A score of this type below every magnitude, that adds nothing to the sum over a piece."""
+    return -torch.finfo(score.dtype).tiny
