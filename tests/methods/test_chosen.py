@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 import paring as pr
 from paring import rules
 from paring.core import Method, Stack, gates
-from paring.methods import DNW, GMP, IMP, AtInit, RigL, Shrink
+from paring.methods import DNW, GMP, IMP, SET, AtInit, RigL, Shrink
 
 SHRINK = Shrink(every=5, multiple_of=1, saving=0.001, measure=False)
 
@@ -137,3 +138,10 @@ def test_n_of_m_by_two_prunings() -> None:
     """Rates are rounded: two prunings of 29.3 % end at 0.49985."""
     _, left = trained(IMP(prunings=2, rate=0.293, structure=rules.NM(2, 4)), steps=5)
     assert left[-1] == weights(mlp()) // 2
+
+
+@pytest.mark.parametrize("method", [RigL(every=100), SET(every=90), SET(every=100)])
+def test_a_method_that_never_exchanges_says_so(method: Method) -> None:
+    with pytest.warns(UserWarning, match="will exchange nothing and keep its random mask"):
+        pr.attach(mlp(), method, torch.zeros(2, 20), steps=90)
+    pr.attach(mlp(), replace(method, every=60), torch.zeros(2, 20), steps=90)

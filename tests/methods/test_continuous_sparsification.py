@@ -295,7 +295,7 @@ def test_resumes_bit_for_bit_in_every_round(tmp_path: Path, monkeypatch: pytest.
     ("settings", "why"),
     [
         ({"rate": -1.0}, r"rate=-1.0\): must be a number that is not negative"),
-        ({"searches": 0}, r"searches=0\): must be at least 1"),
+        ({"searches": 0}, r"searches=0\): a whole number, at least 1"),
         ({"final_beta": 0.5}, r"final_beta=0.5\): must be at least 1"),
         ({"ticket": "win"}, r"ticket='win'\): choose one of rewind, prune, none"),
         ({"density": 0.0}, r"density=0.0\): must lie in \(0, 1\]"),

@@ -178,6 +178,12 @@ def _show_named(table: Mapping[str, type[Any]]) -> Callable[[Any], list[str]]:
     return show
 
 
+def _words(table: Mapping[str, type[Any]]) -> str:
+    """The names of a table and the fields of each, as help shows them: "weights|units|blocks[:outputs=X,inputs=X]"."""
+    fields = {name: [f.name for f in dataclasses.fields(kind) if f.name != "clamp"] for name, kind in table.items()}
+    return "|".join(name + ("[:" + ",".join(f"{one}=X" for one in own) + "]" if own else "") for name, own in fields.items())
+
+
 def _pair(text: str, part: str) -> tuple[str, str]:
     key, equals, value = part.partition("=")
     if not equals or not key:
@@ -232,10 +238,15 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
     def _rule(info: Any) -> Any:
         forms: dict[Any, tuple[str, Callable[[str], Any], Callable[[Any], list[str]], Any]] = {
             float | Price | Budget: ("RATE|budget:NAME=F", parse_price, _show_price, (int, float, Price, Budget)),
-            relax.Relaxation: ("NAME[:FIELD=X]", parse_relaxation, _show_relaxation, relax.Relaxation),
-            rules.Allocation: ("NAME[:FIELD=X]", parse_allocation, _show_named(ALLOCATIONS), rules.Allocation),
-            hard.GradientRule: ("NAME[:FIELD=X]", parse_rule, _show_named(GRADIENT_RULES), hard.GradientRule),
-            rules.Structure: ("NAME[:FIELD=X]", parse_structure, _show_named(STRUCTURES), rules.Structure),
+            relax.Relaxation: (_words(RELAXATIONS), parse_relaxation, _show_relaxation, relax.Relaxation),
+            rules.Allocation: (
+                _words(ALLOCATIONS) + "|given:LAYER=F",
+                parse_allocation,
+                _show_named(ALLOCATIONS),
+                rules.Allocation,
+            ),
+            hard.GradientRule: (_words(GRADIENT_RULES), parse_rule, _show_named(GRADIENT_RULES), hard.GradientRule),
+            rules.Structure: (_words(STRUCTURES), parse_structure, _show_named(STRUCTURES), rules.Structure),
         }
         form = forms.get(info.type)
         if form is None:

@@ -34,7 +34,7 @@ class AtInit(Method):
 
     Args:
         score: which weights matter, see above.
-        density: share of the weights that stays, in (0, 1].
+        density: share of the weights (with a structure, of its pieces) that stays, in (0, 1].
         at: which weights: "weights", or a selection such as "weights:!fc2".
         allocation: how the layers share the density: `rules.Global()` as in the papers; with "random" an allocation such as
             `rules.ErdosRenyi()` or `rules.Given(...)` is the control that the others have to beat.

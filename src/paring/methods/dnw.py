@@ -22,7 +22,7 @@ class DNW(Method):
     """Sparse training with dense gradients.
 
     Args:
-        density: share of the weights that the network sees, in (0, 1].
+        density: share of the weights (with a structure, of its pieces) that the network sees, in (0, 1].
         at: which weights: "weights", or a selection such as "weights:!fc2".
         allocation: how the layers share the density; the same in every layer as in the paper
             (`rules.Uniform(first_dense=True)` is its variant with a dense first layer).

@@ -68,6 +68,7 @@ class RigL(Method):
     def start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
             raise ValueError("RigL follows a schedule over the whole training: tell attach its length with steps=...")
+        rules.check_exchanges("RigL", in_steps("RigL(every=...)", self.every, clock.epoch_steps), self.end, clock.steps)
         self._look(net, clock)
 
     def on_grads(self, net: nn.Module, clock: Clock) -> None:

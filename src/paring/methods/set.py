@@ -56,9 +56,11 @@ class SET(Method):
         clear_closed(net, found)
 
     def start(self, net: nn.Module, clock: Clock) -> None:
-        in_steps("SET(every=...)", self.every, clock.epoch_steps)
+        every = in_steps("SET(every=...)", self.every, clock.epoch_steps)
         if clock.steps is None and self.end < 1:
             raise ValueError(f"SET(end={self.end}) needs the length of training: tell attach with steps=...")
+        if clock.steps is not None:
+            rules.check_exchanges("SET", every, self.end, clock.steps)
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         found = sites_of(net, self)

@@ -8,6 +8,7 @@ ago may come back, as in RigL's code; `fresh` names what was closed before and i
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -45,3 +46,20 @@ def exchange(mask: Tensor, magnitude: Tensor, growth: Tensor, fraction: float) -
     kept = top(magnitude.masked_fill(~mask, lowest), count - moving)
     new = kept | top(growth.masked_fill(kept, lowest), moving)
     return Exchange(new, new & ~mask)
+
+
+def check_exchanges(name: str, every: int, end: float, steps: int) -> None:
+    """Warn of a training in which a method that exchanges weights would never do so: its first, random mask stays.
+
+    Args:
+        name: of the method.
+        every: optimizer steps between two exchanges.
+        end: fraction of training after which there is none any more.
+        steps: of training.
+    """
+    if every >= end * steps:
+        warnings.warn(
+            f"{name} will exchange nothing and keep its random mask: it exchanges every {every} steps, and ends at step "
+            f"{end * steps:g} of {steps}. Give a smaller every=..., or train longer",
+            stacklevel=2,
+        )

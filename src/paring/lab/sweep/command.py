@@ -40,7 +40,7 @@ class SweepArguments:
     Args:
         vary: NAME=V1,V2,... for each option that takes several values.
         executor: serial (one after another, in this process), processes (a fresh one per trial), or ray.
-        workers: trials at a time; each of several uses one thread.
+        workers: trials at a time (serial: always one); each of several uses one thread.
         address: of a running Ray cluster ("auto", "10.0.0.1:6379"); empty starts Ray here.
         gpus: GPUs per trial on Ray; 0.5 lets two share one.
         retries: how often a failed trial is tried again.
