@@ -100,9 +100,9 @@ def run_plan(plan: Plan, root: Path, *, progress: bool = True) -> tuple[list[dic
     dense: list[dict[str, Any]] = []
     tickets: list[dict[str, Any]] = []
     lost: list[dict[str, Any]] = []
+    first = plan.experiment(Dense(), 0).dataset()
     for method in plan.methods:
-        first = plan.experiment(method, 0)
-        first.attached(first.dataset())
+        plan.experiment(method, 0).attached(first)
     for seed in range(plan.seeds):
         baseline = plan.experiment(Dense(), seed)
         data = baseline.dataset()
