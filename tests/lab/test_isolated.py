@@ -17,7 +17,7 @@ from paring.lab.cli import main
 from paring.lab.experiment import Experiment
 from paring.lab.tickets import Plan, judge, run_plan
 from paring.lab.tickets.retrain import Retrain
-from paring.methods import GMP, IMP, AtInit, ContinuousSparsification, EdgePopup, Shrink, Slimming, Supermask
+from paring.methods import GMP, IMP, L0, AtInit, ContinuousSparsification, EdgePopup, Shrink, Slimming, Supermask
 from paring.train import Diverged, Recipe
 
 DATA = load("digits")
@@ -157,6 +157,11 @@ def test_a_level_that_lacks_a_seed_matches_nothing() -> None:
     assert judge(dense, [row, row | {"seed": 0}], winning=False).levels[0].matching
     whole = judge(dense, [row | {"seed": seed, "weight_density": 1.0} for seed in (0, 1)], winning=False)
     assert not whole.levels[0].matching  # all weights open: no subnetwork
+    worse = {"level": "b", "search": 1, "error": 0.9}
+    several = judge(
+        dense, [row | {"seed": s} | more for s in (0, 1) for more in ({"weight_density": 1.0}, worse)], winning=False
+    )
+    assert several.best.error == 0.9
 
 
 def test_a_rewind_point_beyond_the_end_is_refused_before_anything_is_trained(
@@ -188,3 +193,28 @@ def test_the_verdict_is_in_the_file(tmp_path: Path) -> None:
     assert verdict["bar"] == verdict["dense"][0]
     assert verdict["best"]["density"] == verdict["levels"][0]["density"]
     assert verdict["sparsest"] is None or verdict["sparsest"] == verdict["levels"][0]
+
+
+def test_rounds_are_measured_where_the_network_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that is attached for it comes to that device, the example included."""
+    one = search(IMP(prunings=1))
+    asked: list[Any] = []
+    attached = Experiment.attached
+
+    def noted(self: Experiment, data: Any, device: Any = "cpu") -> Any:
+        asked.append(device)
+        return attached(self, data, device)
+
+    monkeypatch.setattr(Experiment, "attached", noted)
+    one.run(tmp_path, progress=False, data=DATA)
+    assert asked == [torch.device("cpu")]
+    found: list[Any] = []
+    monkeypatch.setattr("paring.lab.experiment.attach", lambda net, method, x, **_: found.append((net, x)))
+    attached(one, DATA, "meta")
+    net, x = found[0]
+    assert {p.device.type for p in net.parameters()} == {x.device.type} == {"meta"}
+
+
+def test_a_stack_whose_l0_trains_its_own_ticket_is_refused() -> None:
+    with pytest.raises(ValueError, match="trains its own ticket"):
+        Plan("lenet_300_100", "digits", (Stack(L0(at="weights", hold=0.5, rewind="1ep"), SHRINK),), RECIPE)

@@ -61,6 +61,14 @@ def test_n_of_m(shape: tuple[int, ...]) -> None:
                 assert set(group[chosen].tolist()) == set(group.sort(descending=True).values[:keep].tolist())
 
 
+@pytest.mark.parametrize(("n", "m"), [(2, 4), (1, 3), (2, 256)])
+def test_n_of_m_before_the_density_has_fallen(n: int, m: int) -> None:
+    score = torch.rand(4, 2 * m)
+    for density in (1.0, 0.9, 0.7, n / m, 0.0):
+        kept = NM(n, m).best(score, density).view(4, 2, m).sum(2)
+        assert kept.unique().tolist() == [max(n, math.ceil(round(density * m, 6)))]
+
+
 @pytest.mark.parametrize("structure", [Weights(), Units(), Blocks(2, 3)])
 def test_the_asked_number_stays(structure: Structure) -> None:
     scores = {"a": torch.rand(6, 6), "b": torch.rand(12, 6)}

@@ -1,7 +1,7 @@
 """Clock, gates, gated layers and the method contract: everything the rest of paring is built on."""
 
 from paring.core.attention import joint_projection
-from paring.core.clock import Clock, in_steps, whole
+from paring.core.clock import Clock, in_steps, whole_number
 from paring.core.gate import Gate
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Attachment, Method, Probe, Removal, Rewind, Stack, attached, is_attached, set_attachment
@@ -37,5 +37,5 @@ __all__ = [
     "set_attachment",
     "share",
     "strip",
-    "whole",
+    "whole_number",
 ]

@@ -43,7 +43,7 @@ class Clock:
         return None if self.epoch_steps is None else self.step / self.epoch_steps
 
 
-def whole(owner: str, name: str, value: int, least: int = 1) -> int:
+def whole_number(owner: str, name: str, value: int, least: int = 1) -> int:
     """A number of things, checked.
 
     Args:
@@ -54,7 +54,7 @@ def whole(owner: str, name: str, value: int, least: int = 1) -> int:
     Raises:
         ValueError: it is no whole number, or too small.
     """
-    if isinstance(value, bool) or value != int(value) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{owner}({name}={value!r}): a whole number, at least {least}")
     return int(value)
 

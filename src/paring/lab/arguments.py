@@ -181,7 +181,9 @@ def _show_named(table: Mapping[str, type[Any]]) -> Callable[[Any], list[str]]:
 def _words(table: Mapping[str, type[Any]]) -> str:
     """The names of a table and the fields of each, as help shows them: "weights|units|blocks[:outputs=X,inputs=X]"."""
     fields = {name: [f.name for f in dataclasses.fields(kind) if f.name != "clamp"] for name, kind in table.items()}
-    return "|".join(name + ("[:" + ",".join(f"{one}=X" for one in own) + "]" if own else "") for name, own in fields.items())
+    return "|".join(
+        name + ("[:" + ",".join(f"{one}=X" for one in own) + "]" if own else "") for name, own in fields.items()
+    )
 
 
 def _pair(text: str, part: str) -> tuple[str, str]:

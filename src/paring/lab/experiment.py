@@ -104,15 +104,17 @@ class Experiment:
         """Optimizer steps of one epoch."""
         return -(-len(data.train) // (self.recipe.batch * self.recipe.accumulate))
 
-    def attached(self, data: Dataset) -> Run:
-        """The method attached to a new network, as before training; random states stay as they were.
+    def attached(self, data: Dataset, device: torch.device | str = "cpu") -> Run:
+        """The method attached to a new network; random states stay as they were.
+
+        It is as before training, but for masks that are decided while attaching by the loss: they look at other examples.
 
         Raises:
             ValueError: this method cannot train this network for so long.
         """
-        net, epoch_steps = self.network(data), self.epoch_steps(data)
-        x, y = data.train.x[:32], data.train.y[:32]
-        with torch.random.fork_rng(devices=[]):
+        net, epoch_steps = self.network(data).to(device), self.epoch_steps(data)
+        x, y = data.train.x[:32].to(device), data.train.y[:32].to(device)
+        with torch.random.fork_rng(devices=[device] if torch.device(device).type == "cuda" else []):
             return attach(
                 net,
                 self.method,
@@ -161,7 +163,7 @@ class Experiment:
         left = keep_decided(fitted.run, folder)
         several = []
         if self.method.rounds > 1:
-            several = rounds(fitted, folder, replace(data, test=test), lambda: self.attached(data))
+            several = rounds(fitted, folder, replace(data, test=test), lambda: self.attached(data, device))
         gated_error = evaluate(fitted.net, test)[1] if self.finetune is None else None
         started = time.perf_counter()
         small = fitted.run.finish(drop_inputs=self.drop_inputs)

@@ -88,10 +88,10 @@ def rounds(fitted: Fit, folder: Path, data: Dataset, fresh: Callable[[], Run]) -
         fitted: a finished training of a method with several rounds.
         folder: where `fit` kept the networks of the rounds.
         data: on the network's device.
-        fresh: attaches the method to a new network: earlier rounds may have left larger ones than the last.
+        fresh: attaches the method to a new network on that device: earlier rounds may have left larger ones than the last.
     """
     earlier, found = fresh(), []
-    earlier.net.to(data.test.x.device).eval()
+    earlier.net.eval()
     for number in range(fitted.run.method.rounds - 1):
         load_round(earlier, folder, number)
         found.append(_record(earlier, fitted, number, data))

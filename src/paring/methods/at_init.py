@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, attached, whole
+from paring.core import Clock, Method, Probe, attached, whole_number
 from paring.gates import Site, clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
 
@@ -63,7 +63,7 @@ class AtInit(Method):
         if not 0 < self.density <= 1:
             raise ValueError(f"AtInit(density={self.density}): must lie in (0, 1]")
         if self.iterations is not None:
-            whole("AtInit", "iterations", self.iterations)
+            whole_number("AtInit", "iterations", self.iterations)
         self.structure.check(f"AtInit(density={self.density})", self.density)
         if not self.temperature > 0:
             raise ValueError(f"AtInit(temperature={self.temperature}): must be positive")

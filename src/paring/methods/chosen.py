@@ -21,13 +21,14 @@ def chosen(
 ) -> dict[str, Tensor]:
     """What stays: one boolean mask per layer.
 
-    The density is of the network as it was before anything was cut out of it; what was cut is closed. Structures know
-    weights as (outputs, inputs, ...), so those of embeddings are turned for them.
+    The density is of the network as it was before anything was cut out of it; what was cut ranks last. Where fewer weights are
+    open than may stay, closed ones are among the masks: who does not want them closes them again. Structures know weights as
+    (outputs, inputs, ...), so those of embeddings are turned for them.
 
     Args:
         net: the network with its gates.
         found: the sites to decide on.
-        scores: by layer, of the shape of its weight; higher is kept first. See `last` for what is to stay closed.
+        scores: by layer, of the shape of its weight; higher is kept first. See `put_last` for what is closed.
         density: share of the weights (with a structure, of its pieces) that stays.
         allocation: how the layers share it.
         structure: what is kept or closed together.
@@ -38,17 +39,18 @@ def chosen(
         for site in found
         if isinstance(net.get_submodule(site.module), nn.Embedding) and structure != rules.Weights()
     }
-    whole = {}
+    dense = {}
     for layer, gate in gates.items():
         score = scores[layer].detach()
         if gate.dense_shape != gate.shape:
             left = gate.whole(torch.ones_like(score)) > 0
-            score = gate.whole(score).masked_fill(~left, last(score))
-        whole[layer] = score.T if layer in turned else score
-    masks = rules.masks(whole, density, allocation, structure)
+            score = put_last(gate.whole(score), ~left)
+        dense[layer] = score.T if layer in turned else score
+    masks = rules.masks(dense, density, allocation, structure)
     return {layer: gates[layer].part(mask.T if layer in turned else mask) for layer, mask in masks.items()}
 
 
-def last(score: Tensor) -> float:
-    """A score of this type below every magnitude, that adds nothing to the sum over a piece."""
-    return -torch.finfo(score.dtype).tiny
+def put_last(score: Tensor, where: Tensor) -> Tensor:
+    """Scores below every magnitude at these places, that add nothing to the sum over a piece; not in half precision."""
+    score = score.detach().float() if score.dtype in (torch.float16, torch.bfloat16) else score.detach()
+    return score.masked_fill(where, -torch.finfo(score.dtype).tiny)

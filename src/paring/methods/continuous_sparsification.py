@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole
+from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole_number
 from paring.gates import SigmoidGate, Site, gate_of, put_gate, weight_of, weight_sites
 
 _TICKETS = ("rewind", "prune", "none")
@@ -85,7 +85,7 @@ class ContinuousSparsification(Method):
                 raise ValueError(f"{name}({field}={getattr(self, field)}): must be a number that is not negative")
         if not math.isfinite(self.s0):
             raise ValueError(f"{name}(s0={self.s0}): must be a finite number")
-        whole(name, "searches", self.searches)
+        whole_number(name, "searches", self.searches)
         if not (self.final_beta >= 1 and math.isfinite(self.final_beta)):
             raise ValueError(f"{name}(final_beta={self.final_beta}): must be at least 1")
         if self.ticket not in _TICKETS:

@@ -16,8 +16,18 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached, in_steps
-from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
-from paring.methods.chosen import chosen, last
+from paring.gates import (
+    clear_closed,
+    latent_of,
+    mask_of,
+    masks_of,
+    put_aside,
+    put_masks,
+    set_masks,
+    sites_of,
+    weight_of,
+)
+from paring.methods.chosen import chosen, put_last
 
 
 @dataclass(frozen=True)
@@ -79,21 +89,24 @@ class GMP(Method):
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         assert clock.steps is not None
         every = in_steps("GMP(every=...)", self.every, clock.epoch_steps)
-        last = max(1, round(self.ramp[1] * clock.steps))
+        end = max(1, round(self.ramp[1] * clock.steps))
         found = sites_of(net, self)
-        begun_late = clock.step > last and not all(mask_of(net, site).fixed for site in found)
-        if clock.step == last or begun_late:
+        begun_late = clock.step > end and not all(mask_of(net, site).fixed for site in found)
+        if clock.step == end or begun_late:
             self._prune(net, self.density)
-        elif clock.step < last and clock.step % every == 0:
+        elif clock.step < end and clock.step % every == 0:
             self._prune(net, 1 - self.schedule(clock.step / clock.steps))
         for site in found:
-            mask_of(net, site).fixed = clock.step >= last or not self.recover
+            mask_of(net, site).fixed = clock.step >= end or not self.recover
         clear_closed(net, found)
 
     def _prune(self, net: nn.Module, density: float) -> None:
         found = sites_of(net, self)
         scores = rules.magnitude(latent_of(net, found))
-        if not self.recover:
-            scores = {s.layer: (v := scores[s.layer]).masked_fill(~mask_of(net, s).mask, last(v)) for s in found}
+        if self.recover:
+            put_aside(net, found, chosen(net, found, scores, density, self.allocation, self.structure))
+            return
+        open_now = masks_of(net, found)
+        scores = {name: put_last(score, ~open_now[name]) for name, score in scores.items()}
         masks = chosen(net, found, scores, density, self.allocation, self.structure)
-        (put_aside if self.recover else set_masks)(net, found, masks)
+        set_masks(net, found, {name: mask & open_now[name] for name, mask in masks.items()})

@@ -22,9 +22,9 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole
+from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole_number
 from paring.gates import clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
-from paring.methods.chosen import chosen, last
+from paring.methods.chosen import chosen, put_last
 
 _WAYS = ("weights", "lr", "finetune", "none")
 
@@ -55,7 +55,7 @@ class IMP(Method):
     structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
-        whole("IMP", "prunings", self.prunings)
+        whole_number("IMP", "prunings", self.prunings)
         if not 0 < self.rate < 1:
             raise ValueError(f"IMP(rate={self.rate}): must lie in (0, 1)")
         if self.rewind not in _WAYS:
@@ -101,10 +101,9 @@ class IMP(Method):
         found = sites_of(net, self)
         open_now = masks_of(net, found)
         scores = rules.magnitude(weights_of(net, found))
-        scores = {name: score.masked_fill(~open_now[name], last(score)) for name, score in scores.items()}
-        set_masks(
-            net, found, chosen(net, found, scores, self.density(clock.round + 1), self.allocation, self.structure)
-        )
+        scores = {name: put_last(score, ~open_now[name]) for name, score in scores.items()}
+        masks = chosen(net, found, scores, self.density(clock.round + 1), self.allocation, self.structure)
+        set_masks(net, found, {name: mask & open_now[name] for name, mask in masks.items()})
         for site in found:
             mask_of(net, site).fixed = True
 

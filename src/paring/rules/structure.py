@@ -144,7 +144,7 @@ class NM(Structure):
         for start in range(0, moved.shape[-1], self.m):
             group = moved[..., start : start + self.m]
             size = group.shape[-1]
-            keep = max(-(-self.n * size // self.m), math.ceil((density - _CLOSE) * size))
+            keep = -(-self.n * size // self.m) if density <= self.only + _CLOSE else math.ceil(density * size - 1e-9)
             order = group.argsort(dim=-1, descending=True, stable=True)[..., :keep]
             mask[..., start : start + self.m].scatter_(-1, order, True)
         return mask.movedim(-1, 1).contiguous()

@@ -62,7 +62,8 @@ class Plan:
         object.__setattr__(self, "controls", tuple(dict.fromkeys(self.controls)))
         if len(set(map(repr, self.methods))) < len(self.methods):
             raise ValueError("two searches are the same; name each setting once")
-        if any(isinstance(method, L0) and method.rewind is not None for method in self.methods):
+        parts = [part for one in self.methods for part in (one.methods if isinstance(one, Stack) else (one,))]
+        if any(isinstance(part, L0) and part.rewind is not None for part in parts):
             raise ValueError(
                 "L0(rewind=...) trains its own ticket in the rest of its training: leave rewind out, and what its gates find "
                 "is trained in isolation from the initialisation"

@@ -88,8 +88,9 @@ class Verdict:
 
     @property
     def best(self) -> Level:
-        """The subnetwork of the lowest mean error; of equals the sparsest."""
-        return min(self.levels, key=lambda one: (math.isnan(one.error), one.error, one.density))
+        """The subnetwork of the lowest mean error, of those that could match if there are any; of equals the sparsest."""
+        fit = [one for one in self.levels if one.density < 1 and not one.missing]
+        return min(fit or self.levels, key=lambda one: (math.isnan(one.error), one.error, one.density))
 
     def at(self, density: float) -> Level | None:
         """The densest subnetwork at or below this density."""
