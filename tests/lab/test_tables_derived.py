@@ -144,7 +144,9 @@ def test_milestones_and_rewind_points_follow() -> None:
     assert reduced(replace(full, method=stack), 80).method == Stack(ContinuousSparsification(to="1ep"), L0())
     assert reduced(full, 160) == replace(full, recipe=replace(GPU, warmup=0.0))
     assert reduced(replace(GIVEN, source=replace(SOURCE, recipe=GPU)), 16) == replace(
-        GIVEN, recipe=replace(RECIPE, epochs=16), source=replace(SOURCE, recipe=short.recipe)
+        GIVEN,
+        recipe=replace(RECIPE, epochs=16),
+        source=replace(SOURCE, recipe=short.recipe, method=replace(SOURCE.method, every=1)),
     )
     tuned = replace(full, finetune=GPU)
     assert reduced(tuned, 16).finetune == replace(GPU, epochs=8, milestones=(4, 6), warmup=0.0)

@@ -14,9 +14,10 @@ from paring.lab.experiment import Experiment
 from paring.lab.rounds import masks, size
 from paring.lab.tables import TABLES
 from paring.lab.tables.derived import Isolated, Transplanted
-from paring.lab.tables.frankle2020 import FRANKLE, PLACES, RECIPE
+from paring.lab.tables.frankle2020 import FRANKLE, PRUNINGS, RECIPE
+from paring.lab.tables.frankle2020 import PLACES as OPENLTH_PLACES
 from paring.lab.tables.he2018 import SHARE, TASKS
-from paring.lab.tables.savarese2020_cifar import CLOSABLE
+from paring.lab.tables.savarese2020_cifar import CLOSABLE, PLACES
 from paring.methods import GMP, IMP, L0, STR, Budget, ContinuousSparsification, Dense, RigL
 from paring.models import build
 from paring.train import Recipe
@@ -35,6 +36,15 @@ def test_what_may_close_on_cifar(model: str) -> None:
     assert not any("fc" in name or "shortcut" in name for name in found)
 
 
+def test_what_openlth_prunes() -> None:
+    """Every convolution and linear layer of ResNet-20; VGG-16 without its classifier."""
+    for model, kept in (("resnet20", set()), ("vgg16", {"fc"})):
+        net = build(model, shape=SHAPES[model], classes=10)
+        layers = {name for name, one in net.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)}
+        attach(net, IMP(at=OPENLTH_PLACES[model]), torch.zeros(2, *SHAPES[model]))
+        assert set(masks(net)) == layers - kept
+
+
 def test_the_settings_on_cifar() -> None:
     recipes = {
         name: {entry.experiment.recipe for entry in TABLES[name].entries(0)} for name in ("frankle2020", "savarese2020")
@@ -49,16 +59,23 @@ def test_the_settings_on_cifar() -> None:
         1e-4,
     )
     assert (RECIPE.momentum, RECIPE.nesterov, RECIPE.gamma) == (0.9, False, 0.1)
-    assert {(one.epochs, one.milestones) for one in recipes["savarese2020"]} == {(85, (56, 71)), (425, (280, 355))}
+    assert {(one.epochs, one.milestones) for one in recipes["savarese2020"]} == {
+        (85, (56, 71)),
+        (340, (224, 284)),
+        (425, (280, 355)),
+    }
     for entry in TABLES["savarese2020"].entries(0):
         method, recipe = entry.experiment.method, entry.experiment.recipe
         assert (recipe.epochs == 425) == ("5×" in entry.label)
-        assert recipe.epochs == 85 or isinstance(method, RigL)
+        assert (recipe.epochs == 340) == ("340 epochs" in entry.label)
+        assert recipe.epochs == 85 or isinstance(method, RigL | L0 | GMP | Dense)
         assert (recipe.device, recipe.bf16, recipe.compile, recipe.nesterov) == ("cuda", True, True, True)
         if isinstance(method, ContinuousSparsification):
             assert (method.rate, method.final_beta, method.searches, method.gate_lr) == (1e-8, 200.0, 3, 1.0)
+            published = "as published" in entry.label
+            assert (method.rescale, method.per) == (published, "epoch" if published else "step")
         if isinstance(method, IMP):
-            assert (method.rate, method.prunings) == (0.2, 12)
+            assert (method.rate, method.prunings) == (0.2, PRUNINGS[entry.experiment.model])
 
 
 def test_a_budget_on_cifar_is_the_density_of_what_may_close() -> None:
@@ -69,7 +86,7 @@ def test_a_budget_on_cifar_is_the_density_of_what_may_close() -> None:
             assert method.price.params is not None
             closable = CLOSABLE[entry.experiment.model]
             density = (method.price.params - (1 - closable)) / closable
-            assert f"{100 * density:g}" == entry.label.removeprefix("L0: ").removesuffix(" %")
+            assert f"{100 * density:g}" == entry.label.split(": ")[1].removesuffix(" %")
 
 
 def test_quoted_rows_are_the_released_medians() -> None:
@@ -86,6 +103,22 @@ def test_quoted_rows_are_the_released_medians() -> None:
 def test_controls_have_the_masks_of_the_rewound_search() -> None:
     entries = TABLES["frankle2020"].entries(1)
     searches = {e.experiment.model: e.experiment for e in entries if e.label == "IMP"}
+    for entry in entries:
+        if entry.label.startswith("CS: "):
+            method = entry.experiment.method
+            assert isinstance(method, ContinuousSparsification)
+            assert method.density in [0.8**round for round in (4, 8, 12)]
+            assert entry.experiment.norm_scales == "uniform"
+    ways = {
+        e.label: e.experiment.method for e in entries if isinstance(e.experiment.method, IMP) and ":" not in e.label
+    }
+    assert {label: (way.rewind, way.to) for label, way in ways.items() if isinstance(way, IMP)} == {
+        "IMP": ("weights", "2ep"),
+        "IMP, learning rate rewound": ("lr", 0),
+        "IMP, fine-tuning": ("finetune", 0),
+        "IMP, rewound to 0": ("weights", 0),
+        "IMP-C": ("none", 0),
+    }
     controls = [e for e in entries if isinstance(e.experiment, Isolated)]
     assert len(controls) == 12
     for entry in controls:

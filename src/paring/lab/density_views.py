@@ -16,23 +16,24 @@ from paring.lab.grid import NETWORKS, markdown
 from paring.lab.human import DASH, seconds
 from paring.lab.plots import line_chart
 from paring.lab.results import Results, Row
-from paring.lab.tickets.verdict import spread
+from paring.lab.tickets.verdict import matches, spread
 
 COLUMNS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 MAIN = ("CS", "IMP", "L0", "GMP, one threshold", "RigL", "SNIP")
-COST = ("CS", "IMP", "L0, 16 epochs", "GMP, one threshold, 16 epochs")  # about four trainings each; IMP one a round
-_NEAR = 1.25  # a subnetwork stands in the column of a density that it is within this factor of
+_EQUAL = (16, 340)  # epochs of four trainings, what Continuous Sparsification costs; IMP costs one a round
+COST = ("CS", "IMP", *(f"{name}, {n} epochs" for n in _EQUAL for name in ("L0", "GMP, one threshold")))
 
 
 @dataclass(frozen=True)
 class Point:
     """One subnetwork over seeds: share of the weights that is open, errors in percent, epochs and seconds until it is trained.
 
-    A quoted one has neither epochs nor seconds.
+    A quoted one has neither epochs nor seconds, nor seeds.
     """
 
     density: float
     errors: tuple[float, ...]
+    seeds: frozenset[int]
     epochs: float | None
     seconds: float | None
 
@@ -47,11 +48,12 @@ def points(rows: list[Row]) -> list[Point]:
     groups: dict[Any, list[Row]] = {}
     for row in rows:
         for one in _subnetworks(row):
-            groups.setdefault((row["method"], one.get("round")), []).append(one)
+            groups.setdefault((row["method"], one.get("round")), []).append({"seed": row.get("seed"), **one})
     found = [
         Point(
             statistics.fmean(one["weight_density"] for one in members),
             tuple(one["error"] for one in members),
+            frozenset(one["seed"] for one in members),
             _mean(members, "epochs"),
             _mean(members, "train_seconds"),
         )
@@ -80,8 +82,14 @@ def _tasks(results: Results) -> dict[tuple[str, str], dict[str, list[Row]]]:
     return found
 
 
-def density_view(results: Results, columns: Sequence[float] = COLUMNS) -> str:
-    """Error at every density of `columns`, the sparsest subnetwork that matches, the best one, and what one costs."""
+def density_view(results: Results, columns: Sequence[float] = COLUMNS, near: float = 1.25) -> str:
+    """Error at every density of `columns`, the sparsest subnetwork that matches, the best one, and what one costs.
+
+    Args:
+        results: rows of a table.
+        columns: densities; a subnetwork stands in a column that it is within this factor of.
+        near: the factor.
+    """
     heads = (
         "network",
         "data",
@@ -94,7 +102,10 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS) -> str:
     )
     lines = []
     for (model, data), methods in _tasks(results).items():
-        dense = [row["error"] for row in methods.get("dense", [])]
+        dense, seeds = (
+            [row["error"] for row in methods.get("dense", [])],
+            {row["seed"] for row in methods.get("dense", [])},
+        )
         bar = statistics.fmean(dense) + spread(dense) if dense else None
         for name, rows in methods.items():
             first = (NETWORKS.get(model, model), data, name)
@@ -108,14 +119,16 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS) -> str:
                 continue
             found = points(rows)
             quoted = rows[0]["source"] == "quoted"
-            matching = [point for point in found if bar is not None and point.error <= bar]
+            matching = [
+                one for one in found if bar is not None and matches(one.density, one.errors, bar, seeds - one.seeds)
+            ]
             sparsest = _told(min(matching, key=lambda point: point.density)) if matching else "none"
             best = min(found, key=lambda point: point.error)
             last = found[-1]
             lines.append(
                 (
                     *first,
-                    *(_cell(found, density) for density in columns),
+                    *(_cell(found, density, near) for density in columns),
                     DASH if quoted or bar is None else sparsest,
                     _told(best),
                     "quoted" if quoted or last.epochs is None else f"{last.epochs:g}",
@@ -130,11 +143,11 @@ def _is_dense(name: str) -> bool:
     return name == "dense" or name.startswith("dense, ")
 
 
-def _cell(found: list[Point], density: float) -> str:
-    near = [point for point in found if density / _NEAR <= point.density <= density * _NEAR]
-    if not near:
+def _cell(found: list[Point], density: float, near: float) -> str:
+    here = [point for point in found if density / near <= point.density <= density * near]
+    if not here:
         return DASH
-    return _error(min(near, key=lambda point: abs(point.density - density)).errors)
+    return _error(min(here, key=lambda point: abs(point.density - density)).errors)
 
 
 def _told(point: Point) -> str:

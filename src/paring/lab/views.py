@@ -214,7 +214,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("savarese2020", "rows"): partial(density_view, columns=(0.5, 0.17, 0.1, 0.05, 0.03, 0.02)),
     ("savarese2020-small", "rows"): density_view,
     ("savarese2020-ablations", "rows"): partial(density_view, columns=(0.1, 0.02, 0.01)),
-    ("frankle2020", "rows"): density_view,
+    ("frankle2020", "rows"): partial(density_view, columns=(0.51, 0.41, 0.21, 0.168, 0.107, 0.069, 0.02), near=1.1),
     ("he2018", "rows"): layers_view,
     ("khoram2018", "rows"): bytes_view,
     ("khoram2018", "layers"): layer_bits_view,

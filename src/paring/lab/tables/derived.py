@@ -75,11 +75,12 @@ class Isolated(Experiment):
         return _plain(self, self.method)
 
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
-        self.search.run(root, progress=progress, data=data)
+        found = self.search.run(root, progress=progress, data=data)["rounds"][self.method.decided(self.round)]
         retrain = Retrain(self.search, self.round, self.control, at=getattr(self.method, "at", "weights"))
         row = retrain.run(root, progress=progress, data=data)
         of = {"run": self.key, "search_run": digest(self.search), "rounds": []}
-        return {**row, **of, "architecture": f"round {self.round}"}
+        spent = {name: found[name] + row[name] for name in ("epochs", "train_seconds")}  # the search included
+        return {**row, **of, **spent, "architecture": f"round {self.round}"}
 
 
 def _plain(derived: Experiment, method: Method) -> Experiment:

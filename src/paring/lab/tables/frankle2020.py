@@ -1,14 +1,16 @@
 """Frankle, Dziugaite, Roy, Carbin 2020 (lottery tickets with rewinding) and Renda, Frankle, Carbin 2020, on CIFAR-10.
 
 Settings of OpenLTH: 160 epochs of SGD with momentum 0.9, 0.1 divided by 10 at 80 and 120, batches of 128, weight decay 1e-4,
-random crops and flips, scales of BatchNorms from (0, 1); 20 % of the open weights go in each of 12 rounds (6.9 % stay), one
-threshold for all layers. ResNet-20 keeps its classifier and its two 1x1 shortcuts, VGG-16 its classifier. Rewinding goes
-back to epoch 2. Controls: other initial weights under the masks of rounds 4, 8 and 12 (41 %, 17 % and 7 %), and masks with
-the same layer-wise densities at random places.
+random crops and flips, scales of BatchNorms from (0, 1); 20 % of the open weights go in each of 12 rounds of ResNet-20 (6.9 %
+stay) and 20 of VGG-16 (1.2 %), one threshold for all layers; VGG-16 keeps its classifier. Weights go back to epoch 2 (step 782);
+where the learning rate is rewound, or stays at its last value for fine-tuning, the whole schedule is repeated. Controls:
+other initial weights under the masks of rounds 4, 8 and 12 (41 %, 17 % and 7 %), and masks with the same layer-wise
+densities at random places. Continuous Sparsification is asked for the densities of these rounds on the same recipe.
 
 The runs need a CUDA device, where they train in bfloat16 and compiled.
 
-Quoted: medians over Renda et al.'s released runs of ResNet-20, iterative, 182 epochs, rewound to epoch 12.
+Quoted: Renda et al.'s released runs of ResNet-20, iterative, 182 epochs, weights rewound to epoch 12: medians of the pruned
+networks, means of the dense ones.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from paring.lab.experiment import Experiment
 from paring.lab.tables.derived import Isolated
 from paring.lab.tables.table import Entry, Table
 from paring.lab.tickets.retrain import CONTROLS
-from paring.methods import IMP, Dense
+from paring.methods import IMP, ContinuousSparsification, Dense
 from paring.train import Recipe
 
 RECIPE = Recipe(
@@ -39,18 +41,19 @@ RECIPE = Recipe(
     bf16=True,
     compile=True,
 )
-PLACES = {"resnet20": "weights:!fc|!*shortcut*", "vgg16": "weights:!fc"}
-PRUNINGS = 12
+PLACES = {"resnet20": "weights", "vgg16": "weights:!fc"}
+PRUNINGS = {"resnet20": 12, "vgg16": 20}
 CHECKED = (4, 8, 12)  # rounds whose masks get controls
 
 
-def ways(at: str) -> Iterator[tuple[str, Method]]:
+def ways(model: str) -> Iterator[tuple[str, Method]]:
     """Iterative magnitude pruning, with every way to go on after a pruning."""
-    yield "IMP", IMP(prunings=PRUNINGS, rewind="weights", to="2ep", at=at)
-    yield "IMP, learning rate rewound", IMP(prunings=PRUNINGS, rewind="lr", to="2ep", at=at)
-    yield "IMP, fine-tuning", IMP(prunings=PRUNINGS, rewind="finetune", to="2ep", at=at)
-    yield "IMP, rewound to 0", IMP(prunings=PRUNINGS, rewind="weights", to=0, at=at)
-    yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none", at=at)
+    imp = IMP(prunings=PRUNINGS[model], to=0, at=PLACES[model])
+    yield "IMP", replace(imp, to="2ep")
+    yield "IMP, learning rate rewound", replace(imp, rewind="lr")
+    yield "IMP, fine-tuning", replace(imp, rewind="finetune")
+    yield "IMP, rewound to 0", imp
+    yield "IMP-C", replace(imp, rewind="none")
 
 
 def _entries(seed: int) -> list[Entry]:
@@ -59,13 +62,16 @@ def _entries(seed: int) -> list[Entry]:
         found.append(Entry("dense", Experiment(model, "cifar10", Dense(), recipe, norm_scales="uniform")))
         found += [
             Entry(label, Experiment(model, "cifar10", method, recipe, norm_scales="uniform"))
-            for label, method in ways(at)
+            for label, method in ways(model)
         ]
-        search = dict(ways(at))["IMP"]
+        search = dict(ways(model))["IMP"]
         for round in CHECKED:
+            share = f"{100 * 0.8**round:.3g} %"
+            continuous = ContinuousSparsification(density=0.8**round, at=at)
+            found.append(Entry(f"CS: {share}", Experiment(model, "cifar10", continuous, recipe, norm_scales="uniform")))
             found += [
                 Entry(
-                    f"IMP, {control}: {100 * 0.8**round:.3g} %",
+                    f"IMP, {control}: {share}",
                     Isolated(model, "cifar10", search, recipe, norm_scales="uniform", round=round, control=control),
                 )
                 for control in CONTROLS
@@ -74,7 +80,7 @@ def _entries(seed: int) -> list[Entry]:
     return found
 
 
-# Medians of the released results (accuracy in percent): density → weights rewound, learning rate rewound, fine-tuning, to 0.
+# Medians of the released results (accuracy in percent; of the dense networks the means): density → weights rewound, learning rate rewound, fine-tuning, to 0.
 _RENDA = {
     0.512: (91.99, 92.29, 91.37, 90.59),
     0.210: (91.67, 91.89, 90.46, 89.21),

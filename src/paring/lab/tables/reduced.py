@@ -64,7 +64,7 @@ def _possible(recipe: Recipe) -> Recipe:
 
 
 def _sooner(method: Method, part: float) -> Method:
-    """The method with its rewind point moved in proportion."""
+    """The method with its rewind point, and the steps between two of its changes, in proportion."""
     if isinstance(method, Stack):
         return Stack(*(_sooner(one, part) for one in method.methods))
     changed: dict[str, Any] = {}
@@ -72,4 +72,6 @@ def _sooner(method: Method, part: float) -> Method:
         text = str(method.to)
         number = part * float(text.removesuffix("ep"))
         changed["to"] = f"{number:g}ep" if text.endswith("ep") else round(number)
+    if isinstance(every := getattr(method, "every", None), int) and part < 1:
+        changed["every"] = max(1, round(part * every))
     return replace(method, **changed)

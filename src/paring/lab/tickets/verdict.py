@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,11 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
+def matches(density: float, errors: Sequence[float], bar: float, missing: Collection[int] = ()) -> bool:
+    """Whether a subnetwork matches the dense network: some weights are closed, no seed is missing, the mean is below the bar."""
+    return density < 1 and not missing and statistics.fmean(errors) <= bar + _ROUNDING
+
+
 def judge(dense: Sequence[Row], tickets: Sequence[Row], *, winning: bool) -> Verdict:
     """Judge tickets against dense networks.
 
@@ -161,12 +166,12 @@ def _level(rows: Sequence[Row], bar: float, seeds: set[int]) -> Level:
     epochs = statistics.fmean(row["search_epochs"] + row["epochs"] for row in tickets)
     controls = dict.fromkeys(row["control"] for row in rows if row["control"] != "ticket")
     density = statistics.fmean(float(row["weight_density"]) for row in tickets)
-    missing = len(seeds - {row["seed"] for row in tickets})
+    missing = seeds - {row["seed"] for row in tickets}
     return Level(
         density=density,
         errors=errors,
-        missing=missing,
-        matching=density < 1 and not missing and statistics.fmean(errors) <= bar + _ROUNDING,
+        missing=len(missing),
+        matching=matches(density, errors, bar, missing),
         sequential=epochs,
         epochs=epochs,
         seconds=statistics.fmean(row["search_seconds"] + row["train_seconds"] for row in tickets),
