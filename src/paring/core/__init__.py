@@ -2,6 +2,7 @@
 
 from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, whole_number
+from paring.core.concise import concise
 from paring.core.gate import Gate
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Attachment, Method, Probe, Removal, Rewind, Stack, attached, is_attached, set_attachment
@@ -25,6 +26,7 @@ __all__ = [
     "Stack",
     "adopt",
     "attached",
+    "concise",
     "factors",
     "gate_shape",
     "gated_layers",

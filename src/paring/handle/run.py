@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Method, attached
+from paring.core import Clock, Gate, Method, attached, concise
 from paring.core.shared import Spread
 from paring.cost import Cost
 from paring.gates import live, openness, support
@@ -274,7 +274,7 @@ class Run:
         return {
             "step": self.clock.step,
             "round": self.clock.round,
-            "method": repr(self.method),
+            "method": concise(self.method),
             "shrinks": copy.deepcopy(self.shrinks),
             "point": None if self.point is None else {k: v.clone() for k, v in self.point.items()},
             "state": {name: value.clone() for name, value in attached(self.net).state.items()},
@@ -289,7 +289,7 @@ class Run:
         Raises:
             ValueError: the state belongs to another method, or to a network that is larger than this one now is.
         """
-        if state["method"] != repr(self.method):
+        if state["method"] not in (concise(self.method), repr(self.method)):
             raise ValueError(f"this state was saved with {state['method']}, but {self.method!r} is attached")
         self.cut_like(state["state"])
         self.clock = Clock(state["step"], state["round"], self.clock.steps, self.clock.epoch_steps)

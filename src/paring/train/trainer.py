@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.core import Clock, Method, attached
+from paring.core import Clock, Method, attached, concise
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
 from paring.graph import CaptureError
@@ -292,7 +292,7 @@ class Trainer:
             "done": self.done,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
-            "recipe": repr(self.recipe),
+            "recipe": concise(self.recipe),
             "start": self.start,
             "net": self.net.state_dict(),
             "opt": self.opt.state_dict(),
@@ -305,7 +305,7 @@ class Trainer:
         checkpoint.save(self.folder / CHECKPOINT, state)
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:
-        if state["recipe"] != repr(self.recipe) or state.get("start", 0) != self.start:
+        if state["recipe"] not in (concise(self.recipe), repr(self.recipe)) or state.get("start", 0) != self.start:
             raise checkpoint.CheckpointError(
                 f"{path} belongs to another run ({state['recipe']}); use another folder for {self.recipe!r}"
             )
