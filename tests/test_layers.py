@@ -49,8 +49,9 @@ def test_imports_go_down(path: Path) -> None:
         assert LEVEL[package] < LEVEL[own], f"{path}: paring.{own} must not import paring.{package}"
 
 
-def test_methods_do_not_import_each_other_but_their_prices() -> None:
-    names = {path.stem for path in (ROOT / "methods").glob("*.py")} - {"__init__", "price", "budget", "expected_l2"}
+def test_methods_do_not_import_each_other() -> None:
+    shared = {"__init__", "price", "budget", "expected_l2", "chosen"}  # no methods
+    names = {path.stem for path in (ROOT / "methods").glob("*.py")} - shared
     for path in (ROOT / "methods").glob("*.py"):
         if path.stem == "__init__":
             continue
