@@ -43,8 +43,8 @@ class Clock:
         return None if self.epoch_steps is None else self.step / self.epoch_steps
 
 
-def whole_number(owner: str, name: str, value: int, least: int = 1) -> int:
-    """A number of things, checked.
+def whole_number(owner: str, name: str, value: int, least: int = 1) -> None:
+    """Refuse what is no number of things.
 
     Args:
         owner, name: whose setting it is, for messages: "IMP", "prunings".
@@ -56,7 +56,6 @@ def whole_number(owner: str, name: str, value: int, least: int = 1) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{owner}({name}={value!r}): a whole number, at least {least}")
-    return int(value)
 
 
 def in_steps(name: str, value: str | int, epoch_steps: int | None, *, least: int = 1) -> int:

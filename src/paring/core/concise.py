@@ -7,7 +7,7 @@ from typing import Any
 
 
 def concise(value: Any) -> str:
-    """`IMP(rate=0.5)` for `IMP(rate=0.5)`, where `repr` would name every field; values inside alike."""
+    """`IMP(rate=0.5)`, say, where `repr` would name every field; values inside alike."""
     if isinstance(value, tuple):
         return f"({', '.join(map(concise, value))},)"
     if not is_dataclass(value) or isinstance(value, type):

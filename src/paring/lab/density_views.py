@@ -102,10 +102,8 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS, near: flo
     )
     lines = []
     for (model, data), methods in _tasks(results).items():
-        dense, seeds = (
-            [row["error"] for row in methods.get("dense", [])],
-            {row["seed"] for row in methods.get("dense", [])},
-        )
+        whole = methods.get("dense", [])
+        dense, seeds = [row["error"] for row in whole], {row["seed"] for row in whole}
         bar = statistics.fmean(dense) + spread(dense) if dense else None
         for name, rows in methods.items():
             first = (NETWORKS.get(model, model), data, name)

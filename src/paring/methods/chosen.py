@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.gates import Site, gate_of
+from paring.gates import Site, gate_of, masks_of
 
 
 def chosen(
@@ -22,13 +22,13 @@ def chosen(
     """What stays: one boolean mask per layer.
 
     The density is of the network as it was before anything was cut out of it; what was cut ranks last. Where fewer weights are
-    open than may stay, closed ones are among the masks: who does not want them closes them again. Structures know weights as
-    (outputs, inputs, ...), so those of embeddings are turned for them.
+    open than may stay, closed ones are among the masks (`narrowed` leaves them out). Structures know weights as (outputs, inputs,
+    ...), so those of embeddings are turned for them.
 
     Args:
         net: the network with its gates.
         found: the sites to decide on.
-        scores: by layer, of the shape of its weight; higher is kept first. See `put_last` for what is closed.
+        scores: by layer, of the shape of its weight; higher is kept first.
         density: share of the weights (with a structure, of its pieces) that stays.
         allocation: how the layers share it.
         structure: what is kept or closed together.
@@ -48,6 +48,21 @@ def chosen(
         dense[layer] = score.T if layer in turned else score
     masks = rules.masks(dense, density, allocation, structure)
     return {layer: gates[layer].part(mask.T if layer in turned else mask) for layer, mask in masks.items()}
+
+
+def narrowed(
+    net: nn.Module,
+    found: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    density: float,
+    allocation: rules.Allocation,
+    structure: rules.Structure,
+) -> dict[str, Tensor]:
+    """What stays of what is open now, as in `chosen`; what is closed stays closed, and scores, magnitudes, decide on the rest."""
+    open_now = masks_of(net, found)
+    scores = {name: put_last(score, ~open_now[name]) for name, score in scores.items()}
+    masks = chosen(net, found, scores, density, allocation, structure)
+    return {name: mask & open_now[name] for name, mask in masks.items()}
 
 
 def put_last(score: Tensor, where: Tensor) -> Tensor:

@@ -16,18 +16,8 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, attached, in_steps
-from paring.gates import (
-    clear_closed,
-    latent_of,
-    mask_of,
-    masks_of,
-    put_aside,
-    put_masks,
-    set_masks,
-    sites_of,
-    weight_of,
-)
-from paring.methods.chosen import chosen, put_last
+from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
+from paring.methods.chosen import chosen, narrowed
 
 
 @dataclass(frozen=True)
@@ -105,8 +95,5 @@ class GMP(Method):
         scores = rules.magnitude(latent_of(net, found))
         if self.recover:
             put_aside(net, found, chosen(net, found, scores, density, self.allocation, self.structure))
-            return
-        open_now = masks_of(net, found)
-        scores = {name: put_last(score, ~open_now[name]) for name, score in scores.items()}
-        masks = chosen(net, found, scores, density, self.allocation, self.structure)
-        set_masks(net, found, {name: mask & open_now[name] for name, mask in masks.items()})
+        else:
+            set_masks(net, found, narrowed(net, found, scores, density, self.allocation, self.structure))

@@ -23,8 +23,8 @@ from torch import nn
 
 from paring import rules
 from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole_number
-from paring.gates import clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
-from paring.methods.chosen import chosen, put_last
+from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
+from paring.methods.chosen import narrowed
 
 _WAYS = ("weights", "lr", "finetune", "none")
 
@@ -99,11 +99,9 @@ class IMP(Method):
 
     def on_round(self, net: nn.Module, clock: Clock) -> None:
         found = sites_of(net, self)
-        open_now = masks_of(net, found)
         scores = rules.magnitude(weights_of(net, found))
-        scores = {name: put_last(score, ~open_now[name]) for name, score in scores.items()}
-        masks = chosen(net, found, scores, self.density(clock.round + 1), self.allocation, self.structure)
-        set_masks(net, found, {name: mask & open_now[name] for name, mask in masks.items()})
+        masks = narrowed(net, found, scores, self.density(clock.round + 1), self.allocation, self.structure)
+        set_masks(net, found, masks)
         for site in found:
             mask_of(net, site).fixed = True
 
