@@ -15,10 +15,10 @@ from paring.data import load as load_data
 from paring.lab.experiment import RESULT, Experiment
 from paring.lab.results import load
 from paring.lab.rounds import masks
-from paring.lab.tables.derived import Isolated, Transplanted
+from paring.lab.tables.derived import Isolated, Narrowed, Transplanted
 from paring.lab.tables.reduced import check_devices, reduced
 from paring.lab.tables.table import Entry, Table, run_table, shortened
-from paring.methods import GMP, IMP, L0, ContinuousSparsification, Dense
+from paring.methods import GMP, IMP, L0, ContinuousSparsification, Dense, Slimming
 from paring.train import Recipe, fit
 
 RECIPE = Recipe(epochs=1, batch=200, lr=2e-3)
@@ -82,6 +82,32 @@ def test_a_damaged_source_is_named(tmp_path: Path) -> None:
     (folder / RESULT).write_text("{")
     with pytest.raises(ValueError, match=rf"{SOURCE.name}/result.json is damaged"):
         GIVEN.run(tmp_path, progress=False)
+
+
+# --- widths ---------------------------------------------------------------------------------------------------------
+
+
+def test_narrowed_ends_with_the_widths_of_its_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Slimming(density=0.3, at="units:!fc3")
+    source = replace(SOURCE, method=found)
+    narrowed = Narrowed("lenet_300_100", "digits", Slimming(rate=0.0, at="units:!fc3"), RECIPE, source=source)
+    row = narrowed.run(tmp_path, progress=False)
+    before = source.result(tmp_path)
+    assert before is not None, "the source ran first, in its own folder"
+    assert (row["run"], row["source_run"]) == (narrowed.key, source.key)
+    assert row["architecture"] == before["architecture"] != "64-300-100"
+    made = narrowed.given(tmp_path, load_data("digits"))
+    own = made.result(tmp_path)
+    assert own is not None
+    assert own["run"] == made.key != narrowed.key
+    assert row["epochs"] == own["epochs"] + before["epochs"] == 4
+    assert row["train_seconds"] == own["train_seconds"] + before["train_seconds"]
+    no_training(monkeypatch)
+    assert narrowed.run(tmp_path, progress=False) == row, "everything is only read"
+    with pytest.raises(ValueError, match="only Slimming is given widths"):
+        replace(narrowed, method=GMP())
+    with pytest.raises(ValueError, match="Narrowed: lenet5_caffe's layers are not those of lenet_300_100"):
+        replace(narrowed, source=replace(source, model="lenet5_caffe"))
 
 
 # --- isolated tickets -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from paring.handle import attach
 from paring.lab.experiment import Experiment
 from paring.lab.rounds import masks, size
 from paring.lab.tables import TABLES
-from paring.lab.tables.derived import Isolated, Transplanted
+from paring.lab.tables.derived import Isolated, Narrowed, Transplanted
 from paring.lab.tables.frankle2020 import FRANKLE, PRUNINGS, RECIPE
 from paring.lab.tables.frankle2020 import PLACES as OPENLTH_PLACES
 from paring.lab.tables.he2018 import SHARE, TASKS
@@ -165,6 +165,10 @@ def test_the_uniform_rule_is_the_largest_within_half_of_the_macs(model: str) -> 
     assert isinstance(gates, L0)
     assert gates.price == Budget(macs=0.5, multiple_of=8)
     assert entries["L0, fine-tuned"] == replace(entries["L0"], finetune=entries["L0"].recipe)
+    narrowed = entries["L0's widths by scale, fine-tuned"]
+    assert isinstance(narrowed, Narrowed)
+    assert narrowed.source == entries["L0"]
+    assert narrowed.method == entries["uniform by scale, fine-tuned"].method
     assert entries["dense, twice as long"].recipe.epochs == 2 * entries["dense"].recipe.epochs
 
 

@@ -1,4 +1,4 @@
-"""Experiments that begin with what another one found: its layer-wise densities, or its masks.
+"""Experiments that begin with what another one found: its layer-wise densities, its widths, or its masks.
 
 Each names the other in its settings. Running it runs the other first, in the other's own folder, where a finished one is
 only read; so tables that hold both train it once.
@@ -10,17 +10,42 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from paring import rules
 from paring.core import Method
 from paring.data import Dataset
+from paring.graph import load as load_net
 from paring.lab.config import digest
-from paring.lab.experiment import Experiment
+from paring.lab.experiment import SMALL, Experiment
 from paring.lab.tickets.retrain import Control, Retrain
-from paring.methods import GMP
+from paring.methods import GMP, Slimming
 
 
 @dataclass(frozen=True)
-class Transplanted(Experiment):
+class Sourced(Experiment):
+    """An experiment that begins with what another experiment on the same network found.
+
+    Args:
+        source: the other experiment.
+
+    Raises:
+        ValueError: the source has another network.
+    """
+
+    _: KW_ONLY
+    source: Experiment
+
+    def __post_init__(self) -> None:
+        if self.source.model != self.model:
+            raise ValueError(
+                f"{type(self).__name__}: {self.source.model}'s layers are not those of {self.model}; "
+                "give a source on the same network"
+            )
+
+
+@dataclass(frozen=True)
+class Transplanted(Sourced):
     """A method that takes an allocation, at the layer-wise densities that another experiment ended with.
 
     The densities are those of the weights that compute something: one that nobody reads is not counted.
@@ -32,16 +57,10 @@ class Transplanted(Experiment):
         ValueError: the method is none that shares a density among layers, or the source has another network.
     """
 
-    _: KW_ONLY
-    source: Experiment
-
     def __post_init__(self) -> None:
         if not isinstance(self.method, GMP):
             raise ValueError(f"Transplanted(method={self.method!r}): only GMP is given densities here")
-        if self.source.model != self.model:
-            raise ValueError(
-                f"Transplanted: {self.source.model}'s layers are not those of {self.model}; give a source on the same network"
-            )
+        super().__post_init__()
 
     def given(self, row: dict[str, Any]) -> Experiment:
         """The experiment that follows from the source's row."""
@@ -54,6 +73,38 @@ class Transplanted(Experiment):
         row = self.source.run(root, progress=progress)
         found = self.given(row).run(root, progress=progress, data=data)
         return {**found, "run": self.key, "source_run": self.source.key}
+
+
+@dataclass(frozen=True)
+class Narrowed(Sourced):
+    """Network slimming to the widths that another experiment ended with; its search is counted.
+
+    Args:
+        source: the experiment whose widths are taken; `method` gets them in place of its own density and allocation.
+
+    Raises:
+        ValueError: the method is not network slimming, or the source has another network.
+    """
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, Slimming):
+            raise ValueError(f"Narrowed(method={self.method!r}): only Slimming is given widths here")
+        super().__post_init__()
+
+    def given(self, root: Path, data: Dataset) -> Experiment:
+        """The experiment that follows from the source's small network below `root`."""
+        assert isinstance(self.method, Slimming)
+        dense = widths(self.source.network(data))
+        small = widths(load_net(lambda: self.source.network(data), root / self.source.name / SMALL))
+        shares = tuple((name, small[name] / width) for name, width in dense.items() if name in small)
+        method = replace(self.method, density=min(share for _, share in shares), allocation=rules.Given(shares))
+        return _plain(self, method)
+
+    def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
+        found = self.source.run(root, progress=progress)
+        row = self.given(root, data or self.dataset()).run(root, progress=progress, data=data)
+        spent = {name: found[name] + row[name] for name in ("epochs", "train_seconds")}
+        return {**row, **spent, "run": self.key, "source_run": self.source.key}
 
 
 @dataclass(frozen=True)
@@ -81,6 +132,12 @@ class Isolated(Experiment):
         of = {"run": self.key, "search_run": digest(self.search), "rounds": []}
         spent = {name: found[name] + row[name] for name in ("epochs", "train_seconds")}  # the search included
         return {**row, **of, **spent, "architecture": f"round {self.round}"}
+
+
+def widths(net: nn.Module) -> dict[str, int]:
+    """Units of every convolution and fully connected layer, by name."""
+    kinds = (nn.Conv2d, nn.Linear)
+    return {name: module.weight.shape[0] for name, module in net.named_modules() if isinstance(module, kinds)}
 
 
 def _plain(derived: Experiment, method: Method) -> Experiment:

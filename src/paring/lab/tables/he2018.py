@@ -5,6 +5,8 @@ magnitude, rounds widths to multiples of 8, and fine-tunes. Here gates decide: L
 multiple_of=8)`, one training, and then a whole training of what is left as fine-tuning. Against it the hand-made rule that
 AMC compares with: the same share of every layer, what is smallest first, fine-tuned in the same way; the share is the
 largest, in whole percent, with at most half of the MACs. "Dense, twice as long" has the cost of the fine-tuned networks.
+"L0's widths" are AMC's way with gates in place of its search: the widths that L0 ended with, on the trained dense network,
+fine-tuned; a third training pays for the search.
 
 Channels are small by the magnitude of their weights, or by a factor of their own, the scale of a BatchNorm where there is
 one. The first leaves a closed channel its bias or shift; where a padded convolution reads it that is no constant to fold
@@ -21,6 +23,7 @@ from dataclasses import dataclass, replace
 
 from paring import rules
 from paring.lab.experiment import Experiment
+from paring.lab.tables.derived import Narrowed
 from paring.lab.tables.frankle2020 import RECIPE as OPENLTH
 from paring.lab.tables.table import Entry, Table
 from paring.methods import IMP, L0, Budget, Dense, Slimming
@@ -77,6 +80,7 @@ def _experiments(model: str, task: Task, recipe: Recipe) -> Iterator[tuple[str, 
     yield "uniform by magnitude, fine-tuned", replace(dense, method=uniform)
     scales = Slimming(density=task.uniform, rate=0.0, at=f"units:{task.layers}", allocation=rules.Uniform())
     yield "uniform by scale, fine-tuned", replace(dense, method=scales)
+    yield "L0's widths by scale, fine-tuned", Narrowed(model, task.data, scales, recipe, source=gates)
 
 
 def _entries(seed: int) -> list[Entry]:

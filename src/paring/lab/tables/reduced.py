@@ -10,7 +10,7 @@ import torch
 
 from paring.core import Method, Stack
 from paring.lab.experiment import Experiment
-from paring.lab.tables.derived import Transplanted
+from paring.lab.tables.derived import Sourced
 from paring.train import Recipe
 
 
@@ -26,7 +26,7 @@ def reduced(experiment: Experiment, epochs: int | None = None, examples: int = 0
         changed |= {"recipe": _shorter(experiment.recipe, epochs), "method": _sooner(experiment.method, part)}
         if experiment.finetune:
             changed["finetune"] = _shorter(experiment.finetune, max(1, epochs // 2))
-    if isinstance(experiment, Transplanted):
+    if isinstance(experiment, Sourced):
         changed["source"] = reduced(experiment.source, epochs, examples)
     found = replace(experiment, **changed)
     tuned = found.finetune and _possible(found.finetune)
