@@ -79,6 +79,7 @@ def test_every_example_of_every_help_is_a_command_that_works(
         raise _Reached
 
     for target in (
+        "paring.lab.experiment.Experiment.dataset",
         "paring.lab.experiment.Experiment.run",
         "paring.lab.demo.main",
         "paring.lab.sweep.command.sweep",

@@ -66,11 +66,11 @@ SCALES = {
     "conv4_16": Scale(
         replace(_ADAM, epochs=1, batch=50, lr=2e-3),
         to="0.5ep",
-        densities=(0.2, 0.05, 0.01),
+        densities=(0.5, 0.2, 0.05, 0.01),
         few=(),
         units=(0.5, 0.25),
         thresholds=(-4.0, -2.5),
-        repeated=False,
+        repeated=True,
     ),
 }
 
