@@ -132,7 +132,7 @@ NAMES = ("CS", "L0", "GMP", "GMP, one threshold", "RigL", "SNIP", "random, ERK")
 
 @pytest.mark.parametrize(
     ("model", "shares"),
-    [("lenet_300_100", ["50", "20", "10", "5", "2", "1", "0.5"]), ("conv4_16", ["50", "20", "5", "1"])],
+    [("lenet_300_100", ["50", "20", "10", "5", "2", "1", "0.5"]), ("conv4_16", ["50", "20", "5", "1", "0.5"])],
 )
 def test_every_method_is_asked_for_the_same_densities(model: str, shares: list[str]) -> None:
     entries = TABLES["savarese2020-small"].entries(3)

@@ -40,6 +40,7 @@ class Scale:
         few: densities of "CS, weights kept" and of the trainings that are `LONG` times as long.
         units: shares of the units for network slimming.
         thresholds: initial parameters of STR's thresholds.
+        repeated: also "IMP-C".
     """
 
     recipe: Recipe
@@ -48,6 +49,7 @@ class Scale:
     few: tuple[float, ...]
     units: tuple[float, ...]
     thresholds: tuple[float, ...]
+    repeated: bool
 
 
 _ADAM = Recipe(schedule="cosine")
@@ -59,14 +61,16 @@ SCALES = {
         few=(0.1, 0.02, 0.005),
         units=(0.8, 0.6, 0.4, 0.2, 0.1),
         thresholds=(-6.0, -4.0, -3.0, -2.5, -2.0),
+        repeated=True,
     ),
     "conv4_16": Scale(
         replace(_ADAM, epochs=1, batch=50, lr=2e-3),
         to="0.5ep",
-        densities=(0.5, 0.2, 0.05, 0.01),
+        densities=(0.5, 0.2, 0.05, 0.01, 0.005),
         few=(),
         units=(0.5, 0.25),
         thresholds=(-4.0, -2.5),
+        repeated=False,
     ),
 }
 
@@ -103,7 +107,8 @@ def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
         yield f"CS, weights kept: {100 * density:g} %", kept, recipe
         for name in ("L0", "GMP, one threshold"):
             yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", asked(density, scale.to)[name], longer
-    yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none"), recipe
+    if scale.repeated:
+        yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none"), recipe
 
 
 def _small(seed: int) -> list[Entry]:
