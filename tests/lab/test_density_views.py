@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from paring.lab.density_views import density_chart, density_view, layers_view, points
+from paring.lab.density_views import choice_view, density_chart, density_view, layers_view, points
 from paring.lab.results import Results
 from paring.lab.tables import TABLES
 from paring.lab.views import FIGURES, VIEWS, find
@@ -127,6 +127,27 @@ def test_the_layers_that_an_allocation_chose() -> None:
     assert find(VIEWS, "he2018", "rows") is layers_view
 
 
+def test_the_lowest_validation_error_of_a_column_is_bold() -> None:
+    rows = [
+        row(f"L0 from {keep}: {share} %", seed, 0.5, 9.0, epochs=epochs, validation_error=error + seed)
+        | {"run": f"{epochs}, {keep}, {share}, {seed}"}
+        for epochs, keep, share, error in (
+            *((4, 0.5, 20, 3.0), (4, 0.5, 5, 4.0), (4, 0.8, 20, 2.0), (4, 0.8, 5, 5.0)),
+            *((16, 0.5, 20, 1.0), (16, 0.8, 20, 1.5)),
+        )
+        for seed in (0, 1)
+    ]
+    lines = choice_view(Results("savarese2020-starts", "paring table savarese2020-starts", rows)).splitlines()
+    assert [[cell.strip() for cell in line.split("|")[2:-1]] for line in lines if "---" not in line] == [
+        ["epochs", "method", "20 %", "5 %"],
+        ["4", "L0 from 0.5", "3.50 ± 0.71", "**4.50 ± 0.71**"],
+        ["4", "L0 from 0.8", "**2.50 ± 0.71**", "5.50 ± 0.71"],
+        ["16", "L0 from 0.5", "**1.50 ± 0.71**", "–"],
+        ["16", "L0 from 0.8", "2.00 ± 0.71", "–"],
+    ]
+    assert find(VIEWS, "savarese2020-starts", "rows") is choice_view
+
+
 NAMES = ("CS", "L0", "GMP", "GMP, one threshold", "RigL", "SNIP", "random, ERK")
 
 
@@ -148,7 +169,7 @@ def test_every_training_has_the_same_number_of_steps() -> None:
     for entry in TABLES["savarese2020-small"].entries(0):
         recipe = entry.experiment.recipe
         steps = recipe.epochs * 60_000 // recipe.batch
-        assert steps == (4 * 1200 if "16 epochs" in entry.label else 1200)
+        assert steps == (4 * 1200 if " epochs" in entry.label else 1200)
         rounds = entry.experiment.method.rounds
         assert rounds == (22 if entry.label.startswith("IMP") else 4 if entry.label.startswith("CS") else rounds)
 

@@ -37,9 +37,9 @@ def entries(seed: int) -> list[Entry]:
 TABLE = Table("digits-check", "a check", entries, (QUOTED,), seeds=2)
 
 
-def make(folder: Path, **options: Any) -> Results:
+def make(folder: Path, table: Table = TABLE, **options: Any) -> Results:
     settings: dict[str, Any] = {"seeds": 2, "command": "paring table digits-check", "progress": False}
-    return run_table(TABLE, runs=folder / "runs", results=folder / "results", **settings | options)
+    return run_table(table, runs=folder / "runs", results=folder / "results", **settings | options)
 
 
 def measured(found: Results) -> list[dict[str, Any]]:
@@ -186,6 +186,33 @@ def test_rows_are_in_the_tables_order_whatever_came_first(tmp_path: Path, monkey
         *(("dense (2 epochs)", 0), ("L0 (2 epochs)", 0)),
     ]
     assert load(tmp_path / "results" / "digits-check.json").rows == found.rows
+
+
+def test_rows_that_the_table_no_longer_has_are_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        Experiment, "run", lambda self, *_, **__: {"run": self.key, "source": "measured", "seed": self.recipe.seed}
+    )
+    path = tmp_path / "results" / "digits-check.json"
+    before = make(tmp_path)
+    make(tmp_path, seeds=1, epochs=2)
+    replace(load(path), date="2020-01-01").save(path)
+
+    def other(seed: int) -> list[Entry]:
+        dense, gates = entries(seed)
+        return [dense, Entry("L0", replace(gates.experiment, method=L0(price=Budget(params=0.2), keep=0.9)))]
+
+    capsys.readouterr()
+    found = make(tmp_path, replace(TABLE, entries=other), only="dense")
+    kept = [(row["method"], row["seed"]) for row in measured(found)]
+    assert kept == [("dense", 0), ("dense", 1), ("dense (2 epochs)", 0), ("L0 (2 epochs)", 0)], "checks stay"
+    aside = load(path.with_name("digits-check.outdated.json"))
+    assert [row["run"] for row in aside.rows] == [row["run"] for row in measured(before) if row["method"] == "L0"]
+    assert {row["date"] for row in aside.rows} == {"2020-01-01"}, "when it was measured goes along"
+    assert "2 rows are of settings that the table no longer has; they are now in" in capsys.readouterr().err
+    make(tmp_path)
+    assert capsys.readouterr().err == "", "only the rows of checks are left, which are of no table"
 
 
 def test_rows_of_another_process_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ quoted rows are not judged by our networks.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from paring.lab.tickets.verdict import matches, spread
 
 COLUMNS = (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)
 MAIN = ("CS", "IMP", "L0", "GMP, one threshold", "RigL", "SNIP")
-_EQUAL = (16, 340)  # epochs of four trainings, what Continuous Sparsification costs; IMP costs one a round
+_EQUAL = (4, 16, 340)  # epochs of four trainings, what Continuous Sparsification costs; IMP costs one a round
 COST = ("CS", "IMP", *(f"{name}, {n} epochs" for n in _EQUAL for name in ("L0", "GMP, one threshold")))
 
 
@@ -172,6 +173,31 @@ def density_chart(results: Results, model: str, data: str, names: Sequence[str] 
             series[name] = ([100 * point.density for point in found], means, low, high)
     title = f"{NETWORKS.get(model, model)}, {data}: error against density"
     return line_chart(series, "open weights, %", "test error, %", title, logx=True, logy=True) if series else None
+
+
+def choice_view(results: Results) -> str:
+    """Validation error of every way (rows) at every density (columns), by network and length; the lowest of a column in bold."""
+    errors: dict[tuple[str, int, str, str], list[float]] = {}
+    for row in results.rows:
+        name, _, setting = row["method"].partition(": ")
+        errors.setdefault((row["model"], row["epochs"], name, setting), []).append(row["validation_error"])
+    best: dict[tuple[str, int, str], float] = {}
+    for (model, epochs, _, setting), found in errors.items():
+        column = (model, epochs, setting)
+        best[column] = min(best.get(column, math.inf), statistics.fmean(found))
+
+    def cell(model: str, epochs: int, name: str, setting: str) -> str:
+        found = errors.get((model, epochs, name, setting))
+        if found is None:
+            return DASH
+        return f"**{_error(found)}**" if statistics.fmean(found) == best[model, epochs, setting] else _error(found)
+
+    settings = list(dict.fromkeys(setting for *_, setting in errors))
+    lines = [
+        (NETWORKS.get(model, model), f"{epochs:g}", name, *(cell(model, epochs, name, setting) for setting in settings))
+        for model, epochs, name in dict.fromkeys(way[:3] for way in errors)
+    ]
+    return markdown(("network", "epochs", "method", *settings), lines, words=3)
 
 
 def layers_view(results: Results) -> str:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from paring.lab.bench_views import BENCH_VIEWS
 from paring.lab.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
-from paring.lab.density_views import COST, MAIN, density_chart, density_view, layers_view
+from paring.lab.density_views import COST, MAIN, choice_view, density_chart, density_view, layers_view
 from paring.lab.ftprop_views import FTPROP_VIEWS
 from paring.lab.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
 from paring.lab.hard_views import hard_chart, hard_view
@@ -213,6 +213,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("louizos2018-relaxations", "rows"): relaxations_view,
     ("savarese2020", "rows"): partial(density_view, columns=(0.5, 0.17, 0.1, 0.05, 0.03, 0.02)),
     ("savarese2020-small", "rows"): density_view,
+    ("savarese2020-starts", "rows"): choice_view,
     ("savarese2020-ablations", "rows"): partial(density_view, columns=(0.1, 0.02, 0.01)),
     ("frankle2020", "rows"): partial(density_view, columns=(0.51, 0.41, 0.21, 0.168, 0.107, 0.069, 0.02), near=1.1),
     ("he2018", "rows"): layers_view,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import fcntl
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +32,25 @@ def add_rows(path: Path, command: str, rows: Iterable[Row]) -> Results:
             found = found.merge(row)
         found.save(path)
     return found
+
+
+def set_aside(path: Path, runs: Collection[str]) -> Path:
+    """Move the rows of these runs from a results file to another beside it, NAME.outdated.json.
+
+    Args:
+        path: of the file.
+        runs: keys of runs.
+
+    Returns:
+        The other file's path.
+    """
+    other = path.with_suffix(".outdated.json")
+    with _locked(path):
+        found = load(path)
+        made = {"date": found.date, "machine": found.machine, "versions": found.versions}
+        add_rows(other, found.command, [made | row for row in found.rows if row.get("run") in runs])
+        replace(found, rows=[row for row in found.rows if row.get("run") not in runs]).save(path)
+    return other
 
 
 def sort_rows(path: Path, runs: Sequence[str]) -> Results:

@@ -12,6 +12,7 @@ from paring.lab.tables.khoram2018 import KHORAM, KHORAM_CIFAR
 from paring.lab.tables.louizos2018 import MNIST, RELAXATIONS
 from paring.lab.tables.savarese2020 import SMALL
 from paring.lab.tables.savarese2020_cifar import SAVARESE
+from paring.lab.tables.savarese2020_starts import STARTS
 from paring.lab.tables.table import Entry, Table, run_table
 
 TABLES: dict[str, Table] = {
@@ -20,6 +21,7 @@ TABLES: dict[str, Table] = {
         MNIST,
         RELAXATIONS,
         SMALL,
+        STARTS,
         ABLATIONS,
         SAVARESE,
         FRANKLE,

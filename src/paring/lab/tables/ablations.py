@@ -58,7 +58,7 @@ def _searches(density: float) -> Iterator[tuple[str, Method]]:
 
 
 def _stochastic(density: float) -> Iterator[tuple[str, Method]]:
-    plain = L0(price=Budget(params=density), at="weights")
+    plain = L0(price=Budget(params=density), at="weights", keep=SCALES[MODEL].starts[density])
     yield "L0", plain
     for name, relaxation in _RELAXATIONS:
         yield f"L0, {name}", replace(plain, gate=relaxation)

@@ -2,11 +2,12 @@
 
 LeNet-300-100 and Conv-4 at a quarter of its widths, on MNIST and Fashion-MNIST; all weights of all layers can go. Every
 training of a network has the same recipe, 1,200 steps of Adam with a cosine schedule: 4 epochs of batches of 200 at 4e-3
-for LeNet-300-100, 1 epoch of batches of 50 at 2e-3 for Conv-4 (learning rates and STR's thresholds were chosen on
-MNIST's validation split). Methods of several rounds repeat the recipe: IMP prunes 20 % a round, 21 times (0.92 % stay), and
-rewinds weights and schedule to step 300 of LeNet-300-100 and 600 of Conv-4 ("IMP-C" rewinds nothing); Continuous
-Sparsification searches in 3 rounds with the density given, and trains its ticket from there ("CS") or goes on with its
-weights ("CS, weights kept"). So CS costs about four trainings; "16 epochs" are L0, GMP and the dense network at that cost.
+for LeNet-300-100, 1 epoch of batches of 50 at 2e-3 for Conv-4. Learning rates, STR's thresholds and where L0's gates begin
+(`savarese2020-starts`) were chosen on MNIST's validation split. Methods of several rounds repeat the recipe: IMP prunes 20 %
+a round, 21 times (0.92 % stay), and rewinds weights and schedule to step 300 of LeNet-300-100 and 600 of Conv-4 ("IMP-C"
+rewinds nothing); Continuous Sparsification searches in 3 rounds with the density given, and trains its ticket from there
+("CS") or goes on with its weights ("CS, weights kept"). So CS costs about four trainings; "16 epochs" (LeNet-300-100) and
+"4 epochs" (Conv-4) are L0, GMP and the dense network at that cost.
 
 Network slimming closes units, so its densities are shares of the units. STR has no density to ask for; its initial
 thresholds decide.
@@ -36,20 +37,18 @@ class Scale:
     Args:
         recipe: of every training.
         to: rewind point.
-        densities: of every method that can be asked for one.
-        few: densities of "CS, weights kept" and of the trainings that are `LONG` times as long.
+        starts: densities of every method that can be asked for one, and the probability with which L0 keeps a gate at first.
+        long_starts: densities of "CS, weights kept" and of the trainings that are `LONG` times as long, with L0's start there.
         units: shares of the units for network slimming.
         thresholds: initial parameters of STR's thresholds.
-        repeated: also "IMP-C".
     """
 
     recipe: Recipe
     to: str
-    densities: tuple[float, ...]
-    few: tuple[float, ...]
+    starts: dict[float, float]
+    long_starts: dict[float, float]
     units: tuple[float, ...]
     thresholds: tuple[float, ...]
-    repeated: bool
 
 
 _ADAM = Recipe(schedule="cosine")
@@ -57,29 +56,30 @@ SCALES = {
     "lenet_300_100": Scale(
         replace(_ADAM, epochs=4, batch=200, lr=4e-3),
         to="1ep",
-        densities=(0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005),
-        few=(0.1, 0.02, 0.005),
+        starts={0.5: 0.95, 0.2: 0.95, 0.1: 0.8, 0.05: 0.8, 0.02: 0.5, 0.01: 0.5, 0.005: 0.5},
+        long_starts={0.1: 0.8, 0.02: 0.5, 0.005: 0.5},
         units=(0.8, 0.6, 0.4, 0.2, 0.1),
         thresholds=(-6.0, -4.0, -3.0, -2.5, -2.0),
-        repeated=True,
     ),
     "conv4_16": Scale(
         replace(_ADAM, epochs=1, batch=50, lr=2e-3),
         to="0.5ep",
-        densities=(0.5, 0.2, 0.05, 0.01, 0.005),
-        few=(),
+        starts={0.5: 0.95, 0.2: 0.95, 0.05: 0.8, 0.01: 0.5, 0.005: 0.5},
+        long_starts={0.05: 0.8},
         units=(0.5, 0.25),
         thresholds=(-4.0, -2.5),
-        repeated=False,
     ),
 }
 
 
-def asked(density: float, to: str) -> dict[str, Method]:
-    """Every method that can be asked for a density and trains once, or searches and trains its ticket (from `to`) once."""
+def asked(density: float, to: str, keep: float) -> dict[str, Method]:
+    """Every method that can be asked for a density and trains once, or searches and trains its ticket (from `to`) once.
+
+    L0 keeps a gate with probability `keep` at first.
+    """
     return {
         "CS": ContinuousSparsification(density=density, to=to),
-        "L0": L0(price=Budget(params=density), at="weights"),
+        "L0": L0(price=Budget(params=density), at="weights", keep=keep),
         "GMP": GMP(density=density),
         "GMP, one threshold": GMP(density=density, allocation=rules.Global()),
         "RigL": RigL(density=density),
@@ -92,23 +92,21 @@ def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
     recipe = scale.recipe
     yield "dense", Dense(), recipe
     yield "IMP", IMP(prunings=PRUNINGS, to=scale.to), recipe
-    for density in scale.densities:
-        for name, method in asked(density, scale.to).items():
+    for density, keep in scale.starts.items():
+        for name, method in asked(density, scale.to, keep).items():
             yield f"{name}: {100 * density:g} %", method, recipe
     for share in scale.units:
         yield f"slimming: {100 * share:g} %", Slimming(density=share), recipe
     for threshold in scale.thresholds:
         yield f"STR: {threshold:g}", STR(s_init=threshold), replace(recipe, weight_decay=STR_DECAY)
     longer = replace(recipe, epochs=LONG * recipe.epochs)
-    if scale.few:
-        yield f"dense, {longer.epochs} epochs", Dense(), longer
-    for density in scale.few:
+    yield f"dense, {longer.epochs} epochs", Dense(), longer
+    for density, keep in scale.long_starts.items():
         kept = ContinuousSparsification(density=density, ticket="prune", flat=False)
         yield f"CS, weights kept: {100 * density:g} %", kept, recipe
         for name in ("L0", "GMP, one threshold"):
-            yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", asked(density, scale.to)[name], longer
-    if scale.repeated:
-        yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none"), recipe
+            yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", asked(density, scale.to, keep)[name], longer
+    yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none"), recipe
 
 
 def _small(seed: int) -> list[Entry]:

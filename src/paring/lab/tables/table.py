@@ -14,7 +14,7 @@ from paring.lab.experiment import Experiment
 from paring.lab.results import Results
 from paring.lab.sweep.executor import Executor
 from paring.lab.sweep.processes import Processes
-from paring.lab.sweep.rows import add_rows, sort_rows
+from paring.lab.sweep.rows import add_rows, set_aside, sort_rows
 from paring.lab.sweep.trials import run_trials, trial
 from paring.lab.tables.reduced import check_devices, reduced
 
@@ -80,7 +80,8 @@ def run_table(
 ) -> Results:
     """Run what is missing and write the results file after every run; in the end its rows are in the table's order.
 
-    Rows that the results file already holds are not run again, also when their run folders are gone.
+    Rows that the results file already holds are not run again, also when their run folders are gone. Rows of settings that
+    the table no longer has would be taken for further seeds; they go to NAME.outdated.json.
 
     Args:
         table: which table.
@@ -103,6 +104,13 @@ def run_table(
     names = [f"quoted/{row['model']}/{row['method']}" for row in table.quoted]
     quoted = [{"run": name, "source": "quoted", **row} for name, row in zip(names, table.quoted, strict=True)]
     found = add_rows(path, command, quoted)
+    outdated = _outdated(table, found)
+    if outdated:
+        other = set_aside(path, outdated)
+        print(
+            f"{table.name}: {len(outdated)} rows are of settings that the table no longer has; they are now in {other}",
+            file=sys.stderr,
+        )
     asked = [entry for seed in range(seeds) for entry in table.entries(seed)]
     wanted = [
         shortened(entry, epochs, examples) for entry in asked if only in f"{entry.experiment.model} {entry.label}"
@@ -129,6 +137,13 @@ def run_table(
     if table.after is not None and wanted:
         found = add_rows(path, command, table.after(found).rows)
     return sort_rows(path, [entry.experiment.key for entry in [*asked, *wanted]])
+
+
+def _outdated(table: Table, found: Results) -> set[str]:
+    """Runs of the rows that no entry of the table makes; checks with fewer epochs or examples are none of them."""
+    rows = [row for row in found.rows if row["source"] == "measured" and not is_shortened(row["method"])]
+    made = {entry.experiment.key for seed in {row["seed"] for row in rows} for entry in table.entries(seed)}
+    return {row["run"] for row in rows} - made
 
 
 def _execute(
