@@ -192,7 +192,7 @@ def choice_view(results: Results) -> str:
             return DASH
         return f"**{_error(found)}**" if statistics.fmean(found) == best[model, epochs, setting] else _error(found)
 
-    settings = list(dict.fromkeys(setting for *_, setting in errors))
+    settings = sorted({setting for *_, setting in errors}, key=lambda share: -float(share.removesuffix(" %")))
     lines = [
         (NETWORKS.get(model, model), f"{epochs:g}", name, *(cell(model, epochs, name, setting) for setting in settings))
         for model, epochs, name in dict.fromkeys(way[:3] for way in errors)
