@@ -64,7 +64,7 @@ SCALES = {
     "conv4_16": Scale(
         replace(_ADAM, epochs=1, batch=50, lr=2e-3),
         to="0.5ep",
-        starts={0.5: 0.95, 0.2: 0.95, 0.05: 0.8, 0.01: 0.5, 0.005: 0.5},
+        starts={0.5: 0.99, 0.2: 0.95, 0.05: 0.8, 0.01: 0.5, 0.005: 0.5},
         long_starts={0.05: 0.8},
         units=(0.5, 0.25),
         thresholds=(-4.0, -2.5),
