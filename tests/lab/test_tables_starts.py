@@ -14,7 +14,7 @@ from paring.lab.tables.savarese2020 import LONG, SCALES
 from paring.lab.tables.savarese2020_starts import HELD_OUT, candidates
 from paring.methods import L0, Budget
 
-CHANCE = 85.0  # percent; ten classes
+CHANCE = 85.0  # percent; an error above this is taken for that of guessing among ten classes
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -34,23 +34,24 @@ def add_rows(path: Path, command: str, rows: Iterable[Row]) -> Results:
     return found
 
 
-def set_aside(path: Path, runs: Collection[str]) -> Path:
-    """Move the rows of these runs from a results file to another beside it, NAME.outdated.json.
+def set_aside(path: Path, other: Path, runs: Collection[str]) -> Results:
+    """Move the rows of these runs from one results file to another.
 
     Args:
-        path: of the file.
+        path: of the file that has them.
+        other: of the file that gets them; begun if it is not there.
         runs: keys of runs.
 
     Returns:
-        The other file's path.
+        What is left in the first.
     """
-    other = path.with_suffix(".outdated.json")
     with _locked(path):
         found = load(path)
         made = {"date": found.date, "machine": found.machine, "versions": found.versions}
         add_rows(other, found.command, [made | row for row in found.rows if row.get("run") in runs])
-        replace(found, rows=[row for row in found.rows if row.get("run") not in runs]).save(path)
-    return other
+        left = replace(found, rows=[row for row in found.rows if row.get("run") not in runs])
+        left.save(path)
+    return left
 
 
 def sort_rows(path: Path, runs: Sequence[str]) -> Results:

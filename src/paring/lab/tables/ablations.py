@@ -1,6 +1,6 @@
 """Ablations of Continuous Sparsification and of L0 that the reviewers of Savarese et al. 2020 asked for, on LeNet-300-100, MNIST.
 
-The recipe is that of `savarese2020-small`, and runs that both tables hold are trained once. Every row of a method that can
+The recipe is that of `savarese2020-small`, and runs that both tables hold are trained once where they share `--runs`. Every row of a method that can
 be asked for a density is at 10 % and 2 %:
 
 * Continuous Sparsification: as it is; β = 1 with a threshold afterwards; the authors' factor 1/σ(s0); β growing by epoch;
@@ -20,13 +20,11 @@ from paring import relax, rules
 from paring.core import Method
 from paring.lab.experiment import Experiment
 from paring.lab.tables.derived import Transplanted
-from paring.lab.tables.savarese2020 import SCALES, STR_DECAY
+from paring.lab.tables.savarese2020 import SCALES, STR_DECAY, gates
 from paring.lab.tables.table import Entry, Table
 from paring.methods import (
     GMP,
-    L0,
     STR,
-    Budget,
     ConcreteDropout,
     ContinuousSparsification,
     EdgePopup,
@@ -58,7 +56,7 @@ def _searches(density: float) -> Iterator[tuple[str, Method]]:
 
 
 def _stochastic(density: float) -> Iterator[tuple[str, Method]]:
-    plain = L0(price=Budget(params=density), at="weights", keep=SCALES[MODEL].starts[density])
+    plain = gates(density, SCALES[MODEL].starts[density])
     yield "L0", plain
     for name, relaxation in _RELAXATIONS:
         yield f"L0, {name}", replace(plain, gate=relaxation)

@@ -72,14 +72,16 @@ SCALES = {
 }
 
 
-def asked(density: float, to: str, keep: float) -> dict[str, Method]:
-    """Every method that can be asked for a density and trains once, or searches and trains its ticket (from `to`) once.
+def gates(density: float, keep: float) -> L0:
+    """L0 at the weights for a density; a gate is kept with probability `keep` at first."""
+    return L0(price=Budget(params=density), at="weights", keep=keep)
 
-    L0 keeps a gate with probability `keep` at first.
-    """
+
+def _asked(density: float, to: str, keep: float) -> dict[str, Method]:
+    """Every method that can be asked for a density and trains once, or searches and trains its ticket (from `to`) once."""
     return {
         "CS": ContinuousSparsification(density=density, to=to),
-        "L0": L0(price=Budget(params=density), at="weights", keep=keep),
+        "L0": gates(density, keep),
         "GMP": GMP(density=density),
         "GMP, one threshold": GMP(density=density, allocation=rules.Global()),
         "RigL": RigL(density=density),
@@ -93,7 +95,7 @@ def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
     yield "dense", Dense(), recipe
     yield "IMP", IMP(prunings=PRUNINGS, to=scale.to), recipe
     for density, keep in scale.starts.items():
-        for name, method in asked(density, scale.to, keep).items():
+        for name, method in _asked(density, scale.to, keep).items():
             yield f"{name}: {100 * density:g} %", method, recipe
     for share in scale.units:
         yield f"slimming: {100 * share:g} %", Slimming(density=share), recipe
@@ -105,7 +107,7 @@ def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
         kept = ContinuousSparsification(density=density, ticket="prune", flat=False)
         yield f"CS, weights kept: {100 * density:g} %", kept, recipe
         for name in ("L0", "GMP, one threshold"):
-            yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", asked(density, scale.to, keep)[name], longer
+            yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", _asked(density, scale.to, keep)[name], longer
     yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none"), recipe
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from paring.lab.experiment import Experiment
-from paring.lab.tables.savarese2020 import LONG, SCALES, asked
+from paring.lab.tables.savarese2020 import LONG, SCALES, gates
 from paring.lab.tables.table import Entry, Table
 
 HELD_OUT = 10_000
@@ -24,19 +24,24 @@ def candidates(density: float) -> tuple[float, ...]:
 
 
 def _starts(seed: int) -> list[Entry]:
-    return [
-        Entry(
-            f"L0 from {keep:g}{long}: {100 * density:g} %",
-            Experiment(model, "mnist", asked(density, scale.to, keep)["L0"], recipe, validation=HELD_OUT),
-        )
-        for model, scale in SCALES.items()
-        for times, densities in ((1, scale.starts), (LONG, scale.long_starts))
-        for recipe in [replace(scale.recipe, seed=seed, epochs=times * scale.recipe.epochs)]
-        for long in [f", {recipe.epochs} epochs" * (times > 1)]
-        for keep in sorted({keep for density in densities for keep in candidates(density)})
-        for density in densities
-        if keep in candidates(density)
-    ]
+    found = []
+    for model, scale in SCALES.items():
+        longer = replace(scale.recipe, epochs=LONG * scale.recipe.epochs)
+        for recipe, densities, long in (
+            (scale.recipe, scale.starts, ""),
+            (longer, scale.long_starts, f", {longer.epochs} epochs"),
+        ):
+            keeps = sorted({keep for density in densities for keep in candidates(density)})
+            found += [
+                Entry(
+                    f"L0 from {keep:g}{long}: {100 * density:g} %",
+                    Experiment(model, "mnist", gates(density, keep), replace(recipe, seed=seed), validation=HELD_OUT),
+                )
+                for keep in keeps
+                for density in densities
+                if keep in candidates(density)
+            ]
+    return found
 
 
 STARTS = Table("savarese2020-starts", "where L0's gates begin, chosen on validation examples", _starts, seeds=2)

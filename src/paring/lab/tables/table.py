@@ -106,7 +106,8 @@ def run_table(
     found = add_rows(path, command, quoted)
     outdated = _outdated(table, found)
     if outdated:
-        other = set_aside(path, outdated)
+        other = path.with_suffix(".outdated.json")
+        found = set_aside(path, other, outdated)
         print(
             f"{table.name}: {len(outdated)} rows are of settings that the table no longer has; they are now in {other}",
             file=sys.stderr,
