@@ -207,6 +207,12 @@ def test_names_stay_names_in_the_legend() -> None:
     assert "$c$" in text
 
 
+def test_short_logarithmic_axes_are_labelled_in_plain_numbers() -> None:
+    svg = line_chart({"a": ([0.5, 50.0], [1.5, 12.0])}, "x", "y", "T", logx=True, logy=True)
+    told = [one.text for one in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert told == ["1", "10", "x", "10", "2", "3", "4", "6", "y", "T"]
+
+
 def test_the_readers_settings_do_not_change_a_chart() -> None:
     import matplotlib
 

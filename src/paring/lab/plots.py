@@ -176,9 +176,20 @@ def _chart(
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
+        from matplotlib.ticker import FuncFormatter, LogFormatter, MaxNLocator
     except ImportError as error:
         raise ImportError("charts need matplotlib; run: pip install 'paring[report]'") from error
+
+    class Minor(LogFormatter):
+        """The minor ticks of a short logarithmic axis as text like the major ones; which of them, matplotlib decides."""
+
+        def __init__(self, text_of: Callable[[float], str]) -> None:
+            super().__init__()
+            self.text_of = text_of
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return self.text_of(x) if super().__call__(x, pos) else ""
+
     told = json.dumps([kind, list(data.items()), xlabel, ylabel, title, logx, logy, percent, extra], default=list)
     inputs = hashlib.sha256(told.encode()).hexdigest()[:12]
     whole = kind == "line" and all(float(x).is_integer() for xs, *_ in data.values() for x in xs)
@@ -206,7 +217,10 @@ def _chart(
             elif kind != "bar" or axis is values:
                 axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10], integer=whole and axis is axes.xaxis))
             if kind != "bar" or axis is values:
-                axis.set_major_formatter(FuncFormatter(_percent if percent and axis is values else _short))
+                text_of = _percent if percent and axis is values else _short
+                axis.set_major_formatter(FuncFormatter(text_of))
+                if log:
+                    axis.set_minor_formatter(Minor(text_of))
         if not logy and kind == "line" and axes.dataLim.ymin >= 0:
             axes.set_ylim(bottom=0)
         if legend:
