@@ -9,6 +9,7 @@ from tests.handle.processes import together
 
 _CHILD = """
 import copy
+import gc
 import sys
 import torch
 import torch.distributed as dist
@@ -88,6 +89,9 @@ for trainee in ((net, run, opt, ddp), (again, other, its, late)):
     trained(*trainee, 2)  # gates that were folded get no gradient, and nobody waits for it
 assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters(), strict=True))
 print("agreed")
+# what wraps a network holds the group, whose threads then outlive it and abort the exit
+del ddp, first, late, run, other, trainee
+gc.collect()
 dist.destroy_process_group()
 """
 
