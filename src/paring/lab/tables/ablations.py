@@ -1,7 +1,7 @@
 """Ablations of Continuous Sparsification and of L0 that the reviewers of Savarese et al. 2020 asked for, on LeNet-300-100, MNIST.
 
-The recipe is that of `savarese2020-small`, and runs that both tables hold are trained once where they share `--runs`. Every row of a method that can
-be asked for a density is at 10 % and 2 %:
+The recipe is that of `savarese2020-small`; runs that both tables hold are trained once where they share `--runs`. Every row
+of a method that can be asked for a density is at 10 % and 2 %:
 
 * Continuous Sparsification: as it is; β = 1 with a threshold afterwards; the authors' factor 1/σ(s0); β growing by epoch;
   the initial logit s0, with the density given and (as published) without one; learning rates of the logits;
