@@ -8,7 +8,7 @@ small = run.finish()
 
 from paring import methods, rules
 from paring.codec import PareError, pack, unpack
-from paring.core import Clock, Gate, Method, Stack
+from paring.core import Clock, Gate, Method, ParingWarning, Stack
 from paring.cost import report
 from paring.gates import groups
 from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
@@ -28,6 +28,7 @@ __all__ = [
     "HardConcrete",
     "Method",
     "PareError",
+    "ParingWarning",
     "Recipe",
     "Relaxation",
     "Run",

@@ -8,6 +8,7 @@ from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Attachment, Method, Probe, Removal, Rewind, Stack, attached, is_attached, set_attachment
 from paring.core.shared import Spread
 from paring.core.slots import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
+from paring.core.warning import ParingWarning, warn
 
 __all__ = [
     "GATED",
@@ -19,6 +20,7 @@ __all__ = [
     "Gated",
     "Kind",
     "Method",
+    "ParingWarning",
     "Probe",
     "Removal",
     "Rewind",
@@ -39,5 +41,6 @@ __all__ = [
     "set_attachment",
     "share",
     "strip",
+    "warn",
     "whole_number",
 ]
