@@ -129,7 +129,7 @@ def by_hand(mask: Tensor, magnitude: Tensor, growth: Tensor, fraction: float) ->
     """The exchange with sorted lists."""
     flat, mags, grow = mask.flatten().tolist(), magnitude.flatten().tolist(), growth.flatten().tolist()
     opened = [i for i, one in enumerate(flat) if one]
-    count = min(round(fraction * len(opened)), len(flat) - len(opened))
+    count = int(fraction * len(opened) + 1e-6)
     kept = set(sorted(opened, key=lambda i: (-mags[i], i))[: len(opened) - count])
     new = sorted((i for i in range(len(flat)) if i not in kept), key=lambda i: (-grow[i], i))[:count]
     return torch.tensor([i in kept or i in new for i in range(len(flat))]).view(mask.shape)

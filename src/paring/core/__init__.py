@@ -3,7 +3,7 @@
 from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, whole_number
 from paring.core.concise import concise
-from paring.core.gate import Gate
+from paring.core.gate import Gate, noise_dtype
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Attachment, Method, Probe, Removal, Rewind, Stack, attached, is_attached, set_attachment
 from paring.core.shared import Spread
@@ -36,6 +36,7 @@ __all__ = [
     "in_steps",
     "is_attached",
     "joint_projection",
+    "noise_dtype",
     "put",
     "release",
     "set_attachment",

@@ -14,6 +14,14 @@ import torch
 from torch import Tensor, nn
 
 
+def noise_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type in which a gate of this type draws its noise: float32 or better, as half precision has too few values.
+
+    A uniform number in bfloat16 is a multiple of 1/256: an event of probability 0.002 would never happen.
+    """
+    return torch.promote_types(dtype, torch.float32)
+
+
 class Gate(nn.Module, ABC):
     """Multiplier for the units, inputs or weights of one layer.
 

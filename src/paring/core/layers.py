@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.core.gate import Gate
+from paring.core.gate import Gate, noise_dtype
 
 Kind = Literal["units", "inputs", "weights"]
 _LEAST_VARIANCE = 1e-16  # keeps the slope of the square root finite where nothing is active
@@ -66,7 +66,8 @@ class Gated(nn.Module):
         if variance is None:
             return y
         deviation = (spread(variance) + _LEAST_VARIANCE).sqrt()
-        return y + deviation * torch.randn_like(deviation)
+        noise = torch.randn(deviation.shape, device=deviation.device, dtype=noise_dtype(deviation.dtype))
+        return y + deviation * noise.to(deviation.dtype)
 
     def feature_axis(self, x: Tensor) -> int:
         """Axis of `x` that carries the features (last for linear layers and embeddings, 1 for channels)."""

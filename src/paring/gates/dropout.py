@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate
+from paring.core import Gate, noise_dtype
 
 _LEAST = 1e-7
 
@@ -64,9 +64,10 @@ class DropoutGate(Gate):
         if not self.training:
             return self.value()
         shape = self.dense_shape if batch is None else (batch, *self.dense_shape)
-        u = torch.rand(shape, device=self.logit.device, dtype=self.logit.dtype).clamp(_LEAST, 1 - _LEAST)
-        kept = torch.sigmoid(-(self.logit + self.part(u).logit()) / self.temperature)
-        return kept * (1 + self.logit.exp())  # 1 / (1 - p)
+        logit = self.logit.to(noise_dtype(self.logit.dtype))
+        u = torch.rand(shape, device=logit.device, dtype=logit.dtype).clamp(_LEAST, 1 - _LEAST)
+        kept = torch.sigmoid(-(logit + self.part(u).logit()) / self.temperature)
+        return (kept * (1 + logit.exp())).to(self.logit.dtype)  # 1 / (1 - p)
 
     def chance(self) -> Tensor:
         """Ones: a soft drop is never exactly zero."""

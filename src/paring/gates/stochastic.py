@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate
+from paring.core import Gate, noise_dtype
 from paring.relax import Relaxation
 
 _LOTS = 1 << 16
@@ -89,8 +89,9 @@ class StochasticGate(Gate):
         self._shared = shared
         self._noise: Tensor | None = None
         self._shown: Tensor | None = None
-        start = torch.randn(shape, device=device, dtype=dtype) * spread + relaxation.logits(keep)
-        self.log_alpha = nn.Parameter(start)
+        dtype = dtype or torch.get_default_dtype()
+        start = torch.randn(shape, device=device, dtype=noise_dtype(dtype)) * spread + relaxation.logits(keep)
+        self.log_alpha = nn.Parameter(start.to(dtype))
         self.register_buffer("retired", None)
         self.register_buffer("quiet", None)
 
@@ -126,7 +127,7 @@ class StochasticGate(Gate):
         """Uniform noise, from `rand` or, once held, `_lots`; a shared gate keeps it (and not the sample: each backward
         pass has its own graph)."""
         kept, a = self._noise, self.log_alpha
-        dtype = torch.int16 if self.held else a.dtype
+        dtype = torch.int16 if self.held else noise_dtype(a.dtype)
         if kept is not None and kept.shape == shape and kept.dtype == dtype and kept.device == a.device:
             return kept
         noise = _lots(shape, a.device) if self.held else torch.rand(shape, device=a.device, dtype=dtype)

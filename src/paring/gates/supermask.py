@@ -13,7 +13,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate
+from paring.core import Gate, noise_dtype
 from paring.rules import top
 
 _SURE = 40.0  # a logit whose probability is one, or zero, in single precision
@@ -53,8 +53,9 @@ class SupermaskGate(Gate):
         if not self.training:
             return self.value()
         p = self.chance()
-        u = torch.rand(self.dense_shape, device=p.device, dtype=p.dtype)
-        mask = (self.part(u) < p).to(p.dtype)
+        fine = torch.sigmoid(self.logit.detach().to(noise_dtype(p.dtype)))
+        u = torch.rand(self.dense_shape, device=p.device, dtype=fine.dtype)
+        mask = (self.part(u) < fine).to(p.dtype)
         return (mask + (p - p.detach())) * self._scale(mask)
 
     def chance(self) -> Tensor:
@@ -99,8 +100,9 @@ class PopupGate(Gate):
         super().__init__()
         self.lr_scale = lr_scale
         self.keep = keep
-        self.score = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        nn.init.kaiming_uniform_(self.score, a=math.sqrt(5))
+        dtype = dtype or torch.get_default_dtype()
+        score = torch.empty(shape, device=device, dtype=noise_dtype(dtype))
+        self.score = nn.Parameter(nn.init.kaiming_uniform_(score, a=math.sqrt(5)).to(dtype))
 
     @property
     def shape(self) -> torch.Size:

@@ -2,8 +2,10 @@
 
     drop the k open weights of smallest magnitude, then open the k best of all that are closed now
 
-RigL (Evci et al. 2020) grows where the gradient is largest, SET (Mocanu et al. 2018) at random. What was dropped a moment
-ago may come back, as in RigL's code; `fresh` names what was closed before and is open now.
+RigL (Evci et al. 2020) grows where the gradient is largest, SET (Mocanu et al. 2018) at random. As in RigL's code k is
+rounded down, and what was dropped a moment ago may come back, so k may be more than there is closed: at high densities
+some of the dropped come back in any case. `fresh` names what was closed before and is open now. Their code adds noise of
+1e-5 to the magnitudes, which decides between equal ones; here the first of equal ones stay.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from paring.rules.highest import top
@@ -41,7 +44,7 @@ def exchange(mask: Tensor, magnitude: Tensor, growth: Tensor, fraction: float) -
     if not 0 <= fraction <= 1:
         raise ValueError(f"exchange(fraction={fraction}): must lie in [0, 1]")
     count = int(mask.sum())
-    moving = min(round(fraction * count), mask.numel() - count)
+    moving = min(count, int(torch.tensor(fraction, dtype=torch.float32) * count))  # down, in float32, as in RigL's code
     lowest = float("-inf")
     kept = top(magnitude.masked_fill(~mask, lowest), count - moving)
     new = kept | top(growth.masked_fill(kept, lowest), moving)
