@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from paring.graph import ops
@@ -71,12 +70,19 @@ def dead_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     return dead
 
 
+def _unknown_number() -> type[Exception]:
+    """What torch raises where a traced number has to be known; imported late, because it brings all of sympy."""
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    return GuardOnDataDependentSymNode
+
+
 def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
     """The result of a node that has tensor arguments. In-place operations also write into their first argument."""
     inplace = name.endswith("_") and not name.endswith("__")
     try:
         result = _pure(run, node, name.rstrip("_") if inplace else name)
-    except GuardOnDataDependentSymNode:  # a number that a tensor was turned into
+    except _unknown_number():  # a number that a tensor was turned into
         result = run.barrier(node)
     target = run.values(node.args[0]) if inplace and node.args else None
     if isinstance(target, State) and isinstance(result, State):
