@@ -82,21 +82,26 @@ def write(path: str | os.PathLike[str], tensors: Iterable[tuple[str, Tensor]], m
         PareError: a tensor of a kind that the format does not hold, or a name twice.
         OSError: the folder cannot be written, or the disk is full; an old file stays as it was.
     """
-    sections: list[dict[str, Any]] = []
     with atomic(path) as file:
-        file.write(MAGIC + bytes([VERSION]))
-        section = _Writer()
-        pace = Pace()
-        for piece, bits, strides, memory in _pieces(tensors, pace):
-            pace.nbytes += bits.nbytes
-            if section.entries and section.size + bits.nbytes > SECTION:
-                sections.append(section.close(file))
-                section = _Writer()
-            section.add(piece, bits, strides, memory)
-        if section.entries:
+        write_into(file, tensors, manifest)
+
+
+def write_into(file: BinaryIO, tensors: Iterable[tuple[str, Tensor]], manifest: Any) -> None:
+    """The same into an open file."""
+    sections: list[dict[str, Any]] = []
+    file.write(MAGIC + bytes([VERSION]))
+    section = _Writer()
+    pace = Pace()
+    for piece, bits, strides, memory in _pieces(tensors, pace):
+        pace.nbytes += bits.nbytes
+        if section.entries and section.size + bits.nbytes > SECTION:
             sections.append(section.close(file))
-        header = packed(sections, manifest)
-        file.write(header + _FOOTER.pack(len(header), zlib.crc32(header, zlib.crc32(MAGIC + bytes([VERSION])))))
+            section = _Writer()
+        section.add(piece, bits, strides, memory)
+    if section.entries:
+        sections.append(section.close(file))
+    header = packed(sections, manifest)
+    file.write(header + _FOOTER.pack(len(header), zlib.crc32(header, zlib.crc32(MAGIC + bytes([VERSION])))))
 
 
 class _Writer:

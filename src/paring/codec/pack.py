@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from paring.codec import container
 from paring.codec.container import File
 from paring.codec.error import PareError
 from paring.codec.header import DTYPES
+from paring.core.atomic import atomic
 from paring.graph.file import VERSION, described, rebuilt
 from paring.graph.graph_file import FileError
 
@@ -32,6 +32,7 @@ def pack(
     verify: bool = True,
     manifest: dict[str, Any] | None = None,
     watch: Watch | None = None,
+    accept: Callable[[Path], object] | None = None,
 ) -> int:
     """Write a network, or tensors by name, to a `.pare` file, without loss. Tied tensors are written once.
 
@@ -45,6 +46,7 @@ def pack(
         verify: read the file back and compare every bit before it takes its place.
         manifest: of a mapping: what `unpack` needs to rebuild the network it belongs to (`paring.graph.file`).
         watch: called with the name and the number of bytes of every tensor once it was written, and once it was verified.
+        accept: called with the path of the new file before it takes its place; what it raises leaves the old file there.
 
     Returns:
         Bytes of the file.
@@ -66,17 +68,14 @@ def pack(
         tensors = net
         if isinstance(net, dict):
             tensors, manifest = _untied(net, manifest)
-    target = Path(path)
-    fresh = target.with_name(f".{target.name}.{secrets.token_hex(4)}.packed")
-    try:
-        container.write(fresh, _watched(tensors, signed_zeros, watch), _MANIFEST if manifest is None else manifest)
+    with atomic(path) as file:
+        container.write_into(file, _watched(tensors, signed_zeros, watch), _MANIFEST if manifest is None else manifest)
+        file.flush()
         if verify:
-            _verify(fresh, tensors, signed_zeros, watch)
-        size = fresh.stat().st_size
-        os.replace(fresh, target)
-    finally:
-        fresh.unlink(missing_ok=True)
-    return size
+            _verify(Path(file.name), tensors, signed_zeros, watch)
+        if accept is not None:
+            accept(Path(file.name))
+        return file.tell()
 
 
 def unpack(

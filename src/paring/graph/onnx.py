@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import os
-import secrets
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from paring.core.atomic import atomic
 from paring.graph.capture import Example, as_inputs, batch_size, first_dimensions, untouched_random
 
 TOLERANCE = 1e-4
@@ -40,29 +39,23 @@ def to_onnx(net: nn.Module, example: Example, path: str | os.PathLike[str]) -> N
         ) from error
     net = copy.deepcopy(net).eval()
     inputs = as_inputs(example)
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with untouched_random(), torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            size = batch_size(inputs)
-            shapes = first_dimensions(net, inputs, torch.export.Dim.DYNAMIC) if size is not None else None
-            traced = _resized(inputs, size, 2) if size is not None else inputs
-            try:
-                program = torch.onnx.export(
-                    net, traced, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
-                )
-            except Exception as error:  # the exporter raises whatever the network's own code raises
-                raise OnnxError(f"{type(net).__name__} cannot be exported: {_why(error)}") from error
-            assert program is not None
-            program.save(partial, external_data=False)
-            onnx.checker.check_model(str(partial))
-            session = onnxruntime.InferenceSession(str(partial), providers=["CPUExecutionProvider"])
-            for trial in (inputs, *([_resized(inputs, size, size + 1)] if size is not None else [])):
-                _compare(net, session, trial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic(path) as file, untouched_random(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        size = batch_size(inputs)
+        shapes = first_dimensions(net, inputs, torch.export.Dim.DYNAMIC) if size is not None else None
+        traced = _resized(inputs, size, 2) if size is not None else inputs
+        try:
+            program = torch.onnx.export(
+                net, traced, dynamo=True, dynamic_shapes=shapes, external_data=False, verbose=False
+            )
+        except Exception as error:  # the exporter raises whatever the network's own code raises
+            raise OnnxError(f"{type(net).__name__} cannot be exported: {_why(error)}") from error
+        assert program is not None
+        program.save(file.name, external_data=False)
+        onnx.checker.check_model(file.name)
+        session = onnxruntime.InferenceSession(file.name, providers=["CPUExecutionProvider"])
+        for trial in (inputs, *([_resized(inputs, size, size + 1)] if size is not None else [])):
+            _compare(net, session, trial)
 
 
 def _why(error: BaseException) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import secrets
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -180,9 +179,10 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     assert found.base_error is not None
     bound = found.base_loss + options.max_loss_increase
     most = found.base_error + options.max_error_increase / 100
-    fresh = options.out.with_name(f".{options.out.name}.{secrets.token_hex(4)}.candidate")
-    try:
-        bytes_ = pack(found.net, fresh, signed_zeros=options.signed_zeros)
+    decoded, loss, error = net, math.nan, math.nan
+
+    def check(fresh: Path) -> None:
+        nonlocal decoded, loss, error
         decoded = unpack(fresh, _blank(found.net), max_bytes=1 << 62).eval()
         loss, error = objective(decoded), wrong(decoded)
         for name, value, limit in (("loss", loss, bound), ("error", error, most)):
@@ -191,9 +191,8 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
                     f"the decoded network has {name} {value:.6g}, above {limit:.6g}; {options.out} was not written. "
                     f"Try another --compressor, or a larger --max-{name}-increase."
                 )
-        os.replace(fresh, options.out)
-    finally:
-        fresh.unlink(missing_ok=True)
+
+    bytes_ = pack(found.net, options.out, signed_zeros=options.signed_zeros, accept=check)
     dense = build(model, shape=data.shape, classes=data.classes)
     print(f"{options.out}: {exact(bytes_)} bytes; {_sizes(bytes_, _weights(net))}")
     full = _weights(dense)
