@@ -1,11 +1,12 @@
 """Clock, gates, gated layers and the method contract: everything the rest of paring is built on."""
 
+from paring.core.attachment import Attachment, attached, is_attached, set_attachment
 from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, whole_number
 from paring.core.concise import concise
 from paring.core.gate import Gate, noise_dtype
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
-from paring.core.method import Attachment, Method, Probe, Removal, Rewind, Stack, attached, is_attached, set_attachment
+from paring.core.method import Method, Probe, Removal, Rewind, Stack
 from paring.core.shared import Spread
 from paring.core.slots import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.warning import ParingWarning, warn

@@ -2,12 +2,15 @@
 
 All hooks do nothing by default, so `Method()` is ordinary dense training. Whatever a method must remember lives in
 the gates (per weight or unit) or in `attached(net).state` (per network: a Lagrange multiplier, say).
+
+What was asked of a method and cannot be done, or not as asked, is said from within any hook by
+`attached(net).say(message)`: a `ParingWarning` at once, and a line in `run.report` in the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -38,51 +41,6 @@ class Probe(Protocol):
     def agree(self, decide: Callable[[], T]) -> T:
         """What the first of several processes decides, in all of them; for what may depend on data that they do not share."""
         ...
-
-
-@dataclass
-class Attachment:
-    """What paring remembers about one network, carried by the network itself through deepcopy and pickle.
-
-    Attributes:
-        method: the method that was attached.
-        notes: what each method computed while attaching (cost models, sites, ...), by the method itself.
-        state: tensors that change while training (multipliers), by name; part of `Run.state_dict`.
-    """
-
-    method: Method
-    notes: dict[Method, Any] = field(default_factory=dict)
-    state: dict[str, Tensor] = field(default_factory=dict)
-
-
-_KEY = "_paring_attachment"
-
-
-def attached(net: nn.Module) -> Attachment:
-    """The network's attachment.
-
-    Raises:
-        ValueError: nothing is attached to this network.
-    """
-    found = net.__dict__.get(_KEY)
-    if not isinstance(found, Attachment):
-        raise ValueError(
-            f"no method is attached to this {type(net).__name__}; call paring.attach(net, method, example) first"
-        )
-    return found
-
-
-def is_attached(net: nn.Module) -> bool:
-    """Whether a method is attached to this very module."""
-    return isinstance(net.__dict__.get(_KEY), Attachment)
-
-
-def set_attachment(net: nn.Module, attachment: Attachment | None) -> None:
-    """Put (or with None, take away) the network's attachment. It is no submodule: `nn.Sequential` stays callable."""
-    if attachment is None:
-        net.__dict__.pop(_KEY, None)
-    else:
-        net.__dict__[_KEY] = attachment
 
 
 @dataclass(frozen=True)
@@ -175,6 +133,29 @@ class Method:
     def reads_weights(self) -> bool:
         """Whether `penalty` or `on_step` look at more than gates; a sharded network is gathered for them then."""
         return type(self) is not Method
+
+    @property
+    def needs_training(self) -> bool:
+        """Whether what goes is decided while training; `Run.finish` then says when the loop did not follow."""
+        return type(self) is not Method
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether training without `penalty` in the loss is another method."""
+        return False
+
+    def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
+        """What a training that ended at this time leaves undone, as half a sentence for `Run.finish`; None for nothing."""
+        return None
+
+    @property
+    def targets(self) -> Mapping[str, float]:
+        """Asked sizes of the finished network, as fractions of the dense one, by name of the cost: "parameters", "macs"."""
+        return {}
+
+    def least(self, net: nn.Module) -> Mapping[str, float]:
+        """The smallest size that the gates of this network could leave, like `targets`; empty where that is not known."""
+        return {}
 
     @property
     def needs_whole(self) -> bool:
@@ -275,6 +256,25 @@ class Stack(Method):
         return any(method.reads_weights for method in self.methods)
 
     @property
+    def needs_training(self) -> bool:
+        return any(method.needs_training for method in self.methods)
+
+    @property
+    def has_penalty(self) -> bool:
+        return any(method.has_penalty for method in self.methods)
+
+    def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
+        found = [said for method in self.methods if (said := method.unfinished(net, clock)) is not None]
+        return "; ".join(found) or None
+
+    @property
+    def targets(self) -> Mapping[str, float]:
+        return _smallest(method.targets for method in self.methods)
+
+    def least(self, net: nn.Module) -> Mapping[str, float]:
+        return _smallest(method.least(net) for method in self.methods)
+
+    @property
     def needs_whole(self) -> bool:
         return any(method.needs_whole for method in self.methods)
 
@@ -288,3 +288,11 @@ class Stack(Method):
     def finish(self, net: nn.Module) -> None:
         for method in self.methods:
             method.finish(net)
+
+
+def _smallest(given: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The smallest of the sizes that several methods name."""
+    found: dict[str, float] = {}
+    for sizes in given:
+        found |= {name: min(size, found.get(name, size)) for name, size in sizes.items()}
+    return found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,8 +26,9 @@ def finished(
     inplace: bool,
     drop_inputs: bool | None,
     verify: bool,
+    said: Sequence[str] = (),
 ) -> tuple[nn.Module, Report]:
-    """The small network and what was removed; see `Run.finish`."""
+    """The small network and what was removed; see `Run.finish`. said: what was said already, for the report."""
     source = getattr(net, "_orig_mod", net)
     attached(source)
     if not is_sharded(source):
@@ -38,10 +41,12 @@ def finished(
         small, example = gathered(source), alike(source, example)
     if drop_inputs is None:
         drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
+    attached(small).recall(said)
     method.finish(small)
     small.eval()
     judged, shown = _judged(small, example)
     before = [outputs(judged, shown, grad) for grad in (True, False)]
+    notes = attached(small).said
     for one, given in {small: example, judged: shown}.items():
         release(one)
         set_attachment(one, None)
@@ -51,7 +56,8 @@ def finished(
         same_or_raise(expected, after, small)
     for parameter in small.parameters():
         parameter.grad = None
-    return shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs)
+    small, report = shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs)
+    return small, replace(report, notes=(*notes, *report.notes))
 
 
 def _judged(net: nn.Module, example: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:

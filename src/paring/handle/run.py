@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Method, attached, concise
+from paring.core import Clock, Gate, Method, attached, concise, is_attached
 from paring.core.shared import Spread
 from paring.cost import Cost
 from paring.gates import live, openness, support
@@ -247,6 +247,7 @@ class Run:
             inplace=inplace,
             drop_inputs=drop_inputs,
             verify=verify,
+            said=attached(self.net).said if is_attached(self.net) else (),
         )
         return small
 
@@ -278,6 +279,7 @@ class Run:
             "shrinks": copy.deepcopy(self.shrinks),
             "point": None if self.point is None else {k: v.clone() for k, v in self.point.items()},
             "state": {name: value.clone() for name, value in attached(self.net).state.items()},
+            "said": list(attached(self.net).said),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -296,6 +298,7 @@ class Run:
         self._shrinking.records = copy.deepcopy(state.get("shrinks", []))
         kept = state.get("point")
         self._point.values = None if kept is None else {name: value.clone() for name, value in kept.items()}
+        attached(self.net).recall(state.get("said", []))
 
     def cut_like(self, state: Mapping[str, Tensor]) -> None:
         """Take over the method's state of another run, and cut the network (with what is tracked) as that one's was.
