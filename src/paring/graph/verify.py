@@ -2,10 +2,9 @@
 
 Inputs: the example itself (its first rows), random inputs like it with batches of 1, 2 and 3, and images, volumes and
 sequences of another size where the network takes them. In float64 (the plan applied to a float64 copy, so that only the
-mathematics is checked) outputs must agree to 1e-10 of their largest magnitude; in float32 to 1e-5, or to four times the
-old network's own rounding error where that is larger. Networks of many parameters and large images get fewer rows; large
-images are compared in float64 at a smaller size, where the network takes one. Running statistics and random states of the
-networks and of the process are left alone.
+mathematics is checked) outputs must agree, in float32 up to rounding; `compare` has the tolerances. Networks of many
+parameters and large images get fewer rows; large images are compared in float64 at a smaller size, where the network
+takes one. Running statistics and random states of the networks and of the process are left alone.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from torch.utils import _pytree as pytree
 
 from paring.graph.apply import apply
 from paring.graph.capture import Example, as_inputs, batch_size, untouched_random
+from paring.graph.compare import EXACT, differs, gap, refuse_nan
 from paring.graph.plan import ShrinkPlan
 
-EXACT, ROUNDED = 1e-10, 1e-5
 HEAVY, LARGE = 10**7, 2**15  # parameters of a network, entries of one example
 ROWS = 8
 Inputs = tuple[object, ...]
@@ -35,6 +34,9 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
     train: check train mode as well, with dropout modules off, and with the modules that are in eval mode now (frozen norms)
     left so where `net` itself is in train mode; where the network draws other noise, only that the smaller one runs.
     make: how to shrink a copy of the network, of any type; the default is to apply the plan.
+
+    Raises:
+        ValueError: a weight is NaN, or the network's own output on the example; see `refuse_nan`.
     """
     inputs = as_inputs(example)
     large = _entries(inputs) > LARGE
@@ -63,7 +65,7 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
             if problem:
                 return f"{problem} {where} on inputs of shape {_shapes(other_size)}"
             for trial in (shown, *randoms, *lengths):
-                problem = _compare(exact, rounded, trial, wide)
+                problem = _compare(exact, rounded, trial, wide, named=trial is shown and not mode)
                 if problem is None and trial is shown:
                     return f"the network refuses the example itself {where}"
                 if problem:
@@ -72,30 +74,41 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
 
 
 def _compare(
-    exact: tuple[nn.Module, nn.Module], rounded: tuple[nn.Module, nn.Module], trial: Inputs, wide: bool
+    exact: tuple[nn.Module, nn.Module],
+    rounded: tuple[nn.Module, nn.Module],
+    trial: Inputs,
+    wide: bool,
+    named: bool = False,
 ) -> str | None:
     """What differs; None when the old network refuses this input, so that there was nothing to compare.
 
-    wide: compare in float64 as well.
+    wide: compare in float64 as well. named: say where a NaN comes from.
     """
     doubles = _cast(trial, torch.float64)
     truth = _outputs(exact[0], doubles) if wide else None
     if isinstance(truth, list):
+        if named:
+            refuse_nan(exact[0], truth)
         found = _outputs(exact[1], doubles)
         if isinstance(found, str):
             return f"the smaller network fails with {found}"
-        if (gap := _gap(truth, found)) > EXACT:
-            return f"outputs differ by {gap:.1e} in float64"
+        if problem := differs(truth, found, torch.float64):
+            return problem
     singles = _cast(trial, torch.float32)
     before = _outputs(rounded[0], singles)
     if isinstance(before, list):
+        if named:
+            refuse_nan(rounded[0], before)
         after = _outputs(rounded[1], singles)
         if isinstance(after, str):
             return f"the smaller network fails with {after}"
-        if (gap := _gap(before, after)) > ROUNDED:
-            truth = _outputs(exact[0], doubles) if truth is None else truth
-            if gap > (4 * _gap(truth, before) if isinstance(truth, list) else 0.0):
-                return f"outputs differ by {gap:.1e} in float32"
+
+        def rounding() -> float:
+            true = _outputs(exact[0], doubles) if truth is None else truth
+            return gap(true, before) if isinstance(true, list) else 0.0
+
+        if problem := differs(before, after, torch.float32, rounding):
+            return problem
     return "" if isinstance(truth, list) or isinstance(before, list) else None
 
 
@@ -153,29 +166,6 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
             f"{type(net).__name__} returns no tensor to compare; let forward return tensors, or verify=False"
         )
     return tensors
-
-
-def _gap(old: list[Tensor], new: list[Tensor]) -> float:
-    """Largest difference relative to the largest magnitude of each output; infinite for other shapes or NaNs.
-
-    What is exactly the same counts as at most a hundred times what is not, or constants such as a mask's -1e9 would hide
-    the rest.
-    """
-    if [t.shape for t in old] != [t.shape for t in new]:
-        return float("inf")
-    worst = 0.0
-    for a, b in zip(old, new, strict=True):
-        a, b = a.double(), b.double()
-        if not torch.equal(a.isfinite(), b.isfinite()):
-            return float("inf")
-        if a.numel() and bool(a.isfinite().any()):
-            a, b = a[a.isfinite()], b[b.isfinite()]
-            apart = a != b
-            if bool(apart.any()):
-                moved = a[apart].abs().max().clamp_min(1e-30)
-                scale = torch.minimum(a.abs().max(), 100 * moved)
-                worst = max(worst, float((a - b).abs().max() / scale))
-    return worst
 
 
 def _random_like(inputs: Inputs, batch: int, resize: Callable[[Tensor], tuple[int, ...]] | None = None) -> Inputs:
@@ -260,4 +250,4 @@ def _noisy(net: nn.Module, inputs: Inputs) -> bool:
     first = _outputs(net, inputs)
     torch.manual_seed(1)
     second = _outputs(net, inputs)
-    return isinstance(first, str) or isinstance(second, str) or _gap(first, second) > EXACT
+    return isinstance(first, str) or isinstance(second, str) or gap(first, second) > EXACT
