@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.core import gates
-from paring.gates import Place, Site, sites
+from paring.core import Place, gates
+from paring.gates import Site, sites
 from paring.gates.coupled import Tap
 from paring.graph import wiring
 from paring.handle import attach
@@ -320,7 +320,11 @@ def bare() -> tuple[nn.Module, Tensor]:
     [
         (chain, ["units:fc2"], "place 'units:fc2': layer 'fc2' cannot be gated: network output"),
         (chain, ["units:conv1|fc2"], "layer 'fc2' cannot be gated: network output"),
-        (chain, ["units:fc9"], "no place for gates at 'units:fc9' in this Chain: no Linear, Conv or Embedding layer"),
+        (
+            chain,
+            ["units:fc9"],
+            "place 'units:fc9': this Chain has no layer 'fc9' .did you mean 'fc[12]'.; it has conv1, norm1",
+        ),
         (chain, ["units:norm1"], "no place for gates at 'units:norm1' in this Chain"),
         (chain, ["units:!*"], "no place for gates at 'units:!\\*'"),
         (chain, ["units", "units"], "two places ask for a gate at 'units' of layer 'conv1'; exclude it .*'!conv1'"),

@@ -122,7 +122,7 @@ def test_calls_that_are_no_modules_are_refused_by_name() -> None:
 def test_a_refusal_later_in_the_stack_gives_the_activations_back() -> None:
     net = chain()
     before = [type(m) for m in net.modules()]
-    with pytest.raises(ValueError, match="no place for gates"):
+    with pytest.raises(ValueError, match="has no layer 'nothing'"):
         attached(net, pr.Stack(Binarize(), L0(price=1e-3, at="units:nothing")))
     assert [type(m) for m in net.modules()] == before
     assert type(net.relu1) is nn.ReLU

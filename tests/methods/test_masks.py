@@ -314,11 +314,6 @@ def test_schedules_need_the_length_of_training(method: pr.Method) -> None:
         attached(method, steps=None)
 
 
-def test_masks_sit_on_weights_only() -> None:
-    with pytest.raises(ValueError, match="masks go on weights"):
-        attached(pr.IMP(at="units"))
-
-
 @pytest.mark.parametrize("recover", [True, False])
 @pytest.mark.parametrize(("ramp", "begin"), [((0.0, 0.01), 0), ((0.0, 0.5), 25)])
 def test_gmp_reaches_its_density_whenever_it_begins(ramp: tuple[float, float], begin: int, recover: bool) -> None:

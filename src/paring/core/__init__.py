@@ -7,6 +7,7 @@ from paring.core.concise import concise
 from paring.core.gate import Gate, noise_dtype
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Method, Probe, Removal, Rewind, Stack
+from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
 from paring.core.shared import Spread
 from paring.core.slots import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.warning import ParingWarning, warn
@@ -14,7 +15,9 @@ from paring.core.warning import ParingWarning, warn
 __all__ = [
     "GATED",
     "KINDS",
+    "PLACE_KINDS",
     "STOCK",
+    "At",
     "Attachment",
     "Clock",
     "Gate",
@@ -22,6 +25,8 @@ __all__ = [
     "Kind",
     "Method",
     "ParingWarning",
+    "Place",
+    "Places",
     "Probe",
     "Removal",
     "Rewind",
@@ -37,10 +42,12 @@ __all__ = [
     "in_steps",
     "is_attached",
     "joint_projection",
+    "names_layer",
     "noise_dtype",
     "put",
     "release",
     "set_attachment",
+    "settle_places",
     "share",
     "strip",
     "warn",

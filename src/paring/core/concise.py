@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
+from paring.core.places import Places
+
 
 def concise(value: Any) -> str:
     """`IMP(rate=0.5)`, say, where `repr` would name every field; values inside alike."""
+    if isinstance(value, Places):
+        value = value.plain
     if isinstance(value, tuple):
         return f"({', '.join(map(concise, value))},)"
     if not is_dataclass(value) or isinstance(value, type):

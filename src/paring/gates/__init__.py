@@ -21,7 +21,7 @@ from paring.gates.masking import (
 )
 from paring.gates.obstacle import carrier_of
 from paring.gates.openness import expected, gate_of, live, openness, replaced, support, tied
-from paring.gates.place import Place, Site, put_gate, sites
+from paring.gates.place import Site, put_gate, sites
 from paring.gates.reader import ReadingGate, read_weights
 from paring.gates.scale import ScaleGate
 from paring.gates.sigmoid import SigmoidGate
@@ -36,7 +36,6 @@ __all__ = [
     "GaussianGate",
     "Groups",
     "MaskGate",
-    "Place",
     "PopupGate",
     "ReadingGate",
     "ScaleGate",

@@ -8,22 +8,19 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from paring.core import Method, Probe, attached
+from paring.core import At, Method, Probe, attached
 from paring.gates.mask import MaskGate
 from paring.gates.openness import gate_of
 from paring.gates.place import Site, put_gate, sites
 
 
-def weight_sites(net: nn.Module, probe: Probe, places: str | Sequence[str]) -> tuple[Site, ...]:
+def weight_sites(net: nn.Module, probe: Probe, places: At) -> tuple[Site, ...]:
     """The sites that these places mean, which are "weights" or selections of them, in the order of the network.
 
     Raises:
-        ValueError: a place selects nothing, or no weights.
+        ValueError: a place selects nothing.
     """
-    found = sites(net, probe.wiring, (places,) if isinstance(places, str) else tuple(places))
-    for site in found:
-        if site.kind != "weights":
-            raise ValueError(f"masks go on weights, so a place is 'weights' or 'weights:LAYER', not '{site.kind}'")
+    found = sites(net, probe.wiring, places)
     order = {layer.name: number for number, layer in enumerate(probe.wiring.layers)}
     return tuple(sorted(found, key=lambda site: order[site.layer]))
 
@@ -34,11 +31,11 @@ def sites_of(net: nn.Module, method: Method) -> tuple[Site, ...]:
     return found
 
 
-def put_masks(net: nn.Module, probe: Probe, places: str | Sequence[str]) -> tuple[Site, ...]:
+def put_masks(net: nn.Module, probe: Probe, places: At) -> tuple[Site, ...]:
     """Put a `MaskGate`, all open, at each of these places, which are "weights" or selections of them.
 
     Raises:
-        ValueError: a place selects nothing, or no weights.
+        ValueError: a place selects nothing.
     """
     found, modules = weight_sites(net, probe, places), dict(net.named_modules())
     for site in found:

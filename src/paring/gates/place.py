@@ -1,7 +1,4 @@
-"""Where gates go: from a description such as `"units"` or `"inputs:Linear"` to concrete layers of a network.
-
-A place is `KIND` or `KIND:SELECTOR`. KIND is `units`, `inputs`, `weights` or `heads`. SELECTOR is a layer type (`Conv2d`), a
-module name, or a pattern over names (`features.*`), several of them joined by `|`; a leading `!` excludes.
+"""Where gates go: from places such as `"units"` or `"inputs:Linear"` (`paring.core.places`) to layers of a network.
 
 Unit gates go after the unit's last affine operation: on the BatchNorm's output when a BatchNorm is the only reader of
 the layer, else on the layer itself. A gate in front of a BatchNorm would get no gradient (the norm undoes its scale)
@@ -15,9 +12,9 @@ says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from difflib import get_close_matches
 from functools import partial
 from math import prod
 from typing import Literal
@@ -25,63 +22,12 @@ from typing import Literal
 import torch
 from torch import nn
 
-from paring.core import KINDS, STOCK, Gate, Kind, gate_shape, put, share
+from paring.core import STOCK, At, Gate, Kind, Place, Places, gate_shape, names_layer, put, share
 from paring.gates.coupled import Tap, choose_taps, covers_layer, group_size
 from paring.gates.obstacle import carrier_of, of_carrier, of_layer
 from paring.graph import Group, Wiring
 
-_KINDS = (*KINDS, "heads")
-
-
-@dataclass(frozen=True)
-class Place:
-    """A parsed place.
-
-    Attributes:
-        kind: "units", "inputs", "weights" or "heads".
-        selector: "" for every layer that can take it, else see the module's docstring.
-    """
-
-    kind: Kind | Literal["heads"]
-    selector: str = ""
-
-    @classmethod
-    def parse(cls, text: str | Place) -> Place:
-        """Read `KIND` or `KIND:SELECTOR`.
-
-        Raises:
-            ValueError: the kind is unknown.
-        """
-        if isinstance(text, Place):
-            return text
-        if not isinstance(text, str):
-            raise ValueError(f"place {text!r}: write a place as text, for example 'units' or 'inputs:Linear'")
-        kind, _, selector = text.partition(":")
-        if kind not in _KINDS:
-            raise ValueError(
-                f"place {text!r}: {kind!r} is none of {', '.join(_KINDS)}; write for example 'units' or 'inputs:Linear'"
-            )
-        return cls(kind, selector)  # type: ignore[arg-type]  # one of these words
-
-    def selects(self, name: str, module: nn.Module) -> bool:
-        """Whether the selector takes this layer."""
-        return self.selects_group({name: module})
-
-    def selects_group(self, layers: Mapping[str, nn.Module]) -> bool:
-        """Whether the selector takes layers that go together: any of them, and excludes none."""
-        wanted = [part for part in self.selector.split("|") if part]
-        keep = [part for part in wanted if not part.startswith("!")]
-        drop = [part[1:] for part in wanted if part.startswith("!")]
-        stock = {name: STOCK.get(type(module), type(module)).__name__ for name, module in layers.items()}
-
-        def hit(part: str) -> bool:
-            return any(part in (kind, name) or fnmatchcase(name, part) for name, kind in stock.items())
-
-        return (not keep or any(map(hit, keep))) and not any(map(hit, drop))
-
-    def names(self, name: str) -> bool:
-        """Whether the selector asks for this layer by its exact name."""
-        return bool(self.selector) and name in self.selector.split("|")
+_SHOWN = 12  # names of layers in a message
 
 
 @dataclass(frozen=True)
@@ -114,16 +60,17 @@ class Site:
         return self.group or (self.layer,)
 
 
-def sites(net: nn.Module, wiring: Wiring, places: Sequence[str | Place]) -> tuple[Site, ...]:
+def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
     """The gates that `places` mean in this network.
 
     Raises:
-        ValueError: a place is unknown, selects nothing, names a layer that cannot be gated (with the reason), or two
-            places ask for the same gate.
+        ValueError: a place is unknown, selects nothing, names a layer that is not there or cannot be gated (with the
+            reason), or two places ask for the same gate.
     """
     found: dict[tuple[str, Kind, tuple[Tap, ...]], Site] = {}
     modules = dict(net.named_modules(remove_duplicate=False))
-    for place in map(Place.parse, places):
+    for place in Places.of(places).places:
+        _check_names(place, net, wiring, modules)
         fresh: list[Site] = []
         refused: dict[str, str] = {}
         for names, make in _candidates(place.kind, wiring, modules):
@@ -133,16 +80,15 @@ def sites(net: nn.Module, wiring: Wiring, places: Sequence[str | Place]) -> tupl
                     fresh.append(made)
                 else:
                     refused |= dict.fromkeys(names, made)
-        text = f"{place.kind}:{place.selector}" if place.selector else place.kind
         gated = {name for site in fresh for name in site.layers}
         for name, reason in refused.items():
             if place.names(name) and name not in gated:
-                raise ValueError(f"place '{text}': layer '{name}' cannot be gated: {reason}")
+                raise ValueError(f"place '{place}': layer '{name}' cannot be gated: {reason}")
         if not fresh:
             why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             nothing = "no attention head" if place.kind == "heads" else "no Linear, Conv or Embedding layer"
             why = why or f"{nothing} is selected"
-            raise ValueError(f"no place for gates at '{text}' in this {type(net).__name__}: {why}")
+            raise ValueError(f"no place for gates at '{place}' in this {type(net).__name__}: {why}")
         for site in fresh:
             if (site.layer, site.kind, site.taps) in found:
                 raise ValueError(
@@ -150,6 +96,30 @@ def sites(net: nn.Module, wiring: Wiring, places: Sequence[str | Place]) -> tupl
                 )
             found[site.layer, site.kind, site.taps] = site
     return tuple(found.values())
+
+
+def _check_names(place: Place, net: nn.Module, wiring: Wiring, modules: dict[str, nn.Module]) -> None:
+    """Refuse a selector that speaks of layers that this network does not have: most likely a typing error.
+
+    Types of layers that torch has are allowed even if this network has none of them.
+    """
+    layers = {name: module for name, module in modules.items() if module._parameters}
+    layers |= {layer.name: modules.get(carrier_of(layer.name, modules), net) for layer in wiring.layers}
+    for part in (part.removeprefix("!") for part in place.parts):
+        if any(names_layer(part, name, module) for name, module in layers.items()) or _is_type(part):
+            continue
+        within = [name for name in layers if name.startswith(f"{part}.")]
+        close = [f"{part}.*"] if within else get_close_matches(part, layers, 1)
+        meant = f" (did you mean '{close[0]}'?)" if close else ""
+        names = [name or "(the network itself)" for name in layers]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise ValueError(
+            f"place '{place}': this {type(net).__name__} has no layer '{part}'{meant}; it has {', '.join(names[:_SHOWN])}{more}"
+        )
+
+
+def _is_type(name: str) -> bool:
+    return isinstance(getattr(nn, name, None), type) or any(name == stock.__name__ for stock in STOCK.values())
 
 
 def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:

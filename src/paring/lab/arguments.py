@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from paring import hard, methods, relax, rules
-from paring.core import Method
+from paring.core import At, Method, Places
 from paring.methods import Budget, Price
 
 T = TypeVar("T")
@@ -250,6 +250,14 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
             hard.GradientRule: (_words(GRADIENT_RULES), parse_rule, _show_named(GRADIENT_RULES), hard.GradientRule),
             rules.Structure: (_words(STRUCTURES), parse_structure, _show_named(STRUCTURES), rules.Structure),
         }
+        if info.type == At:
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs="*",
+                metavar="KIND[:LAYERS] ...",
+                instance_from_str=lambda args: Places.of(args),
+                is_instance=lambda value: isinstance(value, str | list | tuple | Places),
+                str_from_instance=lambda value: list(Places.of(value).written),
+            )
         form = forms.get(info.type)
         if form is None:
             return None

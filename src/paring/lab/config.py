@@ -13,6 +13,8 @@ import json
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
+from paring.core import Places
+
 
 def plain(value: Any, *, defaults: bool = True) -> Any:
     """The JSON form of a config value; `defaults=False` leaves out fields that are at their default.
@@ -20,6 +22,8 @@ def plain(value: Any, *, defaults: bool = True) -> Any:
     Raises:
         TypeError: something in it is no config value.
     """
+    if isinstance(value, Places):
+        value = value.plain
     if is_dataclass(value) and not isinstance(value, type):
         shown = {
             f.name: getattr(value, f.name) for f in fields(value) if defaults or getattr(value, f.name) != _default(f)

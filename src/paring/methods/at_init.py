@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, attached, whole_number
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, whole_number
 from paring.gates import Site, clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
 
@@ -35,7 +35,7 @@ class AtInit(Method):
     Args:
         score: which weights matter, see above.
         density: share of the weights (with a structure, of its pieces) that stays, in (0, 1].
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density: `rules.Global()` as in the papers; with "random" an allocation such as
             `rules.ErdosRenyi()` or `rules.Given(...)` is the control that the others have to beat.
         structure: what is kept or closed together.
@@ -50,7 +50,7 @@ class AtInit(Method):
 
     score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = "snip"
     density: float = 0.1
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.Global()  # noqa: RUF009  # a frozen value
     structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
     iterations: int | None = None
@@ -58,6 +58,7 @@ class AtInit(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if self.score not in _SCORES:
             raise ValueError(f"AtInit(score={self.score!r}): choose one of {', '.join(_SCORES)}")
         if not 0 < self.density <= 1:

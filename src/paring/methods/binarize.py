@@ -21,8 +21,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Method, Probe, attached
-from paring.gates import BinaryWeights, Place, Site, put_gate, read_weights, sites_of, weight_of, weight_sites
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.gates import BinaryWeights, Site, put_gate, read_weights, sites_of, weight_of, weight_sites
 from paring.handle import Run, attach
 from paring.hard import GradientRule, LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
 from paring.hard.swap import activations, functional, swap
@@ -60,10 +60,11 @@ class Binarize(Method):
     keep_first: bool = True
     keep_last: bool = True
     clip: bool = True
-    at: str | tuple[str, ...] = "weights:Linear|Conv1d|Conv2d|Conv3d"
+    at: At = Places(("weights:Linear|Conv1d|Conv2d|Conv3d",))  # noqa: RUF009  # a frozen value
     activations_at: str = ""
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         _one_of("activations", self.activations, ("sign", "staircase", "learned_step", "saturated_relu", "none"))
         _one_of("weights", self.weights, ("mean", "sign", "none"))
         if self.activations == self.weights == "none":
@@ -119,7 +120,7 @@ class Binarize(Method):
 
     def _sites(self, net: nn.Module, probe: Probe) -> tuple[Site, ...]:
         found = weight_sites(net, probe, self.at)
-        places = [Place.parse(place) for place in ((self.at,) if isinstance(self.at, str) else self.at)]
+        places = Places.of(self.at).places
         order = [layer.name for layer in probe.wiring.layers if layer.kind != "embedding"]
         real = {*order[: int(self.keep_first)], *order[len(order) - int(self.keep_last) :]}
         left = tuple(s for s in found if s.layer not in real or any(place.names(s.layer) for place in places))

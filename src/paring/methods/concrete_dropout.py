@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Method, Probe, attached
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import DropoutGate, Site, gate_of, put_gate, sites, sites_of, weight_of
 
 
@@ -45,10 +45,11 @@ class ConcreteDropout(Method):
     regression: bool = False
     p: float = 0.1
     temperature: float = 0.1
-    at: str | tuple[str, ...] = "inputs"
+    at: At = Places(("inputs",))  # noqa: RUF009  # a frozen value
     gate_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_places(self, "inputs")
         if self.examples < 1:
             raise ValueError(f"ConcreteDropout(examples={self.examples}): must be at least 1")
         if not 0 < self.p < 1:
@@ -62,13 +63,9 @@ class ConcreteDropout(Method):
                 )
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        found = sites(net, probe.wiring, (self.at,) if isinstance(self.at, str) else tuple(self.at))
+        found = sites(net, probe.wiring, self.at)
         modules = dict(net.named_modules())
         for site in found:
-            if site.kind != "inputs":
-                raise ValueError(
-                    f"ConcreteDropout(at={self.at!r}): a place is 'inputs' or 'inputs:LAYER', not '{site.kind}'"
-                )
             weight = weight_of(net, site)
             gate = DropoutGate(
                 site.shape[0],

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole_number
+from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, in_steps, settle_places, whole_number
 from paring.gates import SigmoidGate, Site, gate_of, put_gate, weight_of, weight_sites
 
 _TICKETS = ("rewind", "prune", "none")
@@ -54,7 +54,7 @@ class ContinuousSparsification(Method):
         density: share of the weights to keep, in (0, 1], instead of whatever λ and s0 lead to.
         steer: shift the logits towards the density while searching; False only ranks them at the end.
         allocation: how the layers share the density; `rules.Global()` is one threshold for all.
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         per: whether β grows with every "step" or every "epoch".
         rescale: the authors' factor 1/σ(s0) on all masks, and with them in the penalty.
         gate_lr: learning rate of the logits as a multiple of the weights'.
@@ -73,12 +73,13 @@ class ContinuousSparsification(Method):
     density: float | None = None
     steer: bool = True
     allocation: rules.Allocation = rules.Global()  # noqa: RUF009  # a frozen value
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     per: Literal["step", "epoch"] = "step"
     rescale: bool = False
     gate_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         name = type(self).__name__
         for field in ("rate", "gate_lr"):
             if not (getattr(self, field) >= 0 and math.isfinite(getattr(self, field))):

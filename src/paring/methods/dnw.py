@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, attached
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
 
@@ -23,7 +23,7 @@ class DNW(Method):
 
     Args:
         density: share of the weights (with a structure, of its pieces) that the network sees, in (0, 1].
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density; the same in every layer as in the paper
             (`rules.Uniform(first_dense=True)` is its variant with a dense first layer).
         structure: what is kept or closed together.
@@ -33,11 +33,12 @@ class DNW(Method):
     """
 
     density: float = 0.1
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.Uniform()  # noqa: RUF009  # a frozen value
     structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if not 0 < self.density <= 1:
             raise ValueError(f"DNW(density={self.density}): must lie in (0, 1]")
         self.structure.check(f"DNW(density={self.density})", self.density)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from paring.core import Clock, Method, Probe, attached
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import PopupGate, put_gate, rest_weights, set_signed_constant, weight_of, weight_sites
 
 
@@ -25,7 +25,7 @@ class EdgePopup(Method):
         keep: share of each layer's weights that is open, in (0, 1].
         constant: first set every weight to its sign times sqrt(2 / fan-in) (Kaiming, for ReLU).
         scale_fan: count only the open share of the fan-in there.
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         gate_lr: learning rate of the scores as a multiple of that given to `parameter_groups`.
 
     Raises:
@@ -35,10 +35,11 @@ class EdgePopup(Method):
     keep: float = 0.5
     constant: bool = False
     scale_fan: bool = False
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     gate_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if not 0 < self.keep <= 1:
             raise ValueError(f"EdgePopup(keep={self.keep}): must lie in (0, 1]")
         if self.scale_fan and not self.constant:

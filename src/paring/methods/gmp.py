@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, attached, in_steps
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places
 from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
 from paring.methods.chosen import chosen, narrowed
 
@@ -29,7 +29,7 @@ class GMP(Method):
         ramp: fractions of training between which sparsity rises; the rest fine-tunes.
         every: optimizer steps (100) or epochs ("1ep") between two prunings.
         power: of the schedule (3: the paper's).
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density: `rules.Uniform()` as in the paper, `rules.Global()`, `ErdosRenyi`,
             `Given`.
         structure: what is pruned together.
@@ -43,12 +43,13 @@ class GMP(Method):
     ramp: tuple[float, float] = (0.0, 0.75)
     every: str | int = 100
     power: float = 3.0
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.Uniform()  # noqa: RUF009  # a frozen value
     structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
     recover: bool = True
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if not 0 < self.density <= 1:
             raise ValueError(f"GMP(density={self.density}): must lie in (0, 1]")
         in_steps("GMP(every=...)", self.every, 1)

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, Rewind, attached, in_steps, whole_number
+from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, in_steps, settle_places, whole_number
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import narrowed
 
@@ -38,7 +38,7 @@ class IMP(Method):
         rate: share of the open weights (with a structure, of their pieces) that each pruning closes, in (0, 1).
         rewind: how the next round begins, see above.
         to: rewind point as epochs of the first round ("2ep") or optimizer steps (500); 0 is the initialisation.
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density; `rules.Global()` is one threshold for all.
         structure: what is pruned together.
 
@@ -50,11 +50,12 @@ class IMP(Method):
     rate: float = 0.2
     rewind: Literal["weights", "lr", "finetune", "none"] = "weights"
     to: str | int = 0
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.Global()  # noqa: RUF009  # a frozen value
     structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         whole_number("IMP", "prunings", self.prunings)
         if not 0 < self.rate < 1:
             raise ValueError(f"IMP(rate={self.rate}): must lie in (0, 1)")

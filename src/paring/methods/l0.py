@@ -22,9 +22,9 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Method, Probe, attached, gates, in_steps
+from paring.core import PLACE_KINDS, At, Clock, Method, Places, Probe, attached, gates, in_steps, settle_places
 from paring.cost import CostModel
-from paring.gates import Place, Site, StochasticGate, gate_of, put_gate, sites
+from paring.gates import Site, StochasticGate, gate_of, put_gate, sites
 from paring.methods.budget import Budget
 from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.price import Price
@@ -45,7 +45,7 @@ class L0(Method):
 
     Args:
         price: what staying open costs: a number (λ per parameter), a `Price`, or a `Budget` for an asked size.
-        at: places of the gates, e.g. "units", "weights", ("units:Conv2d", "inputs:Linear"); see `paring.gates.place`.
+        at: places of the gates, e.g. "units", "weights", ["units:Conv2d", "inputs:Linear"]; see `paring.core.places`.
         keep: initial probability in (0, 1) that a gate is kept (0.5; the paper uses 0.8 for network inputs, 0.7 for
             wide ResNets), or pairs (layer pattern, probability).
         gate: the relaxation.
@@ -69,7 +69,7 @@ class L0(Method):
     """
 
     price: float | Price | Budget = Price(0.0)  # noqa: RUF009  # a frozen value
-    at: str | tuple[str, ...] = "units"
+    at: At = Places(("units",))  # noqa: RUF009  # a frozen value
     keep: float | tuple[tuple[str, float], ...] = 0.5
     gate: Relaxation = HardConcrete()  # noqa: RUF009  # a frozen value
     gate_lr: float = 10.0
@@ -85,16 +85,11 @@ class L0(Method):
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
             object.__setattr__(self, "price", Price(float(self.price)))
-        places = (self.at,) if isinstance(self.at, str) else tuple(self.at)
-        object.__setattr__(self, "at", places[0] if len(places) == 1 else places)
+        settle_places(self, *PLACE_KINDS)
         for name in ("keep", "drop"):
             object.__setattr__(self, name, _by_layer(getattr(self, name)))
-        if not places:
-            raise ValueError("L0(at=()): name at least one place, for example at='units'")
         if not isinstance(self.price, Price | Budget):
             raise ValueError(f"L0(price={self.price!r}): give a number, a Price or a Budget")
-        for place in self.places:
-            Place.parse(place)
         keeps = (("", self.keep),) if isinstance(self.keep, int | float) else self.keep
         for name, value in (*keeps, *([("prior", self.prior)] if self.prior is not None else [])):
             if not 0 < value < 1:
@@ -128,7 +123,7 @@ class L0(Method):
     @property
     def places(self) -> tuple[str, ...]:
         """The places as a tuple."""
-        return (self.at,) if isinstance(self.at, str) else self.at
+        return Places.of(self.at).written
 
     @property
     def holding(self) -> float:
@@ -137,7 +132,7 @@ class L0(Method):
 
     @property
     def _kinds(self) -> tuple[str, ...]:
-        return tuple(Place.parse(place).kind for place in self.places)
+        return Places.of(self.at).kinds
 
     def keep_at(self, site: Site) -> float:
         """Initial keep probability for this site."""
@@ -153,7 +148,7 @@ class L0(Method):
         return notes
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        found = sites(net, probe.wiring, self.places)
+        found = sites(net, probe.wiring, self.at)
         for what, given in (("keep", self.keep), ("drop", self.drop)):
             _all_used(what, [] if isinstance(given, float) else [name for name, _ in given], found)
         _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring.core import Clock, Method, Probe, attached
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 
 
@@ -20,17 +20,18 @@ class Masked(Method):
     """Dense training of the weights that are not exactly zero when the method is attached.
 
     Args:
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         factor: multiplies them, in the forward pass; `finish` folds it away (Continuous Sparsification's 1/sigma(s0)).
 
     Raises:
         ValueError: a factor that is no positive number.
     """
 
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     factor: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if not (self.factor > 0 and math.isfinite(self.factor)):
             raise ValueError(f"Masked(factor={self.factor}): must be a positive number")
 

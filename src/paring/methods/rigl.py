@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, attached, in_steps
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
 
@@ -30,7 +30,7 @@ class RigL(Method):
         every: optimizer steps (100) or epochs ("1ep") between two exchanges.
         drop: share of a layer's open weights that the first exchange replaces, in (0, 1].
         end: fraction of training after which nothing is exchanged any more.
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density: `rules.ErdosRenyi()` is ERK, `rules.Uniform(first_dense=True)`
             the paper's "uniform".
         seed: of the first masks, which are random.
@@ -43,11 +43,12 @@ class RigL(Method):
     every: str | int = 100
     drop: float = 0.3
     end: float = 0.75
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.ErdosRenyi()  # noqa: RUF009  # a frozen value
     seed: int = 0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if not 0 < self.density <= 1:
             raise ValueError(f"RigL(density={self.density}): must lie in (0, 1]")
         in_steps("RigL(every=...)", self.every, 1)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, attached, in_steps
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
 
@@ -26,7 +26,7 @@ class SET(Method):
         every: optimizer steps or epochs ("1ep", the paper's) between two exchanges.
         drop: share of a layer's open weights that an exchange replaces, in (0, 1].
         end: fraction of training after which nothing is exchanged any more.
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density: `rules.ErdosRenyi(kernel=False)` as in the paper.
         seed: of the first masks and of what opens.
 
@@ -38,11 +38,12 @@ class SET(Method):
     every: str | int = "1ep"
     drop: float = 0.3
     end: float = 1.0
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.ErdosRenyi(kernel=False)  # noqa: RUF009  # a frozen value
     seed: int = 0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         for name, value in (("density", self.density), ("drop", self.drop), ("end", self.end)):
             if not 0 < value <= 1:
                 raise ValueError(f"SET({name}={value}): must lie in (0, 1]")

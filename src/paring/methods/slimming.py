@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import Clock, Method, Probe, Rewind, attached
+from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, settle_places
 from paring.gates import MaskGate, ScaleGate, Site, gate_of, put_gate, sites, sites_of
 
 
@@ -37,10 +37,11 @@ class Slimming(Method):
 
     density: float = 0.3
     rate: float = 1e-4
-    at: str | tuple[str, ...] = "units"
+    at: At = Places(("units",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.Global(least=1)  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
+        settle_places(self, "units", "heads")
         if not 0 < self.density <= 1:
             raise ValueError(f"Slimming(density={self.density}): must lie in (0, 1]")
         if not self.rate >= 0:
@@ -54,14 +55,9 @@ class Slimming(Method):
         return Rewind()
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        places = (self.at,) if isinstance(self.at, str) else tuple(self.at)
-        found = sites(net, probe.wiring, places)
+        found = sites(net, probe.wiring, self.at)
         modules = dict(net.named_modules())
         for site in found:
-            if site.kind != "units":
-                raise ValueError(
-                    f"network slimming closes units, so a place is 'units' or 'units:LAYER', not '{site.kind}'"
-                )
             weight = next(modules[site.module].parameters())
             if _norms(net, site):
                 put_gate(modules, site, MaskGate(site.shape, device=weight.device))

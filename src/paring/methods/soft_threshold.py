@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring.core import Clock, Method, Probe, attached
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import Site, SoftThresholdGate, gate_of, put_gate, read_weights, sites_of, weight_of, weight_sites
 
 
@@ -26,7 +26,7 @@ class STR(Method):
 
     Args:
         s_init: initial parameter of every threshold σ(s); the paper's for 90 % sparsity of ResNet-50.
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         gate_lr: learning rate of the thresholds as a multiple of the weights'.
 
     Raises:
@@ -34,10 +34,11 @@ class STR(Method):
     """
 
     s_init: float = -3200.0
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     gate_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if not math.isfinite(self.s_init):
             raise ValueError(f"STR(s_init={self.s_init}): must be a finite number")
         if not (self.gate_lr >= 0 and math.isfinite(self.gate_lr)):

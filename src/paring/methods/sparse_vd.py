@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Method, Probe, attached
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import GaussianGate, gate_of, put_gate, read_weights, sites_of, weight_of, weight_sites
 
 
@@ -32,7 +32,7 @@ class SparseVD(Method):
         warmup: first fraction of training, in [0, 1], in which the rate grows from 0.
         threshold: a weight is closed when its log α is above it.
         log_sigma2: initial log σ².
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         gate_lr: learning rate of log σ² as a multiple of the weights'.
 
     Raises:
@@ -43,10 +43,11 @@ class SparseVD(Method):
     warmup: float = 0.25
     threshold: float = 3.0
     log_sigma2: float = -10.0
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     gate_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         for name in ("rate", "gate_lr"):
             if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
                 raise ValueError(f"SparseVD({name}={getattr(self, name)}): must be a number that is not negative")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring.core import Clock, Method, Probe, attached
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import (
     SupermaskGate,
     gate_of,
@@ -38,7 +38,7 @@ class Supermask(Method):
         constant: first set every weight to its sign times the standard deviation of Glorot's initialisation.
         rescale: multiply a mask by (number of weights) / (number of open ones), per layer.
         draw: seed of a mask that is drawn at the end; None takes the likelier value of each weight.
-        at: which weights: "weights", or a selection such as "weights:!fc2".
+        at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         gate_lr: learning rate of the logits as a multiple of that given to `parameter_groups`.
 
     Raises:
@@ -48,10 +48,11 @@ class Supermask(Method):
     constant: bool = False
     rescale: bool = False
     draw: int | None = None
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     gate_lr: float = 1.0
 
     def __post_init__(self) -> None:
+        settle_places(self, "weights")
         if not (self.gate_lr >= 0 and math.isfinite(self.gate_lr)):
             raise ValueError(f"Supermask(gate_lr={self.gate_lr}): must be a number that is not negative")
 

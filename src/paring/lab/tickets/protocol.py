@@ -21,9 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from paring.core import Clock, Method, Stack
+from paring.core import Clock, Method, Places, Stack
 from paring.data import Dataset
-from paring.gates import Place
 from paring.lab.experiment import Experiment
 from paring.lab.tickets.retrain import Control, Retrain
 from paring.lab.tickets.verdict import Verdict, judge
@@ -166,9 +165,8 @@ def _unless_diverged(lost: list[dict[str, Any]], search: Experiment, what: str, 
 def _masks_weights(method: Method) -> bool:
     """Whether the method, or one of a stack, has all of its gates on weights."""
     parts = method.methods if isinstance(method, Stack) else (method,)
-    given = [part.at for part in parts if hasattr(part, "at")]
-    places = [(at,) if isinstance(at, str) else tuple(at) for at in given]
-    return any(all(Place.parse(place).kind == "weights" for place in at) for at in places)
+    given = [Places.of(part.at) for part in parts if hasattr(part, "at")]
+    return any(set(places.kinds) == {"weights"} for places in given)
 
 
 def _own(search: Experiment, found: dict[str, Any], round: int, data: Dataset) -> dict[str, Any] | None:

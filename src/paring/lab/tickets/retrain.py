@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paring.core import gates
+from paring.core import At, Places, gates, settle_places
 from paring.data import Dataset
 from paring.gates import SigmoidGate
 from paring.handle.live import put_back
@@ -48,7 +48,10 @@ class Retrain:
     search: Experiment
     round: int
     control: Control = "ticket"
-    at: str | tuple[str, ...] = "weights"
+    at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
+
+    def __post_init__(self) -> None:
+        settle_places(self, "weights")
 
     @property
     def name(self) -> str:
