@@ -102,12 +102,16 @@ def test_two_processes_cut_alike_and_go_on_averaging(tmp_path: Path) -> None:
 
 
 _SHARDED = """
+import gc
 import sys
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import distribute_tensor, Replicate
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 import paring as pr
 
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=0, world_size=1)
@@ -121,6 +125,48 @@ try:
 except RuntimeError as error:
     assert "sharded over processes" in str(error) and "finish()" in str(error), error
     print("refused")
+plain = fully_shard(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3)))
+flat = FullyShardedDataParallel(nn.Linear(6, 3), device_id=torch.device("cpu"))
+x = torch.randn(2, 6)
+for given in (net, plain, flat, nn.Sequential(flat), AveragedModel(net)):
+    for call in (lambda: pr.save(given, "never"), lambda: pr.pack(given, "never"), lambda: pr.compact(given, x)):
+        try:
+            call()
+        except ValueError as error:
+            assert "sharded over processes. Hand over the network that run.finish() gathers" in str(error), error
+        else:
+            raise SystemExit("a sharded network was not refused")
+for given in (plain, flat):
+    try:
+        pr.attach(given, pr.L0(at="units"), x)
+    except ValueError as error:
+        assert "First paring.attach, then fully_shard" in str(error), error
+net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+run = pr.attach(net, pr.L0(at="units"), x)
+try:
+    run.finish(FullyShardedDataParallel(net, device_id=torch.device("cpu")))
+except ValueError as error:
+    assert "pieces of a flat one" in str(error) and "fully_shard" in str(error), error
+else:
+    raise SystemExit("flat shards were not refused")
+
+net = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
+ddp, keys = DistributedDataParallel(net), list(net.state_dict())
+try:
+    pr.attach(ddp, pr.L0(at="units"), x)
+except ValueError as error:
+    assert "gradients of the gates" in str(error) and "run.parallel" in str(error), error
+else:
+    raise SystemExit("gates inside a wrapper that does not know them were not refused")
+assert list(net.state_dict()) == keys and type(net[0]) is nn.Linear
+run = pr.attach(torch.compile(ddp, backend="eager"), pr.GMP(density=0.5), x, steps=2)  # masks are no parameters
+assert run.net is net
+small = run.finish(ddp)
+assert type(small) is nn.Sequential
+assert type(pr.compact(DistributedDataParallel(small), x)) is nn.Sequential
+print("unwrapped")
+del ddp, run
+gc.collect()
 dist.destroy_process_group()
 """
 
@@ -129,3 +175,4 @@ dist.destroy_process_group()
 def test_sharded_parameters_are_refused(tmp_path: Path) -> None:
     (said,) = together(_SHARDED, tmp_path, processes=1)
     assert "refused" in said
+    assert "unwrapped" in said

@@ -14,6 +14,7 @@ from paring.codec import container
 from paring.codec.container import File
 from paring.codec.error import PareError
 from paring.codec.header import DTYPES
+from paring.core import plain_net
 from paring.core.atomic import atomic
 from paring.graph.file import VERSION, described, rebuilt
 from paring.graph.graph_file import FileError
@@ -56,6 +57,7 @@ def pack(
         OSError: the folder cannot be written, or the disk is full.
     """
     if isinstance(net, nn.Module):
+        net = plain_net(net, "pack", PareError)
         try:
             state, manifest = described(net)
         except FileError as error:

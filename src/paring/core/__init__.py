@@ -8,8 +8,10 @@ from paring.core.gate import Gate, noise_dtype
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Method, Probe, Removal, Rewind, Stack
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
+from paring.core.sharding import is_sharded
 from paring.core.shared import Spread
 from paring.core.slots import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
+from paring.core.unwrap import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.warning import ParingWarning, warn
 
 __all__ = [
@@ -41,15 +43,20 @@ __all__ = [
     "gates",
     "in_steps",
     "is_attached",
+    "is_sharded",
     "joint_projection",
     "names_layer",
     "noise_dtype",
+    "plain_net",
     "put",
     "release",
     "set_attachment",
     "settle_places",
     "share",
     "strip",
+    "unaveraged",
+    "unwrapped",
     "warn",
     "whole_number",
+    "wrappers",
 ]

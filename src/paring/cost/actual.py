@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.core import unwrapped
 from paring.graph.wiring import Layer, wiring
 
 
@@ -85,6 +86,7 @@ def measure(net: nn.Module, example: Any = None) -> Measured:
 
     Raises what ``wiring`` raises when the network cannot be captured.
     """
+    net = unwrapped(net)
     layers = {layer.name: layer for layer in wiring(net, example).layers} if example is not None else {}
     seen: set[object] = set()
     rows: list[ModuleCost] = []

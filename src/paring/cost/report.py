@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from paring.core import unwrapped
 from paring.cost.actual import Measured, measure
 from paring.cost.latency import Latency
 from paring.cost.latency import latency as time_nets
@@ -66,7 +67,7 @@ def report(net: nn.Module, example: Any = None, *, title: str | None = None, lat
     ``latency``: also time the example's forward pass on one thread. Raises ``ValueError`` when that lacks an example.
     """
     measured = measure(net, example)
-    title = title or type(net).__name__
+    title = title or type(unwrapped(net)).__name__
     if not latency:
         return CostReport(title, measured)
     if example is None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from paring.core import plain_net
 from paring.cost import CostModel, Openness
 from paring.gates.coupled import choose_taps, covers_layer, entries
 from paring.gates.place import group_obstacle
@@ -79,6 +80,7 @@ def groups(net: nn.Module, example: Any) -> Groups:
     Raises:
         paring.CaptureError: the network cannot be captured.
     """
+    net = plain_net(net, "groups")
     found = wiring(net, example)
     modules = dict(net.named_modules(remove_duplicate=False))
     model = CostModel(found)

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from paring.core import plain_net, unwrapped
 from paring.core.atomic import atomic
 from paring.graph.apply import resize
 from paring.graph.graph_file import FileError, captures_of, graph_of, written
@@ -74,6 +75,7 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises `FileError` when the state holds anything but tensors.
     """
+    net = plain_net(net, "save", FileError)
     state, manifest = described(net)
     tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items()}
     manifest["tensors"] = {n: [_dtype(v), list(v.shape)] for n, v in tensors.items()}
@@ -132,7 +134,7 @@ def rebuilt(
     Raises `FileError` for a factory of another architecture.
     """
     with torch.device("cpu"):
-        net = factory()
+        net = unwrapped(factory())
     with still(net):
         return _rebuilt(net, manifest, tensors, path)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from paring.core import plain_net
 from paring.core.atomic import atomic
 from paring.graph.capture import Example, as_inputs, batch_size, first_dimensions, untouched_random
 
@@ -29,6 +30,7 @@ def to_onnx(net: nn.Module, example: Example, path: str | os.PathLike[str]) -> N
 
     Raises `ImportError` without the extra `onnx`, `OnnxError` when the network cannot be exported or does not agree.
     """
+    net = plain_net(net, "to_onnx", OnnxError)
     try:
         import onnx
         import onnxruntime

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import nn
 
+from paring.core import plain_net
 from paring.graph.apply import apply
 from paring.graph.capture import Example, check_copies, check_example
 from paring.graph.choose import Chooser
@@ -77,6 +78,7 @@ def shrink(
     """
     if inplace and form == "graph":
         raise ValueError("inplace=True keeps the network's own modules; use inplace=False for form='graph'")
+    net = plain_net(net, "compact")
     check_example(example)
     check_copies(net)
     with still(net):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from paring.core import unwrapped
 from paring.graph.capture import Example, capture
 from paring.graph.groups import Group, find_groups, find_heads, sole_norm
 from paring.graph.interpret import Interpretation, interpret
@@ -93,6 +94,7 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
 
     Raises `CaptureError` (a `ValueError`) when the network cannot be traced.
     """
+    net = unwrapped(net)
     captured = capture(net, example)
     found = interpret(net, captured, training=net.training)
     if found.held_back:

@@ -17,12 +17,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate, factors, gated_layers, gates
+from paring.core import Gate, factors, gated_layers, gates, unwrapped
 from paring.core.shared import Spread
 from paring.gates import StochasticGate
 from paring.handle.carry import Carried
 from paring.handle.folded import outputs, same_or_raise
-from paring.handle.live import check_copy, plain
+from paring.handle.live import check_copy
 
 _ADAM = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
 _DEGREES: dict[str, dict[str, int]] = {
@@ -62,7 +62,7 @@ def absorb(net: nn.Module, example: tuple[Any, ...], companions: Iterable[object
         return False
     _check(net, example)
     companions = list(companions)
-    copies = [plain(other) for other in companions if isinstance(other, nn.Module)]
+    copies = [unwrapped(other) for other in companions if isinstance(other, nn.Module)]
     for twin in copies:
         check_copy(net, twin)
     scales = _scales(net, ready)

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from paring.core import gates
-from paring.handle.live import plain
+from paring.core import gates, unwrapped, wrappers
 
 
 @runtime_checkable
@@ -25,12 +24,13 @@ def begin_anew(net: nn.Module, other: object) -> None:
     """An optimizer forgets its state, an average starts again, a copy of `net` takes over its gates."""
     if isinstance(other, torch.optim.Optimizer):
         other.state.clear()
-    elif isinstance(other, AveragedModel):
-        other.n_averaged.zero_()
     elif isinstance(other, Average):
         other.restart()
     if isinstance(other, nn.Module):
-        for (_, _, mine), (_, _, theirs) in zip(gates(net), gates(plain(other)), strict=True):
+        for part in wrappers(other):
+            if isinstance(part, AveragedModel):
+                part.n_averaged.zero_()
+        for (_, _, mine), (_, _, theirs) in zip(gates(net), gates(unwrapped(other)), strict=True):
             theirs.load_state_dict(mine.state_dict())
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from paring.core import Gate, Gated, Kind, gated_layers
+from paring.core import Gate, Gated, Kind, gated_layers, is_sharded
 from paring.core.shared import Spread
 from paring.graph.apply import resize
 from paring.graph.plan import full_name
 from paring.graph.slices import Dims, cut
 from paring.handle.select import set_reads
-from paring.handle.sharded import is_sharded
 
 MARK = "_paring_renewable"  # of wrappers that are made anew after a cut
 

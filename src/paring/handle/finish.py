@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from paring.core import Method, attached, gates, release, set_attachment
+from paring.core import Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped, warn
+from paring.core.sharding import is_flat
 from paring.graph import Report, shrink
 from paring.handle.folded import outputs, same_or_raise
 from paring.handle.select import widen
-from paring.handle.sharded import alike, gathered, is_sharded
+from paring.handle.sharded import alike, gathered
 from paring.hard import LearnedStep, Sign, Staircase
 
 
@@ -29,8 +30,18 @@ def finished(
     said: Sequence[str] = (),
 ) -> tuple[nn.Module, Report]:
     """The small network and what was removed; see `Run.finish`. said: what was said already, for the report."""
-    source = getattr(net, "_orig_mod", net)
+    source = unwrapped(net)
+    if is_flat(source):
+        raise ValueError(
+            f"this {type(source).__name__} holds parameters as pieces of a flat one, which finish() does not gather: shard it by "
+            "torch.distributed.fsdp.fully_shard, or finish a network that holds its full state dict"
+        )
     attached(source)
+    if unaveraged(net):
+        warn(
+            "this AveragedModel has averaged nothing yet, so what is finished is the network as it was when the average was "
+            "made: call update_parameters(run.net) after the steps that should count"
+        )
     if not is_sharded(source):
         small = source if inplace else copy.deepcopy(source)
     elif inplace:

@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
-from paring.core import attached, is_attached
+from paring.core import attached, is_attached, unwrapped
 from paring.graph.capture import batch_size, untouched_random
 from paring.graph.slices import Dims
 from paring.handle.carry import Carried, Cuts, cut_network, cut_state, shapes_of
@@ -34,7 +33,7 @@ def cut_all(net: nn.Module, cuts: Cuts, companions: Iterable[object]) -> None:
     shapes = {parameter: parameter.shape for parameter in own.values()}
     dims: dict[nn.Parameter, Dims] = {own[name]: kept for name, kept in cuts.kept.items() if name in own}
     companions = list(companions)
-    copies = [plain(other) for other in companions if isinstance(other, nn.Module)]
+    copies = [unwrapped(other) for other in companions if isinstance(other, nn.Module)]
     for twin in copies:
         check_copy(net, twin)
     states = [part for o in companions if isinstance(o, torch.optim.Optimizer) for part in cut_state(o, shapes, dims)]
@@ -48,15 +47,6 @@ def cut_all(net: nn.Module, cuts: Cuts, companions: Iterable[object]) -> None:
             other.shrink(cuts)
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()  # what was compiled for the old sizes is compiled anew, without counting as a recompile
-
-
-def plain(net: nn.Module) -> nn.Module:
-    """The network inside an `AveragedModel` or what `torch.compile` returned."""
-    if isinstance(net, AveragedModel):
-        net = net.module
-    inner = getattr(net, "_orig_mod", net)
-    assert isinstance(inner, nn.Module)
-    return inner
 
 
 def check_copy(net: nn.Module, other: nn.Module) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Method, attached, concise, is_attached
+from paring.core import Clock, Gate, Method, attached, concise, is_attached, unwrapped
 from paring.core.shared import Spread
 from paring.cost import Cost
 from paring.gates import live, openness, support
@@ -19,7 +19,7 @@ from paring.handle.carry import Carried
 from paring.handle.conditional import conditional
 from paring.handle.finish import finished
 from paring.handle.groups import check_groups, optimizer_groups
-from paring.handle.live import check_copy, plain, recall
+from paring.handle.live import check_copy, recall
 from paring.handle.parallel import Parallel
 from paring.handle.point import Point
 from paring.handle.probe import NetworkProbe
@@ -181,7 +181,7 @@ class Run:
         """
         for other in companions:
             if isinstance(other, nn.Module):
-                check_copy(self.net, plain(other))
+                check_copy(self.net, unwrapped(other))
             elif not isinstance(other, torch.optim.Optimizer | Carried):
                 raise TypeError(
                     f"a {type(other).__name__} cannot shrink along: track modules, optimizers, or objects with a method "

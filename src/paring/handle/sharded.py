@@ -8,8 +8,7 @@ process has to come along.
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,20 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from paring.core import gates
+from paring.core import gates, is_sharded
+from paring.core.sharding import shard_class, sharded_modules, sharded_places
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-    from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 _Place = tuple[nn.Module, str, "DTensor"]
-
-
-def is_sharded(net: nn.Module) -> bool:
-    """Whether `fully_shard` was applied to some module of `net`, or some parameter is a `DTensor`."""
-    return any(True for _ in _wrapped(net)) or any(True for _ in _places(net.modules()))
 
 
 _ORDER = "First paring.attach, then fully_shard, then the optimizer (with run.parameter_groups)"
@@ -64,7 +58,7 @@ def whole(net: nn.Module, *, weights: bool = True, write: bool = False) -> Itera
         return
     _reshard(net)
     chosen = net.modules() if weights else (m for _, _, gate in gates(net) for m in gate.modules())
-    places = list(_places(dict.fromkeys(chosen)))
+    places = list(sharded_places(dict.fromkeys(chosen)))
     made = {id(held): _plain(held, detach=write) for _, _, held in places}
     before = {key: full.detach().clone() for key, full in made.items()} if write else {}
     with _shown(places, made):
@@ -81,7 +75,7 @@ def gathered(net: nn.Module) -> nn.Module:
     What is not sharded (buffers, ignored parameters) is that of the first process.
     """
     _reshard(net)
-    places = list(_places(net.modules()))
+    places = list(sharded_places(net.modules()))
     made = {id(held): _plain(held, detach=True) for _, _, held in places}
     with ExitStack() as stack:
         stack.enter_context(_shown(places, made))
@@ -99,7 +93,7 @@ def gathered(net: nn.Module) -> nn.Module:
 def alike(net: nn.Module, value: T) -> T:
     """A tensor, or a tree of them, of the first of the processes that share `net`; each leaf on the device it has here."""
     _reshard(net)
-    held = next(_places(net.modules()), None)
+    held = next(sharded_places(net.modules()), None)
     if held is None:
         return value
     leaves, spec = pytree.tree_flatten(value)
@@ -111,31 +105,10 @@ def alike(net: nn.Module, value: T) -> T:
     return found
 
 
-def _wrapped(net: nn.Module) -> Iterator[FSDPModule]:
-    """Modules that `fully_shard` was applied to."""
-    kind = _wrapper()
-    if kind is not None:
-        yield from (module for module in net.modules() if isinstance(module, kind))
-
-
-def _wrapper() -> Any:
-    """The class that `fully_shard` adds; its package is slow to import, and loaded wherever it was used."""
-    return getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
-
-
 def _reshard(net: nn.Module) -> None:
     """After a forward pass without a backward pass some modules still hold their gathered parameters."""
-    for module in _wrapped(net):
+    for module in sharded_modules(net.modules()):
         module.reshard()
-
-
-def _places(modules: Iterable[nn.Module]) -> Iterator[_Place]:
-    """Where sharded parameters are: (module, name there, parameter)."""
-    kind: Any = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
-    for module in modules if kind is not None else ():
-        for leaf, held in module._parameters.items():
-            if isinstance(held, kind):
-                yield module, leaf, held
 
 
 @contextmanager
@@ -175,7 +148,7 @@ def _from_first(mesh: DeviceMesh, tensor: Tensor) -> Tensor:
 def _bare(module: nn.Module) -> Iterator[None]:
     """Within this context a module has its own class, and neither hooks nor notes of torch.distributed, so it can be copied."""
     kind, notes = type(module), dict(module.__dict__)
-    order, wrapper = kind.__mro__, _wrapper()
+    order, wrapper = kind.__mro__, shard_class("FSDPModule")
     try:
         if wrapper in order:
             module.__class__ = order[order.index(wrapper) + 1]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from paring.core import Method, Removal, gates
+from paring.core import Method, Removal, gates, is_sharded
 from paring.handle.absorb import absorb
 from paring.handle.anew import begin_anew
 from paring.handle.carry import Cuts, check_network, check_optimizer
@@ -16,7 +16,6 @@ from paring.handle.decide import Decision, decide, settled_counts
 from paring.handle.live import cut_all
 from paring.handle.parallel import Parallel, from_first
 from paring.handle.probe import NetworkProbe
-from paring.handle.sharded import is_sharded
 
 T = TypeVar("T")
 _TRIES = 3

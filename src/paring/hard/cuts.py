@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
+from paring.core import unwrapped
 from paring.hard.units import Sign, Staircase
 
 HARD: tuple[type[nn.Module], ...] = (Sign, Staircase)
@@ -46,7 +46,7 @@ def places(net: nn.Module, maps: Mapping[str, TargetMap]) -> dict[str, nn.Module
     Raises:
         ValueError: there are none, a name is no module, or the network is wrapped in what hooks do not pass through.
     """
-    if isinstance(net, DistributedDataParallel) or hasattr(net, "_orig_mod"):
+    if unwrapped(net) is not net:
         raise ValueError(
             f"target propagation goes layer by layer, which {type(net).__name__} does not know; give the network inside "
             "of it, or train with the gradient rules of its units, which is the same under the default weighting"

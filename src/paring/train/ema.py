@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import gates
+from paring.core import gates, unwrapped
 
 
 class Ema:
@@ -33,7 +33,7 @@ class Ema:
     def __init__(self, net: nn.Module, decay: float) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"Ema(decay={decay}): must lie in [0, 1)")
-        self.net = net
+        self.net = unwrapped(net)
         self.decay = decay
         self.updates = 0
         self._sums = {name: torch.zeros_like(value) for name, value in self._tensors()}

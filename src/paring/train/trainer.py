@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.core import Clock, Method, attached, concise
+from paring.core import Clock, Method, attached, concise, unwrapped
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
 from paring.graph import CaptureError
@@ -80,7 +80,8 @@ class Trainer:
         self, net: nn.Module, method: Method, data: Dataset, recipe: Recipe, folder: Path | None, start: int = 0
     ) -> None:
         self.device = torch.device(recipe.device)
-        self.net, self.method, self.recipe = net.to(self.device), method, recipe
+        self.given, self.method, self.recipe = net.to(self.device), method, recipe
+        self.net = unwrapped(net)
         self.train, self.validation = data.train.to(self.device), data.validation.to(self.device)
         turned = recipe.channels_last and self.train.x.dim() == 4
         self.layout = torch.channels_last if turned else torch.contiguous_format
@@ -98,7 +99,7 @@ class Trainer:
         self.augment = Augment(crop=recipe.crop, flip=recipe.flip)
         self.folder = folder
         self.epoch, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
-        self.forward: Any = torch.compile(net) if recipe.compile else net
+        self.forward: Any = torch.compile(self.net) if recipe.compile else net
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         self.record = Record(folder / METRICS if folder is not None else None)
@@ -109,7 +110,7 @@ class Trainer:
         steps = self.epoch_steps * self.recipe.epochs
         self.done = False
         self.run = attach(
-            self.net,
+            self.given,
             self.method,
             self.train.x[:2],
             steps=steps,

@@ -16,6 +16,7 @@ from paring.codec.compressors.tensors import float_bytes
 from paring.codec.compressors.through import through_file
 from paring.codec.compressors.training import Training
 from paring.codec.objective import Objective
+from paring.core import plain_net
 from paring.graph import compact
 
 
@@ -60,6 +61,7 @@ def compress(
     """
     if small_bits is not None and small_bits != 0 and not 2 <= small_bits <= 11:
         raise ValueError(f"compress(small_bits={small_bits}): from 2 to 11 bits, 0 for half precision, None to search")
+    net = plain_net(net, "compress")
     _check_numbers(compressor)
     if compressor.trains:
         _check_trainable(net)

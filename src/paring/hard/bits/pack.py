@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from paring.core import plain_net
 from paring.graph.capture import Example, as_inputs
 from paring.hard.bits.backend import kernels
 from paring.hard.bits.check import check
@@ -24,7 +25,7 @@ from paring.hard.bits.contract import BitLayer
 from paring.hard.bits.report import BitsReport, Line, purpose, size
 from paring.hard.bits.rewrite import Rewritten
 from paring.hard.bits.sites import Sites
-from paring.hard.bits.trace import BitsError, Traced, refuse_gates
+from paring.hard.bits.trace import BitsError, Traced
 
 
 class BitNet(nn.Module):
@@ -80,10 +81,10 @@ def pack_bits(net: nn.Module, example: Example) -> BitNet:
         ImportError: numba is not installed.
         BitsError: the network is in train mode, has gates, cannot be traced, or no layer of it can run on bits.
     """
+    net = plain_net(net, "pack_bits", BitsError)
     kernels()
     if net.training:
         raise BitsError("the network is in train mode, and bits are for answers: call net.eval() first")
-    refuse_gates(net)
     inputs = as_inputs(example)
     with torch.inference_mode(False):
         sites = Sites(Traced(copy.deepcopy(net), inputs))

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from paring.core.layers import Gated
 from paring.hard.bits.edges import code_of
 from paring.hard.units import SaturatedReLU
 
@@ -124,10 +123,3 @@ class _Shapes(fx.Interpreter):
         if isinstance(result, Tensor):
             self.found[n] = tuple(result.shape)
         return result
-
-
-def refuse_gates(net: nn.Module) -> None:
-    """Raises BitsError while the network has gates."""
-    gated = [name for name, module in net.named_modules() if isinstance(module, Gated)]
-    if gated:
-        raise BitsError(f"{gated[0]!r} still has its gates: call run.finish() first, and pass the network it returns")

@@ -1,0 +1,83 @@
+"""The network inside the wrappers that training puts around it, found in one way by everything that takes a network.
+
+Unwrapped are `torch.compile`, DataParallel, DistributedDataParallel, `AveragedModel`, what Lightning Fabric returns, and
+any nesting of these, by their classes: a network of one's own that has a part called `module` stays as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from paring.core.layers import Gated
+from paring.core.sharding import is_sharded
+
+_WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+_ELSEWHERE = (  # (module, class, where the network is in it); looked up, so that nothing has to be installed or loaded
+    ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
+    ("lightning.fabric.wrappers", "_FabricModule", "module"),
+    ("lightning_fabric.wrappers", "_FabricModule", "module"),
+)
+
+
+def wrappers(net: nn.Module) -> Iterator[nn.Module]:
+    """`net` and what it wraps, from the outermost to the network itself."""
+    inner: nn.Module | None = net
+    while inner is not None:
+        yield inner
+        inner = _inside(inner)
+
+
+def unwrapped(net: nn.Module) -> nn.Module:
+    """The network inside all wrappers; `net` itself when there are none."""
+    *_, inner = wrappers(net)
+    return inner
+
+
+def unaveraged(net: nn.Module) -> bool:
+    """Whether an `AveragedModel` is among the wrappers that has not averaged anything yet."""
+    return any(isinstance(part, AveragedModel) and int(part.n_averaged) == 0 for part in wrappers(net))
+
+
+def plain_net(net: nn.Module, what: str, error: type[Exception] = ValueError) -> nn.Module:
+    """The network inside all wrappers, for what takes it whole and without gates.
+
+    Args:
+        net: a network, or a wrapper around one.
+        what: the function that takes it, for messages.
+        error: the exception that this function raises.
+
+    Raises:
+        error: gates are still in, or the network is sharded over processes.
+    """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"{what} needs an nn.Module, got {type(net).__name__}")
+    if any(is_sharded(one) for one in wrappers(net)):
+        raise error(
+            f"{what} needs the whole network, but this {type(net).__name__} is sharded over processes. Hand over the network "
+            "that run.finish() gathers, or load the full state dict into a network that is not sharded"
+        )
+    net = unwrapped(net)
+    gated = [name for name, module in net.named_modules() if isinstance(module, Gated)]
+    if gated:
+        raise error(
+            f"{what} takes a network without gates, but {gated[0]!r} of this {type(net).__name__} still has its own "
+            f"({len(gated)} layers do): call run.finish() first, and hand over the network that it returns"
+        )
+    return net
+
+
+def _inside(net: nn.Module) -> nn.Module | None:
+    """What a wrapper holds; None for anything else."""
+    kind = type(net)
+    inner: Any = net.module if issubclass(kind, _WRAPPERS) else None
+    for package, name, leaf in _ELSEWHERE:
+        wrapper = getattr(sys.modules.get(package), name, None)
+        if wrapper is not None and issubclass(kind, wrapper):
+            inner = getattr(net, leaf)
+    return inner if isinstance(inner, nn.Module) else None

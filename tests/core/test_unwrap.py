@@ -1,0 +1,201 @@
+"""Wrappers that training puts around a network: seen through everywhere, and nothing else is."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+import paring as pr
+from paring.codec import Objective, compress
+from paring.codec.compressors import Uniform
+from paring.core import plain_net, unaveraged, unwrapped, wrappers
+from paring.graph import OnnxError
+from paring.hard.bits import BitsError, pack_bits
+from paring.train import Ema
+
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+def compiled(net: nn.Module) -> nn.Module:
+    found = torch.compile(net, backend="eager")
+    assert isinstance(found, nn.Module)
+    return found
+
+
+WRAP: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compile": compiled,
+    "parallel": nn.DataParallel,
+    "average": AveragedModel,
+    "compile of parallel": lambda net: compiled(nn.DataParallel(net)),
+    "average of compile of parallel": lambda net: AveragedModel(compiled(nn.DataParallel(net))),
+    "parallel of average": lambda net: nn.DataParallel(AveragedModel(net)),
+}
+
+
+def make() -> nn.Sequential:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
+    with torch.no_grad():
+        net[0].weight[:5] = 0
+        net[0].bias[:5] = 0
+    return net
+
+
+class Own(nn.Module):
+    """A network of one's own with a part called `module`, and one called `_orig_mod`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(8, 4)
+        self._orig_mod = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._orig_mod(self.module(x).relu())
+        return out
+
+
+@pytest.mark.parametrize("name", WRAP)
+def test_everything_sees_through(name: str, tmp_path: Path) -> None:
+    net = make()
+    net_like, wrapped = str(pr.report(net, X)), WRAP[name](net)
+    inner = unwrapped(wrapped)
+    assert type(inner) is nn.Sequential
+    assert [name for name, _ in inner.named_parameters()] == [name for name, _ in net.named_parameters()]
+    assert str(pr.report(wrapped, X)) == net_like
+    assert str(pr.groups(wrapped, X)) == str(pr.groups(net, X))
+    expected = net(X)
+    small = pr.compact(wrapped, X)
+    assert type(small) is nn.Sequential
+    assert small[0].out_features == 7
+    assert torch.allclose(small(X), expected, atol=1e-6)
+    for given, name_ in ((net, "bare"), (wrapped, "wrapped")):
+        pr.save(given, tmp_path / f"{name_}.safetensors")
+        pr.pack(given, tmp_path / f"{name_}.pare")
+    for kind in ("safetensors", "pare"):
+        assert (tmp_path / f"wrapped.{kind}").read_bytes() == (tmp_path / f"bare.{kind}").read_bytes()
+    assert torch.equal(pr.load(make, tmp_path / "wrapped.safetensors").eval()(X), expected)
+    assert torch.equal(pr.unpack(tmp_path / "wrapped.pare", make).eval()(X), expected)
+
+
+@pytest.mark.parametrize("name", WRAP)
+def test_files_fill_what_is_wrapped(name: str, tmp_path: Path) -> None:
+    net = make()
+    pr.save(net, tmp_path / "net.safetensors")
+    pr.pack(net, tmp_path / "net.pare")
+
+    def blank() -> nn.Module:
+        return WRAP[name](nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3)))
+
+    found, given = pr.load(blank, tmp_path / "net.safetensors"), blank()
+    assert type(found) is nn.Sequential
+    assert torch.equal(found.eval()(X), net(X))
+    filled = pr.unpack(tmp_path / "net.pare", given)
+    assert filled is unwrapped(given)
+    assert torch.equal(filled.eval()(X), net(X))
+
+
+@pytest.mark.parametrize("name", WRAP)
+def test_attach_and_finish_see_through(name: str) -> None:
+    wrapped = WRAP[name](make())
+    run = pr.attach(wrapped, pr.GMP(density=0.5), X, steps=2)
+    assert run.net is unwrapped(wrapped)
+    small = run.finish(wrapped) if "average" not in name else run.finish()
+    assert type(small) is nn.Sequential
+
+
+def test_own_networks_with_such_names_stay(tmp_path: Path) -> None:
+    net = Own()
+    assert unwrapped(net) is net
+    assert list(wrappers(net)) == [net]
+    pr.save(net, tmp_path / "net.safetensors")
+    again = pr.load(Own, tmp_path / "net.safetensors")
+    assert type(again) is Own
+    assert torch.equal(again(X), net(X))
+    assert (
+        unwrapped(nn.DataParallel(net)) is net
+    )  # the wrapper goes, and its part called `module` is not taken for another
+
+
+def test_fabric_is_known_by_its_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    class _FabricModule(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self._forward_module, self._original_module = nn.DataParallel(net), net
+
+        @property
+        def module(self) -> nn.Module:
+            return self._original_module
+
+    net = make()
+    wrapped = _FabricModule(net)
+    assert unwrapped(wrapped) is wrapped
+    known = types.ModuleType("lightning.fabric.wrappers")
+    known._FabricModule = _FabricModule  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lightning.fabric.wrappers", known)
+    assert unwrapped(wrapped) is net
+
+
+@pytest.mark.parametrize("wrap", [lambda net: net, WRAP["average of compile of parallel"]], ids=["bare", "wrapped"])
+def test_gates_are_refused_before_anything_is_written(wrap: Callable[[nn.Module], nn.Module], tmp_path: Path) -> None:
+    net = make()
+    run = pr.attach(net, pr.L0(price=1e-3, at="units"), X)
+    given, file = wrap(net).eval(), tmp_path / "net"
+    objective = Objective.of(nn.functional.cross_entropy, X, torch.zeros(4, dtype=torch.long))
+    calls: list[tuple[str, type[Exception], Callable[[], object]]] = [
+        ("save", pr.FileError, lambda: pr.save(given, file)),
+        ("pack", pr.PareError, lambda: pr.pack(given, file)),
+        ("compact", ValueError, lambda: pr.compact(given, X)),
+        ("groups", ValueError, lambda: pr.groups(given, X)),
+        ("compress", ValueError, lambda: compress(given, objective, max_loss_increase=1.0, compressor=Uniform())),
+    ]
+    for what, error, call in calls:
+        with pytest.raises(
+            error, match=rf"{what} takes a network without gates, but '0' of this Sequential .* run.finish\(\)"
+        ):
+            call()
+    assert not list(tmp_path.iterdir())
+    pr.save(run.finish(), file)
+    assert file.exists()
+
+
+def test_gates_are_refused_by_the_extras() -> None:
+    net = make()
+    pr.attach(net, pr.L0(price=1e-3, at="units"), X)
+    net.eval()
+    with pytest.raises(OnnxError, match=r"run.finish\(\)"):
+        pr.to_onnx(net, X, "/nowhere")
+    with pytest.raises(BitsError, match=r"run.finish\(\)"):
+        pack_bits(net, X)
+
+
+def test_no_module_at_all() -> None:
+    with pytest.raises(TypeError, match=r"save needs an nn\.Module, got dict"):
+        plain_net({}, "save")  # type: ignore[arg-type]
+
+
+def test_an_average_of_nothing_is_said() -> None:
+    net = make()
+    run = pr.attach(net, pr.GMP(density=0.5), X, steps=2)
+    average = AveragedModel(net)
+    assert unaveraged(compiled(average))
+    assert not unaveraged(net)
+    with pytest.warns(pr.ParingWarning, match="has averaged nothing yet"):
+        run.finish(compiled(average))
+    average.update_parameters(net)
+    assert not unaveraged(average)
+    run.finish(average)
+
+
+def test_ema_of_what_is_wrapped_has_the_network_s_names() -> None:
+    net = make()
+    run = pr.attach(net, pr.GMP(density=0.5), X, steps=2)
+    ema = Ema(compiled(net), 0.9)
+    assert ema.net is net
+    run.track(ema)
