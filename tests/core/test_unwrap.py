@@ -188,6 +188,7 @@ def test_an_average_of_nothing_is_said() -> None:
     assert not unaveraged(net)
     with pytest.warns(pr.ParingWarning, match="has averaged nothing yet"):
         run.finish(compiled(average))
+    assert "has averaged nothing yet" in str(run.report)
     average.update_parameters(net)
     assert not unaveraged(average)
     run.finish(average)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from paring.core import Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped, warn
+from paring.core import Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped
 from paring.core.sharding import is_flat
 from paring.graph import Report, shrink
 from paring.handle.folded import outputs, same_or_raise
@@ -37,11 +37,6 @@ def finished(
             "torch.distributed.fsdp.fully_shard, or finish a network that holds its full state dict"
         )
     attached(source)
-    if unaveraged(net):
-        warn(
-            "this AveragedModel has averaged nothing yet, so what is finished is the network as it was when the average was "
-            "made: call update_parameters(run.net) after the steps that should count"
-        )
     if not is_sharded(source):
         small = source if inplace else copy.deepcopy(source)
     elif inplace:
@@ -53,6 +48,11 @@ def finished(
     if drop_inputs is None:
         drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
     attached(small).recall(said)
+    if unaveraged(net):
+        attached(small).say(
+            "this AveragedModel has averaged nothing yet, so what is finished is the network as it was when the average was "
+            "made: call update_parameters(run.net) after the steps that should count"
+        )
     method.finish(small)
     small.eval()
     judged, shown = _judged(small, example)
