@@ -340,10 +340,10 @@ def test_the_papers_settings() -> None:
     assert isinstance(mlp, L0)
     assert isinstance(conv, L0)
     assert mlp.price == Price(0.1 / 60_000)
-    assert (mlp.at, mlp.keep) == ("inputs", (("fc1", 0.8),))
+    assert (mlp.at, mlp.keep) == (Places.of("inputs"), (("fc1", 0.8),))
     assert isinstance(conv.price, Price)
     assert [round(conv.price.at(layer) * N, 6) for layer in ("conv1", "conv2", "fc1", "fc2")] == [10, 0.5, 0.1, 10]
-    assert conv.at == ("units:Conv2d", "inputs:Linear")
+    assert conv.at == Places.of(("units:Conv2d", "inputs:Linear"))
 
 
 # --- computed evidence ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from paring.gates.mask import MaskGate
 from paring.gates.masking import (
     clear_closed,
     forget,
+    input_groups,
     latent_of,
     mask_of,
     masks_of,
@@ -50,6 +51,7 @@ __all__ = [
     "forget",
     "gate_of",
     "groups",
+    "input_groups",
     "is_binary",
     "latent_of",
     "live",

@@ -20,6 +20,7 @@ class MaskGate(Gate):
         mask: boolean tensor of `shape`; what is False is exactly zero for the network.
         dense: give closed weights the gradient they would have if they were open.
         factor: what multiplies the weights that are open.
+        input_group: an N:M pattern in groups of so many inputs; 1 for none. Removal then keeps or takes whole groups.
         fixed: closed for good; only then does a closed element count as settled.
         aside: of the weight's shape, the values that closed weights had, zero for open ones; None keeps none.
         fresh: what an exchange has just opened; None at any other time.
@@ -36,6 +37,7 @@ class MaskGate(Gate):
         self.dense = False
         self.fixed = False
         self.factor = 1.0
+        self.input_group = 1
         self.register_buffer("mask", torch.ones(shape, dtype=torch.bool, device=device))
         self.register_buffer("aside", None)
         self.fresh: Tensor | None = None

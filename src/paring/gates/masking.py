@@ -8,10 +8,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from paring.core import At, Method, Probe, attached
+from paring import rules
+from paring.core import At, Method, Probe, attached, gated_layers
 from paring.gates.mask import MaskGate
 from paring.gates.openness import gate_of
 from paring.gates.place import Site, put_gate, sites
+
+_SINGLE = rules.Weights()
 
 
 def weight_sites(net: nn.Module, probe: Probe, places: At) -> tuple[Site, ...]:
@@ -31,16 +34,31 @@ def sites_of(net: nn.Module, method: Method) -> tuple[Site, ...]:
     return found
 
 
-def put_masks(net: nn.Module, probe: Probe, places: At) -> tuple[Site, ...]:
+def put_masks(net: nn.Module, probe: Probe, places: At, structure: rules.Structure = _SINGLE) -> tuple[Site, ...]:
     """Put a `MaskGate`, all open, at each of these places, which are "weights" or selections of them.
+
+    structure: in which the method closes weights; of N:M layers removal keeps the groups.
 
     Raises:
         ValueError: a place selects nothing.
     """
     found, modules = weight_sites(net, probe, places), dict(net.named_modules())
     for site in found:
-        put_gate(modules, site, MaskGate(site.shape, device=weight_of(net, site).device))
+        gate = MaskGate(site.shape, device=weight_of(net, site).device)
+        gate.input_group = structure.m if isinstance(structure, rules.NM) else 1
+        put_gate(modules, site, gate)
     return found
+
+
+def input_groups(net: nn.Module) -> dict[str, int]:
+    """Size of the groups of inputs of layers whose masks are N:M, by layer; an embedding has no inputs to lose."""
+    return {
+        name: gate.input_group
+        for name, layer in gated_layers(net)
+        if isinstance(gate := layer.weight_gate, MaskGate)
+        and gate.input_group > 1
+        and not isinstance(layer, nn.Embedding)
+    }
 
 
 def mask_of(net: nn.Module, site: Site) -> MaskGate:

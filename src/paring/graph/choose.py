@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from paring.graph.capture import Example, capture
+from paring.graph.capture import Captured, Example, capture
 from paring.graph.graph_form import GraphFormError
+from paring.graph.input_groups import InputGroups
 from paring.graph.plan import ShrinkPlan
 from paring.graph.planner import Planner
 from paring.graph.report import Form, Mode
@@ -45,10 +46,11 @@ class Chooser:
     mode: Mode
     drop_inputs: bool
     notes: list[str] = field(default_factory=list)
+    input_groups: InputGroups = field(default_factory=dict)
 
     def graph_form(self, check: bool) -> Shrunk:
         """The graph form. Raises `GraphFormError` when there is none that verifies."""
-        planner = Planner.of_graph(self.net, self.example, self.mode, self.drop_inputs)
+        planner = Planner.of_graph(self.net, self.example, self.mode, self.drop_inputs, self.input_groups)
         found = self._graph(planner) if check else Shrunk(planner, planner.plan(), "graph")
         if isinstance(found, str):
             raise GraphFormError(found)
@@ -57,14 +59,14 @@ class Chooser:
     def module_form(self, check: bool, graph_too: bool) -> Shrunk:
         """The module form; graph_too: or the graph form, where that removes more."""
         captured = capture(self.net, self.example)
-        narrow = Planner.of(self.net, captured, self.example, self.mode, self.drop_inputs)
+        narrow = self._planner(captured, free=False)
         done = Shrunk(narrow, narrow.plan())
         if not check:
             return done
         differs = self._differs(narrow, "module")
         free: Planner | None = None
         if narrow.found.held_back:
-            free = Planner.of(self.net, captured, self.example, self.mode, self.drop_inputs, free=True)
+            free = self._planner(captured, free=True)
         if free is not None and free.plan().removed > done.plan.removed:
             if not self._differs(free, "module")(()):
                 return Shrunk(free, free.plan())
@@ -72,7 +74,7 @@ class Chooser:
             return done
         other: Shrunk | str = ""
         if graph_too:
-            free = free or Planner.of(self.net, captured, self.example, self.mode, self.drop_inputs, free=True)
+            free = free or self._planner(captured, free=True)
             other = self._graph(free)
         if isinstance(other, str):
             self.notes.extend([f"no graph form: {other}"] if other else [])
@@ -81,6 +83,17 @@ class Chooser:
         if differs(()):
             done = done.without(offenders(narrow.layers, differs))
         return other if isinstance(other, Shrunk) and other.plan.removed > done.plan.removed else done
+
+    def _planner(self, captured: Captured, *, free: bool) -> Planner:
+        return Planner.of(
+            self.net,
+            captured,
+            self.example,
+            self.mode,
+            self.drop_inputs,
+            free=free,
+            input_groups=self.input_groups,
+        )
 
     def _graph(self, planner: Planner) -> Shrunk | str:
         """The graph form without what does not verify; or why there is none even when nothing is removed."""

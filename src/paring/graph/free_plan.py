@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from paring.graph.input_groups import InputGroups
 from paring.graph.interpret import Interpretation
 from paring.graph.plan import Cut, Fold, ShrinkPlan, full_name, make_plan
 from paring.graph.scale import scale_amounts
@@ -19,9 +20,10 @@ def free_plan(
     spare: Collection[str] = (),
     drop_inputs: bool = False,
     other: Interpretation | None = None,
+    input_groups: InputGroups | None = None,
 ) -> ShrinkPlan:
     """`make_plan` for a free interpretation, with the names and dimensions that parameters really have."""
-    plan = make_plan(found, spare=spare, drop_inputs=drop_inputs, other=other)
+    plan = make_plan(found, spare=spare, drop_inputs=drop_inputs, other=other, input_groups=input_groups)
     return replace(
         plan,
         cuts=tuple(_cut(found, cut) for cut in plan.cuts),

@@ -55,12 +55,14 @@ class Fate:
     """Per group id (one more at the end for -1, always true): needed = has to be computed, kept = stays.
 
     last: the last units of their layers. boxed: units that stay because slices of a tensor have to be of one size.
+    grouped: units that stay because a layer reads them in groups (see `input_groups`).
     """
 
     needed: Tensor
     kept: Tensor
     last: set[int] = field(default_factory=set)
     boxed: set[int] = field(default_factory=set)
+    grouped: set[int] = field(default_factory=set)
 
 
 def agreed(found: Interpretation, other: Interpretation | None) -> list[Tensor]:
@@ -73,9 +75,13 @@ def agreed(found: Interpretation, other: Interpretation | None) -> list[Tensor]:
     ]
 
 
-def readers_of(found: Interpretation, constants: list[Tensor]) -> list[Reader]:
-    """All layer calls that have input columns, in order."""
-    return [_reader(site, c) for site, c in zip(found.sites, constants, strict=True) if site.kind != "embedding"]
+def readers_of(found: Interpretation, constants: list[Tensor], unmerged: Collection[str] = ()) -> list[Reader]:
+    """All layer calls that have input columns, in order; `unmerged`: layers where no column takes others over."""
+    return [
+        _reader(site, c, site.name not in unmerged)
+        for site, c in zip(found.sites, constants, strict=True)
+        if site.kind != "embedding"
+    ]
 
 
 def product_readers(found: Interpretation, other: Interpretation | None) -> list[Reader]:
@@ -86,13 +92,13 @@ def product_readers(found: Interpretation, other: Interpretation | None) -> list
     return readers
 
 
-def _reader(site: Site, constants: Tensor) -> Reader:
+def _reader(site: Site, constants: Tensor, merging: bool) -> Reader:
     never = torch.zeros(len(site.columns), dtype=torch.bool)
     if not site.plain:
         return Reader(site, constants, torch.ones(len(site.units), len(site.columns), dtype=torch.bool), never, never)
     if not site.padded:
         return Reader(site, constants, used(site.module), constants.isfinite(), never)
-    merge = constants.isfinite() & (constants != 0) if groups_of(site.module) == 1 else never
+    merge = constants.isfinite() & (constants != 0) if merging and groups_of(site.module) == 1 else never
     return Reader(site, constants, used(site.module), (constants == 0) | merge, merge)
 
 

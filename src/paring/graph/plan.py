@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from paring.graph.input_groups import InputGroups, keep_groups, whole_groups
 from paring.graph.interpret import Interpretation
 from paring.graph.liveness import Fate, Reader, agreed, decide, product_readers, readers_of, settle
 from paring.graph.report import Row, rows_of
@@ -104,6 +105,7 @@ def make_plan(
     other: Interpretation | None = None,
     zeros_only: bool = False,
     multiple_of: int = 1,
+    input_groups: InputGroups | None = None,
 ) -> ShrinkPlan:
     """The largest exact removal.
 
@@ -111,15 +113,16 @@ def make_plan(
     constants then count only where the two agree. drop_inputs: linear layers also drop columns with zero
     weights only that stay in their input: inputs of the network, or some positions of a flattened map. zeros_only:
     nothing but exact zeros goes, so that no weight has to move. multiple_of: see `round_up`; above 1, columns that stay in
-    a layer's input are dropped only where that pays.
+    a layer's input are dropped only where that pays. input_groups: layers that lose inputs in whole groups.
     """
+    grouped = input_groups or {}
     constants = agreed(found, other)
     if zeros_only:
         constants = [torch.where(c == 0, c, torch.nan) for c in constants]
-    readers = readers_of(found, constants) + product_readers(found, other)
+    readers = readers_of(found, constants, grouped) + product_readers(found, other)
     fate = decide(found, readers, spare)
     round_up(found, fate, multiple_of)
-    while settle(found, readers, fate):
+    while keep_groups(found, fate, grouped) | settle(found, readers, fate):
         round_up(found, fate, multiple_of)
     merges = [merge for reader in readers if (merge := _merge(reader, fate)) is not None]
     merging = {reader.site.name: reader.merge for reader in readers}
@@ -137,6 +140,8 @@ def make_plan(
         read = fate.kept[site.columns]  # index -1 is kept
         if drop_inputs and type(site.module) in (nn.Linear, SelectLinear) and not site.shared:
             unread = _unread_columns(site, fate)
+            if site.name in grouped:
+                unread &= whole_groups(unread | ~read, grouped[site.name])
             if _pays(int(unread.sum()), int(read.sum()), multiple_of):
                 selects[site.name] = (read.cumsum(0) - 1)[read & ~unread]
                 read = read & ~unread

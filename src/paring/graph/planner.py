@@ -13,6 +13,7 @@ from paring.graph.capture import Captured, CaptureError, Example, capture
 from paring.graph.free_plan import free_plan
 from paring.graph.graph_form import Captures, GraphFormError, Keeps, graph_form
 from paring.graph.graph_net import GraphNet
+from paring.graph.input_groups import InputGroups
 from paring.graph.interpret import Interpretation, interpret
 from paring.graph.plan import ShrinkPlan, make_plan
 from paring.graph.report import Mode
@@ -23,7 +24,7 @@ from paring.graph.verify import Make
 class Planner:
     """found: the interpretation in eval mode, other: in train mode where that matters. both: constants hold in both.
 
-    free: sizes in the forward may change; then the graph form can be made.
+    free: sizes in the forward may change; then the graph form can be made. input_groups: see `input_groups`.
     """
 
     found: Interpretation
@@ -32,6 +33,7 @@ class Planner:
     drop_inputs: bool
     free: bool
     captures: Captures
+    input_groups: InputGroups = field(default_factory=dict)
     plans: dict[tuple[frozenset[str], bool], ShrinkPlan] = field(default_factory=dict)
 
     @classmethod
@@ -44,22 +46,26 @@ class Planner:
         drop_inputs: bool,
         *,
         free: bool = False,
+        input_groups: InputGroups | None = None,
     ) -> Planner:
         """Interpret a network that was captured on an example."""
         found = interpret(net, captured, training=False, free=free)
         other = interpret(net, captured, training=True, free=free) if found.norms or mode == "both" else None
-        return cls(found, other, mode == "both", drop_inputs, free, Captures(net, example))
+        return cls(found, other, mode == "both", drop_inputs, free, Captures(net, example), input_groups or {})
 
     @classmethod
-    def of_graph(cls, net: nn.Module, example: Example, mode: Mode, drop_inputs: bool) -> Planner:
+    def of_graph(
+        cls, net: nn.Module, example: Example, mode: Mode, drop_inputs: bool, input_groups: InputGroups | None = None
+    ) -> Planner:
         """For the graph form alone: where the network allows it, plan on the very capture that is rewritten."""
         captures = Captures(net, example)
         try:
             captured, found = captures.of(net.training, captures.dtype)
         except (CaptureError, GraphFormError):
-            return cls.of(net, capture(net, example), example, mode, drop_inputs, free=True)
+            captured = capture(net, example)
+            return cls.of(net, captured, example, mode, drop_inputs, free=True, input_groups=input_groups)
         other = interpret(net, captured, training=True, free=True) if found.norms or mode == "both" else None
-        return cls(found, other, mode == "both", drop_inputs, True, captures)
+        return cls(found, other, mode == "both", drop_inputs, True, captures, input_groups or {})
 
     @property
     def layers(self) -> list[str]:
@@ -73,7 +79,13 @@ class Planner:
         if key not in self.plans:
             make = free_plan if self.free else make_plan
             other = self.other if strict else None
-            self.plans[key] = make(self.found, spare=spare, drop_inputs=self.drop_inputs, other=other)
+            self.plans[key] = make(
+                self.found,
+                spare=spare,
+                drop_inputs=self.drop_inputs,
+                other=other,
+                input_groups=self.input_groups,
+            )
         return self.plans[key]
 
     def graph(

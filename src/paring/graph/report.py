@@ -114,6 +114,7 @@ def rows_of(found: Interpretation, readers: list[Reader], fate: Fate, spare: Col
         for unit in stay[dead].tolist():
             reason = "removing it changed the outputs" if site.name in spare else found.kept.get(unit, "")
             reason = reason or ("all heads keep the same number" if unit in fate.boxed else "")
+            reason = reason or ("inputs of an N:M layer go in whole groups" if unit in fate.grouped else "")
             reason = reason or ("the last unit of its layer" if unit in fate.last else padded.get(unit, ""))
             reason = reason or found.coupled.get(unit, "")
             reasons[reason] += bool(reason)

@@ -16,6 +16,7 @@ from paring.graph.apply import apply
 from paring.graph.capture import Example, check_copies, check_example
 from paring.graph.choose import Chooser
 from paring.graph.fuse import Fused, fuse, fused_copy
+from paring.graph.input_groups import InputGroups
 from paring.graph.report import Mode, Report
 from paring.graph.still import like, still
 
@@ -32,6 +33,7 @@ def compact(
     mode: Mode | None = None,
     form: Wanted = "auto",
     fuse_norms: bool = False,
+    input_groups: InputGroups | None = None,
 ) -> nn.Module:
     """The network without the units that do not matter; see `shrink`."""
     return shrink(
@@ -43,6 +45,7 @@ def compact(
         mode=mode,
         form=form,
         fuse_norms=fuse_norms,
+        input_groups=input_groups,
     )[0]
 
 
@@ -56,6 +59,7 @@ def shrink(
     mode: Mode | None = None,
     form: Wanted = "auto",
     fuse_norms: bool = False,
+    input_groups: InputGroups | None = None,
 ) -> tuple[nn.Module, Report]:
     """Remove every unit that is zero, constant or unread, where that is exact.
 
@@ -71,6 +75,8 @@ def shrink(
     changed in place, or not verified, keeps its own form unless "graph" is asked for.
     fuse_norms: first fuse every BatchNorm into the linear layer or convolution in front of it, where that one alone is
     read by it; an `nn.Identity` stands in its place. The same function in eval mode; training does not go on from there.
+    input_groups: layer → m; that layer loses inputs in whole groups of m consecutive ones or not at all, so that an N:M
+    pattern of its weights stays one.
 
     Raises `CaptureError` when the network cannot be traced, `GraphFormError` when only the graph form was wanted and
     there is none that verifies, `ValueError` for `inplace` together with "graph", and for `fuse_norms` when train mode
@@ -81,8 +87,11 @@ def shrink(
     net = plain_net(net, "compact")
     check_example(example)
     check_copies(net)
+    unknown = sorted(set(input_groups or ()) - {name for name, _ in net.named_modules()})
+    if unknown:
+        raise ValueError(f"input_groups names {unknown[0]!r}, which is no module of this {type(net).__name__}")
     with still(net):
-        small, report = _shrunk(net, example, inplace, verify, drop_inputs, mode, form, fuse_norms)
+        small, report = _shrunk(net, example, inplace, verify, drop_inputs, mode, form, fuse_norms, input_groups or {})
     return like(small, net), report
 
 
@@ -95,11 +104,12 @@ def _shrunk(
     mode: Mode | None,
     form: Wanted,
     fuse_norms: bool,
+    input_groups: InputGroups,
 ) -> tuple[nn.Module, Report]:
     mode = mode or ("both" if net.training else "eval")
     before = sum(p.numel() for p in net.parameters())
     work, fused = fused_copy(net, example, mode, verify) if fuse_norms else (net, Fused())
-    chooser = Chooser(work, example, mode, drop_inputs)
+    chooser = Chooser(work, example, mode, drop_inputs, input_groups=input_groups)
     done = (
         chooser.graph_form(verify) if form == "graph" else chooser.module_form(verify, form == "auto" and not inplace)
     )

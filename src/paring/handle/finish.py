@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from paring.core import Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped
 from paring.core.sharding import is_flat
+from paring.gates import input_groups
 from paring.graph import Report, shrink
 from paring.handle.folded import outputs, same_or_raise
 from paring.handle.select import widen
@@ -47,6 +48,7 @@ def finished(
         small, example = gathered(source), alike(source, example)
     if drop_inputs is None:
         drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
+    groups = input_groups(small)
     attached(small).recall(said)
     if unaveraged(net):
         attached(small).say(
@@ -67,7 +69,7 @@ def finished(
         same_or_raise(expected, after, small)
     for parameter in small.parameters():
         parameter.grad = None
-    small, report = shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs)
+    small, report = shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs, input_groups=groups)
     return small, replace(report, notes=(*notes, *report.notes))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from paring.core import Gate, Gated, Removal, gated_layers, gates, release, set_attachment
 from paring.core.shared import Spread
+from paring.gates import input_groups
 from paring.graph import SelectLinear
 from paring.graph.capture import capture
 from paring.graph.choose import offenders
@@ -69,7 +70,7 @@ def propose(net: nn.Module, example: tuple[Any, ...], removal: Removal, spare: C
     """
     if not any(bool(gate.settled().any()) for _, _, gate in gates(net)):
         return None
-    twin = _twin(net)
+    twin, groups = _twin(net), input_groups(net)
     widths = widen(twin, example)
     captured = capture(twin, example)
     found, other = interpret(twin, captured, training=False), interpret(_positive(twin), captured, training=True)
@@ -84,6 +85,7 @@ def propose(net: nn.Module, example: tuple[Any, ...], removal: Removal, spare: C
             other=other,
             zeros_only=True,
             multiple_of=removal.multiple_of,
+            input_groups=groups,
         )
 
     def problem(spared: Sequence[str]) -> str:

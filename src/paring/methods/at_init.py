@@ -74,7 +74,7 @@ class AtInit(Method):
         return True
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        found = put_masks(net, probe, self.at)
+        found = put_masks(net, probe, self.at, self.structure)
         attached(net).notes[self] = found
         set_masks(net, found, probe.agree(lambda: self._masks(net, probe, found)))
         for site in found:

@@ -44,7 +44,7 @@ class DNW(Method):
         self.structure.check(f"DNW(density={self.density})", self.density)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        found = put_masks(net, probe, self.at)
+        found = put_masks(net, probe, self.at, self.structure)
         attached(net).notes[self] = found
         for site in found:
             mask_of(net, site).dense = True

@@ -65,7 +65,7 @@ class GMP(Method):
         return rules.Cubic(1 - self.density, begin=self.ramp[0], end=self.ramp[1], power=self.power)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        found = put_masks(net, probe, self.at)
+        found = put_masks(net, probe, self.at, self.structure)
         attached(net).notes[self] = found
         if self.recover:
             for site in found:

@@ -84,7 +84,7 @@ class IMP(Method):
         return Rewind(weights=self.rewind == "weights", step=step, flat=self.rewind == "finetune")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        attached(net).notes[self] = put_masks(net, probe, self.at)
+        attached(net).notes[self] = put_masks(net, probe, self.at, self.structure)
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         to = self._to(clock)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from paring import rules
 from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 
@@ -21,6 +22,7 @@ class Masked(Method):
 
     Args:
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
+        structure: of their pattern; `rules.NM(2, 4)` lets removal keep it.
         factor: multiplies them, in the forward pass; `finish` folds it away (Continuous Sparsification's 1/sigma(s0)).
 
     Raises:
@@ -29,6 +31,7 @@ class Masked(Method):
 
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     factor: float = 1.0
+    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
@@ -36,7 +39,7 @@ class Masked(Method):
             raise ValueError(f"Masked(factor={self.factor}): must be a positive number")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        found = put_masks(net, probe, self.at)
+        found = put_masks(net, probe, self.at, self.structure)
         attached(net).notes[self] = found
         set_masks(net, found, weights_of(net, found))
         for site in found:

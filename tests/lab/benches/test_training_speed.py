@@ -133,5 +133,5 @@ def test_noise_is_for_what_is_kept() -> None:
     gates = made.methods[0]
     assert isinstance(gates, L0)
     assert gates.drop == (("fc2", 0.5),)
-    assert gates.at == ("units:Conv2d", "inputs:Linear")
+    assert gates.at == Places(("units:Conv2d", "inputs:Linear"))
     assert shrunk(0.4, rewound=True, noisy=True) == "L0 + Shrink, rewound, with noise, 40 % of the MACs"
