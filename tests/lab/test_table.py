@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from paring.core import Places
 from paring.lab import demo
 from paring.lab.experiment import Busy, Experiment
 from paring.lab.results import Results, load

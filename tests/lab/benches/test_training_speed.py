@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paring.core import Stack
+from paring.core import Places, Stack
 from paring.data import Dataset, load
 from paring.lab.benches import training_speed
 from paring.lab.benches.common import Asked
