@@ -36,6 +36,11 @@ def gate_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
         raise TypeError(
             f"{name} cannot carry gates: only the stock layers {allowed} can (a subclass may compute differently)"
         )
+    if "forward" in vars(module):
+        raise TypeError(
+            f"{name} cannot carry gates: its forward was replaced on the instance, which would go past them. Take it off "
+            "(del layer.forward), or put the gates in first"
+        )
     if name in ("Conv1D", "GatedConv1D"):
         if kind != "units":
             raise TypeError(

@@ -20,6 +20,8 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
+from paring.graph.autocast import check_forward, own_forward, plainly
+
 Example = Tensor | tuple[object, ...]
 
 
@@ -94,9 +96,11 @@ def untouched_random() -> AbstractContextManager[None]:
 def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captured:
     """Trace `net` on `example`, a tensor or a tuple of arguments with the batch first.
 
-    dynamic: leave the batch size symbolic where the network allows it. Raises `CaptureError`.
+    dynamic: leave the batch size symbolic where the network allows it. Raises `CaptureError`, and ValueError for a forward
+    that was put on an instance and holds on to it (`check_forward`).
     """
     whole = as_inputs(example)
+    check_forward(net)
     try:
         inputs, program = _pair(whole), _export(net, _pair(whole), dynamic)
     except Exception:  # some networks want more than two examples; whatever is wrong otherwise shows again
@@ -112,7 +116,7 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
 
 def _export(net: nn.Module, inputs: tuple[object, ...], dynamic: bool) -> ExportedProgram:
     shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
-    with untouched_random(), _traceable(net), torch.no_grad(), warnings.catch_warnings():
+    with untouched_random(), _traceable(net), own_forward(net), plainly(), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
         return torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
 

@@ -6,7 +6,8 @@ rounding does as well; how much of it there has to be is measured on the old net
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 EXACT = 1e-10  # in float64
 ROUNDED = 1e-5  # in float32
 HALF = {torch.float16: 2.0**-6, torch.bfloat16: 2.0**-3}  # sixteen units in the last place
+UNMEASURED = 3e-5  # rounding error of a network that runs in float32 and in nothing finer
 OWN = 4.0  # or so many times the rounding error of the old network itself
 CONSTANT = 100.0  # what is exactly the same counts as at most so many times what is not
 LEAST = 1e-5  # outputs below this are compared as if they were so large: in float64 they are rounding errors of others
@@ -110,3 +112,15 @@ def refuse_nan(net: nn.Module, found: Sequence[Tensor]) -> None:
 def _tensors(net: nn.Module) -> list[tuple[str, Tensor, str]]:
     parameters = [(name, p.detach(), "weight") for name, p in net.named_parameters()]
     return [*parameters, *((name, b, "buffer") for name, b in net.named_buffers())]
+
+
+@contextmanager
+def one_path() -> Iterator[None]:
+    """`nn.MultiheadAttention` without its fast path meanwhile, which gives NaN for rows that are masked fully, where the other
+    gives numbers, and is taken by some networks only."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)

@@ -10,16 +10,16 @@ takes one. Running statistics and random states of the networks and of the proce
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from paring.graph.apply import apply
+from paring.graph.autocast import plainly
 from paring.graph.capture import Example, as_inputs, batch_size, untouched_random
-from paring.graph.compare import EXACT, differs, gap, refuse_nan
+from paring.graph.compare import EXACT, differs, gap, one_path, refuse_nan
 from paring.graph.plan import ShrinkPlan
 
 HEAVY, LARGE = 10**7, 2**15  # parameters of a network, entries of one example
@@ -46,7 +46,7 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
     images = any(len(shape) == 4 for shape in _shapes(inputs))
     other_size = _random_like(inputs, 3, _other_size) if images and make is None else None
     lengths = _other_lengths(inputs) if make is None else []
-    with untouched_random(), torch.no_grad(), _one_path():
+    with untouched_random(), torch.no_grad(), one_path(), plainly():
         exact, rounded = (_copies(net, plan, dtype, make) for dtype in (torch.float64, torch.float32))
         for mode in (False, True) if train else (False,):
             for old, new in (exact, rounded):
@@ -110,18 +110,6 @@ def _compare(
         if problem := differs(before, after, torch.float32, rounding):
             return problem
     return "" if isinstance(truth, list) or isinstance(before, list) else None
-
-
-@contextmanager
-def _one_path() -> Iterator[None]:
-    """`nn.MultiheadAttention` without its fast path meanwhile, which gives NaN for rows that are masked fully, where the other
-    gives numbers, and is taken by some networks only."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _enter(part: nn.Module, net: nn.Module, train: bool) -> None:

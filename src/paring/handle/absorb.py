@@ -9,7 +9,6 @@ A gate that is closed somewhere goes on multiplying, with zeros and ones.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Iterable
 from typing import Any, cast
@@ -21,7 +20,7 @@ from paring.core import Gate, factors, gated_layers, gates, unwrapped
 from paring.core.shared import Spread
 from paring.gates import StochasticGate
 from paring.handle.carry import Carried
-from paring.handle.folded import outputs, same_or_raise
+from paring.handle.folded import Judged, same_or_raise
 from paring.handle.live import check_copy
 
 _ADAM = {"exp_avg": 1, "exp_avg_sq": 2, "max_exp_avg_sq": 2}
@@ -165,13 +164,13 @@ def _scale(parameters: dict[str, nn.Parameter], names: dict[str, Tensor]) -> Non
 
 
 def _check(net: nn.Module, example: tuple[Any, ...]) -> None:
-    twin = copy.deepcopy(net).eval()
-    before = outputs(twin, example, False)
-    ready = _ready(twin)
-    by_parameter = _scales(twin, ready)
+    judged = Judged.of(net, example)
+    before = judged.outputs()
+    ready = _ready(judged.net)
+    by_parameter = _scales(judged.net, ready)
     with torch.no_grad():
         for parameter, scale in by_parameter.items():
             parameter.mul_(scale)
     for gate in ready:
         gate.absorb()
-    same_or_raise(before, outputs(twin, example, False), twin)
+    same_or_raise(before, judged.outputs(), judged, net)

@@ -24,7 +24,7 @@ from torch.func import functional_call
 from paring.core import GATED, Gated, set_attachment, strip
 from paring.gates import StochasticGate
 from paring.graph import Layer, Wiring, wiring
-from paring.handle.folded import outputs
+from paring.handle.folded import Judged, outputs
 from paring.handle.sharded import refuse_sharded
 
 _STOCK = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -51,7 +51,10 @@ def conditional(net: nn.Module, example: tuple[Any, ...], multiple_of: int) -> C
     stock = copy.deepcopy(net)
     set_attachment(stock, None)
     strip(stock)
-    return Conditional(net, wiring(stock, example), example, multiple_of)
+    found = wiring(stock, example)
+    made = Conditional(net, found, multiple_of)
+    _check(net, found, example)
+    return made
 
 
 class Conditional:
@@ -60,15 +63,14 @@ class Conditional:
     Args:
         net: a gated network.
         wiring: its wiring.
-        example: example arguments, on which whole and conditional computation are compared once.
         multiple_of: convolutions compute at least so many units at a time and multiples of it (some of them for
             nothing): processors are built for round widths, and every new width costs them preparation.
 
     Raises:
-        ValueError: there is no unit that could be left out, or the network's forward needs its full sizes.
+        ValueError: there is no unit that could be left out.
     """
 
-    def __init__(self, net: nn.Module, wiring: Wiring, example: tuple[Any, ...], multiple_of: int = 16) -> None:
+    def __init__(self, net: nn.Module, wiring: Wiring, multiple_of: int = 16) -> None:
         if multiple_of < 1:
             raise ValueError(f"conditional computation in multiples of {multiple_of}: must be at least 1")
         self.net, self.multiple_of = net, multiple_of
@@ -80,16 +82,15 @@ class Conditional:
                 f"no unit of this {type(net).__name__} can be left out of a step: conditional computation needs gates at "
                 "'units' or 'inputs' that draw one sample per minibatch, and no BatchNorm behind the units"
             )
-        self._check(example)
 
     def __call__(self, *args: Any) -> Any:
         """What `net(*args)` returns."""
-        gates = self._gates()
+        gates = self.gates()
         if not self.net.training or all(gate.held for gate in gates):
             return self.net(*args)
-        return self._run(args, {gate: gate() for gate in gates}, self.multiple_of)
+        return self.run(args, {gate: gate() for gate in gates}, self.multiple_of)
 
-    def _run(self, args: tuple[Any, ...], drawn: dict[StochasticGate, Tensor], multiple_of: int) -> Any:
+    def run(self, args: tuple[Any, ...], drawn: dict[StochasticGate, Tensor], multiple_of: int) -> Any:
         open_ = self._open({gate: z.detach() != 0 for gate, z in drawn.items()})
         tensors: dict[str, Tensor] = {}
         shown: dict[StochasticGate, Tensor] = {}
@@ -102,7 +103,7 @@ class Conditional:
         with _showing(shown):
             return functional_call(self.net, tensors, args)
 
-    def _gates(self) -> list[StochasticGate]:
+    def gates(self) -> list[StochasticGate]:
         """In the order in which the network draws them, so that it sees the same noise as without this."""
         return [gate for place in self._places for gate in (place.inputs, place.units) if gate is not None]
 
@@ -117,30 +118,30 @@ class Conditional:
             read[columns if place.inputs is None else columns[drawn[place.inputs].cpu()]] = True
         return (found & read) | ~self._free
 
-    def _check(self, example: tuple[Any, ...]) -> None:
-        """Compare with the whole network once, half of the gates closed."""
-        modes = [(module, module.training) for module in self.net.modules()]
-        generator = torch.Generator().manual_seed(0)
-        drawn = {
-            gate: torch.rand(gate.shape, generator=generator).sub(0.5).clamp(min=0).to(gate.log_alpha)
-            for gate in self._gates()
-        }
-        try:
-            self.net.eval()
-            with _showing(drawn):
-                whole = outputs(self.net, example, False)
-            part = outputs(lambda *args: self._run(args, drawn, 1), example, False)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the forward of this {type(self.net).__name__} needs its full sizes, so no unit can be left out: {error}"
-            ) from error
-        finally:
-            for module, mode in modes:
-                module.training = mode
-        for a, b in zip(whole, part, strict=True):
-            scale = max(1.0, float(a.abs().max())) if a.numel() else 1.0
-            if a.shape != b.shape or not float((a - b).abs().max()) <= 2**10 * torch.finfo(a.dtype).eps * scale:
-                raise ValueError(f"leaving units out changes what this {type(self.net).__name__} computes")
+
+def _check(net: nn.Module, found: Wiring, example: tuple[Any, ...]) -> None:
+    """Compare with the whole network once, half of the gates closed, on a copy.
+
+    Raises:
+        ValueError: its forward needs its full sizes, or it computes something else.
+    """
+    judged = Judged.of(net, example)
+    part = Conditional(judged.net, found)
+    generator = torch.Generator().manual_seed(0)
+    drawn = {
+        gate: torch.rand(gate.shape, generator=generator).sub(0.5).clamp(min=0).to(gate.log_alpha)
+        for gate in part.gates()
+    }
+    with _showing(drawn):
+        whole = judged.outputs()
+    try:
+        less = outputs(lambda *args: part.run(args, drawn, 1), judged.example, False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the forward of this {type(net).__name__} needs its full sizes, so no unit can be left out: {error}"
+        ) from error
+    if problem := judged.differs(whole, less):
+        raise ValueError(f"leaving units out changes what this {type(net).__name__} computes: {problem}")
 
 
 @contextmanager

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+import torch
+from torch import nn
 
 from paring.core import Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped
 from paring.core.sharding import is_flat
 from paring.gates import input_groups
 from paring.graph import Report, shrink
-from paring.handle.folded import outputs, same_or_raise
+from paring.graph.autocast import check_forward, is_autocast, take_off
+from paring.graph.compare import differs
+from paring.handle.folded import Judged, outputs, same_in_own_type, same_or_raise
 from paring.handle.select import widen
 from paring.handle.sharded import alike, gathered
-from paring.hard import LearnedStep, Sign, Staircase
 
 
 def finished(
@@ -38,6 +39,7 @@ def finished(
             "torch.distributed.fsdp.fully_shard, or finish a network that holds its full state dict"
         )
     attached(source)
+    check_forward(source)
     if not is_sharded(source):
         small = source if inplace else copy.deepcopy(source)
     elif inplace:
@@ -57,31 +59,51 @@ def finished(
         )
     method.finish(small)
     small.eval()
-    judged, shown = _judged(small, example)
-    before = [outputs(judged, shown, grad) for grad in (True, False)]
-    notes = attached(small).said
-    for one, given in {small: example, judged: shown}.items():
-        release(one)
-        set_attachment(one, None)
-        widen(one, given)
-    after = outputs(judged, shown, False)
-    for expected in before:
-        same_or_raise(expected, after, small)
+    notes = [*attached(small).said, *_without_autocast(small, example)]
+    _fold(small, example)
     for parameter in small.parameters():
         parameter.grad = None
     small, report = shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs, input_groups=groups)
     return small, replace(report, notes=(*notes, *report.notes))
 
 
-def _judged(net: nn.Module, example: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:
-    """The network whose outputs are compared, and its example: `net` itself, or where units jump a copy in float64.
+def _fold(small: nn.Module, example: tuple[Any, ...]) -> None:
+    """Multiply the gates into the weights, if that leaves the function alone.
 
-    A rounding error moves a jump's input across it now and then, and its output by a whole step.
+    Raises:
+        RuntimeError, ValueError: it does not, or the network's own outputs are NaN.
     """
-    if not any(isinstance(module, Sign | Staircase | LearnedStep) for module in net.modules()):
-        return net, example
-    return copy.deepcopy(net).double(), tree_map(_double, example)
+    judged = Judged.of(small, example)
+    before, own = [judged.outputs(grad) for grad in (True, False)], outputs(small, example, False)
+    _released(judged.net, judged.example)
+    after = judged.outputs()
+    for expected in before:
+        same_or_raise(expected, after, judged, small)
+    _released(small, example)
+    if judged.dtype == torch.float64:
+        same_in_own_type(own, outputs(small, example, False), before[1], small)
 
 
-def _double(value: object) -> object:
-    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+def _released(net: nn.Module, example: tuple[Any, ...]) -> None:
+    release(net)
+    set_attachment(net, None)
+    widen(net, example)
+
+
+def _without_autocast(small: nn.Module, example: tuple[Any, ...]) -> list[str]:
+    """Take mixed precision off the network's forward where a library put it there; what to note of that.
+
+    Raises:
+        ValueError: the forward does more than that.
+    """
+    held = outputs(small, example, False) if is_autocast(small) else []
+    if not take_off(small):
+        return []
+    if differs(held, outputs(small, example, False), torch.bfloat16):
+        raise ValueError(
+            f"the forward that was put on this {type(small).__name__} itself does more than mixed precision, and would be lost. "
+            "Take it off (del net.forward), or write it into the class"
+        )
+    return [
+        "mixed precision that was wrapped around the forward was taken off: the finished network computes in its weights' type"
+    ]

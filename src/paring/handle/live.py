@@ -16,7 +16,7 @@ from paring.core import attached, is_attached, unwrapped
 from paring.graph.capture import batch_size, untouched_random
 from paring.graph.slices import Dims
 from paring.handle.carry import Carried, Cuts, cut_network, cut_state, shapes_of
-from paring.handle.folded import outputs
+from paring.handle.folded import Judged, outputs
 
 _KEPT, _READS, _SIZE = "kept/", "reads/", "size/"
 _REPEATS = 12
@@ -121,20 +121,14 @@ def put_back(name: str, small: Tensor, whole: Tensor, state: Mapping[str, Tensor
 
 def dry_run(net: nn.Module, cuts: Cuts, example: tuple[Any, ...]) -> str:
     """Empty when a cut copy of the network computes what the network does in eval mode; else what is wrong."""
-    small = copy.deepcopy(net)
-    cut_network(small, cuts)
-    before = outputs(copy.deepcopy(net).eval(), example, grad=False)
+    judged = Judged.of(net, example)
+    before = judged.outputs()
+    cut_network(judged.net, cuts)
     try:
-        after = outputs(small.eval(), example, grad=False)
+        after = outputs(judged.net, judged.example, grad=False)
     except (RuntimeError, ValueError, IndexError) as error:
         return f"the smaller network fails with {type(error).__name__}: {error}"
-    for old, new in zip(before, after, strict=True):
-        size = max(1.0, float(old.abs().max())) if old.numel() else 1.0
-        if old.shape != new.shape:
-            return "an output changes its shape"
-        if old.numel() and not float((old - new).abs().max()) <= 2**10 * torch.finfo(old.dtype).eps * size:
-            return f"outputs differ by {float((old - new).abs().max()):.1e}"
-    return ""
+    return judged.differs(before, after)
 
 
 def step_times(net: nn.Module, cuts: Cuts, example: tuple[Any, ...], batch: int | None) -> tuple[float, float]:
