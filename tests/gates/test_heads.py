@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 import paring as pr
 from paring.core import gates
+from paring.cost import measure
 from paring.gates import StochasticGate, gate_of, sites, support
 from paring.graph import wiring
 
@@ -36,13 +37,18 @@ def test_heads_are_found_and_gated_on_their_values(fused: bool, kernel: bool) ->
     (group,) = (g for g in w.groups if g.heads)
     assert (group.layers, group.size, group.reason) == (layers(fused), 3, "")
     (site,) = sites(net, w, ["heads"])
-    assert (site.shape, site.size, site.macs) == ((3,), 3 * 4 * 13, 4 * 3 * 4 * 12)
+    assert (site.shape, site.size, site.macs) == ((3,), 3 * 4 * 13, 4 * 3 * 4 * 12 + 2 * 4 * 4 * 4)
     (tap,) = site.taps
     values = [0] * 4 + [1] * 4 + [2] * 4
     assert tap.index == (tuple([-1] * 24 + values) if fused else tuple(values))
     assert tap.module == ("qkv" if fused else "v")
     row = next(row for row in pr.groups(net, example()) if row.layers == layers(fused))
-    assert (row.units, row.parameters, row.macs, row.gates) == (3, 3 * 4 * 13 + 48, 4 * (3 * 48 + 48), (tap.module,))
+    assert (row.units, row.parameters, row.macs, row.gates) == (
+        3,
+        3 * 4 * 13 + 48,
+        4 * (3 * 48 + 48) + 2 * 4 * 4 * 4,
+        (tap.module,),
+    )
     assert row.coupling == "attention heads"
 
 
@@ -71,6 +77,10 @@ def test_closed_heads_add_nothing_and_leave(fused: bool, kernel: bool, at: str) 
     assert torch.allclose(small(x), wanted, atol=1e-10)
     assert sum(p.numel() for p in small.parameters()) == int(said.parameters)
     assert int(run.cost().parameters) - int(said.parameters) == 3 * 4 * 13 + 48
+    actual = measure(small, x[:2])
+    assert (actual.macs, actual.adds) == (int(said.macs), int(said.adds))
+    # the head's projections and columns of `proj` at 4 positions; its queries times keys, and weights times values
+    assert int(run.cost().macs) - int(said.macs) == 4 * (3 * 4 * 12 + 48) + 2 * 4 * 4 * 4
 
 
 @ways
@@ -136,6 +146,8 @@ def test_the_attention_of_torch(bias: bool) -> None:
     assert torch.allclose(small(x), wanted, atol=1e-10)
     assert sum(p.numel() for p in small.parameters()) == int(said.parameters)
     assert int(run.cost().parameters) - int(said.parameters) == 3 * 4 * (12 + bias) + 48
+    assert measure(small, x[:2]).macs == int(said.macs)
+    assert int(run.cost().macs) - int(said.macs) == 4 * (3 * 4 * 12 + 48) + 2 * 4 * 4 * 4
     assert type(run.finish(inplace=True).attention) is nn.MultiheadAttention
 
 
@@ -182,6 +194,7 @@ def test_models_of_the_transformers_library(make: Callable[[Any], nn.Module]) ->
     assert sum(p.numel() for p in small.parameters()) == int(said.parameters)
     gone = 3 * 4 * 13 + 48 + 13 + 12
     assert int(run.cost().parameters) - int(said.parameters) == gone
+    assert measure(small, ids).macs == int(said.macs)
     with pytest.raises(ValueError, match="no place for gates at 'weights:Conv1D'"):
         pr.attach(gpt2(pytest.importorskip("transformers")), pr.L0(at="weights:Conv1D"), ids)
 

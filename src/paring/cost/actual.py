@@ -2,8 +2,10 @@
 
 Three sizes are told apart here and in ``paring.codec``: nonzero parameters, dense bytes (what the tensors of a
 safetensors file take: parameters and persistent buffers, ties once) and, over there, entropy-coded bytes.
-Multiplies and adds follow ``paring.cost.count``: one multiply and one add per weight and output position, one add per
-bias and output position; activations, pooling, norms and embedding lookups are free.
+Multiplies and adds follow ``paring.cost.count`` and ``paring.graph.work``: one multiply and one add per weight and
+output position, and per combination in a product of activations (attention), one add per bias and output position;
+activations, pooling, norms and embedding lookups are free. What no layer of its own does counts in the module that it
+was traced in.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import unwrapped
-from paring.graph.wiring import Layer, wiring
+from paring.graph.wiring import Layer, Wiring, wiring
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class ModuleCost:
     """What one module owns itself (its children have their own rows) and does for one example.
 
     ``units``, ``weight``: outputs and weight shape, None where there is no weight. ``bytes``: parameters and persistent
-    buffers. A tensor tied to an earlier module counts there. ``macs``, ``adds``: None when unknown.
+    buffers. A tensor tied to an earlier module counts there. ``macs``, ``adds``: None without an example.
     """
 
     name: str
@@ -43,7 +45,7 @@ class ModuleCost:
 class Measured:
     """A network's table; totals are sums over ``rows``, and None for ``macs`` and ``adds`` without an example.
 
-    ``uncounted`` names modules with a weight matrix whose arithmetic is not known, so that the totals leave it out.
+    ``uncounted`` names modules that compute with an operation whose arithmetic is not known: the totals leave it out.
     """
 
     rows: tuple[ModuleCost, ...]
@@ -87,34 +89,62 @@ def measure(net: nn.Module, example: Any = None) -> Measured:
     Raises what ``wiring`` raises when the network cannot be captured.
     """
     net = unwrapped(net)
-    layers = {layer.name: layer for layer in wiring(net, example).layers} if example is not None else {}
+    found = wiring(net, example) if example is not None else None
+    work = _work(net, found) if found is not None else None
     seen: set[object] = set()
-    rows: list[ModuleCost] = []
-    uncounted: list[str] = []
-    for name, module in net.named_modules():
-        row = _row(name, module, layers.get(name), seen, traced=example is not None)
-        if row is not None:
-            rows.append(row)
-            if row.macs is None and example is not None:
-                uncounted.append(name or type(module).__name__)
-    return Measured(tuple(rows), example is not None, tuple(uncounted))
+    rows = [_row(name, module, work, seen) for name, module in net.named_modules()]
+    uncounted = () if found is None else tuple(_unknown(net, found))
+    return Measured(tuple(row for row in rows if row is not None), found is not None, uncounted)
 
 
-def _row(name: str, module: nn.Module, layer: Layer | None, seen: set[object], *, traced: bool) -> ModuleCost | None:
+def _work(net: nn.Module, found: Wiring) -> dict[str, tuple[int, int]]:
+    """MACs and adds of each module itself, by the first of its names."""
+    first = _first_names(net)
+    parts = [(layer.name, *_layer_work(layer)) for layer in found.layers]
+    parts += [(p.module, len(p.left) * p.macs, len(p.left) * p.adds) for p in found.products]
+    work: dict[str, tuple[int, int]] = {}
+    for path, macs, adds in parts:
+        home = _home(first, path)
+        before = work.get(home, (0, 0))
+        work[home] = (before[0] + macs, before[1] + adds)
+    return work
+
+
+def _layer_work(layer: Layer) -> tuple[int, int]:
+    if layer.kind == "embedding":
+        return 0, 0
+    macs = layer.positions * math.prod(layer.weight)
+    return macs, macs + layer.biased * layer.outputs * layer.bias
+
+
+def _first_names(net: nn.Module) -> dict[str, str]:
+    """The first name of every module, by all of its names."""
+    first = {module: name for name, module in net.named_modules()}
+    return {name: first[module] for name, module in net.named_modules(remove_duplicate=False)}
+
+
+def _home(first: dict[str, str], path: str) -> str:
+    """The first name of the module at ``path``, or of the one that holds a projection called so."""
+    while path not in first:
+        path = path.rpartition(".")[0]
+    return first[path]
+
+
+def _unknown(net: nn.Module, found: Wiring) -> Iterator[str]:
+    """Modules with arithmetic that is not known, each with the operation."""
+    first = _first_names(net)
+    for path, operation in found.uncounted.items():
+        yield f"{_home(first, path) or type(net).__name__} ({operation})"
+
+
+def _row(name: str, module: nn.Module, work: dict[str, tuple[int, int]] | None, seen: set[object]) -> ModuleCost | None:
     owned = list(_own_tensors(module))
-    if not owned and layer is None:
+    if not owned and (work is None or name not in work):
         return None
     fresh = [tensor for tensor in owned if _first(tensor, seen)]
     parameters = [tensor for tensor in fresh if isinstance(tensor, nn.Parameter)]
     weight = module._parameters.get("weight")
-    macs: int | None = None
-    adds: int | None = None
-    if layer is not None:
-        free = layer.kind == "embedding"
-        macs = 0 if free else layer.positions * math.prod(layer.weight)
-        adds = 0 if free else macs + layer.positions * layer.outputs * layer.bias
-    elif traced and all(tensor.dim() < 2 for tensor in owned if isinstance(tensor, nn.Parameter)):
-        macs = adds = 0
+    macs, adds = (None, None) if work is None else work.get(name, (0, 0))
     return ModuleCost(
         name=name,
         kind=type(module).__name__,

@@ -13,8 +13,12 @@ Gates are independent and sit in three places: on units, on input columns, on si
     weights      sum over o, j of  need_o * q_j * sum over the kernel of w    (o and j in the same group)
     biases       sum of need_o;    norm parameters  2 * sum of need
     macs         weights * positions                          one multiply and one add per weight and position
-    adds         macs + biases * positions                    accumulation starts at zero; a bias is one more add
+    adds         macs + biases * output positions             accumulation starts at zero; a bias is one more add
     flops        macs + adds                                  so 2 * macs without biases
+    products     sum over cells of  open(left) * open(right) * read of both * the cell's macs
+
+A product of two activations (queries and keys, attention weights and values) is a cell for every combination of units
+that meet in it, each with the macs of one example; left and right are often one unit, coupled, and then count once.
 
 In a grouped convolution the channels of a group, in and out, share one gate: there q_j = c_j, since need_o has it already.
 
@@ -39,7 +43,8 @@ import torch
 from torch import Tensor, nn
 
 from paring.cost.indices import indices
-from paring.graph.wiring import Layer, Wiring
+from paring.graph.wiring import Layer, Norm, Wiring
+from paring.graph.work import Product
 
 _FIELDS = ("outputs", "inputs", "weights", "biases", "parameters", "macs", "adds")
 
@@ -63,7 +68,7 @@ class Openness:
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer's (or norm's) cost for one example; every number is a 0-dim tensor.
+    """One layer's (norm's, product's) cost for one example; every number is a 0-dim tensor.
 
     ``outputs``: units that stay. ``inputs``: open input columns, or channels of all groups. ``parameters``: weights,
     biases and, for a norm, scale and shift. ``macs``: multiplies, each with its add. ``adds``: those and bias adds.
@@ -89,7 +94,7 @@ class LayerCost:
 class Cost:
     """The cost of a network for one example: ``table`` has one row per field of ``LayerCost``, one column per layer.
 
-    Layers come first, in order of execution, then norms. Totals are 0-dim tensors: float64, or, when the openness
+    Layers come first, in order of execution, then norms, then products of activations. Totals are 0-dim tensors: float64, or, when the openness
     requires grad, differentiable and of the gates' dtype (float32 at least). ``extra`` parameters are always there.
     """
 
@@ -158,8 +163,8 @@ class CostModel:
         self.wiring = wiring
         self.extra = extra
         self._layers = {layer.name: layer for layer in wiring.layers}
-        self._names = (*(layer.name for layer in wiring.layers), *(norm.name for norm in wiring.norms))
-        self._kinds = (*(layer.kind for layer in wiring.layers), *(norm.kind for norm in wiring.norms))
+        rows: list[Layer | Norm | Product] = [*wiring.layers, *wiring.norms, *wiring.products]
+        self._names, self._kinds = tuple(row.name for row in rows), tuple(row.kind for row in rows)
         self._index = indices(wiring)
         self._cache: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
 
@@ -197,12 +202,12 @@ class CostModel:
         opened = torch.cat([opened, one])
         inputs = columns[:-1] if drop_inputs else torch.where(at["from_input"], one, columns[:-1])
         q = inputs * opened[at["source"]]
-        need, norms = units[:-1], opened[at["norm_label"]]
+        need, alive = units[:-1], opened
         if openness.inputs:
             closed = (1 - columns)[at["reader"]]
             unread = torch.segment_reduce(closed, "prod", lengths=at["readers"], unsafe=True, initial=1)
             read = torch.cat([torch.where(at["always_read"], one, 1 - unread), one])
-            need, norms = need * read[at["label"]], norms * read[at["norm_label"]]
+            need, alive = need * read[at["label"]], opened * read
 
         rows = _sums(need, at["row_lengths"])
         cols = _sums(q, at["col_lengths"]) + at["col_constant"]
@@ -216,12 +221,16 @@ class CostModel:
             weights = self._weight_gates(openness.weights, weights, need, q)
         biases = rows * at["bias"]
         macs = weights * at["positions"]
-        table = torch.stack([rows, cols, weights, biases, weights + biases, macs, macs + biases * at["positions"]])
+        table = torch.stack([rows, cols, weights, biases, weights + biases, macs, macs + biases * at["biased"]])
         if self.wiring.norms:
-            kept = _sums(norms, at["norm_lengths"])
+            kept = _sums(alive[at["norm_label"]], at["norm_lengths"])
             zero = torch.zeros_like(kept)
             parameters = kept * at["affine"]
             table = torch.cat([table, torch.stack([kept, kept, zero, zero, parameters, zero, zero])], dim=1)
+        if self.wiring.products:
+            there = _sums(alive[at["left"]] * alive[at["right"]], at["cells"])
+            zero = torch.zeros_like(there)
+            table = torch.cat([table, torch.stack([*[zero] * 5, there * at["cell_macs"], there * at["cell_adds"]])], 1)
         return Cost(self._names, self._kinds, table, self.extra)
 
     def _at(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from paring.graph.wiring import Layer, Wiring
+from paring.graph.work import Product
 
 
 def indices(wiring: Wiring) -> dict[str, Tensor]:
@@ -24,7 +25,9 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
     ``outside`` (M,): like ``source``, but U for columns of grouped convolutions that live and die with a unit of the
     same group, only if there are any.
     ``row_lengths``, ``col_lengths``, ``kernel``, ``col_constant`` (S,); ``groups`` (layers,), only if some has several;
-    ``bias``, ``positions`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
+    ``bias``, ``positions``, ``biased`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
+    Only if there are products of activations: ``left``, ``right`` (cells,): positions of labels like ``label``, U in
+    ``right`` where both are the same; ``cells``, ``cell_macs``, ``cell_adds`` (products,).
     """
     layers = wiring.layers
     labels, sources = _cat(layer.labels for layer in layers), _cat(layer.sources for layer in layers)
@@ -44,7 +47,8 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
     told = wiring.fixed
     fixed = _cat(x.labels for x in layers if not x.gateable) if told is None else told.nonzero().flatten()
     always_read = readers == 0
-    always_read[_position(fixed[torch.isin(fixed, ids)], ids)] = True
+    met = _cat(part for product in wiring.products if product.meets for part in (product.left, product.right))
+    always_read[_position(torch.cat([fixed, met])[torch.isin(torch.cat([fixed, met]), ids)], ids)] = True
 
     out = {
         "label": label,
@@ -61,6 +65,7 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
         "col_constant": _per_group(layers, [_entries(layer) for layer in layers]).double(),
         "bias": torch.tensor([layer.bias for layer in layers], dtype=torch.float64),
         "positions": torch.tensor([_positions(layer) for layer in layers], dtype=torch.float64),
+        "biased": torch.tensor([_biased(layer) for layer in layers], dtype=torch.float64),
         "affine": torch.tensor([2 * norm.affine for norm in wiring.norms], dtype=torch.float64),
         "norm_lengths": torch.tensor([len(norm.labels) for norm in wiring.norms], dtype=torch.int64),
         "one": torch.ones(1, dtype=torch.float64),
@@ -69,6 +74,8 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
         out["outside"] = outside
     if (written > 1).any():
         out["joined"] = written.clamp(min=1)
+    if wiring.products:
+        out |= _cells(wiring.products, ids)
     if any(layer.groups > 1 for layer in layers):
         out["groups"] = torch.tensor([layer.groups for layer in layers])
     return out
@@ -81,6 +88,19 @@ def _cat(parts: Iterable[Tensor]) -> Tensor:
 def _position(values: Tensor, ids: Tensor) -> Tensor:
     """Where each value is in sorted ``ids``; their number for negative values, which have no label."""
     return torch.where(values >= 0, torch.searchsorted(ids, values), len(ids))
+
+
+def _cells(products: tuple[Product, ...], ids: Tensor) -> dict[str, Tensor]:
+    """What the cells of products take; units of no layer, such as whole heads of weights, count as none."""
+    left, right = (_cat(parts) for parts in zip(*((p.left, p.right) for p in products), strict=True))
+    left, right = (torch.where(torch.isin(part, ids), part, -1) for part in (left, right))
+    return {
+        "left": _position(left, ids),
+        "right": _position(torch.where(left == right, -1, right), ids),
+        "cells": torch.tensor([len(product.left) for product in products]),
+        "cell_macs": torch.tensor([product.macs for product in products], dtype=torch.float64),
+        "cell_adds": torch.tensor([product.adds for product in products], dtype=torch.float64),
+    }
 
 
 def _own(layers: tuple[Layer, ...]) -> Tensor:
@@ -102,6 +122,10 @@ def _per_group(layers: tuple[Layer, ...], values: list[int]) -> Tensor:
 
 def _positions(layer: Layer) -> int:
     return 0 if layer.kind == "embedding" else layer.positions  # a lookup multiplies nothing
+
+
+def _biased(layer: Layer) -> int:
+    return 0 if layer.kind == "embedding" else layer.biased
 
 
 def _entries(layer: Layer) -> int:

@@ -51,7 +51,7 @@ class CostReport:
         lines = [self.title, _line(_HEADS, widths), rule, *(_line(row, widths) for row in body)]
         lines += [rule, _line(total, widths)]
         if self.measured.uncounted:
-            lines.append(f"MACs without {', '.join(self.measured.uncounted)} (not a layer that could be traced)")
+            lines.append(f"MACs without {', '.join(self.measured.uncounted)} (no operation that can be counted)")
         if self.latency is not None:
             t = self.latency
             spread = f"{t.p10 * 1e3:.3f} to {t.p90 * 1e3:.3f}"

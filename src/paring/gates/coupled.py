@@ -65,13 +65,18 @@ def group_of(unit: int, wiring: Wiring) -> Group:
 
 
 def group_size(group: Group, wiring: Wiring) -> tuple[int, int]:
-    """Parameters and multiply-accumulates of one gate of the group: its rows in all layers and what norms it there."""
+    """Parameters and multiply-accumulates of one gate of the group: its rows in all layers and what norms it there.
+
+    Products that take its units, as attention does those of a head, count too.
+    """
     size = macs = 0
     for name in group.layers:
         layer = wiring.layer(name)
         rows, row = int(torch.isin(layer.labels, group.ids).sum()), prod(layer.weight) // layer.outputs
         size += rows * (row + int(layer.bias))
         macs += 0 if layer.kind == "embedding" else rows * row * layer.positions
+    for product in wiring.products:
+        macs += product.macs * int((torch.isin(product.left, group.ids) | torch.isin(product.right, group.ids)).sum())
     for norm in wiring.norms:
         if norm.name in group.norms and norm.affine:
             size += 2 * int(torch.isin(norm.labels, group.ids).sum())

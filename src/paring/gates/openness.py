@@ -128,12 +128,16 @@ def live(given: Openness, wiring: Wiring) -> Openness:
         fixed[layer.labels] = not layer.gateable
     if wiring.fixed is not None:
         fixed[:-1] = wiring.fixed
+    met = torch.zeros_like(fixed)
+    for product in wiring.products:
+        if product.meets:  # queries and keys are read by each other
+            met[product.left] = met[product.right] = True
     opened = torch.ones_like(fixed)
     for name, alive in given.units.items():
         opened[wiring.layer(name).labels] = alive.cpu() > 0
     masks = {name: _columns(weights, wiring.layer(name)) for name, weights in given.weights.items()}
     while True:
-        read, computed = torch.zeros_like(opened), torch.zeros_like(opened)
+        read, computed = met.clone(), torch.zeros_like(opened)
         for layer in wiring.layers:
             rows = opened[layer.labels]
             columns = opened[layer.sources] & (given.inputs.get(layer.name, torch.ones(layer.inputs)) > 0).cpu()

@@ -8,6 +8,7 @@ meet slices: they live or go together, and where pairs end there, each slice is 
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, fx
 
 from paring.graph.grids import Link, Meeting
 from paring.graph.labels import distinct_pairs, varying
-from paring.graph.state import State, place
+from paring.graph.state import State, module_path, packet, place
+from paring.graph.work import Product
 
 if TYPE_CHECKING:
     from paring.graph.interpret import Interpreter
@@ -95,10 +97,10 @@ def product(
     b, ways_b, spans_b = _side(b, two, sizes)
     sums = next((t[s.sums] for s, t in ((a, one), (b, two)) if s.sums is not None), "")
     value = _value(a, b, one, two, out, sums)
+    contracted = set(one) & set(two) - set(out)
     if not ways_a and not ways_b:
         alone = bool((a.labels >= 0).any()) or bool((b.labels >= 0).any())
         return None if alone else State(torch.full(value.shape, -1), value)
-    contracted = set(one) & set(two) - set(out)
     pairs_a, pairs_b = ways_a & contracted, ways_b & contracted
     free_a, free_b = ways_a - set(two), ways_b - set(one)
     run.held_back = True
@@ -120,7 +122,21 @@ def product(
         left, right = _spread(a.labels, one, out, sizes), _spread(b.labels, two, out, sizes)
         run.couple(left, right, f"coupled by a product in {place(node)}")
         labels = torch.where(left >= 0, left, right)
+    _record(run, node, a, b, one, two, sizes, meets=bool(pairs_a or pairs_b))
     return State(labels, value)
+
+
+def _record(
+    run: Interpreter, node: fx.Node, a: State, b: State, one: str, two: str, sizes: dict[str, int], *, meets: bool
+) -> None:
+    """What the product costs: a cell for every combination of the letters that units lie along."""
+    ways = {one[d] for d in varying(a.labels)} | {two[d] for d in varying(b.labels)}
+    lying = [x for x in sizes if x in ways]
+    full = torch.Size([sizes[x] for x in lying])
+    left, right = (_gather(s, t, lying, [], full, sizes)[0].flatten() for s, t in ((a, one), (b, two)))
+    each = run.per_example(node, prod(n for x, n in sizes.items() if x not in ways))
+    name = f"{node.name}.{len(run.products)}"
+    run.products.append(Product(name, module_path(node), packet(node.target), each, each, left, right, meets))
 
 
 def _side(state: State, term: str, sizes: dict[str, int]) -> tuple[State, set[str], set[str]]:

@@ -32,12 +32,14 @@ from paring.graph.projection import Alias
 from paring.graph.rules import apply_rule, dead_nodes
 from paring.graph.scale import Scaled
 from paring.graph.state import NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
+from paring.graph.work import Product, moving, whole_product, work
 
 
 @dataclass
 class Interpretation:
     """All layer calls in order, and per group of units why it is kept (`kept`) or tied to others (`coupled`).
 
+    `products`: arithmetic outside of the layers; `uncounted`: modules with arithmetic that is not known, and its name.
     Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together.
     """
 
@@ -52,6 +54,8 @@ class Interpretation:
     meetings: list[Meeting] = field(default_factory=list)
     scaled: list[Scaled] = field(default_factory=list)
     aliases: dict[str, Alias] = field(default_factory=dict)
+    products: list[Product] = field(default_factory=list)
+    uncounted: dict[str, str] = field(default_factory=dict)
     layouts: dict[fx.Node, list[Layout]] = field(default_factory=dict)
     names: dict[str, Tensor] = field(default_factory=dict)
     held_back: bool = False
@@ -79,7 +83,10 @@ class Interpreter:
         self.meetings: list[Meeting] = []
         self.scaled: list[Scaled] = []
         self.aliases: dict[str, Alias] = {}
+        self.products: list[Product] = []
+        self.uncounted: dict[str, str] = {}
         self.held_back = False
+        self._moving = moving(list(captured.nodes), {*captured.tensors, *captured.constants})
         self._layouts: dict[fx.Node, list[Layout]] = {}
         self.sites: list[Site] = []
         self.norms: list[NormSite] = []
@@ -108,7 +115,7 @@ class Interpreter:
                 for state in _states(self.values(node.args)):
                     self.keep(state.labels, "network output")
             else:
-                self._env[node] = self._call(node)
+                self._env[node] = self._counted_call(node)
             if self.free and node.op != "output":
                 states = _states(self._env[node])
                 if any(bool((state.labels >= 0).any()) for state in states):
@@ -127,6 +134,25 @@ class Interpreter:
         if node.name in self.captured.constants:
             return known(self.captured.constants[node.name])
         return unknown(node)
+
+    def _counted_call(self, node: fx.Node) -> object:
+        """A call, with what it multiplies: layers and products whose units are known come from the rules."""
+        sites, products = len(self.sites), len(self.products)
+        result = self._call(node)
+        try:
+            total = None if len(self.sites) > sites else work(node)
+        except NotImplementedError as unknown_work:
+            self.uncounted.setdefault(module_path(node), str(unknown_work))
+            total = None
+        found = self.products[products:]
+        macs, adds = (0, 0) if total is None else (self.per_example(node, n) for n in total)
+        if sum(product.macs * len(product.left) for product in found) != macs:
+            self.products[products:] = [whole_product(node, node.name, macs, adds)] if macs else []
+        return result
+
+    def per_example(self, node: fx.Node, count: int) -> int:
+        """The share of one example in what a call does for the batch; all of it where no input has a part in it."""
+        return -(-count // self.captured.batch) if node in self._moving else count
 
     def _call(self, node: fx.Node) -> object:
         name = packet(node.target)
@@ -282,6 +308,8 @@ class Interpreter:
         result.grids = [replace(grid, labels=groups[grid.labels]) for grid in self.grids]
         result.links = [Link(tuple(groups[part] for part in link.parts)) for link in self.links]
         result.meetings = [replace(m, units=groups[m.units], columns=groups[m.columns]) for m in self.meetings]
+        result.products = [replace(p, left=groups[p.left], right=groups[p.right]) for p in self.products]
+        result.uncounted = self.uncounted
         result.layouts = {n: [replace(x, box=groups[x.box]) for x in many] for n, many in self._layouts.items()}
         result.names = {name: groups[ids] for name, ids in self._ids.items()}
         for site in result.sites:

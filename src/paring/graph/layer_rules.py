@@ -75,8 +75,9 @@ def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Mo
             constants=uniform(x.value, dim),
             value=uniform(value, dim),
             padded=kind != "linear" and _padded(run, node, module),
-            positions=max(1, counted.numel() // counted.shape[dim] // run.captured.batch),
+            positions=run.per_example(node, counted.numel() // counted.shape[dim]),
             plain=plain,
+            written=run.per_example(node, value.numel() // shape[dim]),
         )
     )
     return State(spread(units, shape, dim % len(shape)), value)
@@ -148,7 +149,7 @@ def embedding(run: Interpreter, node: fx.Node) -> object:
         constants = torch.full_like(constants, torch.nan)
         run.keep(units, "its weight is computed in the forward")
     none = torch.zeros(0, dtype=torch.int64)
-    positions = max(1, torch.Size(shape).numel() // shape[-1] // run.captured.batch)
+    positions = run.per_example(node, torch.Size(shape).numel() // shape[-1])
     run.sites.append(
         Site(name, "embedding", module, node, units, none, none.double(), constants, False, positions, plain)
     )

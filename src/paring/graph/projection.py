@@ -72,7 +72,7 @@ def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bia
     constants = uniform(x.value, -1)
     if bias is None:  # nowhere to fold a constant
         constants = torch.where(constants == 0, constants, torch.nan)
-    positions = max(1, value[..., 0].numel() // run.captured.batch)
+    positions = run.per_example(node, value[..., 0].numel())
     run.sites.append(
         Site(name, "linear", module, node, units, columns, constants, uniform(value, -1), False, positions, True)
     )

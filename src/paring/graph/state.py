@@ -37,7 +37,8 @@ class Site:
     constant that the column always reads, NaN none. value (outputs,): the same for the units, before any norm.
     padded: zeros come in at the border, so a constant input is not constant at all positions. plain: weight and bias
     are the module's own parameters. shared: called again, tied, or used elsewhere too. foreign: why the module's forward
-    does not govern all uses of its parameters ("" when it does).
+    does not govern all uses of its parameters ("" when it does). positions: where the weights are applied, for one
+    example; written: where results are, if not there (transposed convolutions).
     """
 
     name: str
@@ -53,6 +54,7 @@ class Site:
     plain: bool
     shared: bool = False
     foreign: str = ""
+    written: int = 0
 
 
 @dataclass

@@ -7,7 +7,8 @@ adds need no special care by whoever reads it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from paring.graph.capture import Example, capture
 from paring.graph.groups import Group, find_groups, find_heads, sole_norm
 from paring.graph.interpret import Interpretation, interpret
 from paring.graph.state import Site
+from paring.graph.work import Product
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Layer:
     """One Linear, convolution or embedding of the network.
 
     weight: shape of the weight tensor. inputs: in_features, or in_channels of all groups together (0 for an embedding).
-    positions: output positions per example (1, H·W, T, ...), summed over repeated calls. labels (outputs,): id of each
+    positions: per example, where the weights are applied (1, H·W, T, ...; of the input in a transposed convolution), summed
+    over repeated calls; written: where results are (0: there too). labels (outputs,): id of each
     unit; units that residual adds tie together share one id. sources (inputs,): id of the unit that each input column
     reads, -1 = network input or unknown. norm: path of the BatchNorm that alone reads the output. gateable: may its
     units be gated or removed independently; reason: why not, for the user's eyes. foreign: why a gate in the module
@@ -45,6 +48,12 @@ class Layer:
     gateable: bool
     reason: str
     foreign: str = ""
+    written: int = 0
+
+    @property
+    def biased(self) -> int:
+        """Positions per example at which the bias is added."""
+        return self.written or self.positions
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ class Wiring:
     """Layers and norms in order of execution. units: ids lie in 0..units-1.
 
     groups: the ids by the layers they live in. fixed (units,): which ids have to stay whatever their gates say; None
-    in a wiring made by hand, where the units of layers that are not gateable are.
+    in a wiring made by hand, where the units of layers that are not gateable are. products: arithmetic outside of the
+    layers, such as attention and recurrent networks. uncounted: modules with arithmetic that is not known -> its name.
     """
 
     layers: tuple[Layer, ...]
@@ -70,6 +80,8 @@ class Wiring:
     units: int
     groups: tuple[Group, ...] = ()
     fixed: Tensor | None = None
+    products: tuple[Product, ...] = ()
+    uncounted: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[Layer | Norm, ...]:
@@ -114,7 +126,8 @@ def describe(found: Interpretation) -> Wiring:
     norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in found.norms}
     fixed = torch.zeros(found.units, dtype=torch.bool)
     fixed[torch.tensor(list(found.kept), dtype=torch.int64)] = True
-    return Wiring(layers, tuple(norms.values()), found.units, find_groups(found), fixed)
+    groups = find_groups(found)
+    return Wiring(layers, tuple(norms.values()), found.units, groups, fixed, tuple(found.products), found.uncounted)
 
 
 def _layer(found: Interpretation, sites: list[Site], members: Counter[int], heads: frozenset[int]) -> Layer:
@@ -139,4 +152,5 @@ def _layer(found: Interpretation, sites: list[Site], members: Counter[int], head
         gateable=not reasons,
         reason=reasons[0] if reasons else "",
         foreign=site.foreign,
+        written=sum(s.written or s.positions for s in sites),
     )
