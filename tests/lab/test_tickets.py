@@ -80,7 +80,7 @@ def test_controls(root: Path) -> None:
 
 
 def test_a_search_whose_networks_are_gone_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="run it again"):
+    with pytest.raises(FileNotFoundError, match="run it again in another folder"):
         Retrain(SEARCH, 1).run(tmp_path, progress=False, data=DATA)
 
 

@@ -20,6 +20,7 @@ from paring.gates import MaskGate
 from paring.models import build
 from paring.testing import Chain, chain_batch, same_state
 from paring.train import Recipe, fit
+from paring.train.state_file import read
 
 DATA = load("digits", validation=100)
 RECIPE = Recipe(
@@ -73,9 +74,7 @@ def test_resumes_bit_for_bit_from_any_step_of_any_round(
             {k: v for k, v in row.items() if k not in seconds} for row in whole.rows
         ]
         for number in (0, 1):
-            kept = [
-                torch.load(f / f"round-{number}.pt", weights_only=True)["net"] for f in (folder, tmp_path / "whole")
-            ]
+            kept = [read(f / f"round-{number}.pt")["net"] for f in (folder, tmp_path / "whole")]
             assert same_state(*kept)
 
 

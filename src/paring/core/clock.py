@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Integral
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class Clock:
             ("steps", self.steps, 1),
             ("epoch_steps", self.epoch_steps, 1),
         ):
-            if value is not None and value < least:
-                raise ValueError(f"Clock({name}={value}): must be at least {least}")
+            whole = isinstance(value, Integral) and not isinstance(value, bool)
+            if value is not None and not (whole and value >= least):
+                raise ValueError(f"Clock({name}={value!r}): must be a whole number, at least {least}")
 
     @property
     def fraction(self) -> float | None:

@@ -18,7 +18,7 @@ from paring.graph.slices import Dims
 from paring.handle.carry import Carried, Cuts, cut_network, cut_state, shapes_of
 from paring.handle.folded import Judged, outputs
 
-_KEPT, _READS, _SIZE = "kept/", "reads/", "size/"
+KEPT, READS, SIZE = "kept/", "reads/", "size/"
 _REPEATS = 12
 
 
@@ -67,14 +67,14 @@ def _remember(net: nn.Module, cuts: Cuts) -> None:
     state = attached(net).state
     for name, dims in cuts.kept.items():
         for dim, keep in dims.items():
-            earlier = state.get(f"{_KEPT}{dim}/{name}")
-            state[f"{_KEPT}{dim}/{name}"] = keep if earlier is None else earlier[keep]
-    state.update({_SIZE + norm: torch.tensor(size) for norm, size in cuts.sizes.items()})
+            earlier = state.get(f"{KEPT}{dim}/{name}")
+            state[f"{KEPT}{dim}/{name}"] = keep if earlier is None else earlier[keep]
+    state.update({SIZE + norm: torch.tensor(size) for norm, size in cuts.sizes.items()})
     for layer, reads in cuts.reads.items():
         if reads is None:
-            state.pop(_READS + layer, None)
+            state.pop(READS + layer, None)
         else:
-            state[_READS + layer] = reads.cpu()
+            state[READS + layer] = reads.cpu()
 
 
 def recall(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Cuts:
@@ -85,7 +85,7 @@ def recall(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Cuts:
     """
     kept: dict[str, dict[int, Tensor]] = {}
     for key in sorted({*now, *then}):
-        if not key.startswith(_KEPT):
+        if not key.startswith(KEPT):
             continue
         if key not in then or (key in now and not bool(torch.isin(then[key], now[key]).all())):
             raise ValueError(
@@ -94,10 +94,10 @@ def recall(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Cuts:
             )
         keep = torch.searchsorted(now[key], then[key]) if key in now else then[key]
         if key not in now or len(keep) < len(now[key]):
-            dim, name = key.removeprefix(_KEPT).split("/", 1)
+            dim, name = key.removeprefix(KEPT).split("/", 1)
             kept.setdefault(name, {})[int(dim)] = keep
-    reads = {key.removeprefix(_READS): then.get(key) for key in {*now, *then} if key.startswith(_READS)}
-    sizes = {key.removeprefix(_SIZE): int(size) for key, size in then.items() if key.startswith(_SIZE)}
+    reads = {key.removeprefix(READS): then.get(key) for key in {*now, *then} if key.startswith(READS)}
+    sizes = {key.removeprefix(SIZE): int(size) for key, size in then.items() if key.startswith(SIZE)}
     return Cuts({**kept}, reads, sizes)
 
 
@@ -110,7 +110,7 @@ def put_back(name: str, small: Tensor, whole: Tensor, state: Mapping[str, Tensor
         whole: values for what was cut away, of the size before any cut.
         state: of the attachment, which remembers the cuts.
     """
-    index = [state.get(f"{_KEPT}{dim}/{name}", torch.arange(size)) for dim, size in enumerate(whole.shape)]
+    index = [state.get(f"{KEPT}{dim}/{name}", torch.arange(size)) for dim, size in enumerate(whole.shape)]
     if not index:
         return small
     places = [keep.view(-1, *[1] * (whole.dim() - dim - 1)) for dim, keep in enumerate(index)]

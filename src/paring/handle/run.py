@@ -23,6 +23,7 @@ from paring.handle.live import check_copy, recall
 from paring.handle.parallel import Parallel
 from paring.handle.point import Point
 from paring.handle.probe import NetworkProbe
+from paring.handle.saved import after_cuts, checked
 from paring.handle.sharded import refuse_sharded, whole
 from paring.handle.shrinking import Shrinking
 
@@ -33,7 +34,6 @@ class Run:
     Attributes:
         net: the network, gates included.
         method: the attached method.
-        clock: where training stands.
         report: what `finish` removed; None before.
     """
 
@@ -63,6 +63,17 @@ class Run:
             gate_lr: learning rate of all gates; by default each gate class's own multiple of `lr`.
         """
         return optimizer_groups(self.net, lr, weight_decay, gate_lr)
+
+    @property
+    def clock(self) -> Clock:
+        """Where training stands."""
+        return self._clock
+
+    @clock.setter
+    def clock(self, value: Clock) -> None:
+        if not isinstance(value, Clock):
+            raise TypeError(f"run.clock is a paring.core.Clock, not {value!r}")
+        self._clock = value
 
     @property
     def shared_gates(self) -> list[Gate]:
@@ -289,16 +300,24 @@ class Run:
         this state before those of the network, the optimizer and the averages.
 
         Raises:
-            ValueError: the state belongs to another method, or to a network that is larger than this one now is.
+            ValueError: the state belongs to another method, or to a network that is larger than this one now is, or is no
+                such state. Nothing was changed then.
         """
-        if state["method"] not in (concise(self.method), repr(self.method)):
-            raise ValueError(f"this state was saved with {state['method']}, but {self.method!r} is attached")
-        self.cut_like(state["state"])
+        self.check_state(state)
+        self._cut_like(state["state"])
         self.clock = Clock(state["step"], state["round"], self.clock.steps, self.clock.epoch_steps)
-        self._shrinking.records = copy.deepcopy(state.get("shrinks", []))
-        kept = state.get("point")
+        self._shrinking.records = copy.deepcopy(state["shrinks"])
+        kept = state["point"]
         self._point.values = None if kept is None else {name: value.clone() for name, value in kept.items()}
-        attached(self.net).recall(state.get("said", []))
+        attached(self.net).recall(state["said"])
+
+    def check_state(self, state: Any) -> nn.Module:
+        """The network as `load_state_dict(state)` would leave it: itself, or a smaller copy. Nothing is changed.
+
+        Raises:
+            ValueError: as `load_state_dict` does.
+        """
+        return checked(state, self.net, self.method, self.probe.example)
 
     def cut_like(self, state: Mapping[str, Tensor]) -> None:
         """Take over the method's state of another run, and cut the network (with what is tracked) as that one's was.
@@ -307,8 +326,13 @@ class Run:
             state: `state_dict()["state"]`.
 
         Raises:
-            ValueError: it belongs to a network that is larger than this one now is.
+            ValueError: it belongs to a network that is larger than this one now is, or does not fit it otherwise. Nothing
+                was changed then.
         """
+        after_cuts(state, self.net, self.probe.example)
+        self._cut_like(state)
+
+    def _cut_like(self, state: Mapping[str, Tensor]) -> None:
         stored = attached(self.net).state
         cuts = recall(stored, state)
         if cuts:

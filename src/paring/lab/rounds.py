@@ -15,7 +15,11 @@ from paring.cost import measure
 from paring.data import Dataset
 from paring.gates import support
 from paring.handle import Run
+from paring.handle.saved import after_cuts, check_fields, check_tensors
 from paring.train import ROUND, Fit, checkpoint, evaluate, round_state
+from paring.train.plain_json import shown
+
+AGAIN = "run it again in another folder (paring ... --runs FOLDER), where nothing of it is yet"
 
 
 def size(run: Run) -> dict[str, Any]:
@@ -73,11 +77,20 @@ def load_round(run: Run, folder: Path, number: int) -> None:
 
     Raises:
         FileNotFoundError: it is gone.
+        CheckpointError: it is damaged, or of another network.
     """
-    kept = checkpoint.load(folder / ROUND.format(number))
+
+    def check(state: dict[str, Any]) -> None:
+        check_fields(state, ("round", "net", "state"), "the network of a round")
+        if state["round"] != number:
+            raise ValueError(f"it is that of round {shown(state['round'])}, not of round {number}")
+        twin = after_cuts(state["state"], run.net, run.probe.example)
+        check_tensors(state["net"], twin.state_dict(), "the network of a round")
+
+    kept = checkpoint.load(folder / ROUND.format(number), check)
     if kept is None:
-        raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone; delete {folder} to train again")
-    run.cut_like(kept[0].get("state", {}))
+        raise FileNotFoundError(f"{folder / ROUND.format(number)} is gone, the network of round {number}: {AGAIN}")
+    run.cut_like(kept[0]["state"])
     run.net.load_state_dict(kept[0]["net"])
 
 

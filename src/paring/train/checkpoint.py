@@ -1,36 +1,31 @@
-"""Checkpoints: written atomically, the one before kept, damaged ones refused with what to do."""
+"""Checkpoints: written atomically, the one before kept; a damaged or foreign one is never used, and that is said."""
 
 from __future__ import annotations
 
-import io
 import os
-import pickle
-import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
+from paring.core import warn
+from paring.core.atomic import atomic
+from paring.train.state_file import CheckpointError, read, write
 
-_VERSION = 1
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says why and what to do."""
+__all__ = ["CheckpointError", "load", "previous", "save"]
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write `state`, keeping the previous checkpoint as `NAME.previous`. A kill at any moment leaves a whole one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save({"version": _VERSION, **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
+    """Write `state`, keeping the previous checkpoint as `NAME.previous`. A kill at any moment leaves a whole one.
+
+    Raises:
+        CheckpointError: something in it is no tensor, number, text, dict, list or tuple. Nothing was changed then.
+    """
+    with atomic(path) as file:
+        write(file, state)
+        file.flush()
+        os.fsync(file.fileno())
         if path.exists():
             os.replace(path, previous(path))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def previous(path: Path) -> Path:
@@ -38,32 +33,38 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name + ".previous")
 
 
-def load(path: Path) -> tuple[dict[str, Any], Path] | None:
+def load(path: Path, check: Callable[[dict[str, Any]], None] | None = None) -> tuple[dict[str, Any], Path] | None:
     """The newest usable checkpoint and the file it came from; None when there is none at all.
 
+    A `ParingWarning` says when that is not the newest one, and why.
+
+    Args:
+        path: of the newest.
+        check: raises ValueError for what cannot be used here; changes nothing.
+
     Raises:
-        CheckpointError: there are files, but none of them can be read.
+        CheckpointError: there are files, but none of them can be used.
     """
     problems = []
     for candidate in (path, previous(path)):
-        if not candidate.exists():
+        if not os.path.lexists(candidate):
             continue
         try:
-            return _read(candidate), candidate
+            state = read(candidate)
         except CheckpointError as error:
-            problems.append(str(error))
+            problems.append(f"{candidate} cannot be read: {error}")
+            continue
+        try:
+            if check is not None:
+                check(state)
+        except ValueError as error:
+            problems.append(f"{candidate} does not fit: {error}")
+            continue
+        if problems:
+            warn(f"{problems[0]}. {candidate.name}, the checkpoint before it, is taken instead")
+        return state, candidate
     if problems:
-        raise CheckpointError("; ".join(problems) + f". Delete {path.parent} to start this run anew.")
-    return None
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        state = torch.load(io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or no checkpoint"
-        ) from error
-    if not isinstance(state, dict) or state.get("version") != _VERSION:
-        raise CheckpointError(f"checkpoint {path} has another format than version {_VERSION}")
-    return state
+            f"{'; '.join(problems)}. To begin anew, name another folder; these files stay as they are"
+        )
+    return None

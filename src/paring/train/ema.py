@@ -39,7 +39,12 @@ class Ema:
         self._sums = {name: torch.zeros_like(value) for name, value in self._tensors()}
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
-        for name, value in (*self.net.named_parameters(), *self.net.named_buffers()):
+        return self.tensors(self.net)
+
+    @staticmethod
+    def tensors(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+        """What is averaged of a network, by name."""
+        for name, value in (*net.named_parameters(), *net.named_buffers()):
             if value.is_floating_point():
                 yield name, value.detach()
 

@@ -19,12 +19,15 @@ from paring.data import Augment, Dataset
 from paring.gates import expected, support
 from paring.graph import CaptureError
 from paring.handle import Run, attach
+from paring.handle.saved import check_fields, check_tensors
 from paring.train import checkpoint
 from paring.train.ema import Ema
 from paring.train.evaluate import evaluate
 from paring.train.guard import Diverged, bad_loss, bad_parameter
+from paring.train.plain_json import is_count, shown
 from paring.train.recipe import Recipe
-from paring.train.record import Record
+from paring.train.record import Record, as_text, from_text
+from paring.train.restore import FIELDS, check_average, check_numbers, check_optimizer, check_random
 
 CHECKPOINT = "checkpoint.pt"
 ROUND = "round-{}.pt"
@@ -129,12 +132,12 @@ class Trainer:
         backs = [self.method.begin(Clock(0, number, steps, self.epoch_steps)).step for number in rounds]
         self.epochs = sum(math.ceil((steps - back) / self.epoch_steps) for back in (self.start, *backs))
         torch.manual_seed(self.recipe.seed)
-        found = checkpoint.load(self.folder / CHECKPOINT) if self.folder is not None else None
+        found = checkpoint.load(self.folder / CHECKPOINT, self._check_state) if self.folder is not None else None
         if found is None:
             self.record.reset([])
             self._keep_point()
         else:
-            self._restore(*found)
+            self._restore(found[0])
         self.dense = self._dense_cost()
         if self.recipe.conditional:
             self.forward = self.run.conditional(self.recipe.conditional)
@@ -301,27 +304,39 @@ class Trainer:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "rng": torch.get_rng_state(),
             "rng_device": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
-            "rows": self.record.rows,
+            "rows": as_text(self.record.rows),
         }
         checkpoint.save(self.folder / CHECKPOINT, state)
 
-    def _restore(self, state: dict[str, Any], path: Path) -> None:
-        if state["recipe"] not in (concise(self.recipe), repr(self.recipe)) or state.get("start", 0) != self.start:
-            raise checkpoint.CheckpointError(
-                f"{path} belongs to another run ({state['recipe']}); use another folder for {self.recipe!r}"
-            )
-        try:
-            self.run.load_state_dict(state["run"])
-            self.net.load_state_dict(state["net"])
-            self.opt.load_state_dict(state["opt"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise checkpoint.CheckpointError(f"{path} does not fit this network and method: {error}") from error
+    def _check_state(self, state: dict[str, Any]) -> None:
+        """Raise ValueError unless training can go on from this state. Nothing is changed."""
+        check_fields(state, FIELDS, "a checkpoint")
+        same = state["recipe"] in (concise(self.recipe), repr(self.recipe)) and is_count(state["start"])
+        if not same or state["start"] != self.start:
+            raise ValueError(f"it belongs to another run ({shown(state['recipe'])}), not to {self.recipe!r}")
+        check_numbers(state, self.epochs)
+        check_random(state, self.device)
+        twin = self.run.check_state(state["run"])
+        if state["done"] != (state["run"]["step"] >= self.epoch_steps * self.recipe.epochs):
+            raise ValueError(f"'done' is {state['done']} after {state['run']['step']} steps of this round")
+        check_tensors(state["net"], twin.state_dict(), "the network")
+        check_optimizer(state["opt"], self.opt, self.net, twin)
+        check_average(state["ema"], self.ema, twin)
+        rows = from_text(state["rows"], "its record")
+        if [row["epoch"] for row in rows if "epoch" in row] != list(range(1, state["epoch"] + 1)):
+            raise ValueError(f"its record does not tell of the epochs from 1 to {state['epoch']}")
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.run.load_state_dict(state["run"])
+        own = self.net.state_dict()  # with what modules note of their version
+        own.update(state["net"])
+        self.net.load_state_dict(own)
+        self.opt.load_state_dict(state["opt"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
-        self.epoch, self.seconds = state["epoch"], state["seconds"]
-        self.done = state.get("done", self.epoch >= self.recipe.epochs)
-        self.cpu_seconds = state.get("cpu_seconds", 0.0)
+        self.epoch, self.done = state["epoch"], state["done"]
+        self.seconds, self.cpu_seconds = state["seconds"], state["cpu_seconds"]
         torch.set_rng_state(state["rng"])
         if state["rng_device"] is not None:
             torch.cuda.set_rng_state(state["rng_device"], self.device)
-        self.record.reset(state["rows"])
+        self.record.reset(from_text(state["rows"], "its record"))

@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from paring.core import At, Places, gates, settle_places
 from paring.data import Dataset
 from paring.gates import SigmoidGate
+from paring.handle import Run
 from paring.handle.live import put_back
+from paring.handle.point import own_state
+from paring.handle.saved import after_cuts, check_fields, check_tensors
 from paring.lab.config import digest, plain
 from paring.lab.experiment import RESULT, Experiment, read_result, working_in
-from paring.lab.rounds import epochs, load_round, masks, removed, size
+from paring.lab.rounds import AGAIN, epochs, load_round, masks, removed, size
 from paring.methods import Masked
 from paring.train import CHECKPOINT, POINT, checkpoint, evaluate, fit, write_atomic
 
@@ -114,17 +117,13 @@ class Retrain:
 
         Raises:
             FileNotFoundError: the search's run folder, or the round's network in it, is gone.
+            CheckpointError: they are damaged, or of another network.
         """
         search, seed = self.search, self.search.recipe.seed
         folder = root / search.name
-        last, kept = checkpoint.load(folder / CHECKPOINT), checkpoint.load(folder / POINT)
-        if last is None:
-            raise FileNotFoundError(
-                f"the search's networks are not in {folder}; run it again (its result.json has to go first)"
-            )
         found = search.attached(data)
+        then = _rewind_point(found, folder)
         load_round(found, folder, self.round)
-        then = kept[0] if kept is not None else last[0]["run"]  # no file: it is none, or has one round
         point, start = then["point"], 0
         anew = self.control == "reinit"
         net = _initial(replace(search, recipe=replace(search.recipe, seed=_OTHER + seed)) if anew else search, data)
@@ -146,6 +145,32 @@ class Retrain:
                 unlucky = mask.bool() & (weight == 0)  # `Masked` goes by zeros; this is none, and as good as one
                 weight[unlucky] = torch.finfo(weight.dtype).tiny
         return net, start, next((gate.factor for _, _, gate in gates(found.net) if isinstance(gate, SigmoidGate)), 1.0)
+
+
+def _rewind_point(run: Run, folder: Path) -> dict[str, Any]:
+    """What a search left of its rewind point: "point", its tensors or None, and "state", which remembers the cuts.
+
+    Raises:
+        FileNotFoundError: it left nothing in this folder.
+        CheckpointError: what it left is damaged, or of another network than the run's, which is freshly attached.
+    """
+
+    def check_point(state: dict[str, Any]) -> None:
+        check_fields(state, ("point", "state"), "a rewind point")
+        twin = after_cuts(state["state"], run.net, run.probe.example)
+        check_tensors(state["point"], own_state(twin), "the rewind point")
+
+    def check_last(state: dict[str, Any]) -> None:
+        run.check_state(state.get("run"))
+
+    kept = checkpoint.load(folder / POINT, check_point)
+    if kept is not None:
+        return kept[0]
+    last = checkpoint.load(folder / CHECKPOINT, check_last)  # there is no rewind point, or one round
+    if last is None:
+        raise FileNotFoundError(f"the search's networks are not in {folder}: {AGAIN}")
+    found: dict[str, Any] = last[0]["run"]
+    return found
 
 
 def _initial(search: Experiment, data: Dataset) -> nn.Module:
