@@ -55,7 +55,7 @@ def test_a_network_comes_back(tmp_path: Path) -> None:
     found = pr.unpack(tmp_path / "a.pare", resnet)
     assert same(net, found)
     blank = resnet()
-    assert pr.unpack(tmp_path / "a.pare", blank) is blank
+    assert pr.unpack(tmp_path / "a.pare", lambda: blank) is blank
     assert same(net, blank)
     state = pr.unpack(tmp_path / "a.pare")
     assert list(state) == list(net.state_dict())

@@ -14,7 +14,8 @@ from tests.graph.transformers_zoo import GPT, ViT
 from torch import Tensor, nn
 
 from paring.graph import FileError, GraphNet, SelectLinear, compact, load, save
-from paring.graph.file import described, rebuilt
+from paring.graph.file import described
+from paring.graph.manifest import checked
 
 
 def factory() -> nn.Sequential:
@@ -126,9 +127,9 @@ def test_the_graph_form_comes_back_without_code(tmp_path: Path) -> None:
     assert same(load(GPT, tmp_path / "b"), small)
     with safe_open(tmp_path / "a", "pt") as file:
         manifest = json.loads(file.metadata()["paring"])
-    assert manifest["version"] == 2
+    assert manifest["version"] == 3
     assert manifest["graph"]["gone"]["blocks.0.mlp.0"] == [20, [0, 1, 2]]
-    assert manifest["graph"]["example"] == [[[2, 6], "int64"]]
+    assert manifest["graph"]["example"] == {"tuple": [{"tensor": [[2, 6], "int64"]}]}
     with pytest.raises(FileError, match="gives none"):
         load(ViT, tmp_path / "a")
     with pytest.raises(FileError, match="another architecture"):
@@ -205,4 +206,4 @@ def test_units_that_make_no_sense_are_refused(units: object, tmp_path: Path) -> 
     _, manifest = described(net)
     state = net.state_dict()
     with pytest.raises(FileError, match="units make no sense"):
-        rebuilt(lambda: net, manifest | {"units": units, "tensors": {}}, dict(state), tmp_path / "net")
+        checked(manifest | {"units": units}, {n: ("float32", tuple(v.shape)) for n, v in state.items()}, tmp_path)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
@@ -34,6 +33,7 @@ from paring.codec.error import PareError
 from paring.codec.header import DTYPES, Piece, packed, parsed
 from paring.codec.mixed import Pace
 from paring.core.atomic import atomic
+from paring.core.regular import open_regular
 
 VERSION = 1
 MAGIC = b"\x89PARE\r\n"
@@ -175,9 +175,7 @@ class File:
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.path = Path(path)
         try:
-            if not stat.S_ISREG(os.stat(self.path).st_mode):  # opening a pipe would wait for somebody to write to it
-                raise PareError(f"{path} cannot be read: it is a folder, a pipe or a device. Give a file.")
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 self.size = os.fstat(file.fileno()).st_size
                 header = self._header(file)
         except OSError as error:

@@ -16,8 +16,10 @@ from paring.codec.error import PareError
 from paring.codec.header import DTYPES
 from paring.core import plain_net
 from paring.core.atomic import atomic
-from paring.graph.file import VERSION, described, rebuilt
-from paring.graph.graph_file import FileError
+from paring.graph.file import described
+from paring.graph.file_error import FileError
+from paring.graph.manifest import VERSION, checked
+from paring.graph.rebuild import rebuilt
 
 Watch = Callable[[str, int], None]
 _FLOATS = {dtype for dtype in DTYPES.values() if dtype.is_floating_point}
@@ -82,7 +84,7 @@ def pack(
 
 def unpack(
     path: str | os.PathLike[str],
-    net: Callable[[], nn.Module] | nn.Module | None = None,
+    factory: Callable[[], nn.Module] | None = None,
     *,
     max_bytes: int | None = None,
 ) -> Any:
@@ -90,51 +92,40 @@ def unpack(
 
     Args:
         path: the file.
-        net: a factory of the architecture that was packed (any widths), or a network of it, which is filled and
-            returned (with new parameters, of the file's sizes: make its optimizer afterwards); None gives the tensors by name.
+        factory: makes a network of the architecture that was packed (any widths); None gives the tensors by name.
+            `lambda: net` fills a network that is there (with new parameters: make its optimizer afterwards).
         max_bytes: largest size of all tensors together; by default 16 MiB or 2000 times the file, whichever is more.
 
     Returns:
-        The network on the CPU, or a dictionary of tensors, tied names sharing one.
+        The network on the CPU and in eval mode, as `run.finish()` gives it, or a dictionary of tensors, tied names sharing one.
 
     Raises:
         PareError: the file is missing, damaged, too large, or holds another architecture.
+        TypeError: a network in place of a factory.
     """
     file = File(path, max_bytes)
     manifest = checked_manifest(file)
     tensors = dict(file.tensors())
-    if net is None:
+    if factory is None:
         return tensors | {alias: tensors[name] for alias, name in manifest["ties"].items()}
-    manifest["tensors"] = {entry.name: [entry.dtype, list(entry.shape)] for entry in file.entries}
-    factory: Callable[[], nn.Module] = (lambda: net) if isinstance(net, nn.Module) else net
     try:
         return rebuilt(factory, manifest, tensors, path)
     except FileError as error:
         raise PareError(str(error)) from error
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        raise PareError(
-            f"{path} holds another architecture than the factory gives ({type(error).__name__}: {error}). "
-            "Pass the factory it was packed from."
-        ) from error
 
 
 def checked_manifest(file: File) -> dict[str, Any]:
-    """The manifest of a file, with `ties` and `modules` that name what is there.
+    """The manifest of a file of a network or of tensors, with nothing in it that makes no sense.
 
     Raises:
         PareError: it makes no sense.
     """
-    manifest = file.manifest
-    if not isinstance(manifest, dict):
+    if not isinstance(file.manifest, dict):
         raise PareError(f"{file.path} holds no manifest of a network; read its tensors with paring.codec.File")
-    manifest = _MANIFEST | manifest
-    names = {entry.name for entry in file.entries}
-    ties, modules = manifest["ties"], manifest["modules"]
-    if not isinstance(ties, dict) or not isinstance(modules, dict) or not all(type(m) is str for m in modules.values()):
-        raise PareError(f"{file.path} is damaged: its manifest makes no sense")
-    if any(type(name) is not str or name not in names or alias in names for alias, name in ties.items()):
-        raise PareError(f"{file.path} is damaged: its ties name tensors that are not there")
-    return manifest
+    try:
+        return checked(_MANIFEST | file.manifest, {e.name: (e.dtype, e.shape) for e in file.entries}, file.path)
+    except FileError as error:
+        raise PareError(str(error)) from error
 
 
 def _untied(

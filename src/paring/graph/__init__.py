@@ -2,7 +2,7 @@
 
 from paring.graph.capture import CaptureError
 from paring.graph.file import load, save
-from paring.graph.graph_file import FileError
+from paring.graph.file_error import FileError
 from paring.graph.graph_form import GraphFormError
 from paring.graph.graph_net import GraphNet
 from paring.graph.groups import Group

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from typing import Any
 
 import torch
@@ -11,34 +10,38 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from paring.graph.capture import CaptureError, as_inputs, untouched_random
+from paring.graph.file_error import FileError
 from paring.graph.graph_form import Captures, GraphFormError, Keeps, graph_form
 from paring.graph.graph_net import GraphNet, Recipe
+from paring.graph.nested import Shape, allowed, as_tensors, told, within
 
 
-class FileError(ValueError):
-    """A file cannot be read as the network asked for; the message says what, why and what to do."""
+def written(recipe: Recipe, tensor_bytes: int) -> dict[str, Any]:
+    """A recipe as JSON: per name how many units there are and which go, and the example.
 
-
-def written(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as JSON: per name how many units there are and which go. Raises `FileError` for odd arguments."""
-    odd = [v for v in recipe.example if not isinstance(v, list | int | float | str | bool | None)]
-    if odd:
-        raise FileError(f"the example had an argument {odd[0]!r}, which a file cannot hold; use tensors and numbers")
+    tensor_bytes: of the tensors that are written beside it. Raises `FileError` when the example cannot be written, or is
+    larger than a reader accepts.
+    """
+    most = allowed(tensor_bytes)
+    example = within(recipe.example, most)
+    needed = sum(leaf.nbytes for leaf in pytree.tree_leaves(example) if isinstance(leaf, Shape))
+    if needed > most:
+        raise FileError(
+            f"the example takes {needed:,} bytes, and a file whose tensors take {tensor_bytes:,} may ask for {most:,}; "
+            "compact the network with a smaller example"
+        )
     gone = {name: [len(mask), (~mask).nonzero().flatten().tolist()] for name, mask in recipe.masks.items()}
-    return {"gone": gone, "example": list(recipe.example), "inputs": recipe.inputs}
+    return {"gone": gone, "example": told(example)}
 
 
-def captures_of(net: nn.Module, manifest: dict[str, Any], path: str | os.PathLike[str]) -> Captures:
+def captures_of(net: nn.Module, graph: dict[str, Any], stored: dict[str, Tensor], path: object) -> Captures:
     """The factory's network, captured in both modes, before it takes the tensors of the file (but of their type)."""
-    graph, tensors = manifest["graph"], manifest["tensors"]
     for name, parameter in net.named_parameters():
-        if name in tensors and parameter.is_floating_point():
-            net.to(getattr(torch, tensors[name][0]))
+        if name in stored and parameter.is_floating_point() and stored[name].is_floating_point():
+            net.to(stored[name].dtype)
             break
-    leaves: list[object] = []
-    for leaf in graph["example"]:
-        leaves.append(torch.zeros(leaf[0], dtype=getattr(torch, leaf[1])) if isinstance(leaf, list) else leaf)
-    example: tuple[object, ...] = tuple(pytree.tree_unflatten(leaves, pytree.treespec_loads(graph["inputs"])))
+    example = as_tensors(graph["example"])
+    assert isinstance(example, tuple)
     captures = Captures(net, example)
     for mode in (net.training, not net.training):
         try:
@@ -49,8 +52,16 @@ def captures_of(net: nn.Module, manifest: dict[str, Any], path: str | os.PathLik
     return captures
 
 
-def graph_of(net: nn.Module, captures: Captures, graph: dict[str, Any], path: str | os.PathLike[str]) -> GraphNet:
+def graph_of(net: nn.Module, captures: Captures, graph: dict[str, Any], path: object) -> GraphNet:
     """The graph form with the tensors that `net` holds by now. Raises `FileError` when the two do not fit."""
+    units = {name: len(ids) for name, ids in captures.of(net.training, captures.dtype)[1].names.items()}
+    said = {name: count for name, (count, _) in graph["gone"].items()}
+    if said != units:  # before anything is made of these numbers
+        name = min(said.items() ^ units.items())[0]
+        raise FileError(
+            f"{path} holds another architecture than {type(net).__name__}: '{name}' has {said.get(name, 'no')} units in the file, "
+            f"{units.get(name, 'none')} in the factory. Pass the factory it was saved from."
+        )
     masks: dict[str, Tensor] = {}
     for name, (count, gone) in graph["gone"].items():
         masks[name] = torch.ones(count, dtype=torch.bool)

@@ -15,6 +15,7 @@ from paring.graph.capture import Captured, CaptureError, Example, as_inputs, cap
 from paring.graph.graph_net import NAMES, GraphNet, Recipe, Script
 from paring.graph.interpret import Interpretation, interpret
 from paring.graph.layer_rules import argument
+from paring.graph.nested import as_shapes
 from paring.graph.plan import full_name
 from paring.graph.rewrite import RewriteError, rewrite
 from paring.graph.select import SelectLinear
@@ -125,10 +126,8 @@ def graph_form(
             if mode == own or len(modes) == 1:
                 raise GraphFormError(str(error)) from error
             scripts[mode] = str(error)
-    leaves, spec = pytree.tree_flatten(as_inputs(captures.example))
-    shown = tuple([list(v.shape), str(v.dtype).removeprefix("torch.")] if isinstance(v, Tensor) else v for v in leaves)
     once = not isinstance(captures.net, GraphNet)
-    recipe = Recipe(keeps.masks, shown, pytree.treespec_dumps(spec)) if once else None
+    recipe = Recipe(keeps.masks, as_shapes(as_inputs(captures.example))) if once else None
     return GraphNet(small, scripts, _arguments(captures), recipe), changed
 
 

@@ -69,13 +69,12 @@ def _script(source: str, shapes: tuple[object, ...], inputs: str, outputs: str) 
 class Recipe:
     """How a graph form comes out of the network that it was made from.
 
-    masks: which units stay, by the name of what they belong to. example: per input leaf [shape, dtype], or the value.
-    inputs: how leaves are packed, as pytree writes it.
+    masks: which units stay, by the name of what they belong to. example: the arguments, with a `Shape` in place of every
+    tensor.
     """
 
     masks: dict[str, Tensor]
     example: tuple[object, ...]
-    inputs: str
 
 
 class GraphNet(nn.Module):

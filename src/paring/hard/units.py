@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.graph.file import UNITS
+from paring.graph.rebuild import UNITS
 from paring.hard.rules import GradientRule, SoftHinge
 
 

@@ -183,7 +183,7 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
 
     def check(fresh: Path) -> None:
         nonlocal decoded, loss, error
-        decoded = unpack(fresh, _blank(found.net), max_bytes=1 << 62).eval()
+        decoded = unpack(fresh, lambda: _blank(found.net), max_bytes=1 << 62)
         loss, error = objective(decoded), wrong(decoded)
         for name, value, limit in (("loss", loss, bound), ("error", error, most)):
             if not value <= limit:

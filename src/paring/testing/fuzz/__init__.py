@@ -3,6 +3,8 @@
     python -m paring.testing.fuzz pare --seconds 60
     python -m paring.testing.fuzz all --seconds 600
 
+`--sow` plants code in every field of every file instead.
+
 A `Format` gives whole files (`Seed`) and changes them (`Case`); `campaign` reads what came out and counts:
 
 * read whole: it came back as it was written;
@@ -16,8 +18,8 @@ file takes, and messages with raw control characters.
 A format is one file: a class deriving from `Format`, and its line in `registry.FORMATS`.
 """
 
-from paring.testing.fuzz.engine import Counts, campaign
+from paring.testing.fuzz.engine import Counts, campaign, sown
 from paring.testing.fuzz.format import Case, Format, Seed
 from paring.testing.fuzz.registry import FORMATS, made
 
-__all__ = ["FORMATS", "Case", "Counts", "Format", "Seed", "campaign", "made"]
+__all__ = ["FORMATS", "Case", "Counts", "Format", "Seed", "campaign", "made", "sown"]

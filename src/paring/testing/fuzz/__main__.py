@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from paring.testing.fuzz.engine import campaign
+from paring.testing.fuzz.engine import campaign, sown
 from paring.testing.fuzz.registry import FORMATS, made
 
 
@@ -28,6 +29,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("format", choices=[*FORMATS, "all"], help="what to read; all takes them in turns")
     parser.add_argument("--seconds", type=float, help="how long, all formats together (60 unless --cases is given)")
     parser.add_argument("--cases", type=int, help="how many files of each format")
+    parser.add_argument("--sow", action="store_true", help="plant code in every field, one after the other, instead")
     parser.add_argument("--seed", type=int, default=0, help="of the changes; the same seed gives the same files")
     parser.add_argument("--start", type=int, default=0, help="number of the first case")
     parser.add_argument("--keep", type=Path, default=Path("fuzz"), help="folder for the files that show faults (fuzz)")
@@ -37,14 +39,19 @@ def main(words: Sequence[str] | None = None) -> int:
     seconds = 60.0 if options.seconds is None and options.cases is None else options.seconds
     faults = 0
     for name in names:
-        counts = campaign(
-            made(name),
-            seconds=None if seconds is None else seconds / len(names),
-            cases=options.cases,
-            seed=options.seed,
-            start=options.start,
-            keep=options.keep,
-            say=lambda line: print(line, file=sys.stderr, flush=True),
+        told = partial(print, file=sys.stderr, flush=True)
+        counts = (
+            sown(made(name), keep=options.keep, say=told)
+            if options.sow
+            else campaign(
+                made(name),
+                seconds=None if seconds is None else seconds / len(names),
+                cases=options.cases,
+                seed=options.seed,
+                start=options.start,
+                keep=options.keep,
+                say=told,
+            )
         )
         print(counts, flush=True)
         faults += counts.faults

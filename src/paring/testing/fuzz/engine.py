@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import re
 import shutil
 import tempfile
 import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,6 +86,42 @@ def campaign(
     """
     if seconds is None and cases is None:
         raise ValueError("a campaign needs seconds or cases")
+
+    def drawn(whole: list[_Whole]) -> Iterator[tuple[str, _Whole, Case]]:
+        begun = time.monotonic()
+        for number in range(start, start + cases) if cases is not None else itertools.count(start):
+            if seconds is not None and time.monotonic() - begun > seconds:
+                return
+            chance = random.Random(f"{seed}/{number}")
+            (known,) = chance.choices(whole, [one.seed.weight for one in whole])
+            yield f"--seed {seed} --start {number} --cases 1", known, format.changed(known.seed, chance)
+
+    return _counted(format, drawn, keep, say)
+
+
+def sown(
+    format: Format, *, every: int = 1, keep: Path | None = None, say: Callable[[str], None] = lambda line: None
+) -> Counts:
+    """Plant code in every field of every seed of a format, and read each; see `campaign`.
+
+    every: read one file of so many; where this shares no factor with `len(plant.VALUES)`, all ways of planting still come up.
+    """
+
+    def planted(whole: list[_Whole]) -> Iterator[tuple[str, _Whole, Case]]:
+        for known in whole:
+            for case in itertools.islice(format.planted(known.seed), 0, None, every):
+                yield "--sow", known, case
+
+    return _counted(format, planted, keep, say)
+
+
+def _counted(
+    format: Format,
+    given: Callable[[list[_Whole]], Iterator[tuple[str, _Whole, Case]]],
+    keep: Path | None,
+    say: Callable[[str], None],
+) -> Counts:
+    """Read cases, each with the options that make it again, and count."""
     counts = Counts(format.name)
     with (
         tempfile.TemporaryDirectory(prefix="paring-fuzz-") as place,
@@ -92,24 +130,21 @@ def campaign(
         bounded(ADDRESSES),
     ):
         warnings.simplefilter("ignore")
-        seeds = format.seeds()
-        whole = [_Whole.of(one, Path(place) / "case") for one in seeds]
-        number, begun = start, time.monotonic()
-        while (cases is None or counts.cases < cases) and (seconds is None or time.monotonic() - begun < seconds):
-            chance = random.Random(f"{seed}/{number}")
-            (known,) = chance.choices(whole, [one.seed.weight for one in whole])
-            case = format.changed(known.seed, chance)
-            found = _outcomes(format, known, case, Path(place) / "case", counts)
+        folder = Path(place) / "case"
+        whole = [_Whole.of(one, folder) for one in format.seeds()]
+        begun = time.monotonic()
+        for again, known, case in given(whole):
+            found = _outcomes(format, known, case, folder, counts)
             counts.cases += 1
             counts.outcomes.update(list(found))
             for name, why in found.items():
                 if name in FAULTS:
-                    line = f"python -m paring.testing.fuzz {format.name} --seed {seed} --start {number} --cases 1"
+                    line = f"python -m paring.testing.fuzz {format.name} {again}"
                     counts.failing.append(f"{name} ({known.seed.name}): {why.strip()}\n  {line}")
                     say(counts.failing[-1])
                     if keep is not None:
-                        _laid(case.files, keep / f"{format.name}-{seed}-{number}")
-            number += 1
+                        numbers = re.findall(r"\d+", again)[:2] or [str(counts.cases)]
+                        _laid(case.files, keep / "-".join([format.name, *numbers]))
         counts.seconds = time.monotonic() - begun
     return counts
 

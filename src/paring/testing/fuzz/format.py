@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,3 +60,7 @@ class Format(ABC):
     @abstractmethod
     def changed(self, seed: Seed, chance: random.Random) -> Case:
         """The files of a seed with something else in them; the same for the same state of `chance`."""
+
+    def planted(self, seed: Seed) -> Iterator[Case]:
+        """The files of a seed with planted code in one field after the other (see `mutate.everywhere`), forged."""
+        yield from ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -53,6 +54,21 @@ def changed(value: Any, chance: random.Random) -> Any:
         node, key = chance.choice(places)
         _change(node, key, places, chance)
     return found
+
+
+def everywhere(value: Any) -> Iterator[Any]:
+    """Copies of lists and dictionaries with planted code in one place after the other, also as the name of a key."""
+    for number, (_, key) in enumerate(_places(value)):
+        for planted in plant.VALUES:
+            found = copy.deepcopy(value)
+            node, _ = next(itertools.islice(_places(found), number, None))
+            node[key] = copy.deepcopy(planted)
+            yield found
+            if isinstance(node, dict) and isinstance(planted, str):
+                found = copy.deepcopy(value)
+                node, _ = next(itertools.islice(_places(found), number, None))
+                node[planted] = node.pop(key)
+                yield found
 
 
 def any_value(chance: random.Random) -> Any:

@@ -58,7 +58,7 @@ def examples() -> list[Example]:
             Example("plain", _thinned(_conv(), torch.randn(2, 1, 6, 6)), _conv),
             Example("selected", _selected(), _dense),
             Example("tied", Tied().eval(), Tied),
-            Example("graph", _graph(), Written, 0.05),
+            Example("graph", _graph(), Written, 0.1),
         ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paring.graph import FileError, load, save
 from paring.graph.file import KEY, _digest
 from paring.testing.fuzz.format import Case, Format, Seed
-from paring.testing.fuzz.mutate import as_text, changed, damaged
+from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
 from paring.testing.fuzz.nets import examples
 
 FILE = "net.safetensors"
@@ -54,6 +54,14 @@ class Network(Format):
         if chance.random() < 0.9:
             manifest = changed(manifest, chance)
         return Case({FILE: signed(table, manifest, body, chance)}, forged=True)
+
+    def planted(self, seed: Seed) -> Iterator[Case]:
+        table, manifest, body = taken_apart(seed.files[FILE])
+        chance = random.Random(0)
+        for one in everywhere(manifest):
+            yield Case({FILE: signed(table, one, body, chance)}, forged=True)
+        for one in everywhere(table):
+            yield Case({FILE: signed(one, manifest, body, chance)}, forged=True)
 
 
 def _reading(factory: Callable[[], nn.Module]) -> Callable[[Path], object]:

@@ -7,7 +7,7 @@ import random
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from paring.codec import File, PareError, pack, unpack, write
 from paring.codec.container import MAGIC, VERSION
 from paring.codec.dictionary import DICTIONARY
 from paring.testing.fuzz.format import Case, Format, Seed
-from paring.testing.fuzz.mutate import as_text, changed, damaged
+from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
 from paring.testing.fuzz.nets import examples
 from paring.testing.fuzz.network import held
 
@@ -102,6 +102,11 @@ class Pare(Format):
             case _:
                 header["manifest"] = changed(header["manifest"], chance)
         return Case({FILE: forged(as_text(header, chance).encode(), bodies)}, forged=True)
+
+    def planted(self, seed: Seed) -> Iterator[Case]:
+        header, bodies = taken_apart(seed.files[FILE])
+        for one in everywhere(header):
+            yield Case({FILE: forged(json.dumps(one).encode(), bodies)}, forged=True)
 
 
 def _damaged(bodies: list[bytes], chance: random.Random) -> list[bytes]:
