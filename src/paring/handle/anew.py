@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from paring.core import gates, unwrapped, wrappers
+from paring.handle.memory import forget
 
 
 @runtime_checkable
@@ -23,7 +24,7 @@ class Average(Protocol):
 def begin_anew(net: nn.Module, other: object) -> None:
     """An optimizer forgets its state, an average starts again, a copy of `net` takes over its gates."""
     if isinstance(other, torch.optim.Optimizer):
-        other.state.clear()
+        forget(other)
     elif isinstance(other, Average):
         other.restart()
     if isinstance(other, nn.Module):

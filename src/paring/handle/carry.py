@@ -20,6 +20,7 @@ from paring.core.shared import Spread
 from paring.graph.apply import resize
 from paring.graph.plan import full_name
 from paring.graph.slices import Dims, cut
+from paring.handle.memory import is_number
 from paring.handle.select import set_reads
 
 MARK = "_paring_renewable"  # of wrappers that are made anew after a cut
@@ -157,23 +158,14 @@ def cut_state(
 ) -> list[tuple[dict[str, Any], str, Tensor]]:
     """The state that belongs to these parameters, cut: (state of a parameter, key, new tensor). Nothing is changed yet.
 
-    State is found by shape: tensors as large as the parameter, or of size 1 where they hold a mean over a dimension.
-
-    Raises:
-        TypeError: the optimizer keeps state of another shape.
+    `check_memory` comes first: state is tensors as large as the parameter, or of size 1 along what they are a mean over.
     """
     found: list[tuple[dict[str, Any], str, Tensor]] = []
     for parameter, dims in of.items():
-        state = opt.state.get(parameter, {})
+        state, shape = opt.state.get(parameter, {}), shapes[parameter]
         for key, value in state.items():
-            if not isinstance(value, Tensor) or value.dim() == 0:
+            if not isinstance(value, Tensor) or is_number(value, shape):
                 continue
-            shape = shapes[parameter]
-            if value.dim() != len(shape) or any(n not in (m, 1) for n, m in zip(value.shape, shape, strict=True)):
-                raise TypeError(
-                    f"{type(opt).__name__} keeps '{key}' of shape {tuple(value.shape)} for a parameter of shape "
-                    f"{tuple(shape)}, so it cannot be cut while training. Use another optimizer, or leave Shrink out"
-                )
             present = {d: keep for d, keep in dims.items() if value.shape[d] == shape[d]}
             small = cut(value, present)
             if isinstance(opt, torch.optim.Adafactor):  # a mean over what was cut: keep the sum, what goes adds nothing
@@ -181,24 +173,6 @@ def cut_state(
                     small = small * (shape[d] / len(dims[d]))
             found.append((state, key, small))
     return found
-
-
-def check_optimizer(opt: torch.optim.Optimizer) -> None:
-    """Refuse optimizers whose memory cannot be cut.
-
-    Raises:
-        TypeError: LBFGS and SparseAdam.
-    """
-    reasons: dict[type, str] = {
-        torch.optim.LBFGS: "remembers all parameters as one flat vector",
-        torch.optim.SparseAdam: "works on sparse gradients",
-    }
-    for kind, reason in reasons.items():
-        if isinstance(opt, kind):
-            raise TypeError(
-                f"{type(opt).__name__} {reason}, so the network cannot shrink while it trains. Use another optimizer, "
-                "or leave Shrink out and let finish() remove everything at the end"
-            )
 
 
 def check_network(net: nn.Module) -> None:

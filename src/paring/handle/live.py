@@ -17,6 +17,7 @@ from paring.graph.capture import batch_size, untouched_random
 from paring.graph.slices import Dims
 from paring.handle.carry import Carried, Cuts, cut_network, cut_state, shapes_of
 from paring.handle.folded import Judged, outputs
+from paring.handle.memory import check_memory
 
 KEPT, READS, SIZE = "kept/", "reads/", "size/"
 _REPEATS = 12
@@ -36,7 +37,10 @@ def cut_all(net: nn.Module, cuts: Cuts, companions: Iterable[object]) -> None:
     copies = [unwrapped(other) for other in companions if isinstance(other, nn.Module)]
     for twin in copies:
         check_copy(net, twin)
-    states = [part for o in companions if isinstance(o, torch.optim.Optimizer) for part in cut_state(o, shapes, dims)]
+    optimizers = [other for other in companions if isinstance(other, torch.optim.Optimizer)]
+    for opt in optimizers:
+        check_memory(opt, own.values())
+    states = [part for opt in optimizers for part in cut_state(opt, shapes, dims)]
     for state, key, small in states:
         state[key] = small
     for module in (net, *copies):

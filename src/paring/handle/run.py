@@ -20,6 +20,7 @@ from paring.handle.conditional import conditional
 from paring.handle.finish import finished
 from paring.handle.groups import check_groups, optimizer_groups
 from paring.handle.live import check_copy, recall
+from paring.handle.memory import forget
 from paring.handle.parallel import Parallel
 from paring.handle.point import Point
 from paring.handle.probe import NetworkProbe
@@ -154,7 +155,7 @@ class Run:
             if back.weights:
                 self._point.restore(self.net)
             self.method.start(self.net, self.clock)
-        opt.state.clear()
+        forget(opt)
         return True
 
     @property

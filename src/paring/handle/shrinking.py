@@ -11,9 +11,10 @@ from torch import nn
 from paring.core import Method, Removal, gates, is_sharded
 from paring.handle.absorb import absorb
 from paring.handle.anew import begin_anew
-from paring.handle.carry import Cuts, check_network, check_optimizer
+from paring.handle.carry import Cuts, check_network
 from paring.handle.decide import Decision, decide, settled_counts
 from paring.handle.live import cut_all
+from paring.handle.memory import check_memory
 from paring.handle.parallel import Parallel, from_first
 from paring.handle.probe import NetworkProbe
 
@@ -41,7 +42,9 @@ class Shrinking:
 
     def look(self, opt: torch.optim.Optimizer, removal: Removal, step: int) -> None:
         """Look at what could go, and cut it out if that pays."""
-        check_optimizer(opt)
+        for one in (opt, *self.companions):
+            if isinstance(one, torch.optim.Optimizer):
+                check_memory(one, self.net.parameters())
         check_network(self.net)
         if removal.fold and absorb(self.net, self.probe.example, [opt, *self.companions]):
             self._renew()

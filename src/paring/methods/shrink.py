@@ -22,7 +22,8 @@ from torch import nn
 from paring.core import Clock, Method, Probe, Removal, gates, in_steps
 from paring.gates import StochasticGate
 from paring.handle.absorb import check_absorbable
-from paring.handle.carry import check_network, check_optimizer
+from paring.handle.carry import check_network
+from paring.handle.memory import check_memory, check_optimizer
 
 _LOOK = 10  # optimizer steps between two looks at which gates could retire
 
@@ -95,6 +96,7 @@ class Shrink(Method):
         check_optimizer(opt)
         if clock.step == 1:
             check_network(net)
+            check_memory(opt, net.parameters())
             if self.fold:
                 check_absorbable(opt)
         if self.retire > 0:
