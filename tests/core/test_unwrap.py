@@ -96,7 +96,7 @@ def test_files_fill_what_is_wrapped(name: str, tmp_path: Path) -> None:
     found, given = pr.load(blank, tmp_path / "net.safetensors"), blank()
     assert type(found) is nn.Sequential
     assert torch.equal(found.eval()(X), net(X))
-    filled = pr.unpack(tmp_path / "net.pare", given)
+    filled = pr.unpack(tmp_path / "net.pare", lambda: given)
     assert filled is unwrapped(given)
     assert torch.equal(filled.eval()(X), net(X))
 
