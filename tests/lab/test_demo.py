@@ -66,6 +66,8 @@ def test_numbers_agree_with_the_files(made: tuple[Path, dict[str, Any]]) -> None
         assert numbers["bytes"] == (out / name).stat().st_size
         assert numbers["error"] == evaluate(net.eval(), data.test)[1]
         assert numbers["latency_ms"] > 0
+    for key in ("speed_latency_ms", "speed_latency_128_ms"):
+        assert result[key]["ratio"] is None or result[key]["low"] <= result[key]["ratio"] <= result[key]["high"]
     assert result["dense"]["parameters"] == result["dense_parameters"] == 50_610
     assert result["dense"]["macs"] == result["dense_macs"]
     share = result["small"]["parameters"] / result["dense"]["parameters"]
@@ -91,7 +93,7 @@ def test_a_wrong_small_network_is_never_passed_off(tmp_path: Path, monkeypatch: 
 
 
 class _Timed:
-    median_s = 1e-3
+    median_s, runs, cpu = 1e-3, (1e-3,), ()
 
 
 def test_it_prints_both_sides_and_the_proof(
@@ -107,3 +109,4 @@ def test_it_prints_both_sides_and_the_proof(
     row = next(line for line in lines if line.startswith("parameters")).split()
     assert row == ["parameters", "50,610", f"{result['small']['parameters']:,}"]
     assert sum("proof: read back from disk" in line for line in lines) == 1
+    assert f"speed at batch 1, one thread: {result['speed_latency_ms']['text']}" in lines

@@ -214,6 +214,13 @@ def test_a_bench_shows_median_and_spread() -> None:
     assert (FIGURES["", "bench"](found) or "").startswith("<svg")
 
 
+def test_a_bench_that_was_too_noisy_says_so() -> None:
+    noisy = _measured("a", setting="units", ratio=None, ratio_low=0.4, ratio_high=2.0, repeats=9, threads=1)
+    lines = VIEWS["", "bench"](Results("speed", "c", [noisy])).splitlines()
+    assert lines[2] == "| LeNet-5-Caffe | units | too noisy to say | 0.40 to 2.00 | 9 | 1 |"
+    assert FIGURES["", "bench"](Results("speed", "c", [noisy])) is None
+
+
 def test_a_view_on_the_wrong_results_says_what_it_lacks() -> None:
     found = Results("plain", "c", RUNS)
     for wrong in (VIEWS["", "bench"], VIEWS["demo", "rows"], FIGURES["", "bench"]):

@@ -29,6 +29,7 @@ METRICS = [
 DENSE = {"error": 2.2, "parameters": 50_710, "macs": 50_200, "bytes": 203_000, "latency_ms": 0.06, "train_seconds": 8.0}
 SMALL = {"error": 2.5, "parameters": 2260, "macs": 2220, "bytes": 9040, "latency_ms": 0.03, "train_seconds": 200.0}
 DEMO = {"dense": DENSE, "small": SMALL, "dense_parameters": 50_710, "dense_macs": 50_200, "model": "mlp <script>"}
+DEMO |= {"speed_latency_ms": {"ratio": 2.1, "low": 2.0, "high": 2.2, "by": "clock", "text": "2.10×"}}
 DEMO |= {"max_abs_diff": 1e-6, "tolerance": 1e-5}
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -108,9 +109,22 @@ def test_dense_and_small_stand_side_by_side(demo: str) -> None:
     assert ["", "dense", "small", "change"] in rows
     assert ["parameters", "50,710", "2,260", "−96 %"] in rows
     assert ["test error", "2.20 %", "2.50 %", "+0.30 points"] in rows
+    assert ["latency, batch 1", "0.06 ms", "0.03 ms", "−52 %"] in rows
+    assert "2.10×" in demo
+
     assert ["training time", "8.0 s", "3 min 20 s", "+2,400 %"] in rows
     assert ["fc1", "Linear", "30", "30×64", "1,950", "1,950", "1,920", "7,800"] in rows
     assert ["total", "", "", "", "2,260", "2,260", "1,920", "9,040"] in rows
+
+
+def test_times_that_are_too_noisy_give_no_ratio() -> None:
+    noisy = {"ratio": None, "low": 0.4, "high": 3.0, "by": "clock", "text": "too noisy to say (0.40× to 3.00×)"}
+    for speeds, shown in (({"speed_latency_ms": noisy}, True), ({"speed_latency_ms": None}, False)):
+        document = run_page("Digits", DEMO | speeds, METRICS, LAYERS)
+        assert ("too noisy to say" in document) == shown
+        assert re.search(r"\d\.\d\d×", document) is None
+        cells = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", document)]
+        assert ["latency, batch 1", "0.06 ms", "0.03 ms", "too noisy to say" if shown else "–"] in cells
 
 
 def test_the_proof_is_good_or_bad(demo: str) -> None:

@@ -1,8 +1,10 @@
 """Measured time of forward passes, paired: all networks take turns in one process, so that drift hits them alike.
 
 Each sample runs a network often enough to last a couple of milliseconds, and each round samples every network once, in
-a shuffled order. Comparing rounds pairwise (``ratio``) cancels slow changes of clock speed and load; a median is
-unmoved by the odd interruption. A claim of speed should quote such a ratio, with threads and batch size.
+a shuffled order that the next round takes backwards (A B, B A). Comparing rounds pairwise (``ratio``) cancels slow
+changes of clock speed and load; a median is unmoved by samples that were pre-empted. On one thread the CPU time is
+measured beside the clock: other processes do not add to it. A claim of speed should quote ``compare``, which says when
+the times are too noisy for one, with threads and batch size.
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,12 +27,16 @@ _SAMPLE_S = 2e-3
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds for one forward pass of the whole batch: median, 10th and 90th percentile, and every sample in order."""
+    """Seconds for one forward pass of the whole batch: median, 10th and 90th percentile, and every sample in order.
+
+    ``cpu``: CPU seconds of the same samples, where one thread of a CPU did all of the work.
+    """
 
     median_s: float
     p10: float
     p90: float
     runs: tuple[float, ...]
+    cpu: tuple[float, ...] = ()
 
 
 def ratio(a: Latency, b: Latency) -> float:
@@ -64,20 +71,32 @@ def latency(
             raise ValueError(f"{name} is {value} but must be at least 1")
     inputs = _batched(example, batch)
     device = inputs[0].device
-    samples: dict[str, list[float]] = {name: [] for name in nets}
-    order, shuffle = list(nets), random.Random(0)
     with _quiet(nets, threads), torch.inference_mode():
         inner = {name: _enough(net, inputs, device, warmup) for name, net in nets.items()}
-        for _ in range(repeats):
+        tasks = {name: partial(_passes, net, inputs, device, inner[name]) for name, net in nets.items()}
+        taken = in_turns(tasks, repeats)
+    alone = threads == 1 and device.type == "cpu"
+    return {name: _summary(samples, inner[name], alone) for name, samples in taken.items()}
+
+
+def in_turns(tasks: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of every task in every round, by the clock and of this thread's CPU time; each second round runs backwards."""
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in tasks}
+    order, shuffle = list(tasks), random.Random(0)
+    for number in range(repeats):
+        if number % 2:
+            order.reverse()
+        else:
             shuffle.shuffle(order)
-            for name in order:
-                samples[name].append(_time(nets[name], inputs, device, inner[name]) / inner[name])
-    return {name: _summary(runs) for name, runs in samples.items()}
+        for name in order:
+            taken[name].append(_time(tasks[name]))
+    return taken
 
 
-def _summary(runs: list[float]) -> Latency:
+def _summary(taken: list[tuple[float, float]], count: int, alone: bool) -> Latency:
+    runs, cpu = (tuple(seconds / count for seconds in part) for part in zip(*taken, strict=True))
     p10, median, p90 = (float(q) for q in np.quantile(runs, [0.1, 0.5, 0.9]))
-    return Latency(median, p10, p90, tuple(runs))
+    return Latency(median, p10, p90, runs, cpu if alone else ())
 
 
 def _batched(example: Example, batch: int | None) -> tuple[Tensor, ...]:
@@ -90,22 +109,24 @@ def _batched(example: Example, batch: int | None) -> tuple[Tensor, ...]:
     return tuple(x[torch.arange(batch, device=x.device) % x.shape[0]] for x in inputs)
 
 
-def _time(net: nn.Module, inputs: tuple[Tensor, ...], device: torch.device, count: int) -> float:
-    """Seconds for ``count`` passes."""
-    _synchronise(device)
-    start = time.perf_counter()
+def _time(task: Callable[[], object]) -> tuple[float, float]:
+    started, cpu = time.perf_counter(), time.thread_time()
+    task()
+    return time.perf_counter() - started, time.thread_time() - cpu
+
+
+def _passes(net: nn.Module, inputs: tuple[Tensor, ...], device: torch.device, count: int) -> None:
+    """So many passes, one after the other, and nothing left to do at the end."""
     for _ in range(count):
         net(*inputs)
     _synchronise(device)
-    return time.perf_counter() - start
 
 
 def _enough(net: nn.Module, inputs: tuple[Tensor, ...], device: torch.device, warmup: int) -> int:
-    """How many passes last a sample, after warming up."""
-    for _ in range(warmup):
-        net(*inputs)
+    """How many passes last a sample, after warming up: three times in a row, so that one pause does not cut it short."""
+    _passes(net, inputs, device, warmup)
     count = 1
-    while _time(net, inputs, device, count) < _SAMPLE_S:
+    while any(_time(partial(_passes, net, inputs, device, count))[0] < _SAMPLE_S for _ in range(3)):
         count *= 2
     return count
 

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from paring.cost import latency, measure, report
+from paring.cost import compare, latency, measure, report
 from paring.data import Dataset
 from paring.data import load as load_data
 from paring.graph import load, save
 from paring.lab.experiment import SMALL, outputs_differ
+from paring.lab.human import speed_up
 from paring.lab.page import run_page
 from paring.methods import L0, Budget, Dense
 from paring.models import build
@@ -77,11 +78,10 @@ def run(out: Path, seed: int, *, progress: bool = True) -> dict[str, Any]:
         "python": platform.python_version(),
     }
     for batch, key in ((1, "latency_ms"), (128, "latency_128_ms")):
-        timed = latency(
-            {"dense": plain.net, "small": again}, data.test.x[:batch], batch=batch, threads=torch.get_num_threads()
-        )
+        timed = latency({"dense": plain.net, "small": again}, data.test.x[:batch], batch=batch)
         for name in ("dense", "small"):
             result[name][key] = 1e3 * timed[name].median_s
+        result[f"speed_{key}"] = speed_up(compare(timed["dense"], timed["small"]))
     write_atomic(out / "result.json", json.dumps(result, indent=2) + "\n")
     write_atomic(out / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in gated.rows))
     layers = report(again, data.test.x[:2])
@@ -118,6 +118,8 @@ def main(out: Path, seed: int) -> int:
         print(f"{label:<20}{form.format(result['dense'][key]):>14}{form.format(result['small'][key]):>14}")
     share = result["small"]["parameters"] / result["dense"]["parameters"]
     print(f"\nthe small network has {share:.1%} of the parameters")
+    for batch, key in ((1, "latency_ms"), (128, "latency_128_ms")):
+        print(f"speed at batch {batch}, one thread: {result[f'speed_{key}']['text']}")
     print(
         f"proof: read back from disk, it differs from the gated network by at most {result['max_abs_diff']:.1e} (allowed: {TOLERANCE:.0e})"
     )

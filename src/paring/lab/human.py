@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+from paring.cost import Comparison
 
 DASH = "–"
 
@@ -64,6 +67,11 @@ def seconds(value: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """A short time given in milliseconds: 0.123 ms, 4.56 ms."""
     return DASH if value is None else f"{value:.3g} ms"
+
+
+def speed_up(found: Comparison) -> dict[str, Any]:
+    """A comparison of times as a result keeps it: the ratio (None when nothing can be said), its interval, and the words."""
+    return {"ratio": found.said, "low": found.low, "high": found.high, "by": found.by, "text": str(found)}
 
 
 NUMBERS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (

@@ -44,7 +44,9 @@ def run_page(
     What a section needs and is not there is named in its place; without matplotlib the figures are left out.
     """
     small, dense = _sides(result)
-    blocks: list[str] = [*_headline(small, dense), *_proof(result), heading("Summary"), _summary(small, dense)]
+    speeds = {key: found for key in ("latency_ms", "latency_128_ms") if (found := result.get(f"speed_{key}"))}
+    blocks: list[str] = [*_headline(small, dense, speeds), *_proof(result), heading("Summary")]
+    blocks += [_summary(small, dense, speeds)]
     blocks += [heading("Layers"), _layers(layers)]
     blocks.append(heading("Over time"))
     try:
@@ -66,16 +68,19 @@ def _sides(result: Row) -> tuple[Row, Row]:
     return result, {key: value for key, value in known.items() if value is not None}
 
 
-def _headline(small: Row, dense: Row) -> list[Html]:
-    """Tiles: shares of the dense sizes, the error, and the speed-up if it was measured."""
+def _headline(small: Row, dense: Row, speeds: Mapping[str, Row]) -> list[Html]:
+    """Tiles: shares of the dense sizes, the error, and the speed-up if it was measured and is clear."""
     entries: list[tuple[str, str, str]] = []
     for key, what in (("parameters", "parameters kept"), ("macs", "MACs kept")):
         if small.get(key) is not None and dense.get(key):
             remark = f"{count(small[key])} of {count(dense[key])}"
             entries.append((share(small[key] / dense[key]), what, remark))
-    if small.get("latency_ms") and dense.get("latency_ms"):
-        remark = f"{milliseconds(small['latency_ms'])}, dense {milliseconds(dense['latency_ms'])}, batch 1"
-        entries.append((f"{dense['latency_ms'] / small['latency_ms']:.2f}×", "the speed", remark))
+    if (speed := speeds.get("latency_ms")) is not None:
+        remark = f"{milliseconds(small['latency_ms'])}, dense {milliseconds(dense['latency_ms'])}, batch 1, one thread"
+        if speed["ratio"] is not None:
+            entries.append((f"{speed['ratio']:.2f}×", "the speed", f"{remark}, by {speed['by']}"))
+        else:
+            entries.append((DASH, "the speed", f"too noisy to say: {remark}"))
     if small.get("error") is not None:
         remark = f"dense {percent(dense['error'])}" if dense.get("error") is not None else "on the test set"
         entries.append((percent(small["error"]), "test error", remark))
@@ -93,7 +98,7 @@ def _proof(result: Row) -> list[Html]:
     return [callout("bad", f"Not the same function: read back from disk, the small network's outputs differ {text}")]
 
 
-def _summary(small: Row, dense: Row) -> Html:
+def _summary(small: Row, dense: Row, speeds: Mapping[str, Row]) -> Html:
     rows = []
     for key, label, text in NUMBERS:
         ours, theirs = small.get(key), dense.get(key)
@@ -103,6 +108,9 @@ def _summary(small: Row, dense: Row) -> Html:
             step = DASH
         elif text is percent:
             step = f"{ours - theirs:+.2f} points".replace("-", "−")
+        elif text is milliseconds:  # only paired times say how much faster it is
+            ratio = speeds.get(key, {}).get("ratio")
+            step = change(1 / ratio - 1) if ratio else "too noisy to say" if key in speeds else DASH
         else:
             step = change(ours / theirs - 1) if theirs else DASH
         rows.append((label, text(theirs), text(ours), step))

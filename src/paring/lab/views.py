@@ -123,6 +123,8 @@ def demo_view(results: Results) -> str:
         dense, small, step = (stats[name] for name in ("dense", "small", "step"))
         if write is percent:
             told = f"{step.mean:+.2f}{'' if step.std is None else f' ± {step.std:.2f}'} points".replace("-", "−")
+        elif any(row.get(f"speed_{key}", {"ratio": 1})["ratio"] is None for row in results.rows):
+            told = "too noisy to say"
         else:
             told = change(small.mean / dense.mean - 1) if dense.mean else DASH
         lines.append((label, spread(dense, write), spread(small, write), told))
@@ -145,13 +147,13 @@ def _need(row: Row, results: Results, *keys: str) -> bool:
 
 def bench_view(results: Results) -> str:
     """One line per setting: median ratio of paired times, and its spread (the rows' own, else over rows)."""
-    rows = [row for row in results.rows if _need(row, results, "setting", "ratio")]
+    rows = [row for row in results.rows if _need(row, results, "setting") and _timed(row, results)]
     groups = summarise(rows, ("model", "setting", "threads", "source"), ("milliseconds",))
     columns = [
         key_column("network", "model", NETWORKS),
         key_column("setting", "setting"),
         stat_column("time", "milliseconds", lambda value: DASH if value is None else f"{value:.2f} ms"),
-        ("times as fast", False, lambda group: f"{_ratio(group.rows)[0]:.2f}×"),
+        ("times as fast", False, lambda group: _said(group.rows)),
         ("spread", False, lambda group: "{1:.2f} to {2:.2f}".format(*_ratio(group.rows))),
         ("repeats", False, lambda group: str(sum(row.get("repeats", 1) for row in group.rows))),
         ("threads", False, key_column("", "threads")[2]),
@@ -159,12 +161,24 @@ def bench_view(results: Results) -> str:
     return grid(groups, columns)
 
 
+def _timed(row: Row, results: Results) -> bool:
+    """True for a ratio, or a spread whose ratio is None because the times were too noisy to say it.
+
+    Raises:
+        ResultsError: the row has neither.
+    """
+    return row.get("ratio_low") is not None or _need(row, results, "ratio")
+
+
+def _said(rows: Sequence[Row]) -> str:
+    return "too noisy to say" if any(row["ratio"] is None for row in rows) else f"{_ratio(rows)[0]:.2f}×"
+
+
 def _ratio(rows: Sequence[Row]) -> tuple[float, float, float]:
-    """Median, lowest and highest ratio."""
-    lows, middles, highs = (
-        [row[key if key in row else "ratio"] for row in rows] for key in ("ratio_low", "ratio", "ratio_high")
-    )
-    return statistics.median(middles), min(lows), max(highs)
+    """Median (the middle of the spread where no ratio could be said), lowest and highest ratio."""
+    lows, highs = ([row[key if key in row else "ratio"] for row in rows] for key in ("ratio_low", "ratio_high"))
+    middles = [row["ratio"] for row in rows if row["ratio"] is not None]
+    return statistics.median(middles or [*lows, *highs]), min(lows), max(highs)
 
 
 def rows_chart(results: Results, model: str | None = None) -> str | None:
@@ -185,7 +199,8 @@ def bench_chart(results: Results) -> str | None:
     """One bar per setting, 1 marked."""
     rows: dict[str, list[Row]] = {}
     for row in results.rows:
-        _need(row, results, "setting", "ratio")
+        if not (_need(row, results, "setting") and _timed(row, results)) or row["ratio"] is None:
+            continue
         network = NETWORKS.get(str(row.get("model")), row.get("model"))
         rows.setdefault(": ".join(str(part) for part in (network, row["setting"]) if part), []).append(row)
     bars = {name: _ratio(members) for name, members in rows.items()}

@@ -33,9 +33,13 @@ def test_rows_hold_what_they_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for row in rows:
         assert row["dense_macs"] == 2_293_000
         assert row["mac_ratio"] == row["dense_macs"] / row["macs"]
-        assert row["realised"] == row["ratio"] / row["mac_ratio"]
         assert row["milliseconds"] > 0
-        assert row["ratio"] > 0
+        assert 0 < row["ratio_low"] <= row["ratio_high"]
+        if row["ratio"] is None:  # too noisy to say
+            assert row["realised"] is row["saved"] is None
+        else:
+            assert row["realised"] == row["ratio"] / row["mac_ratio"]
+            assert row["ratio_low"] <= row["ratio"] <= row["ratio_high"]
         assert row["format"] in (*FORMATS, "session")
 
 

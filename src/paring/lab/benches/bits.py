@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.codec import write
-from paring.cost import latency, ratio
+from paring.cost import compare_times, latency
 from paring.hard import Sign
 from paring.hard.bits import pack_bits
 from paring.hard.bits.contract import BitLayer
@@ -140,7 +140,7 @@ def compare(subject: Subject, repeats: int) -> dict[str, Any]:
         "batch": subject.batch,
         "milliseconds": 1e3 * times["bits"].median_s,
         "fp32_ms": 1e3 * times[floats].median_s,
-        "ratio": ratio(times[floats], times["bits"]),
+        "ratio": compare_times(times[floats].runs, times["bits"].runs).said,
         "ratio_low": _quantile(paired, 0.25),
         "ratio_high": _quantile(paired, 0.75),
         "ratio_cpu": _median_ratio(cpu[floats], cpu["bits"]),
@@ -151,7 +151,7 @@ def compare(subject: Subject, repeats: int) -> dict[str, Any]:
     }
     if subject.layer:
         found["inside_ms"] = 1e3 * times["inside"].median_s
-        found["ratio_inside"] = ratio(times[floats], times["inside"])
+        found["ratio_inside"] = compare_times(times[floats].runs, times["inside"].runs).said
         found["ratio_inside_cpu"] = _median_ratio(cpu[floats], cpu["inside"])
     return found | _bytes(subject, bare, packed)
 
@@ -234,13 +234,19 @@ def _median_ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(a, b, strict=True))
 
 
+def _said(ratio: float | None) -> str:
+    return "(too noisy to say how many)" if ratio is None else f"{ratio:.1f}"
+
+
 def _quantile(values: list[float], q: float) -> float:
     return float(torch.tensor(values, dtype=torch.float64).quantile(q))
 
 
 def _line(row: dict[str, Any]) -> str:
-    inside = f", inside {row['ratio_inside']:.1f} ({row['ratio_inside_cpu']:.1f})" if "ratio_inside" in row else ""
+    inside = ""
+    if "ratio_inside" in row:
+        inside = f", inside {_said(row['ratio_inside'])} ({row['ratio_inside_cpu']:.1f})"
     return (
         f"{row['model']:<30}{milliseconds(row['fp32_ms']):>10} float32 {milliseconds(row['milliseconds']):>10} bits  "
-        f"{row['ratio']:.1f} times as fast ({row['ratio_cpu']:.1f} in CPU time){inside}; {row['fp32_bytes']:,} -> {row['bytes']:,} bytes"
+        f"{_said(row['ratio'])} times as fast ({row['ratio_cpu']:.1f} in CPU time){inside}; {row['fp32_bytes']:,} -> {row['bytes']:,} bytes"
     )

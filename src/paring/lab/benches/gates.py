@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from paring.core import Method
+from paring.cost import compare_times
+from paring.cost.latency import in_turns
 from paring.handle import attach
 from paring.lab.benches.common import Asked, Book
 from paring.methods import L0, Budget, Dense
@@ -58,30 +59,24 @@ def run(asked: Asked) -> Path:
         for step in steps.values():
             for _ in range(5):
                 step()
-        times: dict[str, list[float]] = {label: [] for label in steps}
-        for _ in range(asked.repeats):
-            for label, step in steps.items():
-                started = time.perf_counter()
-                step()
-                times[label].append(time.perf_counter() - started)
+        times = {label: [clock for clock, _ in taken] for label, taken in in_turns(steps, asked.repeats).items()}
         for label in steps:
             paired = [mine / dense for mine, dense in zip(times[label], times["dense"], strict=True)]
+            said = compare_times(times["dense"], times[label]).said
             quarters = statistics.quantiles(paired, n=4)
             row: dict[str, Any] = {
                 "run": f"{model}/{label}",
                 "model": model,
                 "setting": label,
                 "milliseconds": 1e3 * statistics.median(times[label]),
-                "overhead_percent": 100 * (statistics.median(paired) - 1),
-                "ratio": 1 / statistics.median(paired),
+                "overhead_percent": None if said is None else 100 * (1 / said - 1),
+                "ratio": said,
                 "ratio_low": 1 / quarters[2],
                 "ratio_high": 1 / quarters[0],
                 "repeats": asked.repeats,
             }
             if book.wants(row["run"]):
                 book.add(row)
-                print(
-                    f"{model:<16}{label:<44}{row['milliseconds']:8.2f} ms  {row['overhead_percent']:+6.1f} %",
-                    flush=True,
-                )
+                told = "too noisy to say" if said is None else f"{row['overhead_percent']:+6.1f} %"
+                print(f"{model:<16}{label:<44}{row['milliseconds']:8.2f} ms  {told}", flush=True)
     return book.close()

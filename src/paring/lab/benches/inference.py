@@ -3,7 +3,7 @@
 Latency depends on the shapes, not on the values: units chosen at random are closed in every layer alike (on residual
 streams too) until the asked share of the MACs is left, and `pr.compact` takes them out. Widths are either left as they
 come or rounded to multiples of 8 or 16. Every network, the dense one too, counts with its faster memory format. All
-variants of a network take turns in one process; ratios are medians over rounds.
+variants of a network take turns in one process, on as many threads as the user set; ratios are medians over rounds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from paring.cost import Latency, latency, measure, ratio
+from paring.cost import Latency, compare, latency, measure
 from paring.graph import compact
 from paring.lab.benches.common import Asked, Book
 from paring.lab.benches.dead import SUBJECTS, Subject, kill, width
@@ -46,18 +46,19 @@ def run(asked: Asked) -> Path:
             ]
             if not any(book.wants(name) for name in names):
                 continue
-            for row in compare(model, batch, asked.repeats):
+            for row in rows_of(model, batch, asked.repeats):
                 if book.wants(row["run"]):
                     book.add(row)
                     print(_line(row), flush=True)
     return book.close()
 
 
-def compare(model: str, batch: int, repeats: int) -> Iterator[dict[str, Any]]:
+def rows_of(model: str, batch: int, repeats: int) -> Iterator[dict[str, Any]]:
     """One row per budget, rounding and runtime, all timed together with the dense network.
 
     `ratio` is dense time / small time, `mac_ratio` dense MACs / small MACs, `realised` the first over the second, and
-    `saved` the share of the time that went over the share of the MACs that went.
+    `saved` the share of the time that went over the share of the MACs that went; all three are None where the times are
+    too noisy to say. `ratio_low` to `ratio_high` is the interval, `by` what was compared: the clock or CPU time.
     """
     subject = SUBJECTS[model]
     dense, macs = _small(subject, _widths(subject, 1.0, 1))
@@ -80,7 +81,8 @@ def compare(model: str, batch: int, repeats: int) -> Iterator[dict[str, Any]]:
         base, base_form = _fastest(times, f"dense/{runtime}", list(forms))
         for (budget, multiple), (net, left) in small.items():
             time, form = _fastest(times, f"{(budget, multiple)}/{runtime}", list(forms))
-            macs_ratio, time_ratio = macs / left, ratio(base, time)
+            macs_ratio, found = macs / left, compare(base, time)
+            said = found.said
             yield {
                 "run": _name(model, batch, budget, multiple, runtime),
                 "model": model,
@@ -91,9 +93,12 @@ def compare(model: str, batch: int, repeats: int) -> Iterator[dict[str, Any]]:
                 "macs": left,
                 "dense_macs": macs,
                 "mac_ratio": macs_ratio,
-                "ratio": time_ratio,
-                "realised": time_ratio / macs_ratio,
-                "saved": (1 - 1 / time_ratio) / (1 - 1 / macs_ratio),
+                "ratio": said,
+                "ratio_low": found.low,
+                "ratio_high": found.high,
+                "by": found.by,
+                "realised": None if said is None else said / macs_ratio,
+                "saved": None if said is None else (1 - 1 / said) / (1 - 1 / macs_ratio),
                 "dense_ms": 1e3 * base.median_s,
                 "milliseconds": 1e3 * time.median_s,
                 "dense_format": base_form,
@@ -159,7 +164,8 @@ def _name(model: str, batch: int, budget: float, multiple: int, runtime: str) ->
 
 
 def _line(row: dict[str, Any]) -> str:
-    return (
-        f"{row['run']:<60}{row['mac_ratio']:6.2f} times fewer MACs, {row['ratio']:6.2f} times as fast "
-        f"({100 * row['realised']:.0f} %; {milliseconds(row['dense_ms'])} to {milliseconds(row['milliseconds'])})"
-    )
+    times = f"{milliseconds(row['dense_ms'])} to {milliseconds(row['milliseconds'])}"
+    told = f"too noisy to say how fast ({times})"
+    if row["ratio"] is not None:
+        told = f"{row['ratio']:6.2f} times as fast ({100 * row['realised']:.0f} %; {times})"
+    return f"{row['run']:<60}{row['mac_ratio']:6.2f} times fewer MACs, {told}"
