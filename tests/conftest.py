@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from tests.missing import missing_extra
 
 _NEARBY = Path(__file__).resolve().parents[2] / "shared" / "data"
 if "PARING_DATA" not in os.environ and _NEARBY.is_dir():
@@ -27,3 +29,40 @@ def _steady() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+def _again_or_skip(error: Exception, module: bool = False) -> NoReturn:
+    """Skip for an extra that is not installed; else fail as before."""
+    if reason := missing_extra(error):
+        pytest.skip(reason, allow_module_level=module)
+    raise error
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, Any, Any]:
+    collect = collector.collect
+
+    def checked() -> Iterable[Any]:
+        try:
+            return list(collect())
+        except Exception as error:
+            _again_or_skip(error, module=True)
+
+    collector.collect = checked  # type: ignore[method-assign]
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    except Exception as error:
+        _again_or_skip(error)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    try:
+        return (yield)
+    except Exception as error:
+        _again_or_skip(error)

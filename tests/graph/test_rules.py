@@ -214,3 +214,32 @@ def test_numbers_that_are_stacked_are_no_units() -> None:
     assert [row.after for row in report.rows] == [5, 2]
     x = torch.randn(5, 4).double()
     assert torch.allclose(net(x), small(x), rtol=0, atol=1e-10)
+
+
+class Viewed(nn.Module):
+    """`view` of channels-last activations, whose strides labels do not have; and a view of the bits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 8, 3), nn.Linear(8 * 16, 4)
+        self.bits = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).relu().permute(0, 2, 3, 1)
+        if self.bits:
+            y = y.view(torch.int32).view(torch.float32)
+        found: Tensor = self.out(y.view(len(x), -1))
+        return found
+
+
+@pytest.mark.parametrize(("bits", "left"), [(False, 5), (True, 8)])
+def test_views_of_other_strides_move_units_and_views_of_bits_stop_them(bits: bool, left: int) -> None:
+    torch.manual_seed(0)
+    net = Viewed().eval().to(memory_format=torch.channels_last)
+    net.bits = bits
+    with torch.no_grad():
+        net.conv.weight[:3], net.conv.bias[:3] = 0, 0
+    x = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
+    small, _ = shrink(net, x)
+    assert small.conv.out_channels == left
+    assert torch.allclose(small(x), net(x), atol=1e-6)

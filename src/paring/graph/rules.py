@@ -104,6 +104,8 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
     first = run.states(node.args[0]) if node.args else None
     if not isinstance(first, State):
         return run.barrier(node)
+    if node.target is torch.ops.aten.view.dtype:
+        return run.barrier(node)
     if name in ops.PAIRWISE and len(node.args) > 1:
         return _pairwise(run, node, name, first)
     if name == "copy" and len(tensors) == 2:
@@ -133,6 +135,9 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
     return run.barrier(node)
 
 
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+
+
 def _run(run: Interpreter, node: fx.Node, part: str) -> Tensor:
     """Execute the operation itself, out of place, on the labels or the values of its arguments."""
     args, kwargs = pytree.tree_map(
@@ -143,6 +148,8 @@ def _run(run: Interpreter, node: fx.Node, part: str) -> Tensor:
     if name.endswith("_") and not name.endswith("__"):
         args = (args[0].clone(), *args[1:])
     kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "dtype", "layout", "pin_memory")}
+    if call in _VIEWS:
+        call = torch.ops.aten.reshape.default  # strides of labels and values are not those of the activation
     assert callable(call)
     result: Tensor = call(*args, **kwargs)
     return result
