@@ -13,6 +13,7 @@ from paring.codec.entropy import (
     WHOLE,
     Decoder,
     Encoder,
+    adapted,
     adaptive_bits,
     binary_bits,
     blocks,
@@ -92,6 +93,24 @@ def test_bits_with_chances_of_their_own_are_within_a_percent_of_the_entropy() ->
 def test_intervals_are_those_of_the_format() -> None:
     for table in ([1, 1], [5, 2, 1], [1, LARGEST_SUM - 1], [3] * 4096):
         assert intervals(np.array(table, dtype=np.int64)).tolist() == cuts(table)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4096])
+def test_tables_of_many_symbols_sum_to_less_than_2_to_the_31(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for total in (1 << 28, (1 << 30) - size - 1, 1 << 30, (1 << 31) - size - 1, 1 << 31, 1 << 40):
+        counts = np.zeros(size, dtype=np.int64)
+        counts[0] = total
+        monkeypatch.setattr(np, "bincount", lambda symbols, minlength, counts=counts: counts)
+        for found, factor in ((frequencies(np.zeros(0, dtype=np.int32), size), 1), (adapted(counts), 2)):
+            assert found.sum() <= LARGEST_SUM
+            assert found.min() >= 1
+            assert found.sum() >= min(factor * total, LARGEST_SUM // 4), "no more is given away than has to be"
+
+
+def test_a_chance_is_a_multiple_of_2_to_the_minus_24() -> None:
+    assert WHOLE == 1 << 24
+    assert intervals(np.array([1, 1])).tolist() == [0, 1 << 23, 1 << 24]
+    assert binary_bits(np.array([1, 0], dtype=np.int32), np.array([2.0**-24, 2.0**-24])) == pytest.approx(24, abs=1e-3)
 
 
 def test_frequencies_stay_below_the_largest_sum() -> None:

@@ -17,6 +17,7 @@ from paring.graph import load as load_net
 from paring.lab.cli import main
 from paring.lab.experiment import SMALL, Experiment
 from paring.lab.tickets import Plan, Retrain, judge, run_plan
+from paring.lab.tickets.verdict import matches
 from paring.methods import IMP, L0, STR, AtInit, ContinuousSparsification, Dense, Slimming, Supermask
 from paring.train import METRICS, Recipe
 
@@ -145,6 +146,14 @@ def test_matching_is_within_the_spread_of_the_dense_networks() -> None:
     assert (two.epochs, two.seconds) == (2 * 10 + 3 * 4, 320)
     own = judge(dense, [row | {"search": 0, "own": row["level"] == "c"} for row in rows], winning=True)
     assert (own.sequential, own.epochs, own.seconds) == (14, 22, 220)  # c: 10 + 4; a and b: 4 each
+
+
+def test_the_bar_is_a_bar() -> None:
+    assert matches(0.5, [3.0], 3.0)
+    assert matches(0.5, [3.0 + 5e-10], 3.0), "the rounding of a mean"
+    assert not matches(0.5, [3.0 + 2e-9], 3.0)
+    assert not matches(1.0, [0.0], 3.0), "a network with all weights open is no subnetwork"
+    assert not matches(0.5, [0.0], 3.0, {1})
 
 
 def test_nothing_matches() -> None:

@@ -69,6 +69,19 @@ def test_n_of_m_before_the_density_has_fallen(n: int, m: int) -> None:
         assert kept.unique().tolist() == [max(n, math.ceil(round(density * m, 6)))]
 
 
+def test_n_of_m_takes_its_density_up_to_the_rounding_of_a_rate() -> None:
+    """0.8^3 = 0.512 is no half, 0.2^(1/2.32) = 0.4996 is one."""
+    for density in (0.4951, 0.5, 0.5049):
+        NM(2, 4).check("GMP", density)
+    for density in (0.494, 0.506, 0.512):
+        with pytest.raises(ValueError, match=r"keeps 0.5 of the weights and nothing else"):
+            NM(2, 4).check("GMP", density)
+    Weights().check("GMP", 0.506)
+    score = torch.rand(1, 1000)
+    kept = [int(NM(500, 1000).best(score, density).sum()) for density in (0.5, 0.504, 0.506)]
+    assert kept == [500, 500, 506]
+
+
 @pytest.mark.parametrize("structure", [Weights(), Units(), Blocks(2, 3)])
 def test_the_asked_number_stays(structure: Structure) -> None:
     scores = {"a": torch.rand(6, 6), "b": torch.rand(12, 6)}

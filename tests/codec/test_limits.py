@@ -1,0 +1,44 @@
+"""What a file may ask for is bounded, and the bounds stay where the format's page says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from paring.codec import container
+from paring.codec.container import File, write
+from paring.codec.error import PareError
+from paring.codec.header import packed
+
+
+def zeros(path: Path, count: int) -> Path:
+    write(path, [("a", torch.zeros(count, dtype=torch.uint8))], {})
+    return path
+
+
+def test_sixteen_mebibytes_are_free(tmp_path: Path) -> None:
+    assert File(zeros(tmp_path / "a", 1 << 24)).size < 1000
+    with pytest.raises(PareError, match="would decode to 16,777,217 bytes, more than the 16,777,216 allowed"):
+        File(zeros(tmp_path / "b", (1 << 24) + 1))
+
+
+def test_beyond_that_two_thousand_times_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container, "FREE_BYTES", 0)
+    size = File(zeros(tmp_path / "a", 10)).size
+    assert File(zeros(tmp_path / "b", 1900 * size)).size <= size + 10
+    with pytest.raises(PareError, match="would decode to"):
+        File(zeros(tmp_path / "c", 2200 * size))
+
+
+def test_a_header_may_be_a_mebibyte_and_sixty_four_times_what_it_takes() -> None:
+    assert len(packed([], "a" * 1_050_000)) < 2_000
+    with pytest.raises(PareError, match="the header would take"):
+        packed([], "a" * 1_250_000)
+    size = 1 << 23
+    noisy = {ratio: np.random.default_rng(0).bytes(size // ratio).hex() for ratio in (66, 82)}
+    packed([], noisy[66] + "a" * (size - len(noisy[66])))
+    with pytest.raises(PareError, match="the header would take"):
+        packed([], noisy[82] + "a" * (size - len(noisy[82])))
