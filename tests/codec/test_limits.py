@@ -38,7 +38,7 @@ def test_a_header_may_be_a_mebibyte_and_sixty_four_times_what_it_takes() -> None
     with pytest.raises(PareError, match="the header would take"):
         packed([], "a" * 1_250_000)
     size = 1 << 23
-    noisy = {ratio: np.random.default_rng(0).bytes(size // ratio).hex() for ratio in (66, 82)}
-    packed([], noisy[66] + "a" * (size - len(noisy[66])))
+    noisy = {ratio: np.random.default_rng(0).bytes(size // ratio).hex() for ratio in (75, 100)}
+    packed([], noisy[75] + "a" * (size - len(noisy[75])))
     with pytest.raises(PareError, match="the header would take"):
-        packed([], noisy[82] + "a" * (size - len(noisy[82])))
+        packed([], noisy[100] + "a" * (size - len(noisy[100])))
