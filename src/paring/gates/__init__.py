@@ -4,6 +4,7 @@ from paring.gates.binary import BinaryWeights, is_binary
 from paring.gates.dropout import DropoutGate
 from paring.gates.gaussian import GaussianGate
 from paring.gates.groups import Groups, groups
+from paring.gates.left_out import say_left_out
 from paring.gates.mask import MaskGate
 from paring.gates.masking import (
     clear_closed,
@@ -64,6 +65,7 @@ __all__ = [
     "read_weights",
     "replaced",
     "rest_weights",
+    "say_left_out",
     "set_masks",
     "set_signed_constant",
     "sites",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paring import rules
 from paring.core import At, Method, Probe, attached, gated_layers
+from paring.gates.left_out import say_left_out
 from paring.gates.mask import MaskGate
 from paring.gates.openness import gate_of
 from paring.gates.place import Site, put_gate, sites
@@ -20,10 +21,13 @@ _SINGLE = rules.Weights()
 def weight_sites(net: nn.Module, probe: Probe, places: At) -> tuple[Site, ...]:
     """The sites that these places mean, which are "weights" or selections of them, in the order of the network.
 
+    Layers that hold weights and take no mask are named (`say_left_out`).
+
     Raises:
         ValueError: a place selects nothing.
     """
     found = sites(net, probe.wiring, places)
+    say_left_out(net, probe, places, found)
     order = {layer.name: number for number, layer in enumerate(probe.wiring.layers)}
     return tuple(sorted(found, key=lambda site: order[site.layer]))
 

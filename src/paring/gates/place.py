@@ -137,11 +137,11 @@ def _candidates(kind: Kind | Literal["heads"], wiring: Wiring, modules: dict[str
     """What could be gated, as (layers, function that gives the site or the reason why there is none)."""
     if kind in ("inputs", "weights"):
         for layer in wiring.layers:
-            yield (layer.name,), partial(_single, kind, layer.name, wiring, modules)
+            yield (layer.name,), partial(single_site, kind, layer.name, wiring, modules)
         return
     for group in wiring.groups if kind == "units" else (group for group in wiring.groups if group.heads):
         if covers_layer(group, wiring):
-            yield group.layers, partial(_single, "units", group.layers[0], wiring, modules)
+            yield group.layers, partial(single_site, "units", group.layers[0], wiring, modules)
         else:
             yield group.layers, partial(_coupled, group, wiring, modules)
 
@@ -149,7 +149,7 @@ def _candidates(kind: Kind | Literal["heads"], wiring: Wiring, modules: dict[str
 def group_obstacle(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> str:
     """Why `at="units"` leaves this group alone; empty when it gates it."""
     alone = covers_layer(group, wiring)
-    made = _single("units", group.layers[0], wiring, modules) if alone else _coupled(group, wiring, modules)
+    made = single_site("units", group.layers[0], wiring, modules) if alone else _coupled(group, wiring, modules)
     return made if isinstance(made, str) else ""
 
 
@@ -166,7 +166,7 @@ def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Sit
     return Site(first, taps[0].module, "units", (group.size,), size, macs, taps, group.layers)
 
 
-def _single(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | str:
+def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | str:
     """The gate of one layer, or the reason why there can be none."""
     layer, module = wiring.layer(name), modules.get(name)
     reason = of_carrier(name, module) or of_layer(name, wiring, modules)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from paring.core import PLACE_KINDS, At, Clock, Method, Places, Probe, attached, gates, in_steps, settle_places
 from paring.cost import CostModel
-from paring.gates import Site, StochasticGate, gate_of, put_gate, sites
+from paring.gates import Site, StochasticGate, gate_of, put_gate, say_left_out, sites
 from paring.methods.budget import Budget
 from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.price import Price
@@ -149,6 +149,7 @@ class L0(Method):
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = sites(net, probe.wiring, self.at)
+        say_left_out(net, probe, self.at, found)
         for what, given in (("keep", self.keep), ("drop", self.drop)):
             _all_used(what, [] if isinstance(given, float) else [name for name, _ in given], found)
         _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)

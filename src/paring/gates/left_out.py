@@ -1,0 +1,119 @@
+"""Layers that hold weights and take no gate, although the user did not leave them out: they are named, with their share.
+
+A method that is asked for a density closes a share of the weights that it reaches. What it does not reach stays dense, so the
+network keeps more than was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from paring.core import GATED, STOCK, At, Gate, Places, Probe, attached
+from paring.gates.obstacle import carrier_of
+from paring.gates.place import Site, single_site
+from paring.graph import Wiring
+
+_SHOWN = 5  # layers in the message
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+def say_left_out(net: nn.Module, probe: Probe, places: At, found: Sequence[Site]) -> None:
+    """Say which selected layers hold weights and take no gate: a warning, and a line of the run's report.
+
+    For places at units these are layers of torch whose units nobody knows (recurrent ones); what the graph knows and the method
+    leaves alone by design, like the output layer, is no case.
+
+    Args:
+        net: the network, with an attachment.
+        probe: of the attaching.
+        places: as the user gave them.
+        found: the gates that they mean.
+    """
+    chosen = Places.of(places)
+    kinds = [kind for kind in ("weights", "units") if kind in chosen.kinds]
+    modules = {name: module for name, module in net.named_modules() if not _in_gate(name, net)}
+    wiring: Wiring = probe.wiring
+    carriers = {carrier_of(layer.name, modules): layer.name for layer in wiring.layers}
+    covered = {
+        id(weight)
+        for site in found
+        for layer in site.layers
+        for weight in _weights(modules[carrier_of(layer, modules)])
+    }
+    total = sum(
+        parameter.numel()
+        for module in modules.values()
+        for parameter in module._parameters.values()
+        if parameter is not None
+    )
+    told: dict[str, str] = {}
+    lost = 0
+    for name, module in modules.items():
+        held = [weight for weight in _weights(module) if id(weight) not in covered]
+        names = {name, carriers.get(name, name)}
+        for place in chosen.places if held else ():
+            if place.kind not in kinds or not place.selects_group(dict.fromkeys(names, module)):
+                continue
+            why = _why(place.kind, name, module, carriers.get(name), wiring, modules)
+            if why:
+                told[name] = f"{name or 'the network itself'} ({_stock(module).__name__}): {why}"
+                lost += sum(weight.numel() for weight in held)
+                covered |= {id(weight) for weight in held}
+                break
+    if told:
+        more = f"; and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+        each = "1 layer takes no gate" if len(told) == 1 else f"{len(told)} layers take no gates"
+        attached(net).say(
+            f"{each} at {' or '.join(map(repr, kinds))}, with {100 * lost / total:.3g} % of this {type(net).__name__}'s "
+            f"parameters, which all stay: {'; '.join([*told.values()][:_SHOWN])}{more}. What is asked for (a density, a budget) is "
+            f"reached by the other layers alone; what is left out on purpose is named: at='{kinds[0]}:!{'|!'.join([*told][:_SHOWN])}'"
+        )
+
+
+def _why(
+    kind: str, name: str, module: nn.Module, layer: str | None, wiring: Wiring, modules: dict[str, nn.Module]
+) -> str:
+    """Why this module has no gate, "" where it is none of those to name."""
+    if isinstance(module, _RECURRENT):
+        return "recurrent layers take none"
+    if kind == "weights" and isinstance(module, nn.MultiheadAttention):
+        return "its packed projections take none"
+    if kind == "weights" and isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return "its attention uses it without calling it"
+    if kind == "units":
+        known = layer is not None or not type(module).__module__.startswith("torch.nn")
+        return "" if known else "the captured forward does not call it as a layer"
+    if layer is not None:
+        made = single_site("weights", layer, wiring, modules)
+        return made if isinstance(made, str) else ""
+    if _stock(module) in GATED:
+        return "the captured forward does not call it as a layer"
+    return (
+        "its class is not a stock layer"
+        if "weight" in module._parameters
+        else "a parameter of its own, and no layer's weight"
+    )
+
+
+def _weights(module: nn.Module) -> Iterator[nn.Parameter]:
+    """The module's own parameters with more than one dimension."""
+    for parameter in module._parameters.values():
+        if parameter is not None and sum(size > 1 for size in parameter.shape) > 1:
+            yield parameter
+
+
+def _in_gate(name: str, net: nn.Module) -> bool:
+    """Whether this module is a gate, or inside one."""
+    module: Any = net
+    for part in name.split(".") if name else ():
+        module = module._modules[part]
+        if isinstance(module, Gate):
+            return True
+    return False
+
+
+def _stock(module: nn.Module) -> type[nn.Module]:
+    return STOCK.get(type(module), type(module))
