@@ -2,7 +2,7 @@
 
 from paring.core.attachment import Attachment, attached, is_attached, set_attachment
 from paring.core.attention import joint_projection
-from paring.core.clock import Clock, in_steps, whole_number
+from paring.core.clock import Clock, in_steps, steps_or_share, whole_number
 from paring.core.concise import concise
 from paring.core.gate import Gate, noise_dtype
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
@@ -53,6 +53,7 @@ __all__ = [
     "set_attachment",
     "settle_places",
     "share",
+    "steps_or_share",
     "strip",
     "unaveraged",
     "unwrapped",

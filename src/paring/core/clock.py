@@ -87,3 +87,30 @@ def in_steps(name: str, value: str | int, epoch_steps: int | None, *, least: int
             f"{name} = {value!r} counts epochs: tell attach their length with epoch_steps=..., or give steps"
         )
     return max(least, round(number * epoch_steps))
+
+
+def steps_or_share(
+    name: str, value: str | int | None, clock: Clock, *, usual: str | int, share: float, least: int = 1
+) -> int:
+    """A length as optimizer steps that fits trainings of any length, when the user gave none.
+
+    Args:
+        name: of the setting, for messages: "GMP(every=...)".
+        value: as the user wrote it; None for `usual`, or this share of a round where that is shorter.
+        clock: knows how long a round and an epoch are.
+        usual: in steps or epochs; epochs count only when their length is known.
+        share: of a round, in (0, 1].
+        least: smallest allowed.
+
+    Raises:
+        ValueError: as `in_steps`, or neither the length of a round nor of an epoch is known.
+    """
+    if value is not None:
+        return in_steps(name, value, clock.epoch_steps, least=least)
+    fit = None if clock.steps is None else max(least, int(share * clock.steps))
+    if str(usual).endswith("ep") and clock.epoch_steps is None:
+        if fit is None:
+            raise ValueError(f"{name} is not given: tell attach the length of training with steps=..., or give steps")
+        return fit
+    longest = in_steps(name, usual, clock.epoch_steps, least=least)
+    return longest if fit is None else min(longest, fit)

@@ -32,10 +32,23 @@ import torch
 from torch import Tensor, nn
 
 from paring import rules
-from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, in_steps, settle_places, whole_number
+from paring.core import (
+    At,
+    Clock,
+    Method,
+    Places,
+    Probe,
+    Rewind,
+    attached,
+    in_steps,
+    settle_places,
+    steps_or_share,
+    whole_number,
+)
 from paring.gates import SigmoidGate, Site, gate_of, put_gate, weight_of, weight_sites
 
 _TICKETS = ("rewind", "prune", "none")
+_REWIND = 1 / 8  # of a short round: where its ticket goes back to
 _LOOK = 10  # optimizer steps between two shifts of the logits
 
 
@@ -49,7 +62,8 @@ class ContinuousSparsification(Method):
         searches: rounds of search.
         final_beta: temperature at the end of a round; 1 for none.
         ticket: what follows the search, see above.
-        to: rewind point as epochs of the first round ("2ep") or optimizer steps (500).
+        to: rewind point as epochs of the first round ("2ep") or optimizer steps (500); None: two epochs, or an eighth of a
+            round where that is shorter.
         flat: `ticket="prune"` trains at the last learning rate; False repeats the whole schedule.
         density: share of the weights to keep, in (0, 1], instead of whatever λ and s0 lead to.
         steer: shift the logits towards the density while searching; False only ranks them at the end.
@@ -68,7 +82,7 @@ class ContinuousSparsification(Method):
     searches: int = 3
     final_beta: float = 200.0
     ticket: Literal["rewind", "prune", "none"] = "rewind"
-    to: str | int = "2ep"
+    to: str | int | None = None
     flat: bool = True
     density: float | None = None
     steer: bool = True
@@ -97,7 +111,8 @@ class ContinuousSparsification(Method):
             raise ValueError(f"{name}(density={self.density}): must lie in (0, 1]")
         if self.density is None and self.allocation != rules.Global():
             raise ValueError(f"{name}(allocation=...) shares a density among layers: give density=... as well")
-        in_steps(f"{name}(to=...)", self.to, 1, least=0)
+        if self.to is not None:
+            in_steps(f"{name}(to=...)", self.to, 1, least=0)
 
     @property
     def rounds(self) -> int:
@@ -205,7 +220,8 @@ class ContinuousSparsification(Method):
         ]
 
     def _to(self, clock: Clock) -> int:
-        return in_steps("ContinuousSparsification(to=...)", self.to, clock.epoch_steps, least=0)
+        name = "ContinuousSparsification(to=...)"
+        return steps_or_share(name, self.to, clock, usual="2ep", share=_REWIND, least=0)
 
     @torch.no_grad()
     def _heat(self, net: nn.Module, beta: float) -> None:

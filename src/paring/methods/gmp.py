@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
 from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
 from paring.methods.chosen import chosen, narrowed
+
+_PRUNINGS = 30  # in a short ramp
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class GMP(Method):
     Args:
         density: share of the weights (with a structure, of its pieces) that is open in the end, in (0, 1].
         ramp: fractions of training between which sparsity rises; the rest fine-tunes.
-        every: optimizer steps (100) or epochs ("1ep") between two prunings.
+        every: optimizer steps (100) or epochs ("1ep") between two prunings; None: 100 steps, or a thirtieth of the ramp
+            where that is shorter.
         power: of the schedule (3: the paper's).
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density: `rules.Uniform()` as in the paper, `rules.Global()`, `ErdosRenyi`,
@@ -41,7 +44,7 @@ class GMP(Method):
 
     density: float = 0.1
     ramp: tuple[float, float] = (0.0, 0.75)
-    every: str | int = 100
+    every: str | int | None = None
     power: float = 3.0
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: rules.Allocation = rules.Uniform()  # noqa: RUF009  # a frozen value
@@ -52,7 +55,8 @@ class GMP(Method):
         settle_places(self, "weights")
         if not 0 < self.density <= 1:
             raise ValueError(f"GMP(density={self.density}): must lie in (0, 1]")
-        in_steps("GMP(every=...)", self.every, 1)
+        if self.every is not None:
+            in_steps("GMP(every=...)", self.every, 1)
         object.__setattr__(self, "ramp", tuple(self.ramp))
         if len(self.ramp) != 2:
             raise ValueError(f"GMP(ramp={self.ramp}): two fractions of training, where it begins and where it ends")
@@ -75,11 +79,16 @@ class GMP(Method):
     def start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
             raise ValueError("GMP follows a schedule over the whole training: tell attach its length with steps=...")
-        in_steps("GMP(every=...)", self.every, clock.epoch_steps)
+        every, window = self._every(clock), (self.ramp[1] - self.ramp[0]) * clock.steps
+        if self.density < 1 and every >= window > 1:
+            attached(net).say(
+                f"GMP(every={self.every!r}) prunes once, to density {self.density:g} in one cut: the ramp is {window:g} of "
+                f"{clock.steps} steps. Leave every=... out, give a smaller one, or train longer"
+            )
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         assert clock.steps is not None
-        every = in_steps("GMP(every=...)", self.every, clock.epoch_steps)
+        every = self._every(clock)
         end = max(1, round(self.ramp[1] * clock.steps))
         found = sites_of(net, self)
         begun_late = clock.step > end and not all(mask_of(net, site).fixed for site in found)
@@ -90,6 +99,10 @@ class GMP(Method):
         for site in found:
             mask_of(net, site).fixed = clock.step >= end or not self.recover
         clear_closed(net, found)
+
+    def _every(self, clock: Clock) -> int:
+        share = (self.ramp[1] - self.ramp[0]) / _PRUNINGS
+        return steps_or_share("GMP(every=...)", self.every, clock, usual=100, share=share)
 
     def _prune(self, net: nn.Module, density: float) -> None:
         found = sites_of(net, self)

@@ -17,8 +17,10 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
+
+_EXCHANGES = 30  # in a short training
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class RigL(Method):
 
     Args:
         density: share of the weights that is open, always, in (0, 1].
-        every: optimizer steps (100) or epochs ("1ep") between two exchanges.
+        every: optimizer steps (100) or epochs ("1ep") between two exchanges; None: 100 steps, or a thirtieth of the time in
+            which it exchanges where that is shorter.
         drop: share of a layer's open weights that the first exchange replaces, in (0, 1].
         end: fraction of training after which nothing is exchanged any more.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
@@ -40,7 +43,7 @@ class RigL(Method):
     """
 
     density: float = 0.1
-    every: str | int = 100
+    every: str | int | None = None
     drop: float = 0.3
     end: float = 0.75
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
@@ -51,7 +54,8 @@ class RigL(Method):
         settle_places(self, "weights")
         if not 0 < self.density <= 1:
             raise ValueError(f"RigL(density={self.density}): must lie in (0, 1]")
-        in_steps("RigL(every=...)", self.every, 1)
+        if self.every is not None:
+            in_steps("RigL(every=...)", self.every, 1)
         _ = self.schedule
 
     @property
@@ -69,7 +73,8 @@ class RigL(Method):
     def start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
             raise ValueError("RigL follows a schedule over the whole training: tell attach its length with steps=...")
-        rules.check_exchanges("RigL", in_steps("RigL(every=...)", self.every, clock.epoch_steps), self.end, clock.steps)
+        if problem := rules.no_exchanges("RigL", self._every(clock), self.end, clock.steps):
+            attached(net).say(problem)
         self._look(net, clock)
 
     def on_grads(self, net: nn.Module, clock: Clock) -> None:
@@ -102,9 +107,12 @@ class RigL(Method):
 
     def _exchanges(self, clock: Clock) -> bool:
         """Whether the optimizer step that follows `clock.step` finished ones is an exchange."""
-        every = in_steps("RigL(every=...)", self.every, clock.epoch_steps)
+        every = self._every(clock)
         fraction = clock.fraction
         return clock.step > 0 and clock.step % every == 0 and fraction is not None and fraction < self.end
+
+    def _every(self, clock: Clock) -> int:
+        return steps_or_share("RigL(every=...)", self.every, clock, usual=100, share=self.end / _EXCHANGES)
 
     def _look(self, net: nn.Module, clock: Clock) -> None:
         """Ask for gradients of closed weights in the coming step if it is an exchange."""

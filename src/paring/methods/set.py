@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from paring import rules
-from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
+
+_EXCHANGES = 10  # in a short training
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class SET(Method):
 
     Args:
         density: share of the weights that is open, always, in (0, 1].
-        every: optimizer steps or epochs ("1ep", the paper's) between two exchanges.
+        every: optimizer steps or epochs ("1ep") between two exchanges; None: an epoch, the paper's, or a tenth of the time in
+            which it exchanges where that is shorter.
         drop: share of a layer's open weights that an exchange replaces, in (0, 1].
         end: fraction of training after which nothing is exchanged any more.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
@@ -35,7 +38,7 @@ class SET(Method):
     """
 
     density: float = 0.1
-    every: str | int = "1ep"
+    every: str | int | None = None
     drop: float = 0.3
     end: float = 1.0
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
@@ -47,7 +50,8 @@ class SET(Method):
         for name, value in (("density", self.density), ("drop", self.drop), ("end", self.end)):
             if not 0 < value <= 1:
                 raise ValueError(f"SET({name}={value}): must lie in (0, 1]")
-        in_steps("SET(every=...)", self.every, 1)
+        if self.every is not None:
+            in_steps("SET(every=...)", self.every, 1)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at)
@@ -57,15 +61,15 @@ class SET(Method):
         clear_closed(net, found)
 
     def start(self, net: nn.Module, clock: Clock) -> None:
-        every = in_steps("SET(every=...)", self.every, clock.epoch_steps)
+        every = self._every(clock)
         if clock.steps is None and self.end < 1:
             raise ValueError(f"SET(end={self.end}) needs the length of training: tell attach with steps=...")
-        if clock.steps is not None:
-            rules.check_exchanges("SET", every, self.end, clock.steps)
+        if clock.steps is not None and (problem := rules.no_exchanges("SET", every, self.end, clock.steps)):
+            attached(net).say(problem)
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         found = sites_of(net, self)
-        every = in_steps("SET(every=...)", self.every, clock.epoch_steps)
+        every = self._every(clock)
         part = clock.fraction
         over = part is not None and part >= self.end
         if clock.step % every == 0 and not over:
@@ -83,3 +87,6 @@ class SET(Method):
     @property
     def needs_whole(self) -> bool:
         return True
+
+    def _every(self, clock: Clock) -> int:
+        return steps_or_share("SET(every=...)", self.every, clock, usual="1ep", share=self.end / _EXCHANGES)

@@ -5,7 +5,8 @@
 There is no penalty: weight decay on s pulls it up from s_init towards 0, the loss holds against it, and each layer
 finds its own sparsity. So the optimizer's weight decay decides how much closes; `run.parameter_groups(lr, weight_decay)`
 gives it to the thresholds too. An s far below zero (-3200 for ResNet-50 on ImageNet) has no gradient at first;
-decay alone brings it in, which is the paper's warm-up and needs as many steps. Short trainings want s_init around -10.
+decay alone brings it in, which is the paper's warm-up and needs as many steps. The default, -5 (a threshold of 0.0067), has
+one that is large enough to move it in short trainings too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class STR(Method):
     """Soft thresholds that are trained, one per layer.
 
     Args:
-        s_init: initial parameter of every threshold σ(s); the paper's for 90 % sparsity of ResNet-50.
+        s_init: initial parameter of every threshold σ(s); -3200 is the paper's for 90 % sparsity of ResNet-50.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         gate_lr: learning rate of the thresholds as a multiple of the weights'.
 
@@ -33,7 +34,7 @@ class STR(Method):
         ValueError: a number out of its range.
     """
 
-    s_init: float = -3200.0
+    s_init: float = -5.0
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     gate_lr: float = 1.0
 

@@ -2,7 +2,7 @@
 
 from paring.rules.allocation import Allocation, ErdosRenyi, Given, Global, Uniform
 from paring.rules.highest import top
-from paring.rules.regrow import Exchange, check_exchanges, exchange
+from paring.rules.regrow import Exchange, exchange, no_exchanges
 from paring.rules.schedule import CosineDrop, Cubic, Geometric
 from paring.rules.score import Loss, grasp, magnitude, random, snip, synflow
 from paring.rules.structure import NM, Blocks, Structure, Units, Weights, masks
@@ -23,11 +23,11 @@ __all__ = [
     "Uniform",
     "Units",
     "Weights",
-    "check_exchanges",
     "exchange",
     "grasp",
     "magnitude",
     "masks",
+    "no_exchanges",
     "random",
     "snip",
     "synflow",

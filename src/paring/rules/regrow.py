@@ -10,7 +10,6 @@ some of the dropped come back in any case. `fresh` names what was closed before 
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +50,8 @@ def exchange(mask: Tensor, magnitude: Tensor, growth: Tensor, fraction: float) -
     return Exchange(new, new & ~mask)
 
 
-def check_exchanges(name: str, every: int, end: float, steps: int) -> None:
-    """Warn of a training in which a method that exchanges weights would never do so: its first, random mask stays.
+def no_exchanges(name: str, every: int, end: float, steps: int) -> str:
+    """What to say of a training in which a method would never exchange anything; "" where it does.
 
     Args:
         name: of the method.
@@ -60,9 +59,9 @@ def check_exchanges(name: str, every: int, end: float, steps: int) -> None:
         end: fraction of training after which there is none any more.
         steps: of training.
     """
-    if every >= end * steps:
-        warnings.warn(
-            f"{name} will exchange nothing and keep its random mask: it exchanges every {every} steps, and ends at step "
-            f"{end * steps:g} of {steps}. Give a smaller every=..., or train longer",
-            stacklevel=2,
-        )
+    if every < end * steps:
+        return ""
+    return (
+        f"{name} will exchange nothing and keep its random mask: it exchanges every {every} steps, and ends at step "
+        f"{end * steps:g} of {steps}. Give a smaller every=..., or train longer"
+    )
