@@ -72,7 +72,7 @@ def test_every_fault_is_counted(outcome: str, then: Callable[[bytes], object]) -
 
 def test_memory_that_is_really_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("paring.testing.fuzz.engine.BYTES", 30 << 20)
-    for size, outcome in ((10, 0), (50, 1)):
+    for size, outcome in ((1, 0), (150, 1)):
         counts = campaign(One(lambda data, size=size: np.ones(size << 20, np.uint8)[:0].sum() * 0), cases=1)
         assert counts.outcomes["over memory"] == outcome
 

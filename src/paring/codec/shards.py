@@ -16,9 +16,11 @@ from torch import Tensor
 from paring.codec.container import Entry
 from paring.codec.error import PareError
 from paring.core.atomic import atomic
-from paring.graph.file import KEY
+from paring.core.regular import open_regular
+from paring.graph.file import KEY, manifest_of, unwritable
+from paring.graph.file_error import FileError
 
-_TYPES = {
+CODES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
@@ -32,6 +34,7 @@ _TYPES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+"""The names of types in safetensors files."""
 
 
 class Shards(Mapping[str, Tensor]):
@@ -41,10 +44,11 @@ class Shards(Mapping[str, Tensor]):
         paths: the files.
 
     Attributes:
-        manifest: of a file that `pr.save` wrote, without its list of tensors and its digest; None for other files.
+        manifest: of a file that `pr.save` wrote, checked against its digest, without this and its list of tensors; None for
+            other files.
 
     Raises:
-        PareError: a file cannot be read, or two hold a tensor of the same name.
+        PareError: a file cannot be read, is damaged, or two hold a tensor of the same name.
     """
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]) -> None:
@@ -57,8 +61,10 @@ class Shards(Mapping[str, Tensor]):
                     raise PareError(f"both {self._where[name]} and {path} hold {name!r}; name the files of one model")
                 self._where[name] = path
             if KEY in metadata and len(paths) == 1:
-                told = _manifest(path, metadata[KEY])
-                self.manifest = {key: value for key, value in told.items() if key not in ("tensors", "digest")}
+                try:
+                    self.manifest = manifest_of(metadata[KEY], self, path)
+                except FileError as error:
+                    raise PareError(str(error)) from error
 
     def __getitem__(self, name: str) -> Tensor:
         with safetensors.safe_open(self._where[name], framework="pt") as file:
@@ -85,7 +91,12 @@ def save_stream(
         entries: what is coming, in its order.
         tensors: (name, tensor).
         manifest: of the network; its `tensors` and `digest` are filled in.
+
+    Raises:
+        PareError: a tensor has a name that the format does not hold.
     """
+    if odd := unwritable(entry.name for entry in entries):
+        raise PareError(odd)
     header: dict[str, Any] = {}
     at = 0
     widest = sorted(
@@ -94,7 +105,7 @@ def save_stream(
     order = {entry.name: index for index, entry in enumerate(widest)}
     for entry in widest:
         size = entry.count * _width(entry)
-        header[entry.name] = {"dtype": _TYPES[entry.dtype], "shape": list(entry.shape), "data_offsets": [at, at + size]}
+        header[entry.name] = {"dtype": CODES[entry.dtype], "shape": list(entry.shape), "data_offsets": [at, at + size]}
         at += size
     told = manifest | {
         "tensors": {e.name: [e.dtype, list(e.shape)] for e in sorted(entries, key=lambda e: order[e.name])}
@@ -120,20 +131,11 @@ def save_stream(
 
 def _opened(path: Path) -> tuple[list[str], dict[str, str]]:
     try:
+        open_regular(path).close()
         with safetensors.safe_open(path, framework="pt") as file:
             return list(file.keys()), file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise PareError(f"{path} is no readable safetensors file: {error}. Check the path.") from error
-
-
-def _manifest(path: Path, text: str) -> dict[str, Any]:
-    try:
-        told = json.loads(text)
-    except ValueError:
-        told = None
-    if not isinstance(told, dict) or not all(isinstance(told.get(key, {}), dict) for key in ("ties", "modules")):
-        raise PareError(f"{path} is damaged: what it says of its network ({text[:40]!r}) cannot be read. Save it again")
-    return told
 
 
 def _width(entry: Entry) -> int:

@@ -13,3 +13,8 @@ def printable(text: object, longest: int = 2000) -> str:
     if not whole.isprintable():
         whole = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in whole)
     return whole if len(whole) <= longest else f"{whole[: longest - 1]}…"
+
+
+def printable_lines(text: object) -> str:
+    """The same for text of several lines, which stay lines."""
+    return "\n".join(map(printable, str(text).split("\n")))

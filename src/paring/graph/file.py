@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +64,11 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     """
     net = plain_net(net, "save", FileError)
     state, manifest = described(net)
+    if odd := unwritable(state):
+        raise FileError(odd)
     tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items()}
     manifest["tensors"] = {n: [_dtype(v), list(v.shape)] for n, v in tensors.items()}
-    manifest["digest"] = _digest(manifest, tensors)
+    manifest["digest"], _ = _digest(manifest, tensors)
     with atomic(path) as file:
         file.write(safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
 
@@ -135,25 +137,53 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     try:
         tensors = safetensors.torch.load(data)
-        manifest = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][KEY])
+        text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][KEY]
     except _UNREADABLE as error:
-        raise FileError(
-            f"{path} is not a file that paring.save wrote, or it is damaged or cut off ({len(data)} bytes): "
-            f"{type(error).__name__}: {error}. Save it again, or fetch it again."
-        ) from error
-    expected = manifest.pop("digest", None) if isinstance(manifest, dict) else None
-    if expected != _digest(manifest, tensors):
+        raise _unreadable(path, error) from error
+    return manifest_of(text, tensors, path), tensors
+
+
+def manifest_of(text: str, tensors: Mapping[str, Tensor], path: object) -> dict[str, Any]:
+    """The manifest of a file, checked: its text, and the tensors that are there.
+
+    tensors: asked for one after the other, so they may be loaded when asked for. Raises `FileError`.
+    """
+    try:
+        manifest = json.loads(text)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    told = manifest.pop("digest", None) if isinstance(manifest, dict) else None
+    digest, held = _digest(manifest, tensors)
+    if told != digest:
         raise FileError(f"{path} is damaged: its content does not match its digest. Save it again, or fetch it again.")
-    return checked(manifest, {n: (_dtype(v), tuple(v.shape)) for n, v in tensors.items()}, path), tensors
+    return checked(manifest, held, path)
 
 
-def _digest(manifest: object, tensors: dict[str, Tensor]) -> str:
+def _unreadable(path: object, error: Exception) -> FileError:
+    return FileError(
+        f"{path} is not a file that paring.save wrote, or it is damaged or cut off: "
+        f"{type(error).__name__}: {error}. Save it again, or fetch it again."
+    )
+
+
+def unwritable(names: Iterable[str]) -> str:
+    """What is wrong with names that a safetensors file cannot hold; nothing if it can."""
+    for name in names:
+        if name == "__metadata__" or (not name.isascii() and name.encode("utf-8", "replace").decode() != name):
+            return f"a .safetensors file cannot hold a tensor of the name {name!r}; give it another one, or write a .pare file"
+    return ""
+
+
+def _digest(manifest: object, tensors: Mapping[str, Tensor]) -> tuple[str, dict[str, tuple[str, tuple[int, ...]]]]:
+    """SHA-256 over a manifest and tensors, and the type and sizes of each."""
     digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode())
+    held: dict[str, tuple[str, tuple[int, ...]]] = {}
     for name in sorted(tensors):
         value = tensors[name]
+        held[name] = (_dtype(value), tuple(value.shape))
         digest.update(f"{name} {_dtype(value)} {list(value.shape)}".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    return digest.hexdigest()
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest(), held
 
 
 def _dtype(value: Tensor) -> str:

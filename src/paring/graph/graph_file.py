@@ -13,7 +13,7 @@ from paring.graph.capture import CaptureError, as_inputs, untouched_random
 from paring.graph.file_error import FileError
 from paring.graph.graph_form import Captures, GraphFormError, Keeps, graph_form
 from paring.graph.graph_net import GraphNet, Recipe
-from paring.graph.nested import Shape, allowed, as_tensors, told, within
+from paring.graph.nested import Shape, allowed, as_tensors, told, understood, within
 
 
 def written(recipe: Recipe, tensor_bytes: int) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def captures_of(net: nn.Module, graph: dict[str, Any], stored: dict[str, Tensor]
         if name in stored and parameter.is_floating_point() and stored[name].is_floating_point():
             net.to(stored[name].dtype)
             break
-    example = as_tensors(graph["example"])
+    example = as_tensors(understood(graph["example"]))
     assert isinstance(example, tuple)
     captures = Captures(net, example)
     for mode in (net.training, not net.training):

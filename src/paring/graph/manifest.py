@@ -49,7 +49,7 @@ Held = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 def checked(manifest: object, held: Held, path: object) -> dict[str, Any]:
-    """The manifest, if it makes sense with these tensors; its `graph` has the example in place of its description.
+    """The manifest without `tensors`, if it makes sense with the tensors that are there.
 
     Args:
         manifest: what JSON gave.
@@ -72,10 +72,9 @@ def checked(manifest: object, held: Held, path: object) -> dict[str, Any]:
     found = {key: manifest[key] for key in ("version", "ties", "modules", "units", "graph") if key in manifest}
     if "graph" in found:
         try:
-            example = _example(found["graph"]["example"], held)
+            _check_example(found["graph"]["example"], held)
         except ValueError as error:
             raise FileError(f"{path} is damaged: {error}. {_AGAIN}") from error
-        found["graph"] = {"gone": found["graph"]["gone"], "example": example}
     return found
 
 
@@ -129,8 +128,8 @@ def _is_gone(given: object) -> bool:
     )
 
 
-def _example(given: object, held: Held) -> tuple[object, ...]:
-    """The example, with shapes in place of tensors. Raises `ValueError` when there is none, or it is too large."""
+def _check_example(given: object, held: Held) -> None:
+    """Raises `ValueError` when this describes no tuple of arguments, or too large ones."""
     found = understood(given)
     if not isinstance(found, tuple):
         raise ValueError("its example is no tuple of arguments")
@@ -138,7 +137,6 @@ def _example(given: object, held: Held) -> tuple[object, ...]:
     needed, most = sum(leaf.nbytes for leaf in leaves), allowed(nbytes(held))
     if needed > most:
         raise ValueError(f"its example would take {needed:,} bytes, more than the {most:,} allowed")
-    return found
 
 
 def nbytes(held: Held) -> int:

@@ -7,6 +7,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from paring.core.printable import printable
 from paring.lab.human import seconds, size
 from paring.train.progress import Bar
 
@@ -39,4 +40,4 @@ class BytesProgress(Bar):
     def add(self, count: int, note: str) -> None:
         """So many bytes more are done."""
         self.done += count
-        self.update(self.done, note)
+        self.update(self.done, printable(note, longest=60))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from paring.core.printable import printable_lines
 from paring.lab.command import CommandError
 from paring.lab.commands import COMMANDS
 
@@ -54,16 +55,19 @@ def _guarded(name: str, run: Callable[[Sequence[str]], int], words: Sequence[str
         sys.stdout.flush()
         return status
     except CommandError as error:
-        print(f"paring {name}: {error}", file=sys.stderr)
+        print(f"paring {name}: {printable_lines(error)}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read the output has seen enough (paring ... | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
-        print(f"paring {name}: {error}; check what is there and who may use it, or give another path", file=sys.stderr)
+        print(
+            f"paring {name}: {printable_lines(error)}; check what is there and who may use it, or give another path",
+            file=sys.stderr,
+        )
         return 1
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"paring {name}: {error}", file=sys.stderr)
+        print(f"paring {name}: {printable_lines(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nparing {name}: interrupted; {_RESUMES.get(name, 'run it again')}", file=sys.stderr)

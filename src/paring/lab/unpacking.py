@@ -13,6 +13,7 @@ from torch import Tensor
 from paring.codec import Entry, File
 from paring.codec.pack import checked_manifest
 from paring.codec.shards import save_stream
+from paring.core.printable import printable
 from paring.lab.arguments import first_as, read
 from paring.lab.bytes_progress import BytesProgress
 from paring.lab.command import CommandError
@@ -138,7 +139,7 @@ def table(file: File, lines: Sequence[Line]) -> str:
         shape = "×".join(map(str, entry.shape)) or "scalar"
         share = f"{100 * line.bits / 8 / file.size:.1f} %"
         shown = (f"{line.entropy:.3f}", each, exact(line.bits / 8), share)
-        rows.append((entry.name, shape, "+".join(kinds), exact(line.symbols), *shown))
+        rows.append((printable(entry.name, longest=120), shape, "+".join(kinds), exact(line.symbols), *shown))
     rest = file.size - sum(line.bits for line in lines) / 8
     rows.append(("(header, checksums, padding)", "", "", "", "", "", exact(rest), f"{100 * rest / file.size:.1f} %"))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]

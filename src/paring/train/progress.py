@@ -32,7 +32,7 @@ class Bar:
         shown = [progress.TextColumn("{task.description}"), progress.BarColumn()]
         shown += [getattr(progress, name)() for name in columns]
         self.bar = progress.Progress(
-            *shown, progress.TextColumn("{task.fields[note]}"), console=console.Console(stderr=True)
+            *shown, progress.TextColumn("{task.fields[note]}", markup=False), console=console.Console(stderr=True)
         )
         self.bar.start()
         self._task = self.bar.add_task(label, total=total, completed=completed, note=note)

@@ -104,12 +104,12 @@ def sown(
 ) -> Counts:
     """Plant code in every field of every seed of a format, and read each; see `campaign`.
 
-    every: read one file of so many; where this shares no factor with `len(plant.VALUES)`, all ways of planting still come up.
+    every: plant only one time of so many, see `mutate.everywhere`.
     """
 
     def planted(whole: list[_Whole]) -> Iterator[tuple[str, _Whole, Case]]:
         for known in whole:
-            for case in itertools.islice(format.planted(known.seed), 0, None, every):
+            for case in format.planted(known.seed, every):
                 yield "--sow", known, case
 
     return _counted(format, planted, keep, say)

@@ -61,6 +61,6 @@ class Format(ABC):
     def changed(self, seed: Seed, chance: random.Random) -> Case:
         """The files of a seed with something else in them; the same for the same state of `chance`."""
 
-    def planted(self, seed: Seed) -> Iterator[Case]:
-        """The files of a seed with planted code in one field after the other (see `mutate.everywhere`), forged."""
+    def planted(self, seed: Seed, every: int = 1) -> Iterator[Case]:
+        """The files of a seed with planted code in one field after the other, forged; see `mutate.everywhere` for `every`."""
         yield from ()

@@ -44,6 +44,14 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(found)
 
 
+def flipped(data: bytes, chance: random.Random) -> bytes:
+    """The bytes with one to four of them set to others, as many as before."""
+    found = bytearray(data)
+    for _ in range(chance.randint(1, 4) if data else 0):
+        found[chance.randrange(len(found))] = chance.randrange(256)
+    return bytes(found)
+
+
 def changed(value: Any, chance: random.Random) -> Any:
     """A copy of lists and dictionaries with one to three places changed, emptied, doubled, swapped or planted."""
     found = copy.deepcopy(value)
@@ -56,19 +64,28 @@ def changed(value: Any, chance: random.Random) -> Any:
     return found
 
 
-def everywhere(value: Any) -> Iterator[Any]:
-    """Copies of lists and dictionaries with planted code in one place after the other, also as the name of a key."""
-    for number, (_, key) in enumerate(_places(value)):
-        for planted in plant.VALUES:
-            found = copy.deepcopy(value)
-            node, _ = next(itertools.islice(_places(found), number, None))
-            node[key] = copy.deepcopy(planted)
-            yield found
-            if isinstance(node, dict) and isinstance(planted, str):
-                found = copy.deepcopy(value)
-                node, _ = next(itertools.islice(_places(found), number, None))
-                node[planted] = node.pop(key)
-                yield found
+def everywhere(value: Any, every: int = 1) -> Iterator[Any]:
+    """Copies of lists and dictionaries with planted code in one place after the other, also as the name of a key.
+
+    every: give one of so many; where this shares no factor with `len(plant.VALUES)`, all ways of planting still come up.
+    """
+    places = enumerate(_places(value))
+    for number, (place, planted) in enumerate(itertools.product(places, plant.VALUES)):
+        if number % every == 0:
+            yield _planted(value, place[0], planted, as_key=False)
+            if isinstance(place[1][0], dict) and isinstance(planted, str):
+                yield _planted(value, place[0], planted, as_key=True)
+
+
+def _planted(value: Any, number: int, planted: Any, as_key: bool) -> Any:
+    """A copy with this instead of what is at the place of this number, or instead of its key."""
+    found = copy.deepcopy(value)
+    node, key = next(itertools.islice(_places(found), number, None))
+    if as_key:
+        node[planted] = node.pop(key)
+    else:
+        node[key] = copy.deepcopy(planted)
+    return found
 
 
 def any_value(chance: random.Random) -> Any:
@@ -118,7 +135,9 @@ def _change(node: Any, key: Any, places: list[tuple[Any, Any]], chance: random.R
         case 4 if isinstance(node, dict):
             node[f"{key}2"] = copy.deepcopy(old)
         case 5 | 6 if isinstance(old, int) and not isinstance(old, bool):
-            node[key] = chance.choice((old + 1, old - 1, -old, 2 * old, old << 30, float(old), str(old)))
+            node[key] = chance.choice(
+                (old + 1, old - 1, -old, 2 * old, old << 30, old / 2 if abs(old) < 1 << 60 else 0.5, str(old))
+            )
         case 7:
             node[key] = [old] if chance.random() < 0.5 else {"x": old}
         case _:

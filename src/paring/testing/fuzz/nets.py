@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -50,16 +51,17 @@ class Example:
     weight: float = 1.0
 
 
-def examples() -> list[Example]:
-    """Networks that were made smaller, with fixed weights."""
+@cache
+def examples() -> tuple[Example, ...]:
+    """Networks that were made smaller, with fixed weights. They are made once: nobody changes them."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return [
+        return (
             Example("plain", _thinned(_conv(), torch.randn(2, 1, 6, 6)), _conv),
             Example("selected", _selected(), _dense),
             Example("tied", Tied().eval(), Tied),
             Example("graph", _graph(), Written, 0.1),
-        ]
+        )
 
 
 def _conv() -> nn.Module:

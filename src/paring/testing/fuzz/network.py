@@ -12,10 +12,11 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
+from paring.codec.shards import CODES
 from paring.graph import FileError, load, save
 from paring.graph.file import KEY, _digest
 from paring.testing.fuzz.format import Case, Format, Seed
-from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
+from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere, flipped
 from paring.testing.fuzz.nets import examples
 
 FILE = "net.safetensors"
@@ -50,18 +51,32 @@ class Network(Format):
             case 4:
                 return Case({FILE: put_together(table, as_text(changed(manifest, chance), chance), body)}, forged=False)
             case 5:
-                table, body = changed(table, chance), damaged(body, chance) if chance.random() < 0.3 else body
-        if chance.random() < 0.9:
-            manifest = changed(manifest, chance)
+                return Case({FILE: signed(table, manifest, flipped(body, chance), chance)}, forged=True)
+            case 6:
+                table, manifest = _twice(table, manifest, chance)
+            case _:
+                manifest = changed(manifest, chance)
         return Case({FILE: signed(table, manifest, body, chance)}, forged=True)
 
-    def planted(self, seed: Seed) -> Iterator[Case]:
+    def planted(self, seed: Seed, every: int = 1) -> Iterator[Case]:
         table, manifest, body = taken_apart(seed.files[FILE])
         chance = random.Random(0)
-        for one in everywhere(manifest):
+        for one in everywhere(manifest, every):
             yield Case({FILE: signed(table, one, body, chance)}, forged=True)
-        for one in everywhere(table):
+        for one in everywhere(table, every):
             yield Case({FILE: signed(one, manifest, body, chance)}, forged=True)
+
+
+def _twice(table: Any, manifest: Any, chance: random.Random) -> tuple[Any, Any]:
+    """Another table, and a manifest that says so."""
+    table = changed(table, chance)
+    named = {code: name for name, code in CODES.items()}
+    told = {
+        name: [named.get(str(one.get("dtype")), "?"), one.get("shape")]
+        for name, one in table.items()
+        if isinstance(one, dict)
+    }
+    return table, manifest | {"tensors": told}
 
 
 def _reading(factory: Callable[[], nn.Module]) -> Callable[[Path], object]:
@@ -97,7 +112,7 @@ def signed(table: Any, manifest: Any, body: bytes, chance: random.Random) -> byt
     manifest = {key: value for key, value in manifest.items() if key != "digest"}
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(put_together(table, "", body))
-        digest = _digest(json.loads(json.dumps(manifest)), tensors)
+        digest, _ = _digest(json.loads(json.dumps(manifest)), tensors)
     except Exception:  # whatever the reader of safetensors says of it: then no digest fits
         digest = "0" * 64
     return put_together(table, as_text(manifest | {"digest": digest}, chance), body)

@@ -103,9 +103,9 @@ class Pare(Format):
                 header["manifest"] = changed(header["manifest"], chance)
         return Case({FILE: forged(as_text(header, chance).encode(), bodies)}, forged=True)
 
-    def planted(self, seed: Seed) -> Iterator[Case]:
+    def planted(self, seed: Seed, every: int = 1) -> Iterator[Case]:
         header, bodies = taken_apart(seed.files[FILE])
-        for one in everywhere(header):
+        for one in everywhere(header, every):
             yield Case({FILE: forged(json.dumps(one).encode(), bodies)}, forged=True)
 
 
