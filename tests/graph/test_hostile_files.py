@@ -38,7 +38,8 @@ def forged(name: str, change: Callable[[dict[str, Any]], object], path: Path) ->
 def test_many_changes() -> None:
     counts = campaign(Network(), cases=250)
     assert not counts.failing
-    assert min(counts.outcomes[name] for name in ("read whole", "refused")) > 10
+    assert min(counts.outcomes[name] for name in ("read whole", "read as other numbers")) > 1
+    assert counts.outcomes["refused"] > 100
 
 
 def test_planted_code_in_every_field_is_left_alone() -> None:
