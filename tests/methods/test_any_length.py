@@ -46,9 +46,9 @@ def test_gmp_arrives_and_in_small_cuts(steps: int) -> None:
     opened, _ = densities(GMP(), steps)
     assert opened[-1] == 24
     if steps == 150:
-        assert len(set(opened)) > 25
+        assert len(set(opened)) == 8, "dense, and eight cuts of which the last closes nothing more"
         cuts = [before - after for before, after in itertools.pairwise([240, *opened])]
-        assert max(cuts) <= 0.1 * 240
+        assert max(cuts) <= 0.3 * 240
         assert opened[112] == 24, "at the end of the ramp"
     elif steps == 7:
         assert len(set(opened)) == 5
@@ -59,7 +59,7 @@ def test_gmp_arrives_and_in_small_cuts(steps: int) -> None:
 def test_exchanges_happen_in_short_trainings(epoch_steps: int | None, steps: int) -> None:
     _, masks = densities(SET(), steps, epoch_steps)
     assert sum(not torch.equal(a, b) for a, b in itertools.pairwise(masks)) >= 5
-    assert sum(RigL()._exchanges(Clock(step, 0, steps, epoch_steps)) for step in range(steps)) >= 14
+    assert sum(RigL()._exchanges(Clock(step, 0, steps, epoch_steps)) for step in range(steps)) >= 7
     assert all(int(mask.sum()) == int(masks[0].sum()) for mask in masks)
 
 
@@ -71,6 +71,8 @@ def test_long_trainings_have_the_papers_lengths() -> None:
     assert ContinuousSparsification().point(Clock(0, 0, 1_000, 500)) == 125
     assert ContinuousSparsification().point(Clock(0, 0, 3, 1)) == 0
     assert GMP(every=7)._every(long) == 7
+    conv4 = Clock(0, 0, 1_100, 1_100)  # one epoch of the smallest evidence, made with 100 steps
+    assert GMP()._every(conv4) == RigL()._every(conv4) == 100
 
 
 def test_one_cut_that_was_asked_for_is_said() -> None:

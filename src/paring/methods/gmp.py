@@ -19,7 +19,7 @@ from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, se
 from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
 from paring.methods.chosen import chosen, narrowed
 
-_PRUNINGS = 30  # in a short ramp
+_PRUNINGS = 8  # in a short ramp
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class GMP(Method):
     Args:
         density: share of the weights (with a structure, of its pieces) that is open in the end, in (0, 1].
         ramp: fractions of training between which sparsity rises; the rest fine-tunes.
-        every: optimizer steps (100) or epochs ("1ep") between two prunings; None: 100 steps, or a thirtieth of the ramp
+        every: optimizer steps (100) or epochs ("1ep") between two prunings; None: 100 steps, or an eighth of the ramp
             where that is shorter.
         power: of the schedule (3: the paper's).
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.

@@ -20,7 +20,7 @@ from paring import rules
 from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
-_EXCHANGES = 30  # in a short training
+_EXCHANGES = 8  # in a short training
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class RigL(Method):
 
     Args:
         density: share of the weights that is open, always, in (0, 1].
-        every: optimizer steps (100) or epochs ("1ep") between two exchanges; None: 100 steps, or a thirtieth of the time in
+        every: optimizer steps (100) or epochs ("1ep") between two exchanges; None: 100 steps, or an eighth of the time in
             which it exchanges where that is shorter.
         drop: share of a layer's open weights that the first exchange replaces, in (0, 1].
         end: fraction of training after which nothing is exchanged any more.
