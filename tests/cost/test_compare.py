@@ -113,6 +113,8 @@ def test_the_interval_holds_the_median() -> None:
         found = compare_times([draw.lognormvariate(0, 0.3) for _ in range(30)], [1.0] * 30)
         outside += not found.low <= 1.0 <= found.high
     assert 0 < outside <= 30
+    ladder = compare_times([float(i) for i in range(1, 31)], [1.0] * 30)
+    assert (ladder.low, ladder.high) == (8.0, 23.0)  # fewer than 8 of 30 below the median: 0.26 %; fewer than 9: 0.81 %
     few = compare_times([1.0, 2.0, 5.0], [1.0, 1.0, 1.0])
     assert (few.low, few.ratio, few.high) == (1.0, 2.0, 5.0)
 

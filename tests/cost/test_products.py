@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,11 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from paring.cost import CostModel, measure, report
+import paring as pr
+from paring.core import gates
+from paring.cost import CostModel, Openness, measure, report
+from paring.gates import support
+from paring.graph import compact
 from paring.graph.wiring import wiring
 from paring.testing import nets as small
 
@@ -127,6 +132,38 @@ class GroupedQueries(nn.Module):
 def test_several_queries_for_one_key() -> None:
     macs = 5 * (6 * 16 + 2 * 6 * 8 + 16 * 3) + attention(5, 5, 4, 4)
     assert counted(GroupedQueries(), torch.randn(2, 5, 6)) == (macs, macs + 5 * (16 + 8 + 8 + 3))
+
+
+def test_closed_dimensions_of_heads_take_their_share() -> None:
+    """Two pairs of queries and keys, one dimension of values, of every head: by hand, by openness, and really removed."""
+    torch.manual_seed(0)
+    net, x = transformers_zoo.Attention(16, 4, "sdpa").double().eval(), torch.randn(2, 5, 16).double()
+    pairs, values = torch.tensor([1.0, 0, 0, 1]).repeat(4), torch.tensor([1.0, 1, 0, 1]).repeat(4)
+    with torch.no_grad():
+        for layer, kept in ((net.q, pairs), (net.k, pairs), (net.v, values)):
+            layer.weight *= kept[:, None]
+            layer.bias *= kept
+    macs = 5 * 16 * (8 + 8 + 12) + 5 * 12 * 16 + 4 * 5 * 5 * (2 + 3)
+    opened = Openness(units={"q": pairs, "k": pairs, "v": values})
+    assert int(CostModel(wiring(net, x))(opened).macs) == macs
+    assert measure(compact(net, x), x).macs == macs
+
+
+@pytest.mark.parametrize("make", [GroupedQueries, lambda: nn.Sequential(nn.Linear(6, 16), Attend(True))])
+def test_support_of_heads_costs_what_finishing_leaves(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    net, x = make().double(), torch.randn(2, 5, 6).double()
+    run = pr.attach(net, pr.L0(price=1e-3, at="heads"), x)
+    ((_, _, gate),) = gates(net)
+    heads = len(gate.log_alpha)
+    for closed in range(1, heads):
+        shown = copy.deepcopy(run)
+        ((_, _, gate),) = gates(shown.net)
+        gate.log_alpha.data.fill_(3.0)
+        gate.log_alpha.data[torch.randperm(heads)[:closed]] = -5.0
+        said, actual = shown.cost(support), measure(shown.finish(), x)
+        assert (actual.macs, actual.adds, actual.parameters) == (int(said.macs), int(said.adds), int(said.parameters))
+        assert int(said.macs) < int(shown.cost().macs)
 
 
 class Table(nn.Module):

@@ -129,12 +129,13 @@ def product(
 def _record(
     run: Interpreter, node: fx.Node, a: State, b: State, one: str, two: str, sizes: dict[str, int], *, meets: bool
 ) -> None:
-    """What the product costs: a cell for every combination of the letters that units lie along."""
+    """What the product costs: a cell for every combination of units, found along the letters that they lie along."""
     ways = {one[d] for d in varying(a.labels)} | {two[d] for d in varying(b.labels)}
     lying = [x for x in sizes if x in ways]
     full = torch.Size([sizes[x] for x in lying])
-    left, right = (_gather(s, t, lying, [], full, sizes)[0].flatten() for s, t in ((a, one), (b, two)))
-    each = run.per_example(node, prod(n for x, n in sizes.items() if x not in ways))
+    pair = torch.stack([_gather(s, t, lying, [], full, sizes)[0].flatten() for s, t in ((a, one), (b, two))])
+    (left, right), times = torch.unique(run.of_layers(pair), dim=1, return_counts=True)  # the batch may lie among heads
+    each = run.per_example(node, int(times[0]) * prod(n for x, n in sizes.items() if x not in ways))
     name = f"{node.name}.{len(run.products)}"
     run.products.append(Product(name, module_path(node), packet(node.target), each, each, left, right, meets))
 

@@ -154,6 +154,13 @@ class Interpreter:
         """The share of one example in what a call does for the batch; all of it where no input has a part in it."""
         return -(-count // self.captured.batch) if node in self._moving else count
 
+    def of_layers(self, labels: Tensor) -> Tensor:
+        """Labels without those of units that no layer computes, such as a head as a whole: -1 there."""
+        owned = torch.zeros(self._count + 1, dtype=torch.bool)  # the last entry answers for -1
+        for site in self.sites:
+            owned[site.units] = True
+        return torch.where(owned[labels], labels, -1)
+
     def _call(self, node: fx.Node) -> object:
         name = packet(node.target)
         held = [self._env[n] for n in node.all_input_nodes]
