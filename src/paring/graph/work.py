@@ -79,12 +79,13 @@ def work(node: fx.Node) -> tuple[int, int] | None:
     if not isinstance(target, torch._ops.OpOverload):
         return None
     name = packet(target).rstrip("_")
-    if target.namespace != "aten" or name in _OPAQUE or name.startswith(("linalg_", "fft_", "_linalg_", "_fft_")):
-        if target.namespace == "prims" or name in _FREE or not _has_matrix(node):
-            return None
+    if target.namespace == "aten" and name in _RULES:
+        return _RULES[name](node)
+    ours = target.namespace in ("aten", "prims") and name not in _OPAQUE
+    free = name in _FREE or (ours and not name.startswith(("linalg_", "fft_", "_linalg_", "_fft_")))
+    if not free and _has_matrix(node):
         raise NotImplementedError(name)
-    rule = _RULES.get(name)
-    return None if rule is None else rule(node)
+    return None
 
 
 _OPAQUE = frozenset({*("cdist", "_cdist_forward", "pdist", "stft", "istft", "chain_matmul", "svd", "qr", "lu_solve")})
@@ -201,7 +202,7 @@ def _recurrent(node: fx.Node) -> tuple[int, int]:
 
 
 _RULES: dict[str, Callable[[fx.Node], tuple[int, int] | None]] = {
-    **dict.fromkeys(("matmul", "mm", "bmm", "mv", "dot", "vdot", "inner"), _matmul),
+    **dict.fromkeys(("matmul", "linalg_matmul", "mm", "bmm", "mv", "dot", "vdot", "inner"), _matmul),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
     "addbmm": _addbmm,
     "linear": _linear,
