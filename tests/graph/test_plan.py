@@ -19,7 +19,12 @@ class Normed(nn.Module):
 
     def __init__(self, skip: bool) -> None:
         super().__init__()
-        self.a, self.b, self.norm, self.o = nn.Linear(4, 6), nn.Linear(6, 5, bias=False), nn.BatchNorm1d(5), nn.Linear(5, 2)
+        self.a, self.b, self.norm, self.o = (
+            nn.Linear(4, 6),
+            nn.Linear(6, 5, bias=False),
+            nn.BatchNorm1d(5),
+            nn.Linear(5, 2),
+        )
         self.skip = skip
 
     def forward(self, x: Tensor) -> Tensor:
@@ -51,19 +56,32 @@ def test_a_unit_that_nobody_reads_gets_no_constant() -> None:
     assert bool(small[2].bias.isfinite().all())
 
 
-def test_a_group_that_goes_whole_takes_its_constants_along() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1, groups=2), nn.ReLU(), nn.Conv2d(6, 2, 1)).double().eval()
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_a_group_that_goes_whole_takes_its_constants_along(kind: type[nn.Conv2d]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), kind(4, 6, 1, groups=2), nn.ReLU(), nn.Conv2d(6, 2, 1)).double().eval()
     kill(net[0], [0, 1], 0.5)
     with torch.no_grad():
         net[3].weight[:, :3] = 0
     small, report = exact(net, IMAGE)
     assert left(report) == [2, 3, 2]
-    assert small[1].groups == 1
+    assert (small[1].groups, small[1].in_channels, small[1].out_channels) == (1, 2, 3)
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+def test_sizes_of_layers_that_keep_several_groups(kind: type[nn.Conv2d]) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 6, 1), kind(6, 9, 1, groups=3), nn.ReLU(), nn.Conv2d(9, 2, 1)).double().eval()
+    kill(net[0], [2, 3], 0.0)
+    with torch.no_grad():
+        net[3].weight[:, 3:6] = 0
+    small, _ = exact(net, IMAGE)
+    assert (small[1].groups, small[1].in_channels, small[1].out_channels) == (2, 4, 6)
 
 
 def test_layers_whose_weights_are_computed_read_everything() -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(6, 5)), nn.Linear(5, 2)).eval()
+    net = nn.Sequential(
+        nn.Linear(4, 6), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(6, 5)), nn.Linear(5, 2)
+    ).eval()
     kill(net[0], [0], 0.0)
     small, report = shrink(copy.deepcopy(net), torch.randn(3, 4))
     assert not report.rolled_back

@@ -1,0 +1,118 @@
+"""A budget: what is asked is what comes out, and not a gate less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import paring as pr
+from paring.core import attached, gates
+from paring.gates import StochasticGate, support
+from paring.methods.l0 import L0
+
+X = torch.randn(2, 6)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))
+
+
+def prepared(budget: pr.Budget, seed: int = 0, steps: int | None = None) -> tuple[nn.Module, pr.Run]:
+    """A network whose gates are likely in a random order."""
+    torch.manual_seed(seed)
+    net = mlp()
+    run = pr.attach(net, pr.L0(price=budget, at="units"), X, steps=steps)
+    for gate in gates_of(net):
+        gate.log_alpha.data.normal_()
+    return net, run
+
+
+def gates_of(net: nn.Module) -> list[StochasticGate]:
+    return [gate for _, _, gate in gates(net) if isinstance(gate, StochasticGate)]
+
+
+def spent(run: pr.Run, budget: pr.Budget) -> float:
+    """The largest share of any asked size that the present support takes, counted by hand: 6 -> a -> b -> 3 units."""
+    a, b = (int(gate.support().sum()) for gate in gates_of(run.net))
+    macs, dense = 6 * a + a * b + 3 * b, 6 * 9 + 9 * 7 + 3 * 7
+    found = run.cost(support)
+    assert (float(found.macs), float(found.parameters)) == (macs, macs + a + b + 3)
+    shares = {"macs": macs / dense, "parameters": (macs + a + b + 3) / (dense + 9 + 7 + 3)}
+    return max(shares[name] / asked for name, asked in budget.targets.items())
+
+
+def closed(net: nn.Module) -> Iterator[tuple[Tensor, int]]:
+    for gate in gates_of(net):
+        for unit in (~gate.support()).nonzero().flatten().tolist():
+            yield gate.log_alpha.data, unit
+
+
+@pytest.mark.parametrize("budget", [pr.Budget(macs=0.5), pr.Budget(params=0.3), pr.Budget(macs=0.7, params=0.4)])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_not_a_gate_more_fits_and_the_likeliest_are_open(budget: pr.Budget, seed: int) -> None:
+    net, run = prepared(budget, seed)
+    before = [gate.log_alpha.detach().clone() for gate in gates_of(net)]
+    run.method.finish(net)
+    assert spent(run, budget) <= 1
+    for gate, old in zip(gates_of(net), before, strict=True):
+        assert old[gate.support()].min() > old[~gate.support()].max(), "in one place the likeliest are open"
+        assert bool(gate.support().any())
+    for values, unit in closed(net):
+        was = values[unit].item()
+        values[unit] = 4.0
+        assert spent(run, budget) > 1
+        values[unit] = was
+
+
+def test_what_just_fits_is_taken() -> None:
+    budget = pr.Budget(macs=(6 * 5 + 5 * 4 + 3 * 4) / (6 * 9 + 9 * 7 + 3 * 7))
+    net, run = prepared(budget)
+    with torch.no_grad():
+        for gate, left in zip(gates_of(net), (5, 4), strict=True):
+            gate.log_alpha.copy_(torch.where(torch.arange(len(gate.log_alpha)) < left, 3.0, -3.0))
+    run.method.finish(net)
+    assert [int(gate.support().sum()) for gate in gates_of(net)] == [5, 4]
+    assert spent(run, budget) == pytest.approx(1.0)
+
+
+def test_closed_for_good_and_opened_again() -> None:
+    """A gate that has to open though it was closed begins at sigma(log alpha) = 3/4; what is closed is zero in every relaxation."""
+    net, run = prepared(pr.Budget(macs=1.0))
+    for gate in gates_of(net):
+        gate.log_alpha.data.fill_(-6.0)
+    run.method.finish(net)
+    for gate in gates_of(net):
+        assert torch.allclose(torch.sigmoid(gate.log_alpha), torch.tensor(0.75), atol=1e-5)
+        assert bool(gate.support().all())
+    net, run = prepared(pr.Budget(macs=0.3))
+    run.method.finish(net)
+    assert all(float(values[unit]) <= -1e3 and torch.sigmoid(values[unit]) == 0 for values, unit in closed(net))
+
+
+@pytest.mark.parametrize(("steps", "held"), [(8, 6), (40, 30)])
+def test_the_last_quarter_of_training_is_held_unless_told(steps: int, held: int) -> None:
+    net, run = prepared(pr.Budget(macs=0.5), steps=steps)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
+    for step in range(1, steps + 1):
+        net(X).sum().backward()
+        run.step(opt)
+        assert all(gate.held for gate in gates_of(net)) == (step >= held)
+    assert L0(price=1e-3).holding == 0
+    assert L0(price=pr.Budget(macs=0.5), hold=0.1).holding == 0.1
+
+
+def test_the_multiplier_looks_every_tenth_step() -> None:
+    net, run = prepared(pr.Budget(macs=0.2, ascent=3.0), steps=1000)
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
+    seen = []
+    for gate in gates_of(net):
+        gate.log_alpha.data.fill_(4.0)
+    for _ in range(21):
+        run.step(opt)
+        seen.append(float(attached(net).state.get("budget/units/macs", torch.zeros(()))))
+    assert seen[:9] == [0.0] * 9
+    assert seen[9:19] == pytest.approx([10 * 3 / 1000 * 0.8] * 10, rel=1e-5)
+    assert seen[19] == pytest.approx(2 * seen[9], rel=1e-5)
