@@ -5,6 +5,7 @@ from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, steps_or_share, whole_number
 from paring.core.concise import concise
 from paring.core.gate import Gate, noise_dtype
+from paring.core.inputs import Example, Inputs
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Method, Probe, Removal, Rewind, Stack
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
@@ -22,8 +23,10 @@ __all__ = [
     "At",
     "Attachment",
     "Clock",
+    "Example",
     "Gate",
     "Gated",
+    "Inputs",
     "Kind",
     "Method",
     "ParingWarning",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core.clock import Clock
+from paring.core.inputs import Inputs
 
 T = TypeVar("T")
 
@@ -25,7 +26,7 @@ class Probe(Protocol):
     """What a method may ask about the network while it attaches: an example input and the captured wiring."""
 
     @property
-    def example(self) -> tuple[Any, ...]: ...
+    def example(self) -> Inputs: ...
 
     @property
     def wiring(self) -> Any: ...

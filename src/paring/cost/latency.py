@@ -19,9 +19,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Example = Tensor | tuple[Tensor, ...]
+from paring.core import Example, Inputs
+
 _SAMPLE_S = 2e-3
 
 
@@ -60,6 +61,8 @@ def latency(
 ) -> dict[str, Latency]:
     """Time ``nets`` on ``example`` (leading axis = batch, cut or cycled to ``batch`` examples), in evaluation mode.
 
+    ``example``: a tensor, a tuple of arguments or a mapping of keyword arguments.
+
     ``threads``: for CPU operators. ``repeats``: rounds of one sample per network. ``warmup``: passes before timing.
     Modes, thread count and garbage collection are put back afterwards. On CUDA every sample is synchronised.
     Raises ``ValueError`` for no networks, an empty example or numbers below 1.
@@ -69,8 +72,8 @@ def latency(
     for name, value in (("batch", batch), ("threads", threads), ("repeats", repeats)):
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value} but must be at least 1")
-    inputs = _batched(example, batch)
-    device = inputs[0].device
+    inputs = _batched(Inputs.of(example), batch)
+    device = inputs.tensors[0].device
     with _quiet(nets, threads), torch.inference_mode():
         inner = {name: _enough(net, inputs, device, warmup) for name, net in nets.items()}
         tasks = {name: partial(_passes, net, inputs, device, inner[name]) for name, net in nets.items()}
@@ -99,14 +102,12 @@ def _summary(taken: list[tuple[float, float]], count: int, alone: bool) -> Laten
     return Latency(median, p10, p90, runs, cpu if alone else ())
 
 
-def _batched(example: Example, batch: int | None) -> tuple[Tensor, ...]:
-    inputs = (example,) if isinstance(example, Tensor) else tuple(example)
-    if not inputs or any(x.dim() == 0 or x.shape[0] == 0 for x in inputs):
-        shapes = [tuple(x.shape) for x in inputs]
-        raise ValueError(f"the example has shapes {shapes}; every input needs a leading batch axis with an entry")
+def _batched(inputs: Inputs, batch: int | None) -> Inputs:
+    if not inputs.tensors or any(x.dim() == 0 or x.shape[0] == 0 for x in inputs.tensors):
+        raise ValueError(f"the example has shapes {inputs}; every input needs a leading batch axis with an entry")
     if batch is None:
         return inputs
-    return tuple(x[torch.arange(batch, device=x.device) % x.shape[0]] for x in inputs)
+    return inputs.map(lambda x: x[torch.arange(batch, device=x.device) % x.shape[0]])
 
 
 def _time(task: Callable[[], object]) -> tuple[float, float]:
@@ -115,14 +116,14 @@ def _time(task: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - started, time.thread_time() - cpu
 
 
-def _passes(net: nn.Module, inputs: tuple[Tensor, ...], device: torch.device, count: int) -> None:
+def _passes(net: nn.Module, inputs: Inputs, device: torch.device, count: int) -> None:
     """So many passes, one after the other, and nothing left to do at the end."""
     for _ in range(count):
-        net(*inputs)
+        net(*inputs.args, **inputs.kwargs)
     _synchronise(device)
 
 
-def _enough(net: nn.Module, inputs: tuple[Tensor, ...], device: torch.device, warmup: int) -> int:
+def _enough(net: nn.Module, inputs: Inputs, device: torch.device, warmup: int) -> int:
     """How many passes last a sample, after warming up: three times in a row, so that one pause does not cut it short."""
     _passes(net, inputs, device, warmup)
     count = 1

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
-from paring.core import unwrapped
+from paring.core import Inputs, unwrapped
 from paring.cost.actual import Measured, measure
 from paring.cost.latency import Latency
 from paring.cost.latency import latency as time_nets
@@ -63,7 +62,8 @@ class CostReport:
 def report(net: nn.Module, example: Any = None, *, title: str | None = None, latency: bool = False) -> CostReport:
     """Tabulate ``net``; print the result, or read ``rows``, ``total`` and ``to_dict()``.
 
-    ``example``: an input with a leading batch axis; without it MACs stay unknown. ``title``: default, the class name.
+    ``example``: an input with a leading batch axis, a tuple of them or a mapping of keyword arguments; without
+    it MACs stay unknown. ``title``: default, the class name.
     ``latency``: also time the example's forward pass on one thread. Raises ``ValueError`` when that lacks an example.
     """
     measured = measure(net, example)
@@ -72,8 +72,8 @@ def report(net: nn.Module, example: Any = None, *, title: str | None = None, lat
         return CostReport(title, measured)
     if example is None:
         raise ValueError("latency=True needs an example input to run; pass report(net, example, latency=True)")
-    first = example if isinstance(example, torch.Tensor) else example[0]
-    return CostReport(title, measured, time_nets({"net": net}, example)["net"], first.shape[0])
+    inputs = Inputs.of(example)
+    return CostReport(title, measured, time_nets({"net": net}, inputs)["net"], inputs.tensors[0].shape[0])
 
 
 def _text(value: object) -> str:

@@ -75,7 +75,7 @@ def groups(net: nn.Module, example: Any) -> Groups:
 
     Args:
         net: any network, before gates go in; left as it is.
-        example: an input with the batch first, or a tuple of inputs.
+        example: an input with the batch first, a tuple of inputs or a mapping of keyword arguments.
 
     Raises:
         paring.CaptureError: the network cannot be captured.

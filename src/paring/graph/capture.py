@@ -8,21 +8,22 @@ parameter its name. What cannot be traced raises `CaptureError` with the line of
 from __future__ import annotations
 
 import inspect
-import traceback
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
+from paring.core import Example, Inputs
+from paring.graph.alone import alone
 from paring.graph.autocast import check_forward, own_forward, plainly
-
-Example = Tensor | tuple[object, ...]
+from paring.graph.explain import explain
+from paring.graph.quiet import quiet
 
 
 class CaptureError(ValueError):
@@ -47,20 +48,37 @@ class Captured:
         return list(self.program.graph.nodes)
 
 
-def as_inputs(example: Example) -> tuple[object, ...]:
-    """The example as a tuple of positional arguments."""
-    return example if isinstance(example, tuple) else (example,)
-
-
-def check_example(example: Example) -> None:
-    """Refuse an example without entries.
+def check_example(net: nn.Module, inputs: Inputs) -> None:
+    """Refuse an example without entries, and one that is no call of the network's forward.
 
     Raises:
-        CaptureError: a tensor of it is empty.
+        CaptureError: a tensor of it is empty, or an argument is missing or too many.
     """
-    shapes = [tuple(t.shape) for t in pytree.tree_leaves(as_inputs(example)) if isinstance(t, Tensor)]
-    if any(0 in shape for shape in shapes):
-        raise CaptureError(f"the example is empty (shapes {shapes}); give at least one input to look at")
+    if any(0 in shape for shape in inputs.shapes):
+        raise CaptureError(f"the example is empty (shapes {inputs}); give at least one input to look at")
+    try:
+        arguments(net, inputs)
+    except TypeError as error:
+        raise CaptureError(
+            f"forward of {type(net).__name__} takes {_signature(net)}, but the example gives {_given(inputs)}: {error}. Give "
+            "positional arguments as a tuple, keyword arguments as a mapping"
+        ) from None
+
+
+def check_layers(net: nn.Module) -> None:
+    """Refuse parameters without entries or without a shape.
+
+    Raises:
+        CaptureError: says which.
+    """
+    for name, parameter in net.named_parameters():
+        if is_lazy(parameter):
+            raise CaptureError(f"'{name}' of {type(net).__name__} has no shape yet; run the network on an input first")
+        if parameter.numel() == 0:
+            raise CaptureError(
+                f"'{name}' of {type(net).__name__} has shape {tuple(parameter.shape)}: a layer without units or inputs cannot "
+                "be looked at; leave it out of the network"
+            )
 
 
 def check_copies(net: nn.Module) -> None:
@@ -79,13 +97,6 @@ def check_copies(net: nn.Module) -> None:
                 )
 
 
-def batch_size(inputs: tuple[object, ...]) -> int | None:
-    """The first dimension that all tensors of the inputs share; None if they do not share one."""
-    sizes = {t.shape[0] if t.dim() else -1 for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)}
-    size = sizes.pop() if len(sizes) == 1 else None
-    return size if size and size > 0 else None
-
-
 def untouched_random() -> AbstractContextManager[None]:
     """A context after which the random states of this process are as before."""
     ready = torch.cuda.is_available() and torch.cuda.is_initialized()
@@ -93,32 +104,46 @@ def untouched_random() -> AbstractContextManager[None]:
     return context
 
 
+@alone()
 def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captured:
-    """Trace `net` on `example`, a tensor or a tuple of arguments with the batch first.
+    """Trace `net` on `example`: a tensor, a tuple of arguments or a mapping of keyword arguments, with the batch first.
 
     dynamic: leave the batch size symbolic where the network allows it. Raises `CaptureError`, and ValueError for a forward
     that was put on an instance and holds on to it (`check_forward`).
     """
-    whole = as_inputs(example)
+    whole = Inputs.of(example)
     check_forward(net)
+    check_example(net, whole)
+    check_layers(net)
     try:
-        inputs, program = _pair(whole), _export(net, _pair(whole), dynamic)
+        inputs = whole.cycled(2)  # tracers treat a batch of one as a special case
+        program = _export(net, inputs, dynamic)
     except Exception:  # some networks want more than two examples; whatever is wrong otherwise shows again
         try:
             inputs, program = whole, _export(net, whole, dynamic)
         except Exception as error:  # torch.export raises whatever the network's own code raises
-            raise CaptureError(_explain(net, whole, error)) from error
+            with untouched_random():
+                message = explain(net, whole, error, _traces)
+            raise CaptureError(message) from error
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     lifted = {name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()}
-    return Captured(program, dict(names), lifted, batch_size(inputs) or 1)
+    return Captured(program, dict(names), lifted, inputs.batch or 1)
 
 
-def _export(net: nn.Module, inputs: tuple[object, ...], dynamic: bool) -> ExportedProgram:
+def _export(net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
     shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
-    with untouched_random(), _traceable(net), own_forward(net), plainly(), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # export warns about modules (LSTM, ...) that it restores itself
-        return torch.export.export(net, inputs, dynamic_shapes=shapes, strict=False)
+    with untouched_random(), _traceable(net), own_forward(net), plainly(), torch.no_grad(), quiet():
+        return torch.export.export(net, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False)
+
+
+def _traces(net: nn.Module, inputs: Inputs) -> bool:
+    """Whether the network can be traced as it is now."""
+    try:
+        _export(net, inputs, False)
+    except Exception:  # torch.export raises whatever the network's own code raises
+        return False
+    return True
 
 
 @contextmanager
@@ -134,54 +159,30 @@ def _traceable(net: nn.Module) -> Iterator[None]:
             norm.momentum = None
 
 
-def _pair(inputs: tuple[object, ...]) -> tuple[object, ...]:
-    """The first two examples; a single one is repeated, because tracers treat a batch of one as a special case."""
-    size = batch_size(inputs)
-    if size is None:
-        return inputs
-    rows = [0, 1] if size > 1 else [0, 0]
+def arguments(net: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """What each argument of the network's forward is given, `*args` and `**kwargs` as one each.
 
-    def take(leaf: object) -> object:
-        return leaf[rows].detach() if isinstance(leaf, Tensor) else leaf
-
-    return tuple(pytree.tree_map(take, inputs))
+    Raises:
+        TypeError: the inputs are no call of it.
+    """
+    return inspect.signature(net.forward).bind(*inputs.args, **inputs.kwargs).arguments
 
 
-def first_dimensions(net: nn.Module, inputs: tuple[object, ...], size: object) -> tuple[object, ...]:
-    """`size` for the first dimension of every tensor, as `torch.export` wants it: those for `*args` in a tuple of their own."""
+def first_dimensions(net: nn.Module, inputs: Inputs, size: object) -> dict[str, Any]:
+    """`size` for the first dimension of every tensor, as `torch.export` wants it: by the name of the argument."""
 
     def one(leaf: object) -> object:
         return {0: size} if isinstance(leaf, Tensor) and leaf.dim() else None
 
-    shapes: tuple[object, ...] = pytree.tree_map(one, inputs)
-    for place, argument in enumerate(inspect.signature(net.forward).parameters.values()):
-        if argument.kind == argument.VAR_POSITIONAL:
-            return (*shapes[:place], shapes[place:])
-    return shapes
+    found: dict[str, Any] = pytree.tree_map(one, arguments(net, inputs))
+    return found
 
 
-def _explain(net: nn.Module, inputs: tuple[object, ...], error: Exception) -> str:
-    shapes = ", ".join(str(tuple(t.shape)) for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)) or "no tensor"
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return (
-        f"{type(net).__name__} could not be captured on inputs of shape {shapes}{_line_of_model(error)}: "
-        f"{type(error).__name__}: {first[:300]} "
-        "Check that the example is what forward takes (a tensor, or a tuple of arguments), and keep Python branches "
-        "and loops in forward independent of tensor values (torch.where, or move them out of the network)."
-    )
+def _signature(net: nn.Module) -> str:
+    return str(inspect.signature(net.forward)).partition(" -> ")[0]
 
 
-def _line_of_model(error: BaseException) -> str:
-    """The deepest frame outside torch and outside this package, as ' (in file, line n: code)'."""
-    ours, torchs = Path(__file__).resolve().parent, Path(torch.__file__).resolve().parent
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    for one in chain:
-        for frame in reversed(traceback.extract_tb(one.__traceback__)):
-            file = Path(frame.filename)
-            if file.is_file() and not {ours, torchs} & set(file.resolve().parents) and "contextlib" not in file.name:
-                return f" (in {frame.filename}, line {frame.lineno}: {frame.line})"
-    return ""
+def _given(inputs: Inputs) -> str:
+    count = len(inputs.args)
+    told = [f"{count} positional argument{'s' * (count != 1)}"] if count or not inputs.kwargs else []
+    return " and ".join([*told, *([", ".join(inputs.kwargs)] if inputs.kwargs else [])])

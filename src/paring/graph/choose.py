@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from paring.graph.capture import Captured, Example, capture
+from paring.core import Inputs
+from paring.graph.capture import Captured, capture
 from paring.graph.graph_form import GraphFormError
 from paring.graph.input_groups import InputGroups
 from paring.graph.plan import ShrinkPlan
@@ -42,7 +43,7 @@ class Chooser:
     """Looks for the best way to shrink a network; `notes` is what the user should know of it."""
 
     net: nn.Module
-    example: Example
+    example: Inputs
     mode: Mode
     drop_inputs: bool
     notes: list[str] = field(default_factory=list)

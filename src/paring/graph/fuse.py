@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from paring.graph.capture import Captured, Example, capture
+from paring.core import Inputs
+from paring.graph.capture import Captured, capture
 from paring.graph.choose import offenders
 from paring.graph.graph_net import GraphNet
 from paring.graph.interpret import Interpretation, interpret
@@ -36,7 +37,7 @@ class Fused:
     notes: tuple[str, ...] = ()
 
 
-def fused_copy(net: nn.Module, example: Example, mode: Mode, check: bool) -> tuple[nn.Module, Fused]:
+def fused_copy(net: nn.Module, example: Inputs, mode: Mode, check: bool) -> tuple[nn.Module, Fused]:
     """A copy of `net` with all norms fused that can be.
 
     check: compare outputs in eval mode, and leave norms out that move them. Raises `CaptureError`, and `ValueError` where

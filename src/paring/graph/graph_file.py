@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from paring.graph.capture import CaptureError, as_inputs, untouched_random
+from paring.graph.alone import alone
+from paring.graph.capture import CaptureError, untouched_random
 from paring.graph.file_error import FileError
 from paring.graph.graph_form import Captures, GraphFormError, Keeps, graph_form
 from paring.graph.graph_net import GraphNet, Recipe
-from paring.graph.nested import Shape, allowed, as_tensors, told, understood, within
+from paring.graph.nested import Shape, allowed, as_inputs, as_tensors, told, understood, within
 
 
 def written(recipe: Recipe, tensor_bytes: int) -> dict[str, Any]:
@@ -34,15 +35,14 @@ def written(recipe: Recipe, tensor_bytes: int) -> dict[str, Any]:
     return {"gone": gone, "example": told(example)}
 
 
+@alone()
 def captures_of(net: nn.Module, graph: dict[str, Any], stored: dict[str, Tensor], path: object) -> Captures:
     """The factory's network, captured in both modes, before it takes the tensors of the file (but of their type)."""
     for name, parameter in net.named_parameters():
         if name in stored and parameter.is_floating_point() and stored[name].is_floating_point():
             net.to(stored[name].dtype)
             break
-    example = as_tensors(understood(graph["example"]))
-    assert isinstance(example, tuple)
-    captures = Captures(net, example)
+    captures = Captures(net, as_inputs(as_tensors(understood(graph["example"]))))
     for mode in (net.training, not net.training):
         try:
             captures.of(mode, captures.dtype)
@@ -52,6 +52,7 @@ def captures_of(net: nn.Module, graph: dict[str, Any], stored: dict[str, Tensor]
     return captures
 
 
+@alone()
 def graph_of(net: nn.Module, captures: Captures, graph: dict[str, Any], path: object) -> GraphNet:
     """The graph form with the tensors that `net` holds by now. Raises `FileError` when the two do not fit."""
     units = {name: len(ids) for name, ids in captures.of(net.training, captures.dtype)[1].names.items()}
@@ -69,7 +70,7 @@ def graph_of(net: nn.Module, captures: Captures, graph: dict[str, Any], path: ob
     try:
         made = graph_form(net, captures, Keeps(masks))[0]
         with torch.no_grad(), untouched_random():
-            copy.deepcopy(made)(*as_inputs(captures.example))
+            captures.example.call(copy.deepcopy(made))
     except (GraphFormError, RuntimeError, ValueError, IndexError) as error:
         raise FileError(
             f"{path} holds another architecture than {type(net).__name__}: its graph cannot be made ({error}). "

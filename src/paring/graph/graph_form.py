@@ -11,11 +11,12 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
-from paring.graph.capture import Captured, CaptureError, Example, as_inputs, capture
+from paring.core import Example, Inputs
+from paring.graph.capture import Captured, CaptureError, capture
 from paring.graph.graph_net import NAMES, GraphNet, Recipe, Script
 from paring.graph.interpret import Interpretation, interpret
 from paring.graph.layer_rules import argument
-from paring.graph.nested import as_shapes
+from paring.graph.nested import as_nested, as_shapes
 from paring.graph.plan import full_name
 from paring.graph.rewrite import RewriteError, rewrite
 from paring.graph.select import SelectLinear
@@ -54,7 +55,7 @@ class Captures:
     """Graphs of a network on an example: train and eval mode, and per floating type where the forward names one."""
 
     def __init__(self, net: nn.Module, example: Example) -> None:
-        self.net, self.example = net, example
+        self.net, self.example = net, Inputs.of(example)
         self.dtype = _dtype(net)
         self._made: dict[tuple[bool, torch.dtype], tuple[Captured, Interpretation] | ValueError] = {}
 
@@ -73,7 +74,7 @@ class Captures:
         return made
 
     def _make(self, mode: bool, dtype: torch.dtype) -> tuple[Captured, Interpretation]:
-        net, example = self.net, as_inputs(self.example)
+        net, example = self.net, self.example
         norms = (m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
         if mode and any(norm.momentum is None and norm.running_mean is not None for norm in norms):
             raise GraphFormError("a BatchNorm without momentum averages with its step count, which has no graph")
@@ -89,11 +90,9 @@ class Captures:
         return captured, interpret(net, captured, training=False, free=True)
 
 
-def cast(inputs: tuple[object, ...], dtype: torch.dtype) -> tuple[object, ...]:
+def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
     """Inputs with floating tensors of this type."""
-    return tuple(
-        pytree.tree_map(lambda v: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v, inputs)
-    )
+    return inputs.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _dtype(net: nn.Module) -> torch.dtype:
@@ -127,18 +126,18 @@ def graph_form(
                 raise GraphFormError(str(error)) from error
             scripts[mode] = str(error)
     once = not isinstance(captures.net, GraphNet)
-    recipe = Recipe(keeps.masks, as_shapes(as_inputs(captures.example))) if once else None
-    return GraphNet(small, scripts, _arguments(captures), recipe), changed
+    recipe = Recipe(keeps.masks, as_shapes(as_nested(captures.example))) if once else None
+    return GraphNet(small, scripts, _argument_names(captures), recipe), changed
 
 
-def _arguments(captures: Captures) -> tuple[str, ...]:
-    """The names of the arguments of the network's forward, as far as they have names; one for each of `*args`."""
+def _argument_names(captures: Captures) -> tuple[str, ...]:
+    """The names of the positional arguments of the network's forward; one for each of `*args`."""
     names: list[str] = []
     for one in inspect.signature(captures.net.forward).parameters.values():
-        if one.kind == one.POSITIONAL_OR_KEYWORD:
+        if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD):
             names.append(one.name)
         elif one.kind == one.VAR_POSITIONAL:
-            names += [f"{one.name}_{i}" for i in range(len(as_inputs(captures.example)) - len(names))]
+            names += [f"{one.name}_{i}" for i in range(len(captures.example.args) - len(names))]
     return tuple(names)
 
 

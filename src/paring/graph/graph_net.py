@@ -40,7 +40,7 @@ class Script:
     """One captured forward.
 
     source: Python of `forward(self, *leaves)`. shapes: per input leaf its sizes, None where any will do; no tensor: the
-    value. inputs, outputs: how leaves are packed.
+    value. inputs, outputs: how leaves are packed, into (positional arguments, keyword arguments) and into the result.
     """
 
     source: str
@@ -69,12 +69,12 @@ def _script(source: str, shapes: tuple[object, ...], inputs: str, outputs: str) 
 class Recipe:
     """How a graph form comes out of the network that it was made from.
 
-    masks: which units stay, by the name of what they belong to. example: the arguments, with a `Shape` in place of every
-    tensor.
+    masks: which units stay, by the name of what they belong to. example: the arguments (see `as_nested`), with a `Shape` in
+    place of every tensor.
     """
 
     masks: dict[str, Tensor]
-    example: tuple[object, ...]
+    example: object
 
 
 class GraphNet(nn.Module):
@@ -87,7 +87,10 @@ class GraphNet(nn.Module):
     def __init__(
         self, net: nn.Module, scripts: dict[bool, Script | str], names: tuple[str, ...], recipe: Recipe | None
     ) -> None:
-        """net: holds the parameters. scripts: training -> captured forward, or why there is none. names: of arguments."""
+        """net: holds the parameters. scripts: training -> captured forward, or why there is none.
+
+        names: of positional arguments, in order.
+        """
         super().__init__()
         _contain(net, self, {id(net): self})
         self._scripts, self.argument_names, self.recipe = scripts, names, recipe
@@ -97,10 +100,13 @@ class GraphNet(nn.Module):
 
     def _sign(self) -> None:
         """Let `inspect.signature(self.forward)` show the arguments of the network: `torch.export` looks there."""
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        kind, keyword = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+        captured = next(script for script in self._scripts.values() if isinstance(script, Script))
+        others = [name for name in _names(captured.inputs)[1] if name not in self.argument_names]
         shown = [
             inspect.Parameter("self", kind),
             *(inspect.Parameter(n, kind, default=None) for n in self.argument_names),
+            *(inspect.Parameter(n, keyword, default=None) for n in others),
         ]
         function = types.FunctionType(GraphNet.forward.__code__, GraphNet.forward.__globals__, "forward")
         function.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
@@ -117,10 +123,7 @@ class GraphNet(nn.Module):
         script = self._scripts[self.training]
         if isinstance(script, str):
             raise ValueError(f"{self._kind} has no graph for {'train' if self.training else 'eval'} mode: {script}")
-        args = (*args, *(kwargs.pop(name) for name in self.argument_names[len(args) :] if name in kwargs))
-        if kwargs:
-            raise TypeError(f"{self._kind} was captured without {', '.join(kwargs)}; pass what the example had")
-        leaves, spec = pytree.tree_flatten((args, {}))
+        leaves, spec = pytree.tree_flatten(self._arranged(script, args, kwargs))
         if spec != script.inputs:
             raise ValueError(f"{self._kind} was captured with inputs {script.inputs}, not {spec}")
         for leaf, expected in zip(leaves, script.shapes, strict=True):
@@ -128,8 +131,31 @@ class GraphNet(nn.Module):
         results = _FUNCTIONS[script.source](self, *leaves)
         return pytree.tree_unflatten(list(results), script.outputs)
 
+    def _arranged(self, script: Script, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The arguments as they were given when it was captured, whichever of them come by name now."""
+        count, names = _names(script.inputs)
+        positional = self.argument_names
+        if len(args) > len(positional):
+            raise TypeError(f"{self._kind} takes {len(positional)} positional arguments, not {len(args)}")
+        given = dict(zip(positional, args, strict=False))
+        if twice := given.keys() & kwargs.keys():
+            raise TypeError(f"{self._kind} got {', '.join(sorted(twice))} twice, by place and by name")
+        given |= kwargs
+        expected = (*positional[:count], *names)
+        if unknown := [name for name in given if name not in expected]:
+            raise TypeError(f"{self._kind} was captured without {', '.join(unknown)}; pass what the example had")
+        if missing := [name for name in expected if name not in given]:
+            raise TypeError(f"{self._kind} was captured with {', '.join(missing)}; pass what the example had")
+        return tuple(given[name] for name in positional[:count]), {name: given[name] for name in names}
+
     def extra_repr(self) -> str:
         return f"graph form of {self._kind}"
+
+
+def _names(spec: pytree.TreeSpec) -> tuple[int, list[str]]:
+    """How many positional arguments a call has, and the names of its keyword arguments in order."""
+    args, kwargs = pytree.tree_unflatten(range(spec.num_leaves), spec)
+    return len(args), list(kwargs)
 
 
 def _check(leaf: object, expected: object, kind: str) -> None:

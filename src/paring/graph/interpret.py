@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from paring.graph import ops
+from paring.graph.alone import alone
 from paring.graph.capture import Captured
 from paring.graph.grids import Grid, Layout, Link, Meeting, boxed, grid_dims, layout, slices
 from paring.graph.labels import distinct, distinct_pairs, representatives, varying
@@ -61,6 +62,7 @@ class Interpretation:
     held_back: bool = False
 
 
+@alone()
 def interpret(net: nn.Module, captured: Captured, *, training: bool, free: bool = False) -> Interpretation:
     """Labels and values of the captured `net`. training: batch norms and dropouts as in train mode, else as in eval.
 

@@ -38,6 +38,8 @@ def uniform(values: Tensor, dim: int) -> Tensor:
     first = rows[:, 0].clone()
     here = (~first.isnan()).nonzero().flatten()
     rows = rows[here]
+    apart = (rows != rows[:, :1]).any(1)
+    rows, here = rows[apart], here[apart]
     apart = ~torch.isclose(rows, rows[:, :1], rtol=1e-12, atol=0.0).all(1)
     first[here[apart]] = torch.nan
     return first

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from paring.graph.file_error import FileError
-from paring.graph.nested import TYPES, Shape, allowed, understood
+from paring.graph.nested import TYPES, Shape, allowed, as_inputs, understood
 from paring.graph.select import SelectLinear
 
 VERSION, GRAPH_VERSION = 1, 3
@@ -129,10 +129,9 @@ def _is_gone(given: object) -> bool:
 
 
 def _check_example(given: object, held: Held) -> None:
-    """Raises `ValueError` when this describes no tuple of arguments, or too large ones."""
+    """Raises `ValueError` when this describes no arguments of a network, or too large ones."""
     found = understood(given)
-    if not isinstance(found, tuple):
-        raise ValueError("its example is no tuple of arguments")
+    as_inputs(found)
     leaves = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Shape)]
     needed, most = sum(leaf.nbytes for leaf in leaves), allowed(nbytes(held))
     if needed > most:

@@ -3,6 +3,7 @@
     {"tuple": [NODE, ...]}    {"list": [NODE, ...]}    {"dict": [[NAME, NODE], ...]}
     {"tensor": [SHAPE, DTYPE]}    {"value": true, 3, 0.5, "text" or null}
 
+Positional arguments are a tuple; where there are keyword arguments, a list of that tuple and of a dictionary.
 Nothing else can be written, and nothing else is read: no name of a class or a module, nothing to call.
 """
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from paring.core import Inputs
 from paring.graph.file_error import FileError
 
 TYPES: dict[str, torch.dtype] = {
@@ -59,12 +61,29 @@ class Shape:
         return math.prod(self.sizes) * self.dtype.itemsize
 
 
-def as_shapes(example: tuple[object, ...]) -> tuple[object, ...]:
+def as_nested(inputs: Inputs) -> object:
+    """Arguments as a file holds them: the positional ones in a tuple; with keyword arguments, a list of both."""
+    return [inputs.args, dict(inputs.kwargs)] if inputs.kwargs else inputs.args
+
+
+def as_inputs(example: object) -> Inputs:
+    """The arguments that `as_nested` put down.
+
+    Raises:
+        ValueError: they are none.
+    """
+    if isinstance(example, tuple):
+        return Inputs(example)
+    if isinstance(example, list) and [type(part) for part in example] == [tuple, dict]:
+        return Inputs(*example)
+    raise ValueError("its example is no tuple of arguments, nor a list of that and of keyword arguments")
+
+
+def as_shapes(example: object) -> object:
     """The same nesting with shapes in place of tensors."""
-    found: tuple[object, ...] = pytree.tree_map(
+    return pytree.tree_map(
         lambda leaf: Shape(tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else leaf, example
     )
-    return found
 
 
 def allowed(tensor_bytes: int) -> int:
@@ -72,7 +91,7 @@ def allowed(tensor_bytes: int) -> int:
     return max(FREE_BYTES, tensor_bytes)
 
 
-def within(example: tuple[object, ...], most: int) -> tuple[object, ...]:
+def within(example: object, most: int) -> object:
     """The example with fewer inputs in its batch (two at least), so that it takes no more than `most` bytes, if that helps.
 
     example: nested, with shapes in place of tensors.
@@ -84,10 +103,9 @@ def within(example: tuple[object, ...], most: int) -> tuple[object, ...]:
         return example
     ((size,),) = first
     fewer = min(size, max(2, size * most // needed))
-    smaller: tuple[object, ...] = pytree.tree_map(
+    return pytree.tree_map(
         lambda leaf: Shape((fewer, *leaf.sizes[1:]), leaf.dtype) if isinstance(leaf, Shape) else leaf, example
     )
-    return smaller
 
 
 def told(node: object, depth: int = 0) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 from torch import nn
 
+from paring.core import Inputs
 from paring.graph.apply import apply
-from paring.graph.capture import Captured, CaptureError, Example, capture
+from paring.graph.capture import Captured, CaptureError, capture
 from paring.graph.free_plan import free_plan
 from paring.graph.graph_form import Captures, GraphFormError, Keeps, graph_form
 from paring.graph.graph_net import GraphNet
@@ -22,13 +24,13 @@ from paring.graph.verify import Make
 
 @dataclass(frozen=True)
 class Planner:
-    """found: the interpretation in eval mode, other: in train mode where that matters. both: constants hold in both.
+    """found: the interpretation in eval mode, in_train: makes the one in train mode. both: constants hold in both.
 
     free: sizes in the forward may change; then the graph form can be made. input_groups: see `input_groups`.
     """
 
     found: Interpretation
-    other: Interpretation | None
+    in_train: Callable[[], Interpretation]
     both: bool
     drop_inputs: bool
     free: bool
@@ -41,7 +43,7 @@ class Planner:
         cls,
         net: nn.Module,
         captured: Captured,
-        example: Example,
+        example: Inputs,
         mode: Mode,
         drop_inputs: bool,
         *,
@@ -50,12 +52,12 @@ class Planner:
     ) -> Planner:
         """Interpret a network that was captured on an example."""
         found = interpret(net, captured, training=False, free=free)
-        other = interpret(net, captured, training=True, free=free) if found.norms or mode == "both" else None
-        return cls(found, other, mode == "both", drop_inputs, free, Captures(net, example), input_groups or {})
+        in_train = partial(interpret, net, captured, training=True, free=free)
+        return cls(found, in_train, mode == "both", drop_inputs, free, Captures(net, example), input_groups or {})
 
     @classmethod
     def of_graph(
-        cls, net: nn.Module, example: Example, mode: Mode, drop_inputs: bool, input_groups: InputGroups | None = None
+        cls, net: nn.Module, example: Inputs, mode: Mode, drop_inputs: bool, input_groups: InputGroups | None = None
     ) -> Planner:
         """For the graph form alone: where the network allows it, plan on the very capture that is rewritten."""
         captures = Captures(net, example)
@@ -64,8 +66,13 @@ class Planner:
         except (CaptureError, GraphFormError):
             captured = capture(net, example)
             return cls.of(net, captured, example, mode, drop_inputs, free=True, input_groups=input_groups)
-        other = interpret(net, captured, training=True, free=True) if found.norms or mode == "both" else None
-        return cls(found, other, mode == "both", drop_inputs, True, captures, input_groups or {})
+        in_train = partial(interpret, net, captured, training=True, free=True)
+        return cls(found, in_train, mode == "both", drop_inputs, True, captures, input_groups or {})
+
+    @cached_property
+    def other(self) -> Interpretation | None:
+        """The interpretation in train mode, made when it is asked for; None where it is the same."""
+        return self.in_train() if self.found.norms or self.both else None
 
     @property
     def layers(self) -> list[str]:
@@ -107,7 +114,7 @@ class Planner:
 
     def drift(self, mode: Mode, plan: ShrinkPlan, spare: Sequence[str]) -> list[str]:
         """A note when a plan for eval mode changes the function in train mode."""
-        if mode != "eval" or self.other is None or not any(row.folded or row.merged for row in plan.rows):
+        if mode != "eval" or not any(row.folded or row.merged for row in plan.rows) or self.other is None:
             return []
         gone = plan.removed - self.plan(spare, both=True).removed
         note = f"{gone} removed units are constant at another value in train mode: there the function changed"

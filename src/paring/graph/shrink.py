@@ -11,9 +11,10 @@ from typing import Literal
 
 from torch import nn
 
-from paring.core import plain_net
+from paring.core import Example, Inputs, plain_net
+from paring.graph.alone import alone
 from paring.graph.apply import apply
-from paring.graph.capture import Example, check_copies, check_example
+from paring.graph.capture import check_copies, check_layers
 from paring.graph.choose import Chooser
 from paring.graph.fuse import Fused, fuse, fused_copy
 from paring.graph.input_groups import InputGroups
@@ -49,6 +50,7 @@ def compact(
     )[0]
 
 
+@alone()
 def shrink(
     net: nn.Module,
     example: Example,
@@ -63,7 +65,7 @@ def shrink(
 ) -> tuple[nn.Module, Report]:
     """Remove every unit that is zero, constant or unread, where that is exact.
 
-    example: an input with the batch first, or a tuple of inputs. inplace: change `net` itself instead of a copy.
+    example: an input with the batch first, a tuple of inputs, or a mapping of keyword arguments. inplace: change `net` itself instead of a copy.
     verify: run old and new and take back what differs; without it a size written into the user's forward shows up only
     as an error later. drop_inputs: linear layers stop reading columns that have zero weights only but stay in their
     input, such as inputs of the network or single positions of a flattened map (`SelectLinear`).
@@ -85,19 +87,21 @@ def shrink(
     if inplace and form == "graph":
         raise ValueError("inplace=True keeps the network's own modules; use inplace=False for form='graph'")
     net = plain_net(net, "compact")
-    check_example(example)
+    check_layers(net)
     check_copies(net)
     unknown = sorted(set(input_groups or ()) - {name for name, _ in net.named_modules()})
     if unknown:
         raise ValueError(f"input_groups names {unknown[0]!r}, which is no module of this {type(net).__name__}")
     with still(net):
-        small, report = _shrunk(net, example, inplace, verify, drop_inputs, mode, form, fuse_norms, input_groups or {})
+        small, report = _shrunk(
+            net, Inputs.of(example), inplace, verify, drop_inputs, mode, form, fuse_norms, input_groups or {}
+        )
     return like(small, net), report
 
 
 def _shrunk(
     net: nn.Module,
-    example: Example,
+    example: Inputs,
     inplace: bool,
     verify: bool,
     drop_inputs: bool,

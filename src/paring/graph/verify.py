@@ -16,18 +16,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from paring.core import Example, Inputs
+from paring.graph.alone import alone
 from paring.graph.apply import apply
 from paring.graph.autocast import plainly
-from paring.graph.capture import Example, as_inputs, batch_size, untouched_random
+from paring.graph.capture import untouched_random
 from paring.graph.compare import EXACT, differs, gap, one_path, refuse_nan
 from paring.graph.plan import ShrinkPlan
 
 HEAVY, LARGE = 10**7, 2**15  # parameters of a network, entries of one example
 ROWS = 8
-Inputs = tuple[object, ...]
 Make = Callable[[nn.Module], nn.Module]
 
 
+@alone()
 def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None) -> str:
     """Empty when `plan` leaves the function of `net` alone; else what differs, for the user's eyes.
 
@@ -38,12 +40,12 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
     Raises:
         ValueError: a weight is NaN, or the network's own output on the example; see `refuse_nan`.
     """
-    inputs = as_inputs(example)
+    inputs = Inputs.of(example)
     large = _entries(inputs) > LARGE
     heavy = large or sum(p.numel() for p in net.parameters()) > HEAVY
     shown = _first(inputs, 2 if heavy else ROWS)
     randoms = [_random_like(inputs, n) for n in ((1,) if heavy else (1, 2, 3))]
-    images = any(len(shape) == 4 for shape in _shapes(inputs))
+    images = any(len(shape) == 4 for shape in inputs.shapes)
     other_size = _random_like(inputs, 3, _other_size) if images and make is None else None
     lengths = _other_lengths(inputs) if make is None else []
     with untouched_random(), torch.no_grad(), one_path(), plainly():
@@ -63,13 +65,13 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
             problem = _compare(exact, rounded, other_size, True) if other_size is not None else None
             wide = problem is None or not large
             if problem:
-                return f"{problem} {where} on inputs of shape {_shapes(other_size)}"
+                return f"{problem} {where} on inputs of shape {other_size}"
             for trial in (shown, *randoms, *lengths):
                 problem = _compare(exact, rounded, trial, wide, named=trial is shown and not mode)
                 if problem is None and trial is shown:
                     return f"the network refuses the example itself {where}"
                 if problem:
-                    return f"{problem} {where} on inputs of shape {_shapes(trial)}"
+                    return f"{problem} {where} on inputs of shape {trial}"
     return ""
 
 
@@ -145,7 +147,7 @@ def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype, make: Make | N
 def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
     """All output tensors, or the message of the error."""
     try:
-        out = net(*pytree.tree_map(lambda v: v.clone() if isinstance(v, Tensor) else v, inputs))
+        out = inputs.call(net)
     except (RuntimeError, ValueError, IndexError, AttributeError, AssertionError) as error:
         return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
@@ -159,10 +161,10 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
 def _random_like(inputs: Inputs, batch: int, resize: Callable[[Tensor], tuple[int, ...]] | None = None) -> Inputs:
     """Inputs like the example: floats with its mean and spread, others drawn from its entries."""
     generator = torch.Generator().manual_seed(batch)
-    size = batch_size(inputs)
+    size = inputs.batch
 
-    def draw(leaf: object) -> object:
-        if not isinstance(leaf, Tensor) or leaf.numel() == 0:
+    def draw(leaf: Tensor) -> Tensor:
+        if leaf.numel() == 0:
             return leaf
         sizes = leaf.shape if resize is None else resize(leaf)
         shape = sizes if size is None else (batch, *sizes[1:])
@@ -173,7 +175,7 @@ def _random_like(inputs: Inputs, batch: int, resize: Callable[[Tensor], tuple[in
         spread = leaf.detach().std() if leaf.numel() > 1 else torch.ones_like(leaf).mean()
         return noise * torch.where(spread > 0, spread, 1.0) + leaf.detach().mean()
 
-    return tuple(pytree.tree_map(draw, inputs))
+    return inputs.map(draw)
 
 
 def _other_size(leaf: Tensor) -> tuple[int, ...]:
@@ -190,7 +192,7 @@ def _other_lengths(inputs: Inputs) -> list[Inputs]:
     All tensors that have this length there get the other one, which is shorter, so that no position lies beyond a table
     of positions (on a GPU that ends the process). Networks that refuse it are not compared.
     """
-    leaves = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim() in (2, 3)]
+    leaves = [t for t in inputs.tensors if t.dim() in (2, 3)]
     places = sorted({(dim, t.shape[dim]) for t in leaves for dim in range(1, t.dim()) if t.shape[dim] > 1})
     found = []
     for dim, length in places[:4]:
@@ -200,7 +202,7 @@ def _other_lengths(inputs: Inputs) -> list[Inputs]:
             return tuple(n - max(1, n // 4) if fits and d == dim else n for d, n in enumerate(leaf.shape))
 
         found.append(_random_like(inputs, 2, other))
-    volumes = [t for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.dim() == 5]
+    volumes = [t for t in inputs.tensors if t.dim() == 5]
     if volumes and max(t.numel() // len(t) for t in volumes) <= LARGE:
         found.append(
             _random_like(
@@ -212,24 +214,16 @@ def _other_lengths(inputs: Inputs) -> list[Inputs]:
 
 def _first(inputs: Inputs, rows: int) -> Inputs:
     """The first examples of a batch."""
-    if batch_size(inputs) is None:
-        return inputs
-    return tuple(pytree.tree_map(lambda v: v[:rows] if isinstance(v, Tensor) else v, inputs))
+    return inputs if inputs.batch is None else inputs.map(lambda tensor: tensor[:rows])
 
 
 def _entries(inputs: Inputs) -> int:
     """Entries of one example."""
-    return sum(t.numel() for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)) // (batch_size(inputs) or 1)
-
-
-def _shapes(inputs: Inputs | None) -> list[tuple[int, ...]]:
-    return [tuple(t.shape) for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor)]
+    return sum(tensor.numel() for tensor in inputs.tensors) // (inputs.batch or 1)
 
 
 def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return tuple(
-        pytree.tree_map(lambda v: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v, inputs)
-    )
+    return inputs.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _noisy(net: nn.Module, inputs: Inputs) -> bool:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from paring.core import unwrapped
-from paring.graph.capture import Example, capture
+from paring.core import Example, unwrapped
+from paring.graph.alone import alone
+from paring.graph.capture import capture
 from paring.graph.groups import Group, find_groups, find_heads, sole_norm
 from paring.graph.interpret import Interpretation, interpret
 from paring.graph.state import Site
@@ -101,8 +102,9 @@ class Wiring:
         return tuple(layer for layer in self.layers if bool(torch.isin(layer.sources, labels).any()))
 
 
+@alone()
 def wiring(net: nn.Module, example: Example) -> Wiring:
-    """The wiring of `net` on `example` (a tensor, or a tuple of arguments; batch first). `net` is left as it was.
+    """The wiring of `net` on `example` (a tensor, a tuple of arguments or a mapping of keyword arguments; batch first). `net` is left as it was.
 
     Raises `CaptureError` (a `ValueError`) when the network cannot be traced.
     """

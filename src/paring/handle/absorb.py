@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate, factors, gated_layers, gates, unwrapped
+from paring.core import Gate, Inputs, factors, gated_layers, gates, unwrapped
 from paring.core.shared import Spread
 from paring.gates import StochasticGate
 from paring.handle.carry import Carried
@@ -40,7 +40,7 @@ _DEGREES: dict[str, dict[str, int]] = {
 }
 
 
-def absorb(net: nn.Module, example: tuple[Any, ...], companions: Iterable[object]) -> bool:
+def absorb(net: nn.Module, example: Inputs, companions: Iterable[object]) -> bool:
     """Multiply all held gates of `net` into its weights; False when there was none left.
 
     Gates next to a gate at "weights" that does more than multiply stay as they are.
@@ -163,7 +163,7 @@ def _scale(parameters: dict[str, nn.Parameter], names: dict[str, Tensor]) -> Non
             gradient.div_(scale)
 
 
-def _check(net: nn.Module, example: tuple[Any, ...]) -> None:
+def _check(net: nn.Module, example: Inputs) -> None:
     judged = Judged.of(net, example)
     before = judged.outputs()
     ready = _ready(judged.net)

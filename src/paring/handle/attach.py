@@ -11,7 +11,19 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from paring.core import Attachment, Clock, Method, gates, is_attached, set_attachment, strip, unwrapped, wrappers
+from paring.core import (
+    Attachment,
+    Clock,
+    Example,
+    Inputs,
+    Method,
+    gates,
+    is_attached,
+    set_attachment,
+    strip,
+    unwrapped,
+    wrappers,
+)
 from paring.handle.probe import NetworkProbe
 from paring.handle.run import Run
 from paring.handle.sharded import refuse_sharded
@@ -20,7 +32,7 @@ from paring.handle.sharded import refuse_sharded
 def attach(
     net: nn.Module,
     method: Method,
-    example: Tensor | tuple[Any, ...],
+    example: Example,
     *,
     steps: int | None = None,
     epoch_steps: int | None = None,
@@ -34,7 +46,8 @@ def attach(
         net: any module; it stays the same object and is called as before. Of a wrapper (`torch.compile`, DataParallel, ...) the
             network inside, which is `run.net`.
         method: what the network may lose.
-        example: one example batch (a tensor, or a tuple of positional arguments), used to capture the network.
+        example: one example batch (a tensor, a tuple of positional arguments or a mapping of keyword arguments), used to
+            capture the network.
         steps: optimizer steps that training will take, when known; schedules of methods need it.
         epoch_steps: optimizer steps in an epoch, when known.
         batch: examples in a training step, when known; `Shrink` times steps of this size.
@@ -59,7 +72,7 @@ def attach(
         )
     refuse_sharded(given, "attach")
     clock = Clock(step, steps=steps, epoch_steps=epoch_steps)
-    probe = NetworkProbe(net, example if isinstance(example, tuple) else (example,), loss)
+    probe = NetworkProbe(net, Inputs.of(example), loss)
     set_attachment(net, Attachment(method))
     before = [p for p in net.parameters() if p.requires_grad]
     children = [(module, dict(module._modules)) for module in net.modules()]

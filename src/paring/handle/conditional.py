@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from paring.core import GATED, Gated, set_attachment, strip
+from paring.core import GATED, Gated, Inputs, set_attachment, strip
 from paring.gates import StochasticGate
 from paring.graph import Layer, Wiring, wiring
 from paring.handle.folded import Judged, outputs
@@ -41,7 +41,7 @@ class _Place:
     inputs: StochasticGate | None
 
 
-def conditional(net: nn.Module, example: tuple[Any, ...], multiple_of: int) -> Conditional:
+def conditional(net: nn.Module, example: Inputs, multiple_of: int) -> Conditional:
     """The network as it is now, to be called in its place; see `Conditional`.
 
     Raises:
@@ -83,14 +83,14 @@ class Conditional:
                 "'units' or 'inputs' that draw one sample per minibatch, and no BatchNorm behind the units"
             )
 
-    def __call__(self, *args: Any) -> Any:
-        """What `net(*args)` returns."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `net(*args, **kwargs)` returns."""
         gates = self.gates()
         if not self.net.training or all(gate.held for gate in gates):
-            return self.net(*args)
-        return self.run(args, {gate: gate() for gate in gates}, self.multiple_of)
+            return self.net(*args, **kwargs)
+        return self.run(Inputs(args, kwargs), {gate: gate() for gate in gates}, self.multiple_of)
 
-    def run(self, args: tuple[Any, ...], drawn: dict[StochasticGate, Tensor], multiple_of: int) -> Any:
+    def run(self, inputs: Inputs, drawn: dict[StochasticGate, Tensor], multiple_of: int) -> Any:
         open_ = self._open({gate: z.detach() != 0 for gate, z in drawn.items()})
         tensors: dict[str, Tensor] = {}
         shown: dict[StochasticGate, Tensor] = {}
@@ -101,7 +101,7 @@ class Conditional:
                 if gate is not None:
                     shown[gate] = drawn[gate] if keep is None else drawn[gate].index_select(0, keep)
         with _showing(shown):
-            return functional_call(self.net, tensors, args)
+            return functional_call(self.net, tensors, inputs.args, dict(inputs.kwargs))
 
     def gates(self) -> list[StochasticGate]:
         """In the order in which the network draws them, so that it sees the same noise as without this."""
@@ -119,7 +119,7 @@ class Conditional:
         return (found & read) | ~self._free
 
 
-def _check(net: nn.Module, found: Wiring, example: tuple[Any, ...]) -> None:
+def _check(net: nn.Module, found: Wiring, example: Inputs) -> None:
     """Compare with the whole network once, half of the gates closed, on a copy.
 
     Raises:
@@ -135,7 +135,7 @@ def _check(net: nn.Module, found: Wiring, example: tuple[Any, ...]) -> None:
     with _showing(drawn):
         whole = judged.outputs()
     try:
-        less = outputs(lambda *args: part.run(args, drawn, 1), judged.example, False)
+        less = outputs(lambda *args, **kwargs: part.run(Inputs(args, kwargs), drawn, 1), judged.example, False)
     except RuntimeError as error:
         raise ValueError(
             f"the forward of this {type(net).__name__} needs its full sizes, so no unit can be left out: {error}"

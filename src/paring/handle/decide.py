@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from paring.core import Removal, gates
+from paring.core import Inputs, Removal, gates
 from paring.handle.carry import Cuts
 from paring.handle.live import dry_run, step_times
 from paring.handle.twin import Proposal, propose
@@ -31,7 +31,7 @@ class Decision:
 
 def decide(
     net: nn.Module,
-    example: tuple[Any, ...],
+    example: Inputs,
     removal: Removal,
     *,
     step: int,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
-from paring.core import Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped
+from paring.core import Inputs, Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped
 from paring.core.sharding import is_flat
 from paring.gates import input_groups
 from paring.graph import Report, shrink
@@ -24,7 +23,7 @@ from paring.handle.sharded import alike, gathered
 def finished(
     net: nn.Module,
     method: Method,
-    example: tuple[Any, ...],
+    example: Inputs,
     *,
     inplace: bool,
     drop_inputs: bool | None,
@@ -47,7 +46,7 @@ def finished(
             f"this {type(source).__name__} is sharded over processes, and what is small is whole: leave inplace out"
         )
     else:
-        small, example = gathered(source), alike(source, example)
+        small, example = gathered(source), Inputs(*alike(source, (example.args, dict(example.kwargs))))
     if drop_inputs is None:
         drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
     groups = input_groups(small)
@@ -67,7 +66,7 @@ def finished(
     return small, replace(report, notes=(*notes, *report.notes))
 
 
-def _fold(small: nn.Module, example: tuple[Any, ...]) -> None:
+def _fold(small: nn.Module, example: Inputs) -> None:
     """Multiply the gates into the weights, if that leaves the function alone.
 
     Raises:
@@ -84,13 +83,13 @@ def _fold(small: nn.Module, example: tuple[Any, ...]) -> None:
         same_in_own_type(own, outputs(small, example, False), before[1], small)
 
 
-def _released(net: nn.Module, example: tuple[Any, ...]) -> None:
+def _released(net: nn.Module, example: Inputs) -> None:
     release(net)
     set_attachment(net, None)
     widen(net, example)
 
 
-def _without_autocast(small: nn.Module, example: tuple[Any, ...]) -> list[str]:
+def _without_autocast(small: nn.Module, example: Inputs) -> list[str]:
     """Take mixed precision off the network's forward where a library put it there; what to note of that.
 
     Raises:

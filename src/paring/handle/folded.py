@@ -15,17 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from paring.core import gated_layers, release
+from paring.core import Inputs, gated_layers, release
+from paring.graph.alone import alone
 from paring.graph.autocast import plainly
+from paring.graph.capture import untouched_random
 from paring.graph.compare import UNMEASURED, differs, gap, one_path, refuse_nan
 
 _FIRST = (torch.float64, torch.float32)
 
 
-def outputs(net: Callable[..., Any], arguments: tuple[Any, ...], grad: bool) -> list[Tensor]:
+@alone()
+def outputs(net: Callable[..., Any], inputs: Inputs, grad: bool) -> list[Tensor]:
     """Floating-point outputs of the network on the example, with or without recording gradients, without autocast."""
-    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(grad), plainly(), one_path():
-        found = pytree.tree_leaves(net(*arguments))
+    with untouched_random(), torch.set_grad_enabled(grad), plainly(), one_path():
+        found = pytree.tree_leaves(inputs.call(net))
     return [value.detach() for value in found if isinstance(value, Tensor) and value.is_floating_point()]
 
 
@@ -34,11 +37,11 @@ class Judged:
     """A copy of a network in eval mode that can be compared exactly, its example, and the type in which it computes."""
 
     net: nn.Module
-    example: tuple[Any, ...]
+    example: Inputs
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, net: nn.Module, example: tuple[Any, ...]) -> Judged:
+    def of(cls, net: nn.Module, example: Inputs) -> Judged:
         """In float64; in float32, or as it is, where the network writes its own type into the forward."""
         for dtype in _FIRST:
             twin, shown = copy.deepcopy(net).eval(), cast(example, dtype)
@@ -65,13 +68,9 @@ class Judged:
         return differs(before, after, self.dtype, lambda: UNMEASURED)
 
 
-def cast(example: tuple[Any, ...], dtype: torch.dtype) -> tuple[Any, ...]:
+def cast(example: Inputs, dtype: torch.dtype) -> Inputs:
     """The example with its floating-point tensors in this type."""
-
-    def one(leaf: object) -> object:
-        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
-
-    return tuple(pytree.tree_map(one, example))
+    return example.map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf)
 
 
 def dtype_of(net: nn.Module) -> torch.dtype:

@@ -6,14 +6,14 @@ import copy
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from paring.core import attached, is_attached, unwrapped
-from paring.graph.capture import batch_size, untouched_random
+from paring.core import Inputs, attached, is_attached, unwrapped
+from paring.graph.alone import alone
+from paring.graph.capture import untouched_random
 from paring.graph.slices import Dims
 from paring.handle.carry import Carried, Cuts, cut_network, cut_state, shapes_of
 from paring.handle.folded import Judged, outputs
@@ -123,7 +123,8 @@ def put_back(name: str, small: Tensor, whole: Tensor, state: Mapping[str, Tensor
     return found
 
 
-def dry_run(net: nn.Module, cuts: Cuts, example: tuple[Any, ...]) -> str:
+@alone()
+def dry_run(net: nn.Module, cuts: Cuts, example: Inputs) -> str:
     """Empty when a cut copy of the network computes what the network does in eval mode; else what is wrong."""
     judged = Judged.of(net, example)
     before = judged.outputs()
@@ -135,7 +136,7 @@ def dry_run(net: nn.Module, cuts: Cuts, example: tuple[Any, ...]) -> str:
     return judged.differs(before, after)
 
 
-def step_times(net: nn.Module, cuts: Cuts, example: tuple[Any, ...], batch: int | None) -> tuple[float, float]:
+def step_times(net: nn.Module, cuts: Cuts, example: Inputs, batch: int | None) -> tuple[float, float]:
     """Seconds of forward and backward in train mode, before and after the cut: the fastest of several, in turns on copies.
 
     The fastest, because whatever else the machine does only ever adds time.
@@ -157,12 +158,16 @@ def step_times(net: nn.Module, cuts: Cuts, example: tuple[Any, ...], batch: int 
     return min(taken[0]), min(taken[1])
 
 
-def _step_time(net: nn.Module, inputs: tuple[Any, ...]) -> float:
+def _step_time(net: nn.Module, inputs: Inputs) -> float:
     device = next(net.parameters()).device
     net.zero_grad(set_to_none=True)
     _wait(device)
     started = time.perf_counter()
-    out = [v for v in pytree.tree_leaves(net(*inputs)) if isinstance(v, Tensor) and v.is_floating_point()]
+    out = [
+        v
+        for v in pytree.tree_leaves(net(*inputs.args, **inputs.kwargs))
+        if isinstance(v, Tensor) and v.is_floating_point()
+    ]
     torch.stack([v.float().pow(2).mean() for v in out]).sum().backward()
     _wait(device)
     return time.perf_counter() - started
@@ -173,19 +178,15 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _batched(example: tuple[Any, ...], batch: int | None, net: nn.Module) -> tuple[Any, ...]:
+def _batched(example: Inputs, batch: int | None, net: nn.Module) -> Inputs:
     """The example, repeated up to the batch; images in the layout of the network's weights."""
-    size = batch_size(example)
-    rows = None if batch is None or size is None else torch.arange(batch) % size
     channels_last = any(
         p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
         for p in net.parameters()
     )
 
-    def take(leaf: object) -> object:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        leaf = leaf.detach() if rows is None else leaf.detach()[rows.to(leaf.device)]
+    def laid_out(leaf: Tensor) -> Tensor:
+        leaf = leaf.detach()
         return leaf.contiguous(memory_format=torch.channels_last) if channels_last and leaf.dim() == 4 else leaf
 
-    return tuple(pytree.tree_map(take, example))
+    return (example if batch is None else example.cycled(batch)).map(laid_out)

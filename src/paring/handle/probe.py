@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from paring.core import gates
+from paring.core import Inputs, gates
 from paring.cost import CostModel
 from paring.graph import Wiring, wiring
 from paring.handle.parallel import from_first
@@ -22,7 +22,7 @@ class NetworkProbe:
     def __init__(
         self,
         net: nn.Module,
-        example: tuple[Any, ...],
+        example: Inputs,
         loss: Callable[[Callable[..., Any]], Tensor] | None = None,
     ) -> None:
         self._net = net
@@ -30,8 +30,8 @@ class NetworkProbe:
         self._loss = loss
 
     @property
-    def example(self) -> tuple[Any, ...]:
-        """Example positional arguments of the network."""
+    def example(self) -> Inputs:
+        """Example arguments of the network."""
         return self._example
 
     @cached_property

@@ -219,7 +219,7 @@ class Run:
             ValueError: nothing can be left out of this network; see `paring.handle.conditional`.
         """
         present = self._shrinking.latest(lambda: conditional(self.net, self.probe.example, multiple_of))
-        return lambda *args: present()(*args)
+        return lambda *args, **kwargs: present()(*args, **kwargs)
 
     def finish(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Method, attached, concise
+from paring.core import Inputs, Method, attached, concise
 from paring.graph.capture import untouched_random
 from paring.handle.carry import cut_network
 from paring.handle.live import KEPT, READS, SIZE, recall
@@ -20,7 +20,7 @@ _FIELDS = ("step", "round", "method", "shrinks", "point", "state", "said")
 _WRONG = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, KeyError)
 
 
-def checked(state: Any, net: nn.Module, method: Method, example: tuple[Any, ...]) -> nn.Module:
+def checked(state: Any, net: nn.Module, method: Method, example: Inputs) -> nn.Module:
     """The network as this state would leave it: itself, or a smaller copy where the state's network had shrunk.
 
     Raises:
@@ -74,7 +74,7 @@ def check_tensors(found: Any, wanted: Mapping[str, Any], what: str) -> None:
         raise ValueError(f"{_told(odd[0])} in {what} is nothing that this network has")
 
 
-def after_cuts(memory: Any, net: nn.Module, example: tuple[Any, ...]) -> nn.Module:
+def after_cuts(memory: Any, net: nn.Module, example: Inputs) -> nn.Module:
     """The network once it is cut as an attachment remembers it: itself when nothing was cut, else a smaller copy.
 
     Raises:
@@ -98,7 +98,7 @@ def after_cuts(memory: Any, net: nn.Module, example: tuple[Any, ...]) -> nn.Modu
         twin = copy.deepcopy(net)
         cut_network(twin, cuts)
         with torch.no_grad(), untouched_random():
-            copy.deepcopy(twin).eval()(*example)
+            example.call(copy.deepcopy(twin).eval())
     except _WRONG as error:
         raise ValueError(f"what was cut according to the method's state does not fit this network: {error}") from error
     return twin

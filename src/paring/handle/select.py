@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import STOCK, Gated
+from paring.core import STOCK, Gated, Inputs
 from paring.core.layers import GatedLinear
 from paring.graph import SelectLinear
 
@@ -41,7 +41,7 @@ def set_reads(layer: nn.Module, reads: Tensor | None) -> None:
 
 
 @torch.no_grad()
-def widen(net: nn.Module, example: tuple[Any, ...]) -> dict[str, int]:
+def widen(net: nn.Module, example: Inputs) -> dict[str, int]:
     """Turn every ungated `SelectLinear` of `net` into the Linear of its whole input, with zero columns; in place.
 
     Returns:
@@ -58,7 +58,7 @@ def widen(net: nn.Module, example: tuple[Any, ...]) -> dict[str, int]:
     hooks = [module.register_forward_pre_hook(seen(name)) for name, module in found.items()]
     modes = {module: module.training for module in net.modules()}
     try:
-        net.eval()(*example)
+        example.call(net.eval())
     finally:
         for module, training in modes.items():
             module.training = training

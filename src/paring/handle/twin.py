@@ -12,15 +12,15 @@ import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate, Gated, Removal, gated_layers, gates, release, set_attachment
+from paring.core import Gate, Gated, Inputs, Removal, gated_layers, gates, release, set_attachment
 from paring.core.shared import Spread
 from paring.gates import input_groups
 from paring.graph import SelectLinear
+from paring.graph.alone import alone
 from paring.graph.capture import capture
 from paring.graph.choose import offenders
 from paring.graph.interpret import Interpretation, interpret
@@ -56,7 +56,8 @@ class Proposal:
         return max((1 - after / before for before, after in pairs if before), default=0.0)
 
 
-def propose(net: nn.Module, example: tuple[Any, ...], removal: Removal, spare: Collection[str] = ()) -> Proposal | None:
+@alone()
+def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection[str] = ()) -> Proposal | None:
     """The largest exact cut of `net` as its settled gates stand; None when there is nothing to cut.
 
     Args:

@@ -99,7 +99,7 @@ class AtInit(Method):
         if self.score == "random":
             return rules.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
         if self.score == "synflow":
-            scores = rules.synflow(net, names, probe.example)
+            scores = rules.synflow(net, names, probe.example.args, probe.example.kwargs)
         elif self.score == "snip":
             scores = rules.snip(net, names, probe.loss)
         else:

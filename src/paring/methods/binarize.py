@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Example, Method, Places, Probe, attached, settle_places
 from paring.gates import BinaryWeights, Site, put_gate, read_weights, sites_of, weight_of, weight_sites
 from paring.handle import Run, attach
 from paring.hard import GradientRule, LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
@@ -162,7 +162,7 @@ class Binarize(Method):
 
 def binarize(
     net: nn.Module,
-    example: Tensor | tuple[Any, ...],
+    example: Example,
     activations: Activations = "sign",
     weights: Weights = "mean",
     **settings: Any,
@@ -171,7 +171,7 @@ def binarize(
 
     Args:
         net: any module; first and last layer keep real weights by default.
-        example: one example batch, used to capture the network.
+        example: one example batch, used to capture the network; see `attach`.
         activations: see `Binarize`.
         weights: see `Binarize`.
         settings: the others of `Binarize`, such as `rule=SaturatedSTE()`.

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
 
 Loss = Callable[[nn.Module], Tensor]
 
@@ -74,7 +75,9 @@ def grasp(net: nn.Module, names: Sequence[str], loss: Loss) -> dict[str, Tensor]
     return dict(zip(names, found, strict=True))
 
 
-def synflow(net: nn.Module, names: Sequence[str], example: tuple[Any, ...]) -> dict[str, Tensor]:
+def synflow(
+    net: nn.Module, names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> dict[str, Tensor]:
     """Synaptic flow: |w| dR/d|w| in float64 and eval mode, with all parameters replaced by their magnitudes.
 
     Needs no data: only the shapes of the example count. BatchNorm uses its running statistics as they are.
@@ -82,18 +85,20 @@ def synflow(net: nn.Module, names: Sequence[str], example: tuple[Any, ...]) -> d
     Args:
         net: the network; left as it was.
         names: parameters to score.
-        example: positional arguments; floating-point tensors are replaced by ones, one example each.
+        args: positional arguments of the network; floating-point tensors are replaced by ones, one example each.
+        kwargs: keyword arguments, likewise.
     """
     twin, weights = _twin(net, names)
     twin.double().eval()
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.abs_()
-    ones = tuple(
-        torch.ones_like(a[:1], dtype=torch.float64) if isinstance(a, Tensor) and a.is_floating_point() else a
-        for a in example
-    )
-    grads = torch.autograd.grad(twin(*ones).sum(), weights)
+
+    def ones(a: Tensor) -> Tensor:
+        return torch.ones_like(a[:1], dtype=torch.float64) if a.is_floating_point() else a
+
+    given, named = tree_map_only(Tensor, ones, (args, dict(kwargs or {})))
+    grads = torch.autograd.grad(twin(*given, **named).sum(), weights)
     found = [(w * g).detach().abs() for w, g in zip(weights, grads, strict=True)]
     _check_finite("SynFlow", found)
     return dict(zip(names, found, strict=True))

@@ -16,11 +16,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from paring.core import Inputs
 from paring.hard.bits.contract import Window, scales
 from paring.hard.bits.edges import Code
 from paring.hard.bits.rewrite import Rewritten, affine
 from paring.hard.bits.sites import Sites
-from paring.hard.bits.trace import BitsError
+from paring.hard.bits.trace import BitsError, in_order
 from paring.hard.bits.words import packed
 
 
@@ -41,7 +42,7 @@ class Agreement:
     largest: float
 
 
-def check(rewritten: Rewritten, packed_net: nn.Module, inputs: tuple[object, ...]) -> Agreement:
+def check(rewritten: Rewritten, packed_net: nn.Module, inputs: Inputs) -> Agreement:
     """Compare on `inputs`.
 
     Raises:
@@ -50,8 +51,9 @@ def check(rewritten: Rewritten, packed_net: nn.Module, inputs: tuple[object, ...
     sites = rewritten.sites
     with torch.no_grad():
         exact, plain = _Exact(sites, sites.traced.net), _Noted(sites.traced.net)
-        exact.run(*inputs)
-        outputs = plain.run(*inputs)
+        placed = in_order(sites.traced.net, inputs)
+        exact.run(*placed)
+        outputs = plain.run(*placed)
         for node, layers in rewritten.made.items():
             source = sites.sources[node]
             entry = sites.contractions[source.top] if source.fused else source.top
@@ -65,7 +67,7 @@ def check(rewritten: Rewritten, packed_net: nn.Module, inputs: tuple[object, ...
         for node, contraction in rewritten.floats.items():
             base = sites.contractions[node]
             _same(node, contraction(as_bits(exact.values[base], sites.code(base))), exact.values[node])
-        found = packed_net(*inputs)
+        found = inputs.call(packed_net)
     units = list(sites.sources)
     ours, theirs = pytree.tree_leaves(found), pytree.tree_leaves(outputs)
     return Agreement(

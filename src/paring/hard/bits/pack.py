@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from paring.core import plain_net
-from paring.graph.capture import Example, as_inputs
+from paring.core import Example, Inputs, plain_net
+from paring.graph.alone import alone
 from paring.hard.bits.backend import kernels
 from paring.hard.bits.check import check
 from paring.hard.bits.contract import BitLayer
@@ -44,9 +44,9 @@ class BitNet(nn.Module):
         self.net, self.report = net, report
         super().train(False)
 
-    def forward(self, *inputs: Any) -> Any:
-        plain = all(isinstance(x, Tensor) for x in inputs)
-        for x in inputs if plain else pytree.tree_leaves(inputs):
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        plain = not named and all(isinstance(x, Tensor) for x in inputs)
+        for x in inputs if plain else pytree.tree_leaves((inputs, named)):
             if isinstance(x, Tensor) and (
                 x.device.type != "cpu" or (x.is_floating_point() and x.dtype != torch.float32)
             ):
@@ -54,7 +54,7 @@ class BitNet(nn.Module):
                     f"a network of bits takes float32 on the CPU, not {x.dtype} on {x.device}: convert the input"
                 )
         with torch.no_grad():
-            return self.net(*inputs)
+            return self.net(*inputs, **named)
 
     def train(self, mode: bool = True) -> BitNet:
         """Eval mode only.
@@ -67,12 +67,13 @@ class BitNet(nn.Module):
         return super().train(False)
 
 
+@alone()
 def pack_bits(net: nn.Module, example: Example) -> BitNet:
     """A copy of `net` that computes with bits, verified on the example.
 
     Args:
         net: finished, in eval mode, float32 on the CPU; stays as it is.
-        example: a tensor, or a tuple of arguments, batch first. Image sizes may differ later where the network takes them.
+        example: a tensor, a tuple of arguments or a mapping of keyword arguments, batch first. Image sizes may differ later where the network takes them.
 
     Returns:
         The network; `.report` says which layers run on bits, why the others do not, and the bytes before and after.
@@ -85,7 +86,7 @@ def pack_bits(net: nn.Module, example: Example) -> BitNet:
     kernels()
     if net.training:
         raise BitsError("the network is in train mode, and bits are for answers: call net.eval() first")
-    inputs = as_inputs(example)
+    inputs = Inputs.of(example)
     with torch.inference_mode(False):
         sites = Sites(Traced(copy.deepcopy(net), inputs))
         if not sites.contractions:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from paring.core import Inputs
 from paring.hard.bits.edges import code_of
 from paring.hard.units import SaturatedReLU
 
@@ -23,7 +27,21 @@ class BitsError(ValueError):
 
 
 class _Tracer(fx.Tracer):
-    """Stock layers and those of this package are nodes; the user's own modules are looked into."""
+    """Stock layers and those of this package are nodes; the user's own modules are looked into.
+
+    While it traces, every call of a module in this process comes by here; those of other threads go on as ever.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if isinstance(m, nn.Sequential):
@@ -42,12 +60,12 @@ class Traced:
         BitsError: the network cannot be traced.
     """
 
-    def __init__(self, net: nn.Module, inputs: tuple[object, ...]) -> None:
+    def __init__(self, net: nn.Module, inputs: Inputs) -> None:
         try:
             self.net = fx.GraphModule(net, _Tracer().trace(net))
             shapes = _Shapes(self.net)
             with torch.no_grad():
-                shapes.run(*inputs)
+                shapes.run(*in_order(self.net, inputs))
         except Exception as error:  # fx raises whatever the network's own code raises
             raise BitsError(
                 f"{type(net).__name__} could not be traced with torch.fx: {type(error).__name__}: {str(error)[:300]} "
@@ -109,6 +127,13 @@ class Traced:
 
     def _same(self, node: fx.Node) -> bool:
         return not bool(node.kwargs.get("training", node.args[2] if len(node.args) > 2 else True))
+
+
+def in_order(net: fx.GraphModule, inputs: Inputs) -> tuple[Any, ...]:
+    """The arguments as an interpreter of the graph takes them: by place."""
+    bound = inspect.signature(net.forward).bind(*inputs.args, **inputs.kwargs)
+    bound.apply_defaults()
+    return bound.args
 
 
 class _Shapes(fx.Interpreter):
