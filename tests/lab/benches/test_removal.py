@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from paring.lab.benches import removal
 from paring.lab.benches.common import Asked
@@ -61,10 +62,15 @@ def test_a_tool_that_is_missing_is_named(
     hidden = ("torch_pruning", "simplify")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in hidden else find(name))
     monkeypatch.setattr(removal, "MODELS", ("lenet_300_100",))
+    torch.set_num_threads(2)
     path = removal.run(Asked(tmp_path, 2))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
     rows = {(row["kind"], row["tool"]): row for row in load(path).rows}
     assert len(rows) == 9
     assert rows["zero", "paring"]["status"] == "done"
+    assert {row["threads"] for row in rows.values()} == {1}
+    assert rows["zero", "paring"]["cpu_seconds"] > 0
     assert rows["zero", "Torch-Pruning"]["status"] == (
         "not run: Torch-Pruning is not installed: pip install 'paring[bench]'"
     )
@@ -84,3 +90,9 @@ def test_a_network_that_its_tool_broke_is_reported(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(removal.TOOLS, "paring", broken)
     with pytest.raises(IndexError):
         removal.compare("lenet_300_100", "zero", ["paring"], 1)
+
+
+def test_a_busy_machine_is_said() -> None:
+    row = {"run": "a", "error": 0.0, "parameters": 1, "dense_parameters": 2, "seconds": 2.0, "cpu_seconds": 1.0}
+    assert removal._line(row).endswith("2.000 s (busy machine: 1.000 s of CPU time)")
+    assert removal._line(row | {"cpu_seconds": 1.9}).endswith("2.000 s")
