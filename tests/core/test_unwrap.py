@@ -16,6 +16,7 @@ import paring as pr
 from paring.codec import Objective, compress
 from paring.codec.compressors import Uniform
 from paring.core import plain_net, unaveraged, unwrapped, wrappers
+from paring.core.unwrap import bare_names, gated_names
 from paring.graph import OnnxError
 from paring.hard.bits import BitsError, pack_bits
 from paring.train import Ema
@@ -200,3 +201,30 @@ def test_ema_of_what_is_wrapped_has_the_network_s_names() -> None:
     ema = Ema(compiled(net), 0.9)
     assert ema.net is net
     run.track(ema)
+
+
+@pytest.mark.parametrize("name", WRAP)
+def test_names_in_a_state_dict_are_seen_through(name: str) -> None:
+    net = make()
+    names = list(net.state_dict())
+    wrapped = WRAP[name](net).state_dict()
+    found = bare_names(wrapped)
+    assert sorted(found.values()) == sorted(names)
+    assert all(key in wrapped and key.endswith(bare) for key, bare in found.items())
+    assert bare_names(names) == {key: key for key in names}
+
+
+def test_names_that_only_some_have_stay() -> None:
+    names = ["module.weight", "_orig_mod.weight"]
+    assert bare_names(names) == {name: name for name in names}
+    assert bare_names(Own().state_dict()) == {name: name for name in Own().state_dict()}
+    assert bare_names([]) == {}
+
+
+def test_names_of_gates() -> None:
+    net = make()
+    pr.attach(net, pr.L0(price=1e-3, at=("units", "inputs")), X)
+    gated = gated_names(net.state_dict())
+    assert gated
+    assert not [name for name in net.state_dict() if "gate" in name and name not in gated]
+    assert gated_names(["fc.weight", "a.unit_gates.b", "unit_gate_of"]) == []

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from paring.codec import File, Step
@@ -163,7 +165,7 @@ def test_nothing_within_the_bound(run: Path, tmp_path: Path, capsys: pytest.Capt
     path = tmp_path / "a.pare"
     words = ["pack", str(run), "--out", str(path), "--max-loss-increase", "0", "--threads", "1"]
     assert main([*words, "--compressor", "kmeans:values=2"]) == 0
-    assert "written as it is" in capsys.readouterr().err
+    assert "written as it is: none of 1 candidates kept the bound" in capsys.readouterr().err
 
 
 def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,3 +242,38 @@ def test_entropy_of_a_tensor() -> None:
     assert entropy(torch.tensor([0.0, 0.0, 1.0, 2.0])) == (3, 1.5)
     assert entropy(torch.zeros(0)) == (0, 0.0)
     assert entropy(torch.tensor([True, False])) == (2, 1.0)
+
+
+def test_state_of_a_wrapped_network_is_packed_like_its_own(tmp_path: Path) -> None:
+    net = build("lenet_300_100", shape=(1, 8, 8), classes=10)
+    state = AveragedModel(nn.DataParallel(net)).state_dict()
+    lossy = ["--model", "lenet_300_100", "--data", "digits", "--max-loss-increase", "9", "--max-error-increase", "inf"]
+    files = []
+    for name, tensors in (("bare", net.state_dict()), ("wrapped", state)):
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        files.append(tmp_path / f"{name}.pare")
+        words = [
+            "pack",
+            str(tmp_path / f"{name}.safetensors"),
+            "--out",
+            str(files[-1]),
+            *lossy,
+            "--threads",
+            "1",
+            "--quiet",
+        ]
+        assert main([*words, "--compressor", "uniform:bits=8"]) == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_gates_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
+    run = pr.attach(net, pr.L0(at="units"), torch.randn(2, 8))
+    save_file(net.state_dict(), tmp_path / "gated.safetensors")
+    assert main(["pack", str(tmp_path / "gated.safetensors"), "--out", str(tmp_path / "x.pare"), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert "gates still in ('0.unit_gate." in said
+    assert "run.finish()" in said
+    assert not (tmp_path / "x.pare").exists()
+    pr.save(run.finish(), tmp_path / "small.safetensors")
+    assert main(["pack", str(tmp_path / "small.safetensors"), "--out", str(tmp_path / "x.pare"), "--quiet"]) == 0

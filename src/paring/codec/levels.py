@@ -27,6 +27,8 @@ _SMALL = 1 << 14  # entries of a tensor for which a grid is always looked for
 _PROBE = 4096
 _UNITS = (1, 2, 3, 4, 5, 6, 7, 8)
 _CHOICES = 4
+_HIGHEST = 129  # no exponent of a float32 is higher
+_WIDEST_ROW = 24  # binary orders of magnitude between the entries of a row
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,13 @@ def _grid(rows: NDArray[np.float32], kind: Kind) -> Levels | None:
     few, bits = rows[:4, :_PROBE], rows.view(np.uint32) << 1
     if not np.isfinite(rows).all() or ((bits > 0) & (bits < 1 << 24)).any() or (rows.view(np.uint32) == 1 << 31).any():
         return None  # products that are denormal numbers are not the same where these are flushed to zero
-    for half in (False, True) if fits_half(rows.view(np.uint32)) else (False,):
-        if few.size < rows.size and _steps(few, half) is None:
+    ways = (
+        ((False, _steps), (True, _steps)) if fits_half(rows.view(np.uint32)) else ((False, _steps), (False, _divisors))
+    )
+    for half, steps_of in ways:
+        if few.size < rows.size and steps_of(few, half) is None:
             continue
-        steps = _steps(rows, half)
+        steps = steps_of(rows, half)
         if steps is None:
             continue
         levels = np.rint(rows.astype(np.float64) / steps[:, None]).astype(np.int32)
@@ -193,6 +198,23 @@ def _steps(rows: NDArray[np.float32], half: bool) -> NDArray[np.float32] | None:
             steps[missing[right]] = step[right]
             missing = missing[~right]
     return None if len(missing) else steps
+
+
+def _divisors(rows: NDArray[np.float32], half: bool) -> NDArray[np.float32] | None:
+    """The greatest step for every row of which its entries are multiples exactly; 1 for a row of zeros."""
+    mantissas, exponents = np.frexp(rows.astype(np.float64))
+    present, some = rows != 0, rows.any(axis=1)
+    lowest = np.where(present, exponents, _HIGHEST).min(axis=1, keepdims=True)
+    shift = np.where(present, exponents - lowest, 0)
+    if int(shift.max()) > _WIDEST_ROW:
+        return None
+    whole = (mantissas * 2.0**24).astype(np.int64) << shift
+    divisor = np.maximum(np.gcd.reduce(whole, axis=1, keepdims=True), 1)
+    whole //= divisor
+    if int(np.abs(whole).max()) > LARGEST_LEVEL:
+        return None
+    steps = np.where(some, np.ldexp(divisor.astype(np.float64), lowest - 24)[:, 0], 1.0).astype(np.float32)
+    return steps if bool((_entries(whole, steps[:, None], half) == rows).all()) else None
 
 
 def _candidate(size: NDArray[np.float32], unit: int, choice: int, half: bool) -> NDArray[np.float32]:

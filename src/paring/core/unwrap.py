@@ -7,7 +7,7 @@ any nesting of these, by their classes: a network of one's own that has a part c
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
@@ -18,6 +18,8 @@ from paring.core.layers import Gated
 from paring.core.sharding import is_sharded
 
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
+_PREFIXES = ("_orig_mod.", "module.")
+_SLOTS = {"unit_gate", "input_gate", "weight_gate"}
 _ELSEWHERE = (  # (module, class, where the network is in it); looked up, so that nothing has to be installed or loaded
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
     ("lightning.fabric.wrappers", "_FabricModule", "module"),
@@ -70,6 +72,22 @@ def plain_net(net: nn.Module, what: str, error: type[Exception] = ValueError) ->
             f"({len(gated)} layers do): call run.finish() first, and hand over the network that it returns"
         )
     return net
+
+
+def gated_names(names: Iterable[str]) -> list[str]:
+    """Those of a state dict that belong to gates."""
+    return [name for name in names if not _SLOTS.isdisjoint(name.split("."))]
+
+
+def bare_names(names: Iterable[str]) -> dict[str, str]:
+    """Names of a state dict without what wrappers put in front of all of them: name there -> name in the network."""
+    left = {name: name for name in names}
+    while True:
+        inside = {name: rest for name, rest in left.items() if rest != "n_averaged"}
+        prefix = next((p for p in _PREFIXES if inside and all(rest.startswith(p) for rest in inside.values())), "")
+        if not prefix:
+            return left
+        left = {name: rest.removeprefix(prefix) for name, rest in inside.items()}
 
 
 def _inside(net: nn.Module) -> nn.Module | None:

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 
 from paring.codec import Compressor, Objective, Shards, Training, compress, pack, unpack
 from paring.codec.compressors import Combined, Stage
+from paring.core.unwrap import bare_names, gated_names
 from paring.data import NAMES, Dataset, Split
 from paring.data import load as load_data
 from paring.graph import FileError
@@ -101,6 +103,11 @@ def pack_command(words: Sequence[str]) -> int:
     )
     set_threads(options.threads)
     row, shards = _given(options.what)
+    if gated := gated_names(shards):
+        raise CommandError(
+            f"{options.what} holds a network with its gates still in ({gated[0]!r}): call run.finish() first, and save the network "
+            "that it returns, with pr.save"
+        )
     if options.out.is_dir():
         raise CommandError(f"--out {options.out}: is a folder; name the .pare file")
     if not options.out.parent.is_dir():
@@ -159,7 +166,9 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     with (
         torch.random.fork_rng(devices=[]),
         CompressProgress(f"compressing {model}", not options.quiet) as progress,
+        warnings.catch_warnings(),
     ):
+        warnings.filterwarnings("ignore", "compress: .* comes back as it was given")  # in a line of its own below
         torch.manual_seed(int((row or {}).get("seed", 0)))  # the noise of gates: the same file every time
         found = compress(
             net,
@@ -174,8 +183,8 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
         )
     if not options.quiet and found.interrupted:
         print("interrupted: this is the best so far", file=sys.stderr)
-    if not options.quiet and found.chosen is None:
-        print("no candidate was within the bound, or smaller: the network is written as it is", file=sys.stderr)
+    if found.reason:
+        print(f"the network is written as it is: {found.reason}", file=sys.stderr)
     assert found.base_error is not None
     bound = found.base_loss + options.max_loss_increase
     most = found.base_error + options.max_error_increase / 100
@@ -270,8 +279,11 @@ def _network(what: Path, model: str, data: Dataset, shards: Shards) -> nn.Module
         except FileError as error:
             raise CommandError(str(error)) from error
     net = factory()
+    names, bare = net.state_dict().keys(), bare_names(shards)
+    if shards.keys() == names or set(bare.values()) != names:
+        bare = {name: name for name in shards}
     try:
-        net.load_state_dict(dict(shards))
+        net.load_state_dict({there: shards[name] for name, there in bare.items()})
     except RuntimeError as error:
         raise CommandError(f"{what} does not fit {model}: {error}") from error
     return net

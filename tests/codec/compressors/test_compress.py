@@ -6,11 +6,12 @@ import copy
 import dataclasses
 import itertools
 import math
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from tests.codec.compressors.nets import mlp_data, problem, task_of
+from tests.codec.compressors.nets import exactly, mlp_data, problem, task_of
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,6 +35,7 @@ from paring.codec.compressors import (
 )
 from paring.codec.compressors.tensors import float_bytes, is_binary
 from paring.codec.compressors.through import through_file
+from paring.core import ParingWarning
 from paring.methods import GMP
 
 EVERY: tuple[Compressor, ...] = (
@@ -69,17 +71,19 @@ def test_the_bound_holds_on_decoded_bytes(compressor: Compressor, kind: str) -> 
     before = copy.deepcopy(net.state_dict())
     seen: list[Step] = []
     example = training_example(training)
-    found = compress(
-        net,
-        objective,
-        max_loss_increase=0.2,
-        compressor=compressor,
-        training=training,
-        error=error,
-        max_error_increase=0.1,
-        example=example,
-        watch=lambda step, _: seen.append(step),
-    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ParingWarning)
+        found = compress(
+            net,
+            objective,
+            max_loss_increase=0.2,
+            compressor=compressor,
+            training=training,
+            error=error,
+            max_error_increase=0.1,
+            example=example,
+            watch=lambda step, _: seen.append(step),
+        )
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     decoded, size = through_file(found.net)
     assert size == found.bytes
@@ -91,7 +95,11 @@ def test_the_bound_holds_on_decoded_bytes(compressor: Compressor, kind: str) -> 
     assert found.steps
     if found.chosen is None:
         assert not any(step.within for step in found.steps)
+        assert [one for one in said if found.reason in str(one.message)]
+        assert "candidates kept the bound" in found.reason
     else:
+        assert not found.reason
+        assert not [one for one in said if "comes back as it was given" in str(one.message)]
         assert found.bytes == min(step.bytes for step in found.steps if step.within) < float_bytes(net)
     if kind == "tied" and not isinstance(compressor, Hashed | Combined):
         assert found.net.out.weight is found.net.words.weight
@@ -131,8 +139,10 @@ def frozen(net: nn.Module, training: Training) -> Training:
 
 
 def test_an_unreachable_bound_gives_the_network_back() -> None:
-    net, objective, _, _ = task_of("mlp")
-    found = compress(net, objective, max_loss_increase=0.0, compressor=Uniform(bits=(2,)))
+    net = task_of("mlp")[0]
+    objective = exactly(net)
+    with pytest.warns(ParingWarning, match="none of 22 candidates kept the bound"):
+        found = compress(net, objective, max_loss_increase=0.5, compressor=Uniform(bits=(2,)))
     assert found.chosen is None
     assert found.loss == found.base_loss == objective(found.net)
     assert all(torch.equal(value, found.net.state_dict()[name]) for name, value in net.state_dict().items())
@@ -198,13 +208,16 @@ def test_settings_are_checked(make: Any, message: str) -> None:
 def test_patience_counts_prices_that_break_the_bound(patience: int, tried: int) -> None:
     net, _, __, training = task_of("mlp")
     growing = itertools.count()
-    found = compress(
-        net,
-        Objective(lambda _net, _batch: torch.tensor(float(next(growing))), [None]),
-        max_loss_increase=0.5,
-        compressor=EntropyRounding((1e-6, 1e-5, 1e-4, 1e-3), epochs=0.2, patience=patience),
-        training=training,
-    )
+    with pytest.warns(
+        ParingWarning, match=rf"none of {tried} candidates kept the bound; the nearest has loss \d+ \(at most 0.5\)"
+    ):
+        found = compress(
+            net,
+            Objective(lambda _net, _batch: torch.tensor(float(next(growing))), [None]),
+            max_loss_increase=0.5,
+            compressor=EntropyRounding((1e-6, 1e-5, 1e-4, 1e-3), epochs=0.2, patience=patience),
+            training=training,
+        )
     assert len(found.steps) == tried
     assert found.chosen is None
 

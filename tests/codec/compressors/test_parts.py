@@ -35,6 +35,7 @@ from paring.codec.compressors.soft_sharing import Mixture, looked_up
 from paring.codec.compressors.tensors import float_bytes, is_binary, ties, weights_of
 from paring.codec.compressors.through import through_file
 from paring.codec.compressors.training import Descent
+from paring.core import ParingWarning
 from paring.methods import GMP, L0
 
 
@@ -146,7 +147,8 @@ def test_a_training_that_diverges_is_no_candidate() -> None:
         SoftSharing(rates=(1e-6,), epochs=1, lr=1e30),
     ):
         net, objective, _, training = task_of("mlp")
-        found = compress(net, objective, max_loss_increase=math.inf, compressor=compressor, training=training)
+        with pytest.warns(ParingWarning, match="no candidate has a finite loss, .* lower the learning rate"):
+            found = compress(net, objective, max_loss_increase=math.inf, compressor=compressor, training=training)
         assert found.chosen is None
         assert found.loss == found.base_loss
 

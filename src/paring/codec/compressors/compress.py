@@ -16,7 +16,7 @@ from paring.codec.compressors.tensors import float_bytes
 from paring.codec.compressors.through import through_file
 from paring.codec.compressors.training import Training
 from paring.codec.objective import Objective
-from paring.core import plain_net
+from paring.core import plain_net, warn
 from paring.graph import compact
 
 
@@ -53,7 +53,8 @@ def compress(
         watch: called with every candidate and its decoded network, for progress and curves.
 
     Returns:
-        The smallest network within the bound, and all candidates. Interrupting (Ctrl-C) returns the best so far.
+        The smallest network within the bound, and all candidates; where none kept it the network as it was given, with the
+        reason and a `ParingWarning`. Interrupting (Ctrl-C) returns the best so far.
 
     Raises:
         ValueError: the network's loss is not finite, or a setting makes no sense.
@@ -85,10 +86,36 @@ def compress(
     as_it_is, length = through_file(copy.deepcopy(net).eval())
     if task.best is None or task.best[1].bytes > length:  # what is binary or sparse already can be hard to beat
         found = Compressed(as_it_is, loss, loss, wrong, wrong, length, size, tuple(task.steps), None)
+        found = replace(found, reason=_reason(task, length))
+        if task.best is None and not interrupted:
+            warn(
+                f"compress: {found.reason}, so the network comes back as it was given, {length:,} bytes. Allow a larger increase, "
+                "lower the learning rate of a compressor that trains, or take one that goes on to finer steps (GridRounding, Uniform)"
+            )
     else:
         decoded, step = task.best
         found = Compressed(decoded, step.loss, loss, step.error, wrong, step.bytes, size, tuple(task.steps), step)
     return replace(found, interrupted=interrupted)
+
+
+def _reason(task: Task, length: int) -> str:
+    """Why the network stays as it is.
+
+    Args:
+        task: after the search.
+        length: bytes of its file.
+    """
+    if task.best is not None:
+        return f"the smallest candidate within the bound takes {task.best[1].bytes:,} bytes, the network as it is {length:,}"
+    if not task.steps:
+        return "there was no candidate"
+    near = min(task.steps, key=lambda step: step.loss if math.isfinite(step.loss) else math.inf)
+    if not math.isfinite(near.loss):
+        return "no candidate has a finite loss"
+    told = f"loss {near.loss:.6g} (at most {task.bound.loss:.6g})"
+    if near.error is not None and math.isfinite(task.bound.largest_error):
+        told += f" and error {near.error:.6g} (at most {task.bound.largest_error:.6g})"
+    return f"none of {len(task.steps)} candidates kept the bound; the nearest has {told}"
 
 
 def _check_numbers(compressor: Compressor) -> None:

@@ -186,6 +186,7 @@ class Compressed:
         steps: all candidates.
         chosen: the step that won; None for the network as it was given.
         interrupted: whether Ctrl-C ended the search early.
+        reason: why it is the network as it was given; empty when it is not.
     """
 
     net: nn.Module
@@ -198,6 +199,7 @@ class Compressed:
     steps: tuple[Step, ...]
     chosen: Step | None
     interrupted: bool = False
+    reason: str = ""
 
     @property
     def ratio(self) -> float:
