@@ -15,9 +15,12 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
+from marks import CUT_SHORT
 from paring.core import gates
 from paring.gates import MaskGate
 from paring.testing import ZOO, Chain, Row, chain_batch, difference, is_stock, same_state
+
+pytestmark = CUT_SHORT
 
 STEPS = 40
 every = pytest.mark.parametrize("row", ZOO, ids=lambda row: row.name)
@@ -62,7 +65,7 @@ def test_trains_and_finishes_to_the_same_function(row: Row) -> None:
     first = F.cross_entropy(net.eval()(x), y).item()
     train(net.train(), run, opt, STEPS)
     assert F.cross_entropy(net.eval()(x), y).item() < first
-    small = run.finish()
+    small = run.finish(early=run.method.rounds > 1)
     assert is_stock(small)
     assert not small.training
     gated = copy.deepcopy(net)
@@ -85,7 +88,7 @@ def test_weights_keep_their_names(row: Row) -> None:
 def test_finish_in_place(row: Row) -> None:
     net, run, opt = attached(row)
     train(net, run, opt, 5)
-    small = run.finish(inplace=True)
+    small = run.finish(inplace=True, early=True)
     assert small is net
     assert is_stock(net)
     with pytest.raises(ValueError, match="no method is attached"):
@@ -101,7 +104,7 @@ def test_deepcopy_and_pickle(row: Row) -> None:
         assert difference(net, twin, x) == 0
         twin.conv1.weight.data.zero_()
         assert float(net.conv1.weight.detach().abs().sum()) > 0
-        small = run.finish(twin)
+        small = run.finish(twin, early=True)
         assert is_stock(small)
 
 
@@ -112,7 +115,7 @@ def test_averaged_model(row: Row) -> None:
     for _ in range(3):
         train(net, run, opt, 2)
         average.update_parameters(net)
-    small = run.finish(average.module)
+    small = run.finish(average.module, early=True)
     again = copy.deepcopy(average.module)
     run.method.finish(again)
     assert difference(small, again, chain_batch()[0]) < 1e-5

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
+from marks import BY_HAND, CUT_SHORT
 from paring.core import gated_layers, gates
 from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, sites, support
@@ -21,6 +22,8 @@ from paring.graph import wiring
 from paring.methods.expected_l2 import expected_l2_of
 from paring.models import resnet20, wide_resnet
 from paring.testing import difference, is_stock, same_state
+
+pytestmark = [BY_HAND, CUT_SHORT]
 
 every = pytest.mark.parametrize("make", COUPLED)
 

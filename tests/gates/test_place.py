@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from marks import BY_HAND
 from paring.core import Place, gates
 from paring.gates import Site, sites
 from paring.gates.coupled import Tap
@@ -15,6 +16,8 @@ from paring.graph import wiring
 from paring.handle import attach
 from paring.methods import L0
 from paring.testing import Chain, chain_batch, difference
+
+pytestmark = BY_HAND
 
 
 def conv1d() -> tuple[nn.Module, Tensor]:

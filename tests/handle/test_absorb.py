@@ -15,12 +15,15 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
+from marks import BY_HAND
 from paring.core import gates, release, set_attachment
 from paring.data import load
 from paring.gates import StochasticGate
 from paring.handle.absorb import absorb, check_absorbable
 from paring.testing import Chain, difference, is_stock, same_state
 from paring.train import Ema, Recipe, fit
+
+pytestmark = BY_HAND
 
 F64 = torch.float64
 

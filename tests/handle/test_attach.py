@@ -12,11 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
+from marks import BY_HAND
 from paring.core import gates, is_attached
 from paring.gates import expected, gate_of, support
 from paring.graph import CaptureError
 from paring.testing import Chain, chain_batch, difference, is_stock, same_state
 from paring.train.ema import Ema
+
+pytestmark = BY_HAND
 
 METHOD = pr.L0(price=1e-3, at=("units:Conv2d", "inputs:Linear"))
 

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
+from marks import BY_HAND
 from paring.core import gates
 from paring.gates import StochasticGate
+
+pytestmark = BY_HAND
 
 
 def mlp() -> nn.Module:

@@ -29,7 +29,7 @@ class Talks(pr.Method):
 def started() -> tuple[nn.Module, pr.Run]:
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     with pytest.warns(pr.ParingWarning, match="while attaching") as caught:
-        run = pr.attach(net, Talks(), torch.randn(2, 3))
+        run = pr.attach(net, Talks(), torch.randn(2, 3), steps=2)
     assert len(caught) == 1
     return net, run
 

@@ -16,10 +16,13 @@ import pytest
 import torch
 
 import paring as pr
+from marks import CUT_SHORT
 from paring.lab.bench import BENCHES
 from paring.lab.cli import main
 from paring.lab.commands import COMMANDS
 from paring.lab.results import load
+
+pytestmark = CUT_SHORT
 
 TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds")
 FILES = {"config.json", "metrics.jsonl", "checkpoint.pt", "result.json", "small.safetensors", "report.html"}

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 
+from marks import CUT_SHORT
 from paring import relax
 from paring.data import load as load_data
 from paring.graph import load
@@ -22,6 +23,8 @@ from paring.methods import L0, Budget, Dense, Price
 from paring.models import build
 from paring.testing import is_stock, same_state
 from paring.train import CHECKPOINT, METRICS, Recipe
+
+pytestmark = CUT_SHORT
 
 KEYS = {
     *("run", "model", "data", "shape", "classes", "method", "seed", "epochs", "architecture", "source", "threads"),

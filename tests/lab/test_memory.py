@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from marks import CUT_SHORT
 from paring.data import Dataset
 from paring.lab.experiment import Experiment
 from paring.methods import L0, Budget
 from paring.train import Recipe
+
+pytestmark = CUT_SHORT
 
 SCRIPT = """
 import resource, sys

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from marks import CUT_SHORT
 from paring.core import Places
 from paring.lab import demo
 from paring.lab.experiment import Busy, Experiment
@@ -22,6 +23,8 @@ from paring.lab.tables.louizos2018 import MNIST, N
 from paring.lab.tables.table import Entry, Table, run_table, shortened
 from paring.methods import L0, Budget, Dense, Price
 from paring.train import Recipe
+
+pytestmark = CUT_SHORT
 
 TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds", "threads")
 QUOTED = {"model": "lenet_300_100", "data": "digits", "method": "paper", "architecture": "1-2-3", "error": 1.5}

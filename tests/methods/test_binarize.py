@@ -12,12 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
+from marks import BY_HAND, CUT_SHORT
 from paring.core import gates
 from paring.gates import BinaryWeights, is_binary
 from paring.hard import LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
 from paring.methods import L0, Binarize, Budget, Shrink
 from paring.models import build
 from paring.testing import Chain, ModuleChain, chain_batch, difference
+
+pytestmark = [BY_HAND, CUT_SHORT]
 
 
 def attached(net: nn.Module, method: pr.Method, steps: int = 40) -> tuple[pr.Run, torch.optim.Optimizer]:

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
+from marks import CUT_SHORT
 from paring.core import attached, gates
 from paring.gates import StochasticGate, support
 from paring.methods.l0 import L0
+
+pytestmark = CUT_SHORT
 
 X = torch.randn(2, 6)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 import paring as pr
+from marks import BY_HAND, CUT_SHORT
 from paring.core import attached, gates
 from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, support
@@ -21,6 +22,8 @@ from paring.methods.budget import _blocks
 from paring.methods.l0 import expected_l2_of
 from paring.models import build
 from paring.testing import Chain, chain_batch, same_state
+
+pytestmark = [BY_HAND, CUT_SHORT]
 
 IMAGE = torch.zeros(2, 1, 28, 28)
 

@@ -12,10 +12,13 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
+from marks import BY_HAND, CUT_SHORT
 from paring.core import Stack, gates
 from paring.methods import IMP
 from paring.testing.nets import Chain, chain_batch
 from paring.train.ema import Ema
+
+pytestmark = [BY_HAND, CUT_SHORT]
 
 STEPS, HELD = 20, 10
 METHOD = pr.L0(price=pr.Budget(params=0.4), at="units", hold=0.5, rewind=0)

@@ -12,11 +12,14 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import paring as pr
+from marks import CUT_SHORT
 from paring import rules
 from paring.core import gates
 from paring.gates import MaskGate
 from paring.methods import DNW, GMP, SET, AtInit, Masked, RigL, Slimming
 from paring.testing import Chain, chain_batch
+
+pytestmark = CUT_SHORT
 
 BATCH = chain_batch(40, dtype=torch.float64)
 

@@ -11,10 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import paring as pr
+from marks import BY_HAND
 from paring.core import gates
 from paring.gates import StochasticGate
 from paring.relax import HardConcrete
 from paring.testing import difference, same_state
+
+pytestmark = BY_HAND
 
 
 def net() -> nn.Sequential:

@@ -17,10 +17,13 @@ import torch
 from torch import nn
 
 import paring as pr
+from marks import CUT_SHORT
 from paring.data import load
 from paring.models import build
 from paring.testing import same_state
 from paring.train import CHECKPOINT, METRICS, CheckpointError, Diverged, Recipe, fit
+
+pytestmark = CUT_SHORT
 
 DATA = load("digits", validation=100)
 RECIPE = Recipe(epochs=4, batch=128, lr=2e-3, ema=0.9, seed=3, crop=1, schedule="cosine", warmup=1.0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
+from marks import CUT_SHORT
 from paring.core import gates
 from paring.data import load
 from paring.gates import MaskGate
@@ -21,6 +22,8 @@ from paring.models import build
 from paring.testing import Chain, chain_batch, same_state
 from paring.train import Recipe, fit
 from paring.train.state_file import read
+
+pytestmark = CUT_SHORT
 
 DATA = load("digits", validation=100)
 RECIPE = Recipe(

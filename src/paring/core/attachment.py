@@ -24,12 +24,14 @@ class Attachment:
         state: tensors that change while training (multipliers), by name; part of `Run.state_dict`.
         said: what was asked and not done, or not as asked, in the order it was said; part of `Run.state_dict` and of
             `run.report`.
+        quiet: whether it is kept without a warning.
     """
 
     method: Method
     notes: dict[Method, Any] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    quiet: bool = False
 
     def say(self, message: str) -> None:
         """Warn of something that was asked and is not done, or not as asked, and keep it for `run.report`; once each.
@@ -39,7 +41,8 @@ class Attachment:
         """
         if message not in self.said:
             self.said.append(message)
-            warn(message)
+            if not self.quiet:
+                warn(message)
 
     def recall(self, said: Iterable[str]) -> None:
         """Keep what was said in another process, or about a copy, without saying it again."""

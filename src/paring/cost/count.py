@@ -55,11 +55,13 @@ class Openness:
 
     ``units``: (outputs,), the layer's unit gates. Layers joined by a residual add share a gate: give each its chance.
     ``inputs``: (inputs,), the gates of the layer's input columns or channels. ``weights``: shaped like the weight.
+    ``settled``: ``units`` and ``inputs`` say what stays already, whether somebody reads it or not.
     """
 
     units: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    settled: bool = False
 
     def tensors(self) -> list[Tensor]:
         """Every tensor given, in no particular order."""
@@ -203,7 +205,7 @@ class CostModel:
         inputs = columns[:-1] if drop_inputs else torch.where(at["from_input"], one, columns[:-1])
         q = inputs * opened[at["source"]]
         need, alive = units[:-1], opened
-        if openness.inputs:
+        if openness.inputs and not openness.settled:
             closed = (1 - columns)[at["reader"]]
             unread = torch.segment_reduce(closed, "prod", lengths=at["readers"], unsafe=True, initial=1)
             read = torch.cat([torch.where(at["always_read"], one, 1 - unread), one])

@@ -5,6 +5,7 @@ from paring.gates.dropout import DropoutGate
 from paring.gates.gaussian import GaussianGate
 from paring.gates.groups import Groups, groups
 from paring.gates.left_out import say_left_out
+from paring.gates.live import live
 from paring.gates.mask import MaskGate
 from paring.gates.masking import (
     clear_closed,
@@ -22,7 +23,7 @@ from paring.gates.masking import (
     weights_of,
 )
 from paring.gates.obstacle import carrier_of
-from paring.gates.openness import expected, gate_of, live, openness, replaced, support, tied
+from paring.gates.openness import expected, gate_of, openness, replaced, support, tied
 from paring.gates.place import Site, put_gate, sites
 from paring.gates.reader import ReadingGate, read_weights
 from paring.gates.scale import ScaleGate

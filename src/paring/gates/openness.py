@@ -12,7 +12,7 @@ from paring.core import Gate, Gated, Kind, Spread, gated_layers
 from paring.cost import Openness
 from paring.gates.coupled import entries, group_of, labels_of
 from paring.gates.place import Site
-from paring.graph import Group, Layer, Wiring
+from paring.graph import Group, Wiring
 
 
 def gate_of(net: nn.Module, site: Site) -> Gate:
@@ -112,54 +112,3 @@ def expected(gate: Gate) -> Tensor:
 def support(gate: Gate) -> Tensor:
     """The gate's support as numbers, for `openness(net, wiring, support)`."""
     return gate.support().double()
-
-
-def live(given: Openness, wiring: Wiring) -> Openness:
-    """What is left of a support (zeros and ones) once units that compute nothing, or that nobody reads, have gone too.
-
-    With gates on weights no unit closes by itself; it goes when all its weights are closed (what stays is a constant,
-    which folds into the readers), or when no open weight reads it, and that is followed to the end. Units that are
-    tied to others go when none of them computes anything, or nobody reads them.
-    """
-    if not given.weights:
-        return given
-    fixed = torch.ones(wiring.units + 1, dtype=torch.bool)  # the last entry stands for the network's input
-    for layer in wiring.layers:
-        fixed[layer.labels] = not layer.gateable
-    if wiring.fixed is not None:
-        fixed[:-1] = wiring.fixed
-    met = torch.zeros_like(fixed)
-    for product in wiring.products:
-        if product.meets:  # queries and keys are read by each other
-            met[product.left] = met[product.right] = True
-    opened = torch.ones_like(fixed)
-    for name, alive in given.units.items():
-        opened[wiring.layer(name).labels] = alive.cpu() > 0
-    masks = {name: _columns(weights, wiring.layer(name)) for name, weights in given.weights.items()}
-    while True:
-        read, computed = met.clone(), torch.zeros_like(opened)
-        for layer in wiring.layers:
-            rows = opened[layer.labels]
-            columns = opened[layer.sources] & (given.inputs.get(layer.name, torch.ones(layer.inputs)) > 0).cpu()
-            mask = masks.get(layer.name)
-            if mask is None or layer.groups > 1 or layer.kind == "embedding":
-                used = columns
-            else:
-                used, rows = mask[rows].any(0) & columns, mask[:, columns].any(1)
-            read[layer.sources[used]] = True
-            computed[layer.labels[rows]] = True
-        fresh = opened & (fixed | (computed & read))
-        if torch.equal(fresh, opened):
-            break
-        opened = fresh
-    units = dict(given.units)
-    for layer in wiring.layers:
-        if not bool(fixed[layer.labels].all()):
-            units[layer.name] = opened[layer.labels].double()
-    return Openness(units=units, inputs=given.inputs, weights=given.weights)
-
-
-def _columns(weights: Tensor, layer: Layer) -> Tensor:
-    """Which inputs each unit has an open weight for: (outputs, inputs), for ungrouped layers."""
-    mask = (weights > 0).cpu()
-    return mask.flatten(2).any(2) if mask.dim() > 2 else mask

@@ -37,7 +37,6 @@ from torch.nn.parameter import is_lazy
 
 from paring.core import plain_net
 from paring.core.atomic import atomic
-from paring.core.plain_json import MANY, parsed, size
 from paring.core.regular import open_regular
 from paring.graph.file_error import FileError
 from paring.graph.graph_file import written
@@ -53,6 +52,7 @@ _UNREADABLE = (
     TypeError,
     OverflowError,
     AttributeError,
+    RecursionError,
     RuntimeError,
 )
 
@@ -69,11 +69,8 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items()}
     manifest["tensors"] = {n: [_dtype(v), list(v.shape)] for n, v in tensors.items()}
     manifest["digest"], _ = _digest(manifest, tensors)
-    text = json.dumps(manifest)
-    if size(text) > MANY:
-        raise FileError(f"{type(net).__name__} takes a manifest of {size(text):,} values, and readers accept {MANY:,}")
     with atomic(path) as file:
-        file.write(safetensors.torch.save(tensors, {KEY: text}))
+        file.write(safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
 
 
 def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -140,7 +137,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     try:
         tensors = safetensors.torch.load(data)
-        text = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY)["__metadata__"][KEY]
+        text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][KEY]
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     return manifest_of(text, tensors, path), tensors
@@ -152,7 +149,7 @@ def manifest_of(text: str, tensors: Mapping[str, Tensor], path: object) -> dict[
     tensors: asked for one after the other, so they may be loaded when asked for. Raises `FileError`.
     """
     try:
-        manifest = parsed(text, MANY)
+        manifest = json.loads(text)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     told = manifest.pop("digest", None) if isinstance(manifest, dict) else None

@@ -16,6 +16,8 @@ from paring.graph import Report, shrink
 from paring.graph.autocast import check_forward, is_autocast, take_off
 from paring.graph.compare import differs
 from paring.handle.folded import Judged, outputs, same_in_own_type, same_or_raise
+from paring.handle.missed import Asked
+from paring.handle.probe import NetworkProbe
 from paring.handle.select import widen
 from paring.handle.sharded import alike, gathered
 
@@ -23,15 +25,25 @@ from paring.handle.sharded import alike, gathered
 def finished(
     net: nn.Module,
     method: Method,
-    example: Inputs,
+    probe: NetworkProbe,
     *,
     inplace: bool,
     drop_inputs: bool | None,
     verify: bool,
     said: Sequence[str] = (),
+    undone: Sequence[str] = (),
+    quiet: bool = False,
 ) -> tuple[nn.Module, Report]:
-    """The small network and what was removed; see `Run.finish`. said: what was said already, for the report."""
-    source = unwrapped(net)
+    """The small network and what was removed; see `Run.finish`.
+
+    Args:
+        net, method, inplace, drop_inputs, verify: as there.
+        probe: of the network.
+        said: what was said already, for the report.
+        undone: what the loop left undone, to be said now.
+        quiet: say it in the report only, and what there is to say of the last decisions and the size.
+    """
+    example, source = probe.example, unwrapped(net)
     if is_flat(source):
         raise ValueError(
             f"this {type(source).__name__} holds parameters as pieces of a flat one, which finish() does not gather: shard it by "
@@ -50,20 +62,27 @@ def finished(
     if drop_inputs is None:
         drop_inputs = any(kind == "inputs" for _, kind, _ in gates(small))
     groups = input_groups(small)
-    attached(small).recall(said)
+    memory = attached(small)
+    memory.quiet = quiet
+    memory.recall(said)
+    for message in undone:
+        memory.say(message)
     if unaveraged(net):
-        attached(small).say(
+        memory.say(
             "this AveragedModel has averaged nothing yet, so what is finished is the network as it was when the average was "
             "made: call update_parameters(run.net) after the steps that should count"
         )
     method.finish(small)
     small.eval()
-    notes = [*attached(small).said, *_without_autocast(small, example)]
+    size = Asked.of(small, method, probe, drop_inputs)
+    notes = _without_autocast(small, example)
     _fold(small, example)
     for parameter in small.parameters():
         parameter.grad = None
     small, report = shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs, input_groups=groups)
-    return small, replace(report, notes=(*notes, *report.notes))
+    for message in size.missed(small, report, example):
+        memory.say(message)
+    return small, replace(report, notes=(*memory.said, *notes, *report.notes))
 
 
 def _fold(small: nn.Module, example: Inputs) -> None:

@@ -18,6 +18,7 @@ from paring.graph import Report
 from paring.handle.carry import Carried
 from paring.handle.conditional import conditional
 from paring.handle.finish import finished
+from paring.handle.followed import Loop
 from paring.handle.groups import check_groups, optimizer_groups
 from paring.handle.live import check_copy, recall
 from paring.handle.memory import forget
@@ -48,6 +49,7 @@ class Run:
         self.report: Report | None = None
         self._shrinking = Shrinking(net, method, probe, batch)
         self._checked: weakref.ref[torch.optim.Optimizer] | None = None
+        self._loop = Loop(begun=clock)
         self._point = Point()
         self._shrinking.companions.append(self._point)
         method.start(net, clock)
@@ -85,6 +87,7 @@ class Run:
 
     def penalty(self) -> Tensor:
         """Scalar to add to the loss; a constant zero when the method has none."""
+        self._loop.read = True
         with whole(self.net, weights=self.method.reads_weights):
             value = self.method.penalty(self.net, self.clock)
         if value is not None:
@@ -117,6 +120,7 @@ class Run:
     def after_step(self, opt: torch.optim.Optimizer) -> None:
         """What the method does after the optimizer moved; advances the clock."""
         clock = self.clock
+        self._loop.stepped = True
         self.clock = Clock(clock.step + 1, clock.round, clock.steps, clock.epoch_steps)
         with whole(self.net, weights=self.method.reads_weights, write=True):
             self.method.on_step(self.net, opt, self.clock)
@@ -228,6 +232,7 @@ class Run:
         inplace: bool = False,
         drop_inputs: bool | None = None,
         verify: bool = True,
+        early: bool = False,
     ) -> nn.Module:
         """The small network: gates multiplied into the weights, stock layers, what closed removed exactly.
 
@@ -242,26 +247,36 @@ class Run:
                 the network, or single positions of a flattened map. Such a layer becomes a `SelectLinear`, the one
                 layer of ours in a finished network. By default only when there are gates at "inputs", which ask for it.
             verify: compare the outputs before and after, and roll back any removal that moved them.
+            early: this is a look at a training that is not over, or there was none to be: what it leaves undone is not
+                said, and nothing warns.
 
         Returns:
-            The small network in eval mode. `run.report` says what was removed, kept and why. Where sizes written into the
-            forward stand in the way (attention heads) and it is not `inplace`, it is the captured graph with new sizes.
+            The small network in eval mode. `run.report` says what was removed, kept and why, and what was asked of the
+            method and not done, which warns as well (`ParingWarning`). Where sizes written into the forward stand in the
+            way (attention heads) and it is not `inplace`, it is the captured graph with new sizes.
 
         Raises:
             RuntimeError: the network does not compute the same with its gates folded into the weights, because its
                 forward uses weights of a gated layer without calling it.
             ValueError: `inplace` for a network that is sharded over processes.
         """
+        there = is_attached(self.net)
         small, self.report = finished(
             self.net if net is None else net,
             self.method,
-            self.probe.example,
+            self.probe,
             inplace=inplace,
             drop_inputs=drop_inputs,
             verify=verify,
-            said=attached(self.net).said if is_attached(self.net) else (),
+            said=attached(self.net).said if there else (),
+            undone=self._undone() if there and not early else (),
+            quiet=early,
         )
         return small
+
+    def _undone(self) -> list[str]:
+        with whole(self.net, weights=False):
+            return self._loop.undone(self.net, self.method, self.clock)
 
     def cost(self, ask: Callable[[Gate], Tensor] | None = None, *, dead: bool = False) -> Cost:
         """What the network costs, layer by layer.

@@ -46,7 +46,7 @@ def size(run: Run) -> dict[str, Any]:
 def removed(run: Run, data: Dataset) -> dict[str, Any]:
     """Size of the network of a run after removal; the run itself stays as it is."""
     before = run.report
-    real = measure(run.finish(), data.test.x[:1].to(next(run.net.parameters()).device))
+    real = measure(run.finish(early=True), data.test.x[:1].to(next(run.net.parameters()).device))
     run.report = before
     return {"parameters": int(real.parameters), "nonzeros": real.nonzeros, "macs": real.macs}
 

@@ -106,6 +106,10 @@ class AtInit(Method):
             scores = rules.grasp(net, names, lambda twin: probe.loss(_cooler(twin, self.temperature)))
         return dict(zip(layers, scores.values(), strict=True))
 
+    @property
+    def needs_training(self) -> bool:
+        return False
+
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         clear_closed(net, sites_of(net, self))
 

@@ -26,6 +26,7 @@ from paring.gates import Site, StochasticGate, expected, gate_of, live, openness
 _EVERY = 10  # optimizer steps between two looks at the support (a look costs about a millisecond)
 _CLOSED = -1e4  # log-alpha of a gate that was closed for good
 _TRIES = 300  # gates tried one by one to fill what is left of the budget
+BLOW = 0.1  # of the dense cost: closing more than that at once is said, as the weights have not adapted to it
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,32 @@ class Budget:
     def _least(self) -> str:
         return "one open gate" if self.multiple_of == 1 else f"one block of {self.multiple_of} open gates"
 
+    @torch.no_grad()
+    def shares(self, net: nn.Module, model: CostModel) -> dict[str, float]:
+        """Share of the dense cost that the present support takes, by the names of `targets`."""
+        cost, dense = model(live(openness(net, model.wiring, support), model.wiring)), model()
+        return {name: float(getattr(cost, name) / getattr(dense, name)) for name in self.targets}
+
     def _used(self, net: nn.Module, sites: Sequence[Site], model: CostModel, parts: Sequence[Tensor]) -> float:
         """Largest share of any budget that this support of `sites` uses; at most 1 fits."""
         given = openness(net, model.wiring, support)
         found = replaced(given, model.wiring, sites, [part.double() for part in parts])
         excess = self._excess(model(live(found, model.wiring)), model())
         return max((float(value) + self.targets[name]) / self.targets[name] for name, value in excess.items())
+
+    def _fewest(self, sites: Sequence[Site]) -> list[Tensor]:
+        """One open gate (or block of them) in every place."""
+        parts = [torch.zeros(site.shape) for site in sites]
+        for site, part in zip(sites, parts, strict=True):
+            part.view(-1)[: self._block(site)] = 1
+        return parts
+
+    @torch.no_grad()
+    def least(self, net: nn.Module, sites: Sequence[Site], model: CostModel) -> dict[str, float]:
+        """The smallest share of the dense cost that these gates could leave, by the names of `targets`."""
+        found = replaced(openness(net, model.wiring, support), model.wiring, sites, self._fewest(sites))
+        cost, dense = model(live(found, model.wiring)), model()
+        return {name: float(getattr(cost, name) / getattr(dense, name)) for name in self.targets}
 
     @torch.no_grad()
     def check(self, net: nn.Module, sites: Sequence[Site], model: CostModel) -> None:
@@ -119,12 +140,7 @@ class Budget:
         Raises:
             ValueError: with the smallest budget that could be met.
         """
-        parts = []
-        for site in sites:
-            part = torch.zeros(site.shape)
-            part.view(-1)[: self._block(site)] = 1
-            parts.append(part)
-        used = self._used(net, sites, model, parts)
+        used = self._used(net, sites, model, self._fewest(sites))
         if used > 1:
             least = ", ".join(f"{name} {asked * used:.3g}" for name, asked in self.targets.items())
             raise ValueError(

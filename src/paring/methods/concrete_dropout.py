@@ -78,6 +78,14 @@ class ConcreteDropout(Method):
             put_gate(modules, site, gate)
         attached(net).notes[self] = found
 
+    @property
+    def has_penalty(self) -> bool:
+        return True
+
+    @property
+    def needs_training(self) -> bool:
+        return False
+
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         of_weights = self.length**2 / self.examples
         of_drops = (2 if self.regression else 1) / self.examples

@@ -183,6 +183,15 @@ class ContinuousSparsification(Method):
         else:
             self._clear(net)
 
+    @property
+    def has_penalty(self) -> bool:
+        return self.rate > 0
+
+    def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
+        if clock.round >= self.searches or self.beta(clock) >= self.final_beta:
+            return None
+        return f"the temperature of its gates grows within a round and stands at {self.beta(clock):.3g}, not {self.final_beta:.3g}"
+
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         if self.rate == 0 or clock.round >= self.searches:
             return None

@@ -89,7 +89,7 @@ class GMP(Method):
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         assert clock.steps is not None
         every = self._every(clock)
-        end = max(1, round(self.ramp[1] * clock.steps))
+        end = self._end(clock)
         found = sites_of(net, self)
         begun_late = clock.step > end and not all(mask_of(net, site).fixed for site in found)
         if clock.step == end or begun_late:
@@ -103,6 +103,19 @@ class GMP(Method):
     def _every(self, clock: Clock) -> int:
         share = (self.ramp[1] - self.ramp[0]) / _PRUNINGS
         return steps_or_share("GMP(every=...)", self.every, clock, usual=100, share=share)
+
+    def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
+        end = self._end(clock)
+        if clock.step >= end:
+            return None
+        masks = [mask_of(net, site).mask for site in sites_of(net, self)]
+        opened = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+        return f"GMP prunes until step {end:,}, so {opened:.1%} of its weights are open and not {self.density:.1%}"
+
+    def _end(self, clock: Clock) -> int:
+        """Step at which the density is reached."""
+        assert clock.steps is not None
+        return max(1, round(self.ramp[1] * clock.steps))
 
     def _prune(self, net: nn.Module, density: float) -> None:
         found = sites_of(net, self)

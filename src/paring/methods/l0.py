@@ -15,7 +15,7 @@ positions and pruned inputs; `l2` is not divided by N. `Price` is the paper's λ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -25,8 +25,7 @@ from torch import Tensor, nn
 from paring.core import PLACE_KINDS, At, Clock, Method, Places, Probe, attached, gates, in_steps, settle_places
 from paring.cost import CostModel
 from paring.gates import Site, StochasticGate, gate_of, put_gate, say_left_out, sites
-from paring.methods.budget import Budget
-from paring.methods.by_layer import ByLayer, named, settled, value_at
+from paring.methods.budget import BLOW, Budget
 from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.price import Price
 from paring.relax import HardConcrete, Relaxation
@@ -71,7 +70,7 @@ class L0(Method):
 
     price: float | Price | Budget = Price(0.0)  # noqa: RUF009  # a frozen value
     at: At = Places(("units",))  # noqa: RUF009  # a frozen value
-    keep: ByLayer = 0.5
+    keep: float | tuple[tuple[str, float], ...] = 0.5
     gate: Relaxation = HardConcrete()  # noqa: RUF009  # a frozen value
     gate_lr: float = 10.0
     l2: float = 0.0
@@ -81,22 +80,23 @@ class L0(Method):
     prior: float | None = None
     kl: float = 0.0
     rewind: str | int | None = None
-    drop: ByLayer = 0.0
+    drop: float | tuple[tuple[str, float], ...] = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
             object.__setattr__(self, "price", Price(float(self.price)))
         settle_places(self, *PLACE_KINDS)
         for name in ("keep", "drop"):
-            object.__setattr__(self, name, settled(getattr(self, name)))
+            object.__setattr__(self, name, _by_layer(getattr(self, name)))
         if not isinstance(self.price, Price | Budget):
             raise ValueError(f"L0(price={self.price!r}): give a number, a Price or a Budget")
-        for name, value in (*named(self.keep), *([("prior", self.prior)] if self.prior is not None else [])):
+        keeps = (("", self.keep),) if isinstance(self.keep, int | float) else self.keep
+        for name, value in (*keeps, *([("prior", self.prior)] if self.prior is not None else [])):
             if not 0 < value < 1:
                 raise ValueError(
                     f"L0: a keep probability must lie in (0, 1), got {value} {f'for {name!r}' if name else ''}"
                 )
-        drops = named(self.drop)
+        drops = (("", self.drop),) if isinstance(self.drop, float) else self.drop
         for name, value in drops:
             if not 0 <= value < 1:
                 raise ValueError(f"L0(drop={value}{f' for {name!r}' if name else ''}): a probability, in [0, 1)")
@@ -136,7 +136,7 @@ class L0(Method):
 
     def keep_at(self, site: Site) -> float:
         """Initial keep probability for this site."""
-        return value_at(self.keep, site.layers, 0.5)
+        return _at(self.keep, site, 0.5)
 
     def sites(self, net: nn.Module) -> tuple[Site, ...]:
         """Where this method's gates are in an attached network."""
@@ -151,7 +151,7 @@ class L0(Method):
         found = sites(net, probe.wiring, self.at)
         say_left_out(net, probe, self.at, found)
         for what, given in (("keep", self.keep), ("drop", self.drop)):
-            _all_used(what, [name for name, _ in named(given) if name], found)
+            _all_used(what, [] if isinstance(given, float) else [name for name, _ in given], found)
         _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)
         gated = sum(p.numel() for _, _, gate in gates(net) for p in gate.parameters())
         dense = CostModel.of(net, probe.wiring)
@@ -168,17 +168,36 @@ class L0(Method):
                 per_example=self.per_example,
                 shared=bool(site.taps),
                 lr_scale=self.gate_lr,
-                drop=value_at(self.drop, site.layers, 0.0),
+                drop=_at(self.drop, site, 0.0),
                 device=weight.device,
                 dtype=weight.dtype,
             )
             put_gate(modules, site, gate)
         attached(net).notes[self] = _Notes(found, model)
+        if not self._moves_gates:
+            attached(net).say(
+                "L0(price=0) asks for nothing to go: its gates add noise to training, and none of them is ever charged for "
+                "being open. Give a price, such as price=0.1/N for N training examples, or price=paring.Budget(params=0.25)"
+            )
+
+    @property
+    def targets(self) -> Mapping[str, float]:
+        return self.price.targets if isinstance(self.price, Budget) else {}
+
+    def least(self, net: nn.Module) -> Mapping[str, float]:
+        notes = self._notes(net)
+        return self.price.least(net, notes.sites, notes.model) if isinstance(self.price, Budget) else {}
 
     def point(self, clock: Clock) -> int | None:
         return None if self.rewind is None else in_steps("L0(rewind=...)", self.rewind, clock.epoch_steps, least=0)
 
     def start(self, net: nn.Module, clock: Clock) -> None:
+        if clock.steps is None and self.holding:
+            then = ", and the budget is met in one blow by finish" if isinstance(self.price, Budget) else ""
+            attached(net).say(
+                f"L0 holds its gates for the last {self.holding:.0%} of training, whose length it was not told: they are "
+                f"never held{then}. Tell attach with steps=..."
+            )
         back = self.point(clock)
         if back is not None and clock.steps is None:
             raise ValueError("L0(rewind=...) has to know how long training is: attach(..., steps=...)")
@@ -211,6 +230,21 @@ class L0(Method):
         present = [part for part in parts if part is not None]
         return torch.stack(present).sum() if present else None
 
+    @property
+    def has_penalty(self) -> bool:
+        return self.l2 > 0 or self._moves_gates
+
+    @property
+    def _moves_gates(self) -> bool:
+        """Whether some term of the loss, besides the data's, closes gates."""
+        priced = not isinstance(self.price, Price) or any((self.price.rate, *(rate for _, rate in self.price.layers)))
+        return priced or (self.l2 > 0 and not self.detach_l2) or (self.prior is not None and self.kl > 0)
+
+    def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
+        if not self.holding or clock.steps is None or _held(net, self.sites(net)):
+            return None
+        return f"the gates were not yet held, which begins at step {self._last(clock.steps):,}"
+
     def _divergence(self, net: nn.Module, found: tuple[Site, ...], prior: float) -> Tensor:
         logit = self.gate.logits(prior)
         logits = [gate.log_alpha for site in found if isinstance(gate := gate_of(net, site), StochasticGate)]
@@ -234,27 +268,58 @@ class L0(Method):
             gate_of(net, site).constrain()
         last = clock.steps is not None and clock.step >= self._last(clock.steps)
         if last and (self.holding or isinstance(self.price, Budget)):
-            self._settle(net, notes)
+            self._settle(net, notes, f"at step {clock.step:,} of {clock.steps:,}, where its gates are held")
         elif isinstance(self.price, Budget):
             self.price.ascend(net, notes.model, attached(net), "+".join(self.places), clock.step, clock.steps)
 
     def finish(self, net: nn.Module) -> None:
         notes = self._notes(net)
         if isinstance(self.price, Budget) and not _held(net, notes.sites):
-            self._settle(net, notes)
+            self._settle(net, notes, "when the network was finished")
 
-    def _settle(self, net: nn.Module, notes: _Notes) -> None:
+    def _settle(self, net: nn.Module, notes: _Notes, when: str) -> None:
         """From now on the gates stay as they are; with a budget, first on a support of the asked size."""
         if isinstance(self.price, Budget):
+            before = self.price.shares(net, notes.model)
             self.price.project(net, notes.sites, notes.model)
+            self._say_blow(net, before, self.price.shares(net, notes.model), when)
         for site in notes.sites:
             gate = gate_of(net, site)
             assert isinstance(gate, StochasticGate)
             gate.hold()
 
+    def _say_blow(self, net: nn.Module, before: Mapping[str, float], after: Mapping[str, float], when: str) -> None:
+        """Say so when a budget closed much at once, which the weights had no time to adapt to."""
+        cut = [
+            f"{name} from {before[name]:.1%} to {share:.1%} of the dense network"
+            for name, share in after.items()
+            if before[name] - share > BLOW
+        ]
+        if cut:
+            attached(net).say(
+                f"L0 closed gates in one blow {when}, to meet its budget: {', '.join(cut)}. Until then training had not "
+                f"closed them, and the weights have not adapted. Train for more steps, raise gate_lr ({self.gate_lr:g} now), "
+                f"or lengthen hold ({self.holding:g} now), in which the weights recover"
+            )
+
 
 def _held(net: nn.Module, found: tuple[Site, ...]) -> bool:
     return all(gate.held for site in found if isinstance(gate := gate_of(net, site), StochasticGate))
+
+
+def _by_layer(given: object) -> float | tuple[tuple[str, float], ...]:
+    """A number, or pairs (layer pattern, number), also from a mapping."""
+    if isinstance(given, int | float):
+        return float(given)
+    pairs = given.items() if isinstance(given, Mapping) else given
+    return tuple((str(name), float(value)) for name, value in pairs)  # type: ignore[attr-defined]
+
+
+def _at(given: float | tuple[tuple[str, float], ...], site: Site, default: float) -> float:
+    """What is given for this site."""
+    if isinstance(given, int | float):
+        return float(given)
+    return next((v for pattern, v in given if any(fnmatchcase(layer, pattern) for layer in site.layers)), default)
 
 
 def _all_used(what: str, patterns: Sequence[str], found: tuple[Site, ...]) -> None:

@@ -46,5 +46,9 @@ class Masked(Method):
             gate = mask_of(net, site)
             gate.fixed, gate.factor = True, self.factor
 
+    @property
+    def needs_training(self) -> bool:
+        return False
+
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         clear_closed(net, sites_of(net, self))

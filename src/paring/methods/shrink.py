@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring.core import Clock, Method, Probe, Removal, gates, in_steps
+from paring.core import Clock, Method, Probe, Removal, attached, gates, in_steps
 from paring.gates import StochasticGate
 from paring.handle.absorb import check_absorbable
 from paring.handle.carry import check_network
@@ -88,7 +88,12 @@ class Shrink(Method):
                 gate.may_retire()
 
     def start(self, net: nn.Module, clock: Clock) -> None:
-        self._every(clock)
+        every = self._every(clock)
+        if clock.steps is not None and every > clock.steps:
+            attached(net).say(
+                f"Shrink(every={self.every!r}) looks every {every:,} steps, but training has {clock.steps:,}: nothing is cut while "
+                "it lasts. Give a smaller every=..., or train longer"
+            )
         if self.retire > 0:
             self._patience(clock)
 

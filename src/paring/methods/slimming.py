@@ -65,6 +65,10 @@ class Slimming(Method):
                 put_gate(modules, site, ScaleGate(site.shape, device=weight.device, dtype=weight.dtype))
         attached(net).notes[self] = found
 
+    @property
+    def has_penalty(self) -> bool:
+        return self.rate > 0
+
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         if clock.round > 0:
             return None

@@ -67,6 +67,11 @@ class SparseVD(Method):
             )
             put_gate(modules, site, gate)
         attached(net).notes[self] = found
+        if self.rate == 0:
+            attached(net).say(
+                "SparseVD(rate=0) asks for nothing to go: the noise of a weight grows only by its KL, which nobody charges. "
+                "Give rate=1/N for N training examples"
+            )
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         self.rate_at(clock)
@@ -86,6 +91,15 @@ class SparseVD(Method):
                 "steps=..., or give warmup=0"
             )
         return self.rate * min(1.0, clock.fraction / self.warmup)
+
+    @property
+    def has_penalty(self) -> bool:
+        return self.rate > 0
+
+    def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
+        if clock.fraction is None or clock.fraction >= self.warmup:
+            return None
+        return f"the rate of its KL grows for the first {self.warmup:.0%} of training and stands at {self.rate_at(clock):.2g}, not {self.rate:.2g}"
 
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         rate = self.rate_at(clock)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
+from marks import CUT_SHORT
 from paring.hard import Sign, Staircase
 from paring.hard.bits import BitNet, BitsError, pack_bits
 from paring.hard.bits.backend import kernels
@@ -26,6 +27,8 @@ from paring.hard.bits.contract import binary
 from paring.hard.learned_step import LearnedStep
 from paring.methods import Binarize
 from paring.models import build
+
+pytestmark = CUT_SHORT
 
 
 def small(unit: Callable[[], nn.Module] = Sign) -> nn.Sequential:

@@ -1,1 +1,0 @@
-"""Formats for `paring.testing.fuzz` of what the command line writes and reads."""
