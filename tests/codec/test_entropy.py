@@ -108,7 +108,7 @@ def test_tables_of_many_symbols_sum_to_less_than_2_to_the_31(size: int, monkeypa
 
 
 def test_a_chance_is_a_multiple_of_2_to_the_minus_24() -> None:
-    assert WHOLE == 1 << 24
+    assert (WHOLE, LARGEST_SUM) == (1 << 24, (1 << 31) - 1)
     assert intervals(np.array([1, 1])).tolist() == [0, 1 << 23, 1 << 24]
     assert binary_bits(np.array([1, 0], dtype=np.int32), np.array([2.0**-24, 2.0**-24])) == pytest.approx(24, abs=1e-3)
 

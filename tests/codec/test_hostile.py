@@ -16,7 +16,8 @@ from torch import nn
 
 import paring as pr
 from paring.codec import File, arrays, container
-from paring.codec.header import packed
+from paring.codec.dictionary import DICTIONARY
+from paring.codec.header import packed, parsed
 from paring.codec.mixed import BYTES_PER_STEP, FREE_STEPS
 
 
@@ -148,3 +149,20 @@ def test_views_of_other_types_are_not_ties(tmp_path: Path) -> None:
     found = pr.unpack(tmp_path / "a.pare", Two)
     assert found.get_buffer("bits").dtype == torch.int32
     assert torch.equal(found.get_buffer("bits"), net.get_buffer("bits"))
+
+
+def test_headers_that_swell_are_refused_before_they_are_parsed(tmp_path: Path) -> None:
+    """Thirty megabytes of brackets would be a gigabyte of empty lists."""
+    packer = zlib.compressobj(0, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
+    header = packer.compress(b'{"sections":[],"manifest":[' + b"[]," * 10_000_000 + b"0]}") + packer.flush()
+    began = time.process_time()
+    with pytest.raises(pr.PareError, match="its header is more than 2,097,152 values"):
+        parsed(header)
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("manifest", [{"a": float("nan")}, {"a": [0] * 2_100_000}, {"a": float("inf")}])
+def test_a_writer_writes_no_header_that_a_reader_refuses(manifest: object, tmp_path: Path) -> None:
+    with pytest.raises(pr.PareError, match="which no reader accepts"):
+        container.write(tmp_path / "a.pare", [("a", torch.ones(2))], manifest)
+    assert not list(tmp_path.iterdir())

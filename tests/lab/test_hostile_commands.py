@@ -10,7 +10,7 @@ from torch import nn
 
 import paring as pr
 from paring.lab.cli import main
-from paring.lab.fuzz import Commands
+from paring.lab.fuzz.commands import Commands
 from paring.testing.fuzz import campaign, sown
 
 ODD = "a\x1b[31m\n\u202e"

@@ -155,12 +155,13 @@ def test_temperatures() -> None:
 
 def test_defaults_are_the_papers() -> None:
     method = ContinuousSparsification()
-    assert (method.rate, method.s0, method.final_beta, method.to, method.gate_lr) == (1e-8, 0.0, 200.0, "2ep", 1.0)
+    assert (method.rate, method.s0, method.final_beta, method.to, method.gate_lr) == (1e-8, 0.0, 200.0, None, 1.0)
     net = Chain()
     run = pr.attach(net, method, chain_batch(2)[0], steps=40, epoch_steps=10)
     masked = sum(gate.s.numel() for gate in sigmoids(net))
     assert run.penalty().item() == pytest.approx(1e-8 * masked / 2, rel=1e-4)
-    assert run.method.point(run.clock) == 20
+    assert run.method.point(run.clock) == 5, "an eighth of a short round"
+    assert run.method.point(pr.Clock(0, 0, 400, 10)) == 20, "the paper's two epochs"
     (own,) = [group for group in run.parameter_groups(lr=0.1, weight_decay=1e-4) if group["name"] == "gates"]
     assert (own["lr"], own["weight_decay"]) == (0.1, 0.0)
 
@@ -317,7 +318,7 @@ def test_lengths_that_are_needed_and_unknown_are_refused() -> None:
     with pytest.raises(ValueError, match="with epoch_steps="):
         pr.attach(Chain(), ContinuousSparsification(to=2, per="epoch"), x, steps=10)
     with pytest.raises(ValueError, match="counts epochs: tell attach"):
-        pr.attach(Chain(), ContinuousSparsification(), x, steps=10)
+        pr.attach(Chain(), ContinuousSparsification(to="2ep"), x, steps=10)
     with pytest.raises(ValueError, match="is step 10, but a round has only 10"):
         pr.attach(Chain(), ContinuousSparsification(to=10), x, steps=10)
     net = Chain()

@@ -49,7 +49,7 @@ def others(net: nn.Module) -> dict[str, Tensor]:
 
 def test_decay_alone_brings_far_thresholds_in() -> None:
     """At s = -3200 there is no gradient, and momentum SGD with decay d moves s by a recursion of two numbers."""
-    method = STR()
+    method = STR(s_init=-3200)
     net, run, opt = attached(method, decay=0.5, lr=0.1)
     s, speed = -3200.0, 0.0
     for _ in range(5):
@@ -70,7 +70,7 @@ def test_thresholds_have_the_decay_of_the_weights() -> None:
 
 
 def test_thresholds_that_nothing_moves_are_refused() -> None:
-    net, run, opt = attached(STR(), decay=0.0)
+    net, run, opt = attached(STR(s_init=-3200), decay=0.0)
     with pytest.raises(
         ValueError, match="the threshold of 'conv1' has no gradient at s = -3200 and the optimizer gives it"
     ):

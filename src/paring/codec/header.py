@@ -14,6 +14,7 @@ import torch
 from paring.codec.arrays import Code
 from paring.codec.dictionary import DICTIONARY
 from paring.codec.error import PareError
+from paring.core import plain_json
 
 LARGEST_HEADER, FREE_HEADER, HEADER_RATIO = 1 << 26, 1 << 20, 64
 DTYPES: dict[str, torch.dtype] = {
@@ -59,9 +60,15 @@ def packed(sections: list[dict[str, Any]], manifest: Any) -> bytes:
     """The bytes of a header.
 
     Raises:
-        PareError: it is larger than a reader accepts.
+        PareError: it is larger than a reader accepts, or the manifest holds what a reader does not.
     """
     text = json.dumps({"sections": sections, "manifest": manifest}, separators=(",", ":"), sort_keys=True).encode()
+    try:
+        plain_json.parsed(text, plain_json.MANY)
+    except plain_json.JSONError as error:
+        raise PareError(
+            f"the header would be {error}, which no reader accepts; shorten or mend the manifest"
+        ) from error
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zlib.Z_DEFAULT_STRATEGY, DICTIONARY)
     found = packer.compress(text) + packer.flush()
     if len(text) > _allowed(found):
@@ -80,13 +87,15 @@ def parsed(header: bytes) -> tuple[tuple[Section, ...], Any]:
         text = unpacker.decompress(header, _allowed(header))
         if not unpacker.eof or unpacker.unused_data:
             raise PareError("its header is cut off, or larger than allowed")
-        found = json.loads(text)
+        found = plain_json.parsed(text, plain_json.MANY)
         sections = tuple(_section(given) for given in found["sections"])
         _check_pieces([piece for section in sections for piece in section.pieces])
         return sections, found["manifest"]
-    except (zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
-        if isinstance(error, PareError):
-            raise
+    except PareError:
+        raise
+    except plain_json.JSONError as error:
+        raise PareError(f"its header is {error}") from error
+    except (zlib.error, ValueError, KeyError, TypeError) as error:
         raise PareError(f"its header cannot be read ({type(error).__name__})") from error
 
 

@@ -8,14 +8,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from paring import rules
 from paring.core import At, Method, Probe, attached, gated_layers
 from paring.gates.left_out import say_left_out
 from paring.gates.mask import MaskGate
 from paring.gates.openness import gate_of
 from paring.gates.place import Site, put_gate, sites
+from paring.rules import NM, Structure, Weights
 
-_SINGLE = rules.Weights()
+_SINGLE = Weights()
 
 
 def weight_sites(net: nn.Module, probe: Probe, places: At) -> tuple[Site, ...]:
@@ -38,7 +38,7 @@ def sites_of(net: nn.Module, method: Method) -> tuple[Site, ...]:
     return found
 
 
-def put_masks(net: nn.Module, probe: Probe, places: At, structure: rules.Structure = _SINGLE) -> tuple[Site, ...]:
+def put_masks(net: nn.Module, probe: Probe, places: At, structure: Structure = _SINGLE) -> tuple[Site, ...]:
     """Put a `MaskGate`, all open, at each of these places, which are "weights" or selections of them.
 
     structure: in which the method closes weights; of N:M layers removal keeps the groups.
@@ -49,7 +49,7 @@ def put_masks(net: nn.Module, probe: Probe, places: At, structure: rules.Structu
     found, modules = weight_sites(net, probe, places), dict(net.named_modules())
     for site in found:
         gate = MaskGate(site.shape, device=weight_of(net, site).device)
-        gate.input_group = structure.m if isinstance(structure, rules.NM) else 1
+        gate.input_group = structure.m if isinstance(structure, NM) else 1
         put_gate(modules, site, gate)
     return found
 

@@ -37,6 +37,7 @@ from torch.nn.parameter import is_lazy
 
 from paring.core import plain_net
 from paring.core.atomic import atomic
+from paring.core.plain_json import MANY, parsed, size
 from paring.core.regular import open_regular
 from paring.graph.file_error import FileError
 from paring.graph.graph_file import written
@@ -52,7 +53,6 @@ _UNREADABLE = (
     TypeError,
     OverflowError,
     AttributeError,
-    RecursionError,
     RuntimeError,
 )
 
@@ -69,8 +69,11 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items()}
     manifest["tensors"] = {n: [_dtype(v), list(v.shape)] for n, v in tensors.items()}
     manifest["digest"], _ = _digest(manifest, tensors)
+    text = json.dumps(manifest)
+    if size(text) > MANY:
+        raise FileError(f"{type(net).__name__} takes a manifest of {size(text):,} values, and readers accept {MANY:,}")
     with atomic(path) as file:
-        file.write(safetensors.torch.save(tensors, {KEY: json.dumps(manifest)}))
+        file.write(safetensors.torch.save(tensors, {KEY: text}))
 
 
 def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -137,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     try:
         tensors = safetensors.torch.load(data)
-        text = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"][KEY]
+        text = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY)["__metadata__"][KEY]
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     return manifest_of(text, tensors, path), tensors
@@ -149,7 +152,7 @@ def manifest_of(text: str, tensors: Mapping[str, Tensor], path: object) -> dict[
     tensors: asked for one after the other, so they may be loaded when asked for. Raises `FileError`.
     """
     try:
-        manifest = json.loads(text)
+        manifest = parsed(text, MANY)
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     told = manifest.pop("digest", None) if isinstance(manifest, dict) else None

@@ -124,11 +124,11 @@ def told(node: object, depth: int = 0) -> dict[str, Any]:
         return {"dict": [[key, told(one, depth + 1)] for key, one in node.items()]}
     if isinstance(node, Shape):
         return {"tensor": [list(node.sizes), str(node.dtype).removeprefix("torch.")]}
-    if type(node) in _PLAIN:
+    if type(node) in _PLAIN and (type(node) is not float or math.isfinite(node)):
         return {"value": node}
     raise FileError(
         f"the example has a {type(node).__name__} among its arguments ({str(node)[:80]}), which a file cannot hold; use tensors, "
-        "numbers, texts and None, in tuples, lists and dictionaries whose keys are texts"
+        "finite numbers, texts and None, in tuples, lists and dictionaries whose keys are texts"
     )
 
 

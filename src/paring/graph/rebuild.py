@@ -15,7 +15,6 @@ from paring.graph.file_error import FileError
 from paring.graph.fits import misfit
 from paring.graph.graph_file import captures_of, graph_of
 from paring.graph.select import SelectLinear
-from paring.graph.still import still
 
 UNITS: dict[str, Callable[..., nn.Module]] = {}  # how units are made again from what their `saved_as` says
 _PASS = "Pass the factory it was saved from."
@@ -45,9 +44,7 @@ def rebuilt(
         net = factory()
     if not isinstance(net, nn.Module):
         raise TypeError(f"the factory gave a {type(net).__name__} and no nn.Module; let it return the network")
-    net = unwrapped(net).eval()
-    with still(net):
-        return _rebuilt(net, manifest, tensors, path)
+    return _rebuilt(unwrapped(net).eval(), manifest, tensors, path)
 
 
 def _rebuilt(net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor], path: object) -> nn.Module:

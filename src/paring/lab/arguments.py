@@ -13,6 +13,7 @@ from typing import Any, TypeVar, cast
 from paring import hard, methods, relax, rules
 from paring.core import At, Method, Places
 from paring.methods import Budget, Price
+from paring.methods.by_layer import ByLayer, named, pairs_of
 
 T = TypeVar("T")
 
@@ -96,6 +97,20 @@ def parse_price(text: str) -> Price | Budget:
     of = words.pop("of", "parameters")
     pairs = {name: _number(text, value) for name, value in words.items()}
     return Price(pairs.pop("rate", 0.0), cast(Any, of), tuple(pairs.items()))
+
+
+def parse_by_layer(words: Sequence[str]) -> ByLayer:
+    """Read a number for all layers, or layers and their numbers in turn: `0.5`, or `fc1 0.8 conv* 0.5`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    told = " ".join(words)
+    if len(words) == 1:
+        return _number(told, words[0])
+    if not words or len(words) % 2:
+        raise ValueError(f"{told!r}: write a number, or each layer with its number: fc1 0.8 conv* 0.5")
+    return tuple((name, _number(told, value)) for name, value in zip(words[::2], words[1::2], strict=True))
 
 
 def parse_relaxation(text: str) -> relax.Relaxation:
@@ -210,7 +225,7 @@ def _show_price(value: Any) -> list[str]:
     if isinstance(value, Price):
         if value.of == "parameters" and not value.layers:
             return [str(value.rate)]
-        return [",".join([f"rate={value.rate}", f"of={value.of}", *(f"{n}={v}" for n, v in value.layers)])]
+        return [",".join([f"rate={value.rate}", f"of={value.of}", *(f"{n}={v}" for n, v in pairs_of(value.layers))])]
     return [str(value)]
 
 
@@ -257,6 +272,14 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
                 instance_from_str=lambda args: Places.of(args),
                 is_instance=lambda value: isinstance(value, str | list | tuple | Places),
                 str_from_instance=lambda value: list(Places.of(value).written),
+            )
+        if info.type == ByLayer:
+            return tyro.constructors.PrimitiveConstructorSpec(
+                nargs="*",
+                metavar="NUMBER|LAYER NUMBER ...",
+                instance_from_str=parse_by_layer,
+                is_instance=lambda value: isinstance(value, int | float | tuple | Mapping),
+                str_from_instance=lambda value: [str(word) for pair in named(value) for word in pair if word != ""],
             )
         form = forms.get(info.type)
         if form is None:

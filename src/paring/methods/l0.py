@@ -15,7 +15,7 @@ positions and pruned inputs; `l2` is not divided by N. `Price` is the paper's λ
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -26,6 +26,7 @@ from paring.core import PLACE_KINDS, At, Clock, Method, Places, Probe, attached,
 from paring.cost import CostModel
 from paring.gates import Site, StochasticGate, gate_of, put_gate, say_left_out, sites
 from paring.methods.budget import BLOW, Budget
+from paring.methods.by_layer import ByLayer, named, settled, value_at
 from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.price import Price
 from paring.relax import HardConcrete, Relaxation
@@ -70,7 +71,7 @@ class L0(Method):
 
     price: float | Price | Budget = Price(0.0)  # noqa: RUF009  # a frozen value
     at: At = Places(("units",))  # noqa: RUF009  # a frozen value
-    keep: float | tuple[tuple[str, float], ...] = 0.5
+    keep: ByLayer = 0.5
     gate: Relaxation = HardConcrete()  # noqa: RUF009  # a frozen value
     gate_lr: float = 10.0
     l2: float = 0.0
@@ -80,23 +81,22 @@ class L0(Method):
     prior: float | None = None
     kl: float = 0.0
     rewind: str | int | None = None
-    drop: float | tuple[tuple[str, float], ...] = 0.0
+    drop: ByLayer = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
             object.__setattr__(self, "price", Price(float(self.price)))
         settle_places(self, *PLACE_KINDS)
         for name in ("keep", "drop"):
-            object.__setattr__(self, name, _by_layer(getattr(self, name)))
+            object.__setattr__(self, name, settled(getattr(self, name)))
         if not isinstance(self.price, Price | Budget):
             raise ValueError(f"L0(price={self.price!r}): give a number, a Price or a Budget")
-        keeps = (("", self.keep),) if isinstance(self.keep, int | float) else self.keep
-        for name, value in (*keeps, *([("prior", self.prior)] if self.prior is not None else [])):
+        for name, value in (*named(self.keep), *([("prior", self.prior)] if self.prior is not None else [])):
             if not 0 < value < 1:
                 raise ValueError(
                     f"L0: a keep probability must lie in (0, 1), got {value} {f'for {name!r}' if name else ''}"
                 )
-        drops = (("", self.drop),) if isinstance(self.drop, float) else self.drop
+        drops = named(self.drop)
         for name, value in drops:
             if not 0 <= value < 1:
                 raise ValueError(f"L0(drop={value}{f' for {name!r}' if name else ''}): a probability, in [0, 1)")
@@ -136,7 +136,7 @@ class L0(Method):
 
     def keep_at(self, site: Site) -> float:
         """Initial keep probability for this site."""
-        return _at(self.keep, site, 0.5)
+        return value_at(self.keep, site.layers, 0.5)
 
     def sites(self, net: nn.Module) -> tuple[Site, ...]:
         """Where this method's gates are in an attached network."""
@@ -151,7 +151,7 @@ class L0(Method):
         found = sites(net, probe.wiring, self.at)
         say_left_out(net, probe, self.at, found)
         for what, given in (("keep", self.keep), ("drop", self.drop)):
-            _all_used(what, [] if isinstance(given, float) else [name for name, _ in given], found)
+            _all_used(what, [name for name, _ in named(given) if name], found)
         _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)
         gated = sum(p.numel() for _, _, gate in gates(net) for p in gate.parameters())
         dense = CostModel.of(net, probe.wiring)
@@ -168,7 +168,7 @@ class L0(Method):
                 per_example=self.per_example,
                 shared=bool(site.taps),
                 lr_scale=self.gate_lr,
-                drop=_at(self.drop, site, 0.0),
+                drop=value_at(self.drop, site.layers, 0.0),
                 device=weight.device,
                 dtype=weight.dtype,
             )
@@ -305,21 +305,6 @@ class L0(Method):
 
 def _held(net: nn.Module, found: tuple[Site, ...]) -> bool:
     return all(gate.held for site in found if isinstance(gate := gate_of(net, site), StochasticGate))
-
-
-def _by_layer(given: object) -> float | tuple[tuple[str, float], ...]:
-    """A number, or pairs (layer pattern, number), also from a mapping."""
-    if isinstance(given, int | float):
-        return float(given)
-    pairs = given.items() if isinstance(given, Mapping) else given
-    return tuple((str(name), float(value)) for name, value in pairs)  # type: ignore[attr-defined]
-
-
-def _at(given: float | tuple[tuple[str, float], ...], site: Site, default: float) -> float:
-    """What is given for this site."""
-    if isinstance(given, int | float):
-        return float(given)
-    return next((v for pattern, v in given if any(fnmatchcase(layer, pattern) for layer in site.layers)), default)
 
 
 def _all_used(what: str, patterns: Sequence[str], found: tuple[Site, ...]) -> None:

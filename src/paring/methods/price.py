@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from torch import Tensor, nn
 
 from paring.gates import Site, gate_of
+from paring.methods.by_layer import Pairs, pairs_of, value_at
 
 Of = Literal["parameters", "macs"]
 
@@ -33,14 +33,11 @@ class Price:
 
     rate: float = 0.0
     of: Of = "parameters"
-    layers: tuple[tuple[str, float], ...] = ()
+    layers: Pairs = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.layers, Mapping):
-            object.__setattr__(self, "layers", tuple(self.layers.items()))
-        else:
-            object.__setattr__(self, "layers", tuple((str(name), float(rate)) for name, rate in self.layers))
-        for name, rate in (("rate", self.rate), *self.layers):
+        object.__setattr__(self, "layers", pairs_of(self.layers))
+        for name, rate in (("rate", self.rate), *pairs_of(self.layers)):
             if not (rate >= 0 and math.isfinite(rate)):
                 raise ValueError(f"Price: the rate of {name!r} is {rate}; a price is a number that is not negative")
         object.__setattr__(self, "rate", float(self.rate))
@@ -49,10 +46,7 @@ class Price:
 
     def at(self, *layers: str) -> float:
         """The rate for this layer, or for a group of layers: that of the first pattern that matches any of them."""
-        for pattern, rate in self.layers:
-            if any(fnmatchcase(layer, pattern) for layer in layers):
-                return rate
-        return self.rate
+        return value_at(self.layers, layers, self.rate)
 
     def penalty(self, net: nn.Module, sites: Iterable[Site]) -> Tensor | None:
         """The differentiable price of the network as it stands; None when everything is free."""

@@ -9,7 +9,7 @@ from paring.testing.fuzz.format import Format
 FORMATS: dict[str, str] = {
     "safetensors": "paring.testing.fuzz.network:Network",
     "pare": "paring.testing.fuzz.pare:Pare",
-    "commands": "paring.lab.fuzz:Commands",
+    "commands": "paring.lab.fuzz.commands:Commands",
 }
 """Name -> "module:class"."""
 

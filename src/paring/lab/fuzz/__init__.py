@@ -1,0 +1,1 @@
+"""Formats for `paring.testing.fuzz` of what the command line writes and reads."""
