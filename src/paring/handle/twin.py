@@ -205,7 +205,8 @@ def _on_network(plan: ShrinkPlan, net: nn.Module, widths: dict[str, int]) -> Cut
 def _proposal(cuts: Cuts, net: nn.Module, found: Interpretation, bad: dict[str, str]) -> Proposal:
     sizes = {name: parameter.shape for name, parameter in net.named_parameters()}
     after = {name: _size(shape, cuts.kept.get(name, {})) for name, shape in sizes.items()}
-    macs, widths = [0, 0], {}
+    whole = sum(product.macs * len(product.left) for product in found.products)  # attention keeps its size
+    macs, widths = [whole, whole], {}
     for site in found.sites:
         weight = full_name(site.name, "weight")
         if site.kind != "embedding" and weight in sizes:
