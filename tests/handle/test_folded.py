@@ -257,3 +257,9 @@ def test_a_dry_run_sees_a_cut_that_is_wrong_by_little_and_names_a_nan() -> None:
         net.b.bias[0] = torch.nan
     with pytest.raises(ValueError, match=r"'b\.bias' of this Net holds NaN"):
         dry_run(net, cuts, run.probe.example)
+
+
+def test_the_coarsest_type_of_a_network_decides() -> None:
+    mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).to(torch.bfloat16), nn.Linear(2, 2).double())
+    assert dtype_of(mixed) == torch.bfloat16
+    assert dtype_of(nn.ReLU()) == torch.float32

@@ -119,3 +119,26 @@ def test_the_multiplier_looks_every_tenth_step() -> None:
     assert seen[:9] == [0.0] * 9
     assert seen[9:19] == pytest.approx([10 * 3 / 1000 * 0.8] * 10, rel=1e-5)
     assert seen[19] == pytest.approx(2 * seen[9], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"params": 0.0}, {"macs": 1.01}, {"params": 0.5, "ascent": 0.0}, {"params": 0.5, "ascent": float("inf")},
+     {"macs": 0.5, "multiple_of": 0}, {"macs": 0.5, "multiple_of": 1.5}, {"macs": 0.5, "multiple_of": True}],
+)  # fmt: skip
+def test_a_budget_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="Budget"):
+        pr.Budget(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_penalty_is_the_multiplier_times_what_is_expected_too_much() -> None:
+    net, run = prepared(pr.Budget(macs=0.4, params=0.9))
+    assert float(run.penalty()) == 0
+    state = attached(net).state
+    state["budget/units/macs"], state["budget/units/parameters"] = torch.tensor(3.0), torch.tensor(0.0)
+    a, b = (float(gate.chance().detach().sum()) for gate in gates_of(net))
+    penalty = run.penalty()
+    assert penalty is not None
+    assert penalty.item() == pytest.approx(3 * ((6 * a + a * b + 3 * b) / (6 * 9 + 9 * 7 + 3 * 7) - 0.4), rel=1e-5)
+    penalty.backward()
+    assert all(bool((gate.log_alpha.grad > 0).all()) for gate in gates_of(net))
