@@ -71,7 +71,7 @@ def test_help_of_every_command_shows_an_example(name: str, capsys: pytest.Captur
     assert "dataclass" not in shown.lower()
 
 
-class _Reached(Exception):
+class _Reached(BaseException):
     """The command got as far as its work."""
 
 
@@ -158,7 +158,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --threads -1", 2, "--threads -1: must be 0 (all) or a positive number"),
         ("train --validation 5000", 1, "cannot take 5000 of 1438 examples"),
         ("train --model lenet5", 1, "lenet5_caffe needs images of at least 16x16, not 8x8; try lenet_300_100"),
-        ("train --at units:conv9", 1, "no place for gates at 'units:conv9'"),
+        ("train --at units:conv9", 1, "this Sequential has no layer 'conv9'; it has fc1, fc2, fc3"),
         ("train --at units:fc3", 1, "layer 'fc3' cannot be gated: network output"),
         ("report", 2, "--run PATH"),
         ("report nowhere", 2, "nowhere holds no finished run (result.json is missing); name a run's folder"),
@@ -246,7 +246,7 @@ def test_the_same_words_again_only_read(runs: Path, capsys: pytest.CaptureFixtur
     }
     assert paring(*TRAIN, "--epochs", "2", "--runs", str(runs)) == 0
     shown = capsys.readouterr()
-    assert f"this run is finished already; delete {folder} to do it again" in shown.err
+    assert f"this run is finished already and only read: {folder}" in shown.err
     assert json.loads(shown.out) == json.loads((folder / "result.json").read_text())
     assert only(runs) == folder
     assert {name: (folder / name).stat().st_mtime_ns for name in stamps} == stamps
@@ -262,6 +262,28 @@ def test_other_words_are_another_run(runs: Path, tmp_path: Path, capsys: pytest.
     assert "finished already" not in shown.err
     assert f"written to {only(tmp_path)}" in shown.err
     assert only(tmp_path).name != only(runs).name
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("", True),
+        ("--price 0", True),
+        ("--price 1e-6", False),
+        ("--price budget:params=0.5", False),
+        ("--method dense", False),
+    ],
+)
+def test_training_without_a_price_says_that_nothing_is_asked(
+    words: str, said: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def reached(*_: Any, **__: Any) -> Any:
+        raise _Reached
+
+    monkeypatch.setattr("paring.lab.experiment.Experiment.run", reached)
+    with pytest.raises(_Reached):
+        paring("train", *words.split())
+    assert ("without --price, open gates cost nothing" in capsys.readouterr().err) == said
 
 
 def test_a_locked_run_is_left_alone(tmp_path: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -280,7 +302,8 @@ def test_a_damaged_result_is_named(tmp_path: Path, runs: Path, capsys: pytest.Ca
     assert paring(*TRAIN, "--epochs", "2", "--runs", str(tmp_path)) == 1
     shown = capsys.readouterr().err
     assert f"{folder / 'result.json'} is damaged" in shown
-    assert "delete it to run this experiment again" in shown
+    assert "run it again in another folder" in shown
+    assert (folder / "result.json").read_text() == '{"run": '
 
 
 def test_interrupted_goes_on_to_the_same_result(

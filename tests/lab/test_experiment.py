@@ -284,14 +284,15 @@ def test_fine_tuning_trains_the_small_network_on(root: Path, tmp_path: Path) -> 
 def test_two_processes_never_share_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / UNITS.name
     folder.mkdir()
-    monkeypatch.setattr(Experiment, "_row", lambda *_: {"source": "measured"})
+    row = {"source": "measured", "model": UNITS.model, "data": UNITS.data}
+    monkeypatch.setattr(Experiment, "_row", lambda *_: row)
     with open(folder / ".lock", "w") as other:  # a lock belongs to the open file, so this stands for another process
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(Busy, match=f"another process is training in {re.escape(str(folder))}"):
             UNITS.run(tmp_path, progress=False)
         assert not (folder / RESULT).exists()
-    assert UNITS.run(tmp_path, progress=False) == {"source": "measured"}
-    assert UNITS.result(tmp_path) == {"source": "measured"}
+    assert UNITS.run(tmp_path, progress=False) == row
+    assert UNITS.result(tmp_path) == row
 
 
 def test_the_lock_goes_with_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,16 +308,24 @@ def test_the_lock_goes_with_a_failure(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [("{", "is damaged"), ("", "is damaged"), ('{"run": "abc"', "is damaged"), ("[1]", "holds no result")],
+    [("{", "is damaged"), ("", "is damaged"), ('{"run": "abc"', "is damaged"), ("[1]", r"holds \[1\] where")],
 )
 def test_damaged_result_is_a_clear_error(tmp_path: Path, text: str, why: str) -> None:
     path = tmp_path / UNITS.name / RESULT
     path.parent.mkdir()
     path.write_text(text)
     for read in (UNITS.result, UNITS.run):
-        with pytest.raises(ValueError, match=rf"{re.escape(str(path))} {why}.*delete it to run this experiment again"):
+        with pytest.raises(ValueError, match=rf"{re.escape(str(path))} {why}.*run it again in another folder"):
             read(tmp_path)
     assert path.read_text() == text
+
+
+def test_a_result_of_another_run_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / UNITS.name / RESULT
+    path.parent.mkdir()
+    path.write_text(json.dumps({"run": INPUTS.key, "model": "lenet_300_100", "data": "digits"}))
+    with pytest.raises(ValueError, match=f"holds the result of run '{INPUTS.key}', not of {UNITS.key}"):
+        UNITS.result(tmp_path)
 
 
 def test_no_result_yet(tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     assert "result.json is damaged" in swept.failures[0].reason
     assert (folder / "result.json").read_text() == "{", "nothing is lost"
     (tmp_path / "t.json").write_text("{")
-    with pytest.raises(ValueError, match=r"t\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"t\.json is damaged"):
         sweep([experiment], runs=tmp_path, path=tmp_path / "t.json", progress=False)
     with pytest.raises(ValueError, match="at least one experiment"):
         sweep([], path=tmp_path / "u.json")

@@ -21,7 +21,15 @@ from paring.data.error import DataError
 from paring.data.source import File, Source, ensure, locate, read, verified
 from paring.data.split import Dataset, Split, stratified
 
-NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "cifar100")
+SIZES: dict[str, tuple[tuple[int, int, int], int]] = {
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "fashion_mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "cifar100": ((3, 32, 32), 100),
+}
+"""Name -> shape of an example (C, H, W), and number of classes."""
+NAMES = tuple(SIZES)
 
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
@@ -113,9 +121,8 @@ def load(
     name = _name(name)
     train, test = digits.parts() if name == "digits" else _published(name, root, download)
     train, held = stratified(train, validation, seed)
-    classes = 100 if name == "cifar100" else 10
     channels, height, width = train.x.shape[1:]
-    return Dataset(name, train, held, test, classes, (channels, height, width))
+    return Dataset(name, train, held, test, SIZES[name][1], (channels, height, width))
 
 
 def fetch(name: str, *, root: str | Path | None = None) -> tuple[Path, ...]:

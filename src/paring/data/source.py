@@ -116,7 +116,7 @@ def _check(file: File, data: bytes, where: str) -> None:
     if md5 != file.md5:
         raise DataError(
             f"{where} is not the published {file.name}: {len(data)} bytes with md5 {md5}, expected md5 {file.md5}. "
-            "It is damaged, cut short or another file: replace it, or delete it to have it downloaded again"
+            "It is damaged, cut short or another file: put the published one in its place, or move it elsewhere to have that downloaded"
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Inputs, Method, attached, concise
+from paring.core.printable import printable
 from paring.graph.capture import untouched_random
 from paring.handle.carry import cut_network
 from paring.handle.live import KEPT, READS, SIZE, recall
@@ -31,8 +32,7 @@ def checked(state: Any, net: nn.Module, method: Method, example: Inputs) -> nn.M
         if type(state[name]) is not int or not least <= state[name] < most:
             raise ValueError(f"'{name}' is {_told(state[name])}; it must be a whole number, from {least} to {most - 1}")
     if state["method"] not in (concise(method), repr(method)):
-        saved = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(state["method"])[:500])
-        raise ValueError(f"this state was saved with {saved}, but {method!r} is attached")
+        raise ValueError(f"this state was saved with {printable(state['method'], 500)}, but {method!r} is attached")
     if not isinstance(state["shrinks"], list) or not all(isinstance(record, dict) for record in state["shrinks"]):
         raise ValueError(f"'shrinks' is {_told(state['shrinks'])}; it must be a list of records")
     if not isinstance(state["said"], list) or not all(isinstance(line, str) for line in state["said"]):

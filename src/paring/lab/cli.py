@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
+from paring.core import ParingWarning
 from paring.core.printable import printable_lines
 from paring.lab.command import CommandError
 from paring.lab.commands import COMMANDS
@@ -50,28 +53,56 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(name: str, run: Callable[[Sequence[str]], int], words: Sequence[str]) -> int:
+    def say(text: object) -> None:
+        print(f"paring {name}: {printable_lines(str(text))}", file=sys.stderr)
+
     try:
-        status = run(words)
+        with _warnings_in_a_line(name):
+            status = run(words)
         sys.stdout.flush()
         return status
     except CommandError as error:
-        print(f"paring {name}: {printable_lines(error)}", file=sys.stderr)
+        say(error)
         return 2
     except BrokenPipeError:  # whoever read the output has seen enough (paring ... | head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (NotADirectoryError, FileExistsError, PermissionError) as error:
-        print(
-            f"paring {name}: {printable_lines(error)}; check what is there and who may use it, or give another path",
-            file=sys.stderr,
-        )
+        say(f"{error}; check what is there and who may use it, or give another path")
         return 1
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"paring {name}: {printable_lines(error)}", file=sys.stderr)
+        say(error)
         return 1
     except KeyboardInterrupt:
         print(f"\nparing {name}: interrupted; {_RESUMES.get(name, 'run it again')}", file=sys.stderr)
         return 130
+    except Exception as error:
+        if os.environ.get("PARING_DEBUG"):
+            raise
+        say(f"{BUG}: {type(error).__name__}: {error}. PARING_DEBUG=1 shows where; please report it")
+        return 1
+
+
+BUG = "this is a fault of paring's own"
+
+
+@contextmanager
+def _warnings_in_a_line(name: str) -> Iterator[None]:
+    """Meanwhile what was asked and not done is told without the line of code that says it."""
+    before = warnings.formatwarning
+
+    def line(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if issubclass(category, ParingWarning):
+            return f"paring {name}: {printable_lines(str(message))}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = line
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 if __name__ == "__main__":

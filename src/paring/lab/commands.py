@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 
+from paring.core import Method, Stack
 from paring.lab.arguments import first_as, read
 from paring.lab.command import Command, CommandError, set_threads
 from paring.lab.evidence import bench, docs, table
 from paring.lab.experiment import RESULT, SMALL
+from paring.lab.reading import architecture_of, read_result
 from paring.lab.training import read_training
-from paring.train import write_atomic
+from paring.methods import L0, Price
+from paring.train import METRICS, read_metrics, write_atomic
 
 # --- demo -----------------------------------------------------------------------------------------------------------
 
@@ -67,14 +70,29 @@ def _train(words: Sequence[str]) -> int:
     )
     what, experiment, _ = read_training(words, prog="paring train", description=description)
     set_threads(what.threads)
+    if _asks_for_nothing(experiment.method):
+        print(
+            "paring train: without --price, open gates cost nothing: they add noise and none is meant to close. Ask for a size "
+            "(--price budget:params=0.25) or name a price per parameter (--price 1e-6)",
+            file=sys.stderr,
+        )
     folder = what.runs / experiment.name
     if experiment.result(what.runs) is not None:
-        print(f"this run is finished already; delete {folder} to do it again", file=sys.stderr)
+        print(
+            f"this run is finished already and only read: {folder}; --runs FOLDER trains it anew elsewhere",
+            file=sys.stderr,
+        )
     row = experiment.run(what.runs, progress=not what.quiet)
     _page(folder, row)
     print(json.dumps(row, indent=2))
     print(f"written to {folder}", file=sys.stderr)
     return 0
+
+
+def _asks_for_nothing(method: Method) -> bool:
+    """Whether it is L0, alone or in a stack, at a price of 0 and without another term that would close gates."""
+    parts = method.methods if isinstance(method, Stack) else (method,)
+    return any(isinstance(part, L0) and part.price == Price(0.0) and not (part.kl or part.l2) for part in parts)
 
 
 # --- tickets, sweep -------------------------------------------------------------------------------------------------
@@ -120,22 +138,12 @@ def _report(words: Sequence[str]) -> int:
         raise CommandError(
             f"{options.run} holds no finished run ({RESULT} is missing); name a run's folder, as in: paring report runs/demo"
         )
-    row = _result(result)
+    row = read_result(result)
+    assert row is not None
     if options.html:
         _page(options.run, row)
     print(_layers(options.run, row))
     return 0
-
-
-def _result(path: Path) -> dict[str, Any]:
-    """The result in this file."""
-    try:
-        row = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it and run the same command again") from error
-    if not isinstance(row, dict) or not {"model", "data", "shape", "classes"} <= row.keys():
-        raise ValueError(f"{path} is not the result of a paring run")
-    return row
 
 
 def _layers(folder: Path, row: dict[str, Any]) -> Any:
@@ -144,18 +152,16 @@ def _layers(folder: Path, row: dict[str, Any]) -> Any:
     from paring.graph import load
     from paring.models import build
 
-    shape, classes = tuple(row["shape"]), row["classes"]
-    net = load(lambda: build(row["model"], shape=shape, classes=classes), folder / SMALL)
-    return report(net, torch.zeros(2, *shape), title=f"{row['model']} on {row['data']}")
+    model, shape, classes = architecture_of(row, folder / RESULT)
+    net = load(lambda: build(model, shape=shape, classes=classes), folder / SMALL)
+    return report(net, torch.zeros(2, *shape), title=f"{model} on {row['data']}")
 
 
 def _page(folder: Path, row: dict[str, Any]) -> None:
     """Write report.html of a run."""
     from paring.lab.page import run_page
 
-    metrics_file = folder / "metrics.jsonl"
-    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.exists() else []
-    metrics = [found for line in lines if "epoch" in (found := json.loads(line))]
+    metrics = [line for line in read_metrics(folder / METRICS) if "epoch" in line]
     table = _layers(folder, row)
     write_atomic(folder / "report.html", run_page(f"paring: {row['model']} on {row['data']}", row, metrics, table.rows))
 

@@ -25,10 +25,12 @@ from paring.graph import save as save_net
 from paring.handle import Run, attach
 from paring.lab.config import digest, plain
 from paring.lab.memory import keep_freed_memory
+from paring.lab.reading import RunError, read_result
 from paring.lab.rounds import epochs, keep_decided, rounds
 from paring.methods import Dense
 from paring.models import build, drawn_norm_scales
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic
+from paring.train.plain_json import shown
 
 RESULT = "result.json"
 SMALL = "small.safetensors"
@@ -96,9 +98,15 @@ class Experiment:
         """The finished result below `root`, or None.
 
         Raises:
-            ValueError: there is a result file, but it cannot be read.
+            RunError: there is a result file, but it cannot be read, or it is that of another run.
         """
-        return read_result(root / self.name / RESULT)
+        path = root / self.name / RESULT
+        found = read_result(path)
+        if found is not None and found.get("run", self.key) != self.key:
+            raise RunError(
+                f"{path} holds the result of run {shown(found['run'])}, not of {self.key}; move it to where it came from"
+            )
+        return found
 
     def epoch_steps(self, data: Dataset) -> int:
         """Optimizer steps of one epoch."""
@@ -228,23 +236,6 @@ def architecture(cost: Cost) -> str:
         for layer in cost.rows
         if layer.kind in ("conv", "linear")
     )
-
-
-def read_result(path: Path) -> dict[str, Any] | None:
-    """A finished run's result; None when there is no such file.
-
-    Raises:
-        ValueError: there is a file, but it cannot be read.
-    """
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it to run this experiment again") from error
-    if not isinstance(found, dict) or "source" not in found:
-        raise ValueError(f"{path} holds no result; delete it to run this experiment again")
-    return found
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import sys
 import warnings
@@ -28,8 +27,9 @@ from paring.lab.bytes_progress import BytesProgress
 from paring.lab.command import CommandError, set_threads
 from paring.lab.compress_progress import CompressProgress
 from paring.lab.compressor_argument import COMPRESSORS, parse_compressor
-from paring.lab.experiment import RESULT, SMALL, read_result
+from paring.lab.experiment import RESULT, SMALL
 from paring.lab.human import exact, percent, size
+from paring.lab.reading import read_result, read_validation
 from paring.methods import L0, Budget
 from paring.models import MODELS, build
 from paring.train import evaluate
@@ -146,10 +146,8 @@ def _given(what: Path) -> tuple[dict[str, Any] | None, Shards]:
 
 def _row(folder: Path) -> dict[str, Any] | None:
     """The result of a run, with the number of examples it set aside."""
-    row, config = read_result(folder / RESULT), folder / "config.json"
-    if row is None or not config.exists():
-        return row
-    return row | {"validation": json.loads(config.read_text(encoding="utf-8")).get("validation", 0)}
+    row = read_result(folder / RESULT)
+    return row if row is None else row | {"validation": read_validation(folder / "config.json")}
 
 
 def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, compressor: Compressor) -> int:

@@ -20,8 +20,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from paring.lab.reading import RunError, kind_problem, read_json
 from paring.train import write_atomic
+from paring.train.plain_json import shown
 
+_VALUES = 3 << 20  # that a file may hold
 Row = dict[str, Any]
 _SHAPE = {"name": str, "command": str, "date": str, "machine": dict, "versions": dict, "rows": list}
 _OWN = ("date", "machine", "versions")
@@ -158,22 +161,17 @@ def load(path: str | Path) -> Results:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        why = f"{path} is no JSON that can be read ({error})"
-        raise ResultsError(f"{why}; delete it and run its command again") from error
+        content = read_json(path, _VALUES)
+    except RunError as error:
+        raise ResultsError(f"{error}. It stays as it is; put back the file that its command wrote") from error
     validate(content, str(path))
     _same_name(content["name"], path)
     return Results(**{key: content[key] for key in _SHAPE})
 
 
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
-
-
 def _same_name(name: str, path: Path) -> None:
     if path.name != f"{name}.json":
-        raise ResultsError(f"{path} holds the results '{name}'; they belong in {path.with_name(name + '.json')}")
+        raise ResultsError(f"{path} holds the results {shown(name)}; they belong in {shown(f'{name}.json')}")
 
 
 def validate(content: Any, where: str = "results") -> None:
@@ -202,8 +200,10 @@ def _check_row(row: Any, where: str, seen: set[str]) -> None:
     if not isinstance(row, dict):
         raise ResultsError(f"{where} must be an object, not {type(row).__name__}")
     if row.get("source") not in ("measured", "quoted"):
-        raise ResultsError(f"{where}: 'source' is {row.get('source')!r}; it must say 'measured' or 'quoted'")
+        raise ResultsError(f"{where}: 'source' is {shown(row.get('source'))}; it must say 'measured' or 'quoted'")
     _check_plain(row, where)
+    if problem := kind_problem(row):
+        raise ResultsError(f"{where}: {problem}")
     if "date" in row:
         _check_day(row["date"], where)
     for key in ("machine", "versions"):
@@ -211,7 +211,7 @@ def _check_row(row: Any, where: str, seen: set[str]) -> None:
             raise ResultsError(f"{where}: '{key}' must be dict, not {type(row[key]).__name__}")
     if "run" in row:
         if not isinstance(row["run"], str) or row["run"] in seen:
-            raise ResultsError(f"{where}: 'run' is {row['run']!r}; it must be a text that no other row has")
+            raise ResultsError(f"{where}: 'run' is {shown(row['run'])}; it must be a text that no other row has")
         seen.add(row["run"])
 
 
@@ -219,7 +219,7 @@ def _check_day(day: Any, where: str) -> None:
     try:
         date.fromisoformat(day)
     except (TypeError, ValueError) as error:
-        raise ResultsError(f"{where}: 'date' is {day!r}; it must be an ISO day such as 2026-01-31") from error
+        raise ResultsError(f"{where}: 'date' is {shown(day)}; it must be an ISO day such as 2026-01-31") from error
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -228,7 +228,7 @@ def _check_plain(value: Any, where: str) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ResultsError(f"{where}: the key {key!r} is no text")
-            _check_plain(item, f"{where}, '{key}'")
+            _check_plain(item, f"{where}, {shown(key)}")
     elif isinstance(value, list | tuple):
         for item in value:
             _check_plain(item, where)

@@ -7,7 +7,7 @@ from paring.train.evaluate import evaluate
 from paring.train.guard import Diverged
 from paring.train.loop import fit
 from paring.train.recipe import Recipe
-from paring.train.record import Record, write_atomic
+from paring.train.record import Record, RecordError, read_metrics, write_atomic
 from paring.train.trainer import CHECKPOINT, METRICS, POINT, ROUND, Fit, Trainer, round_state
 
 __all__ = [
@@ -21,10 +21,12 @@ __all__ = [
     "Fit",
     "Recipe",
     "Record",
+    "RecordError",
     "Trainer",
     "checkpoint",
     "evaluate",
     "fit",
+    "read_metrics",
     "round_state",
     "write_atomic",
 ]

@@ -15,6 +15,10 @@ _NUMBERS = ("loss", "lr", "seconds", "cpu_seconds", "validation_loss", "error", 
 _COSTS = ("expected_", "support_")
 
 
+class RecordError(ValueError):
+    """Lines that are no record of a run; the message names the file and the line."""
+
+
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file so that a kill leaves either the old file or the new one."""
     with atomic(path) as file:
@@ -53,7 +57,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     A killed run may leave half a last line: it is left out, and a `ParingWarning` says so.
 
     Raises:
-        ValueError: a line is damaged; the message names the file and the line.
+        RecordError: a line is damaged; the message names the file and the line.
     """
     if not path.is_file():
         return []
@@ -66,16 +70,16 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def from_text(text: str, where: str) -> list[dict[str, Any]]:
-    """What `as_text` wrote. where: begins the message. Raises ValueError for anything else, naming the line."""
+    """What `as_text` wrote. where: begins the message. Raises RecordError for anything else."""
     left, rows = _VALUES, []
     for number, line in enumerate(text.split("\n")[:-1], 1):
         left -= 1 + size(line)
         try:
             row = parsed(line, VALUES if left > 0 else 0)
         except JSONError as error:
-            raise ValueError(f"{where}, line {number}: {error}") from error
+            raise RecordError(f"{where}, line {number}: {error}") from error
         if problem := _problem(row):
-            raise ValueError(f"{where}, line {number}: {problem}")
+            raise RecordError(f"{where}, line {number}: {problem}")
         rows.append(row)
     return rows
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paring.core.printable import printable_lines
-from paring.lab.cli import main
+from paring.lab.cli import BUG, main
 from paring.testing.fuzz import Case, Format, Seed, network, pare
 
 OUT = "out"
@@ -50,6 +50,7 @@ def _said(*words: object) -> str:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = main([*map(str, words), "--quiet"])
     assert printable_lines(out.getvalue()) == out.getvalue(), ascii(out.getvalue())[:500]
+    assert BUG not in err.getvalue(), err.getvalue()
     if status:
         raise Refused(err.getvalue())
     return out.getvalue()

@@ -95,7 +95,7 @@ def _chart(rows: Sequence[Row]) -> list[Html]:
     for row in rows:
         if row.get("error") is None or not row.get("nonzeros") or not row.get("dense_parameters"):
             continue
-        xs, ys = series.setdefault(f"{row['model']}, {row['method']}", ([], []))
+        xs, ys = series.setdefault(f"{row.get('model')}, {row.get('method')}", ([], []))
         xs.append(row["nonzeros"] / row["dense_parameters"])
         ys.append(row["error"])
     points = [x for xs, _ in series.values() for x in xs]

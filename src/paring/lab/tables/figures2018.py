@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from paring.lab.results import Results, load
 from paring.lab.tables.computed import Computed
 from paring.lab.tables.louizos2018 import MNIST
 from paring.relax import HardConcrete
+from paring.train import read_metrics
 
 
 def _curve(figure: str, label: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
@@ -62,8 +62,7 @@ def _training(runs: Path) -> Iterator[dict[str, Any]]:
         model, path = entry.experiment.model, runs / entry.experiment.name / "metrics.jsonl"
         if not path.exists():
             continue
-        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-        rows = [row for row in lines if "expected_flops" in row]
+        rows = [row for row in read_metrics(path) if "expected_flops" in row and "epoch" in row]
         if len(rows) == entry.experiment.recipe.epochs:
             x, y = (torch.tensor([row[key] for row in rows]) for key in ("epoch", "expected_flops"))
             yield {**_curve("3", f"{model}, {entry.label}", x, y), "model": model, "method": entry.label}

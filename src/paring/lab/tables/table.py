@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from paring.lab.experiment import Experiment
-from paring.lab.results import Results
+from paring.lab.results import Results, ResultsError
 from paring.lab.sweep.executor import Executor
 from paring.lab.sweep.processes import Processes
 from paring.lab.sweep.rows import add_rows, set_aside, sort_rows
@@ -97,6 +97,7 @@ def run_table(
         progress: show progress.
 
     Raises:
+        ResultsError: the results file is damaged, or is that of something else.
         RuntimeError: a run needs a device that is not there, and none was started; or some of several runs at a time
             failed, and the rows of the others are in the file.
     """
@@ -104,6 +105,7 @@ def run_table(
     names = [f"quoted/{row['model']}/{row['method']}" for row in table.quoted]
     quoted = [{"run": name, "source": "quoted", **row} for name, row in zip(names, table.quoted, strict=True)]
     found = add_rows(path, command, quoted)
+    _check_rows(path, found)
     outdated = _outdated(table, found)
     if outdated:
         other = path.with_suffix(".outdated.json")
@@ -138,6 +140,13 @@ def run_table(
     if table.after is not None and wanted:
         found = add_rows(path, command, table.after(found).rows)
     return sort_rows(path, [entry.experiment.key for entry in [*asked, *wanted]])
+
+
+def _check_rows(path: Path, found: Results) -> None:
+    for index, row in enumerate(found.rows):
+        missing = [key for key in ("run", "method", "seed") if row.get(key) is None]
+        if row["source"] == "measured" and missing:
+            raise ResultsError(f"{path}: row {index} is none of a table: '{missing[0]}' is not there")
 
 
 def _outdated(table: Table, found: Results) -> set[str]:

@@ -27,7 +27,8 @@ from paring.handle.live import put_back
 from paring.handle.point import own_state
 from paring.handle.saved import after_cuts, check_fields, check_tensors
 from paring.lab.config import digest, plain
-from paring.lab.experiment import RESULT, Experiment, read_result, working_in
+from paring.lab.experiment import RESULT, Experiment, working_in
+from paring.lab.reading import read_result
 from paring.lab.rounds import AGAIN, epochs, load_round, masks, removed, size
 from paring.methods import Masked
 from paring.train import CHECKPOINT, POINT, checkpoint, evaluate, fit, write_atomic
@@ -65,7 +66,7 @@ class Retrain:
         """The finished result below `root`, or None.
 
         Raises:
-            ValueError: there is a result file, but it cannot be read.
+            RunError: there is a result file, but it cannot be read.
         """
         return read_result(root / self.name / RESULT)
 

@@ -10,6 +10,10 @@ FORMATS: dict[str, str] = {
     "safetensors": "paring.testing.fuzz.network:Network",
     "pare": "paring.testing.fuzz.pare:Pare",
     "commands": "paring.lab.fuzz.commands:Commands",
+    "checkpoint": "paring.testing.fuzz.checkpoint:Checkpoint",
+    "result": "paring.lab.fuzz.result:Result",
+    "run": "paring.lab.fuzz.run:RunFolder",
+    "sweep": "paring.lab.fuzz.sweep:Sweep",
 }
 """Name -> "module:class"."""
 
