@@ -114,11 +114,19 @@ def test_a_cache_among_the_outputs() -> None:
     net = Decoder()
     message = refusal(net, X)
     assert "its forward returns a Cache" in message
-    assert "set net.config.use_cache = False" in message
+    assert message.endswith("set use_cache = False in net.config")
     assert net.config.use_cache
     net.config.use_cache = False
     capture(net, X)
     assert "use_cache" not in refusal(Keeps(), X)
+
+
+def test_caches_of_parts() -> None:
+    """As in T5, whose decoder has a configuration of its own."""
+    net = nn.Sequential(Decoder())
+    message = refusal(net, X)
+    assert message.endswith("set use_cache = False in part.config of every part in net.modules() that has it")
+    assert net[0].config.use_cache
 
 
 def test_whisper() -> None:
@@ -132,7 +140,7 @@ def test_whisper() -> None:
     example = {"input_features": torch.randn(2, 4, 12), "decoder_input_ids": torch.randint(3, 20, (2, 3))}
     message = refusal(net, example)
     assert "returns a EncoderDecoderCache" in message
-    assert message.endswith("set net.config.use_cache = False")
+    assert message.endswith("set use_cache = False in net.config")
     net.config.use_cache = False
     capture(net, example)
 

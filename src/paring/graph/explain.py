@@ -59,16 +59,27 @@ def _by_values(net: nn.Module, inputs: Inputs, traces: Traces) -> str:
 
 def _output(net: nn.Module, inputs: Inputs, kind: str, traces: Traces) -> str:
     what = f"its forward returns a {kind.split('.')[-1]}, and outputs are tensors, or tuples, lists and dicts of them. "
-    config: Any = getattr(net, "config", None)
-    if getattr(config, "use_cache", False):
-        config.use_cache = False
-        try:
-            works = traces(net, inputs)
-        finally:
-            config.use_cache = True
-        if works:
-            return what + "Without a cache it can be captured: set net.config.use_cache = False"
+    if (parts := _caching(net)) and _works_without_cache(net, inputs, parts, traces):
+        own = [part for part in parts if part is not getattr(net, "config", None)]
+        where = "in part.config of every part in net.modules() that has it" if own else "in net.config"
+        return what + f"Without a cache it can be captured: set use_cache = False {where}"
     return what + "Return the tensors alone (a dataclass can be registered with torch.export.register_dataclass)"
+
+
+def _caching(net: nn.Module) -> list[Any]:
+    """The configurations of a network of transformers that ask for a cache."""
+    found = {id(config): config for part in net.modules() if (config := getattr(part, "config", None)) is not None}
+    return [config for config in found.values() if getattr(config, "use_cache", False) is True]
+
+
+def _works_without_cache(net: nn.Module, inputs: Inputs, parts: list[Any], traces: Traces) -> bool:
+    try:
+        for config in parts:
+            config.use_cache = False
+        return traces(net, inputs)
+    finally:
+        for config in parts:
+            config.use_cache = True
 
 
 def _own_failure(net: nn.Module, inputs: Inputs) -> str:

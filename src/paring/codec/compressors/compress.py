@@ -44,7 +44,7 @@ def compress(
         training: what compressors that learn train on (`compressor.trains`).
         error: a second measure that is kept too, such as the share of wrong answers.
         max_error_increase: how much the error may exceed the network's own.
-        example: an example input (a tensor, or a tuple of positional arguments), for compressors that remove units and for
+        example: an example input (as `attach` takes it), for compressors that remove units and for
             `fold_norms`.
         small_bits: bits of biases and norms; 0 keeps them in half precision, None gives them, in the end, as few as the bound
             allows (where there is a bound).
