@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,22 @@ def test_one_cut_that_was_asked_for_is_said() -> None:
         pr.attach(model, GMP(every=120), torch.ones(2, 12), steps=150)
     assert len(attached(model).said) == 1
     pr.attach(net(), GMP(every=100), torch.ones(2, 12), steps=150)
+
+
+def test_lengths_beyond_the_training_are_said() -> None:
+    gates = pr.L0(price=1e-6, at="units")
+    for shrink, said in (
+        (pr.Shrink(every=30), ["Shrink(every=30) looks every 30 steps, but training has 20"]),
+        (pr.Shrink(every=20, retire=0.2, patience="2ep"), ["Shrink(patience='2ep') retires no gate"]),
+        (pr.Shrink(every="1ep"), []),
+    ):
+        model = net()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pr.ParingWarning)
+            pr.attach(model, pr.Stack(gates, shrink), torch.ones(2, 12), steps=20, epoch_steps=20)
+        found = attached(model).said
+        assert len(found) == len(said)
+        assert all(line.startswith(start) for line, start in zip(found, said, strict=True))
 
 
 def test_soft_thresholds_train_with_their_defaults() -> None:

@@ -94,8 +94,12 @@ class Shrink(Method):
                 f"Shrink(every={self.every!r}) looks every {every:,} steps, but training has {clock.steps:,}: nothing is cut while "
                 "it lasts. Give a smaller every=..., or train longer"
             )
-        if self.retire > 0:
-            self._patience(clock)
+        patience = self._patience(clock) if self.retire > 0 else 0
+        if clock.steps is not None and patience > clock.steps:
+            attached(net).say(
+                f"Shrink(patience={self.patience!r}) retires no gate: that is {patience:,} steps, but training has {clock.steps:,}. "
+                "Give a smaller patience=..., or train longer"
+            )
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         check_optimizer(opt)
