@@ -15,7 +15,7 @@ positions and pruned inputs; `l2` is not divided by N. `Price` is the paper's λ
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -26,7 +26,7 @@ from paring.core import PLACE_KINDS, At, Clock, Method, Places, Probe, attached,
 from paring.cost import CostModel
 from paring.gates import Site, StochasticGate, gate_of, put_gate, say_left_out, sites
 from paring.methods.budget import BLOW, Budget
-from paring.methods.by_layer import ByLayer, named, settled, value_at
+from paring.methods.by_layer import ByLayer, named, pairs_of, settled, value_at
 from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.price import Price
 from paring.relax import HardConcrete, Relaxation
@@ -237,7 +237,9 @@ class L0(Method):
     @property
     def _moves_gates(self) -> bool:
         """Whether some term of the loss, besides the data's, closes gates."""
-        priced = not isinstance(self.price, Price) or any((self.price.rate, *(rate for _, rate in self.price.layers)))
+        priced = not isinstance(self.price, Price) or any(
+            (self.price.rate, *(rate for _, rate in pairs_of(self.price.layers)))
+        )
         return priced or (self.l2 > 0 and not self.detach_l2) or (self.prior is not None and self.kl > 0)
 
     def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
