@@ -31,7 +31,7 @@ KEYS = {
     *("error", "train_error", "validation_error", "gated_error"),
     *("parameters", "macs", "adds", "nonzeros", "bytes", "density", "ratio", "dense_parameters", "dense_macs"),
     *("support_parameters", "support_macs", "expected_parameters", "expected_macs"),
-    *("weight_density", "live_density", "mac_density", "layers", "rounds"),
+    *("weight_density", "live_density", "mac_density", "layers", "rounds", "notes"),
     *("train_seconds", "train_cpu_seconds", "finish_seconds"),
 }
 TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds")

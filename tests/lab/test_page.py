@@ -132,6 +132,13 @@ def test_the_proof_is_good_or_bad(demo: str) -> None:
     assert '"callout bad"' in run_page("t", DEMO | {"max_abs_diff": 1e-4}, [], LAYERS)
 
 
+def test_what_a_run_said_stands_above_the_numbers() -> None:
+    text = run_page("t", {**DEMO, "notes": ["training ended at step <5>", 3]}, METRICS, LAYERS)
+    assert text.index("Notes") < text.index("training ended at step &lt;5&gt;") < text.index("Summary")
+    for nothing in ([], None, "text", {"a": 1}):
+        assert "Notes" not in run_page("t", {**DEMO, "notes": nothing}, METRICS, LAYERS)
+
+
 def test_a_single_result_shows_what_is_known_of_the_dense_one() -> None:
     text = run_page("t", {**SMALL, "dense_parameters": 50_710}, [], LAYERS)
     assert '<td class="right">50,710</td>' in text

@@ -39,6 +39,15 @@ def trained(folder: Path | None = None, **changes: Any) -> pr.train.Fit:
     return fit(network(), METHOD, DATA, replace(RECIPE, **changes), folder=folder, progress=False)
 
 
+def test_what_was_said_closes_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    short = replace(RECIPE, epochs=1)
+    with pytest.warns(pr.ParingWarning, match="asks for nothing to go"):
+        fit(network(), pr.L0(), DATA, short, label="mine")
+    assert capsys.readouterr().err.splitlines()[-1].startswith("mine: L0(price=0) asks for nothing to go")
+    fit(network(), pr.L0(price=1e-3), DATA, short, label="mine")
+    assert "mine: L0" not in capsys.readouterr().err
+
+
 def test_deterministic_and_leaves_the_random_state_alone() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()

@@ -176,6 +176,7 @@ class Experiment:
         started = time.perf_counter()
         small = fitted.run.finish(drop_inputs=self.drop_inputs)
         finish_seconds = time.perf_counter() - started
+        notes = fitted.run.report.notes if fitted.run.report is not None else ()
         seconds, cpu_seconds = fitted.seconds, fitted.cpu_seconds
         if self.finetune is not None:
             tuned = fit(
@@ -220,6 +221,7 @@ class Experiment:
             "expected_macs": float(hoped.macs),
             **left,
             "rounds": several,
+            "notes": list(notes),
             "train_seconds": round(seconds, 3),
             "train_cpu_seconds": round(cpu_seconds, 3),
             "finish_seconds": round(finish_seconds, 3),

@@ -45,7 +45,7 @@ def run_page(
     """
     small, dense = _sides(result)
     speeds = {key: found for key in ("latency_ms", "latency_128_ms") if (found := result.get(f"speed_{key}"))}
-    blocks: list[str] = [*_headline(small, dense, speeds), *_proof(result), heading("Summary")]
+    blocks: list[str] = [*_headline(small, dense, speeds), *_proof(result), *_notes(result), heading("Summary")]
     blocks += [_summary(small, dense, speeds)]
     blocks += [heading("Layers"), _layers(layers)]
     blocks.append(heading("Over time"))
@@ -96,6 +96,13 @@ def _proof(result: Row) -> list[Html]:
     if differ <= allowed:
         return [callout("good", f"Same function: read back from disk, the small network's outputs differ {text}")]
     return [callout("bad", f"Not the same function: read back from disk, the small network's outputs differ {text}")]
+
+
+def _notes(result: Row) -> list[Html]:
+    """What the run said of itself: what was asked and not done, and how the network was made smaller."""
+    notes = result.get("notes")
+    found = [note for note in notes if isinstance(note, str)] if isinstance(notes, list) else []
+    return [heading("Notes"), *(paragraph(note) for note in found)] if found else []
 
 
 def _summary(small: Row, dense: Row, speeds: Mapping[str, Row]) -> Html:

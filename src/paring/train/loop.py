@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from paring.core import Method
+from paring.core import Method, attached
 from paring.data import Dataset
 from paring.train.progress import Progress
 from paring.train.recipe import Recipe
@@ -37,7 +38,7 @@ def fit(
         data: train, validation and test examples; the test part is not touched here.
         recipe: the numbers of training.
         folder: where checkpoints and metrics go; None keeps nothing on disk.
-        progress: show a bar or lines on stderr.
+        progress: show a bar or lines on stderr, and in the end what was asked of the method and not done.
         label: the bar's title.
         start: optimizer step at which training begins, with the learning rate and the order of examples that it would
             have there: `net` holds the weights of a rewind point.
@@ -53,4 +54,6 @@ def fit(
         with Progress(label, trainer.epochs, progress) as bar:
             while not trainer.done:
                 bar.epoch(trainer.train_epoch())
+    for message in attached(trainer.run.net).said if progress else ():
+        print(f"{label}: {message}", file=sys.stderr, flush=True)
     return trainer.end()
