@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
-from marks import BY_HAND
+from marks import BY_HAND, CUT_SHORT
 from paring.core import gates, release, set_attachment
 from paring.data import load
 from paring.gates import StochasticGate
@@ -23,7 +23,7 @@ from paring.handle.absorb import absorb, check_absorbable
 from paring.testing import Chain, difference, is_stock, same_state
 from paring.train import Ema, Recipe, fit
 
-pytestmark = BY_HAND
+pytestmark = [BY_HAND, CUT_SHORT]
 
 F64 = torch.float64
 

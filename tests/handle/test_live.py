@@ -13,14 +13,14 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
-from marks import BY_HAND
+from marks import BY_HAND, CUT_SHORT
 from paring.core import attached, gates
 from paring.gates import StochasticGate, expected, support
 from paring.graph.slices import cut
 from paring.testing import Chain, difference, is_stock
 from paring.train import Ema
 
-pytestmark = BY_HAND
+pytestmark = [BY_HAND, CUT_SHORT]
 
 F64 = torch.float64
 

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 import paring as pr
-from marks import BY_HAND
+from marks import BY_HAND, CUT_SHORT
 from paring.core import gates
 from paring.gates import StochasticGate
 from paring.relax import HardConcrete
 from paring.testing import difference, same_state
 
-pytestmark = BY_HAND
+pytestmark = [BY_HAND, CUT_SHORT]
 
 
 def net() -> nn.Sequential:

@@ -15,11 +15,14 @@ import torch
 from torch import nn
 
 import paring as pr
+from marks import CUT_SHORT
 from paring.data import load
 from paring.methods import Dense
 from paring.testing import same_state
 from paring.train import CHECKPOINT, METRICS, CheckpointError, Fit, Recipe, Trainer, checkpoint, fit
 from paring.train.state_file import read
+
+pytestmark = CUT_SHORT
 
 DATA = load("digits", validation=100).few(120, 0)
 RECIPE = Recipe(epochs=3, batch=40, ema=0.9, seed=3, optimizer="sgd", lr=0.05)
