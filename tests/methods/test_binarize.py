@@ -200,7 +200,7 @@ def test_a_rounding_error_that_crosses_a_jump_is_no_other_function() -> None:
     net = nn.Sequential(nn.Linear(3, 400), nn.ReLU(), nn.Linear(400, 2))
     run = pr.attach(net, pr.Stack(Binarize(weights="none"), L0(price=1e-3, at="units:0")), torch.randn(4, 3))
     with torch.no_grad():  # w x + b is a rounding error on the example
-        x = run.probe.example[0]
+        x = run.probe.example.args[0]
         net[0].bias.copy_(-(net[0].weight @ x[0]))
     run.method.finish(net)
     gated = copy.deepcopy(net).eval()
