@@ -178,6 +178,9 @@ def test_a_full_disk_or_a_kill_leaves_the_old_file(tmp_path: Path, accident: str
         assert "File too large" in done.stderr
         assert os.listdir(tmp_path) == ["a.pare"]
     assert path.read_bytes() == before
+    assert len(os.listdir(tmp_path)) == (1 if accident == "full" else 2)
+    pr.pack(mlp(), path)
+    assert os.listdir(tmp_path) == ["a.pare"]
 
 
 _MEMORY = """

@@ -118,3 +118,15 @@ def test_of_two_alike_the_larger_constant_stays() -> None:
     assert small[0].out_channels == 4
     assert -2.0 in small[0].bias.tolist()
     assert 0.5 not in small[0].bias.tolist()
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_bias_that_is_made_trains_as_its_weight_does_and_marks_on_weights_stay(trained: bool) -> None:
+    net = nn.Sequential(nn.Linear(4, 6), nn.Sigmoid(), nn.Linear(6, 5, bias=False), nn.Linear(5, 2)).double().eval()
+    kill(net[0], [0, 1], 0.5)
+    net[2].weight.requires_grad_(trained)
+    net[2].weight.mark = "of mine"
+    small, _ = shrink(net, torch.randn(3, 4).double(), inplace=True)
+    assert small[2].weight.shape == (5, 4)
+    assert small[2].bias.requires_grad == small[2].weight.requires_grad == trained
+    assert small[2].weight.mark == "of mine"

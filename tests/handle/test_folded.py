@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
-from paring.core import gates
+from paring.core import Inputs, gates
 from paring.gates import StochasticGate
 from paring.handle.carry import Cuts
 from paring.handle.folded import Judged, dtype_of
@@ -77,7 +77,7 @@ def test_a_network_that_writes_its_type_into_the_forward_is_compared_in_that() -
             return super().forward(x.float())
 
     net = Own()
-    judged = Judged.of(net, (X,))
+    judged = Judged.of(net, Inputs.of(X))
     assert judged.dtype == torch.float32
     run = attached(net)
     assert run.finish().a.out_features == 8
@@ -89,7 +89,7 @@ def test_a_network_that_writes_its_type_into_the_forward_is_compared_in_that() -
     assert judged.differs(old, [t + 1.5e-4 * float(t.abs().max()) for t in old])
     half = Own().to(torch.bfloat16)
     half.forward = types.MethodType(lambda self, x: Net.forward(self, x.bfloat16()), half)
-    assert Judged.of(half, (X,)).dtype == dtype_of(half) == torch.bfloat16
+    assert Judged.of(half, Inputs.of(X)).dtype == dtype_of(half) == torch.bfloat16
 
 
 def test_a_nan_is_no_fault_of_the_forward() -> None:

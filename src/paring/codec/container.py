@@ -30,7 +30,7 @@ from paring.codec import arrays, varint
 from paring.codec.arrays import Code, Memory
 from paring.codec.entropy import Decoder, Encoder
 from paring.codec.error import PareError
-from paring.codec.header import DTYPES, Piece, packed, parsed
+from paring.codec.header import DTYPES, Piece, most_pieces, packed, parsed
 from paring.codec.mixed import Pace
 from paring.core.atomic import atomic
 from paring.core.regular import open_regular
@@ -101,6 +101,9 @@ def write_into(file: BinaryIO, tensors: Iterable[tuple[str, Tensor]], manifest: 
     if section.entries:
         sections.append(section.close(file))
     header = packed(sections, manifest)
+    pieces, size = sum(len(one["tensors"]) for one in sections), file.tell() + len(header) + _FOOTER.size
+    if pieces > most_pieces(size):
+        raise PareError(f"{pieces:,} tensors in {size:,} bytes are more than a reader accepts; join the small ones")
     file.write(header + _FOOTER.pack(len(header), zlib.crc32(header, zlib.crc32(MAGIC + bytes([VERSION])))))
 
 
@@ -181,7 +184,7 @@ class File:
         except OSError as error:
             raise PareError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
         try:
-            self._sections, self.manifest = parsed(header)
+            self._sections, self.manifest = parsed(header, self.size)
         except PareError as error:
             raise PareError(f"{path} is damaged: {error}. Pack it again, or fetch it again.") from error
         total = sum(s.length + 4 for s in self._sections) + len(MAGIC) + 1

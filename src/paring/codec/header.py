@@ -17,6 +17,7 @@ from paring.codec.error import PareError
 from paring.core import plain_json
 
 LARGEST_HEADER, FREE_HEADER, HEADER_RATIO = 1 << 26, 1 << 20, 64
+FREE_PIECES, BYTES_PER_PIECE = 1 << 14, 64
 DTYPES: dict[str, torch.dtype] = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
@@ -76,8 +77,17 @@ def packed(sections: list[dict[str, Any]], manifest: Any) -> bytes:
     return found
 
 
-def parsed(header: bytes) -> tuple[tuple[Section, ...], Any]:
+def most_pieces(size: int) -> int:
+    """How many pieces a file of so many bytes may have."""
+    return max(FREE_PIECES, size // BYTES_PER_PIECE)
+
+
+def parsed(header: bytes, size: int) -> tuple[tuple[Section, ...], Any]:
     """Sections and manifest.
+
+    Args:
+        header: its bytes.
+        size: of the whole file.
 
     Raises:
         PareError: the header cannot be read, or does not make sense.
@@ -88,6 +98,8 @@ def parsed(header: bytes) -> tuple[tuple[Section, ...], Any]:
         if not unpacker.eof or unpacker.unused_data:
             raise PareError("its header is cut off, or larger than allowed")
         found = plain_json.parsed(text, plain_json.MANY)
+        if (count := sum(len(given["tensors"]) for given in found["sections"])) > most_pieces(size):
+            raise PareError(f"it says that it holds {count:,} tensors in {size:,} bytes")
         sections = tuple(_section(given) for given in found["sections"])
         _check_pieces([piece for section in sections for piece in section.pieces])
         return sections, found["manifest"]
