@@ -142,3 +142,25 @@ def test_the_penalty_is_the_multiplier_times_what_is_expected_too_much() -> None
     assert penalty.item() == pytest.approx(3 * ((6 * a + a * b + 3 * b) / (6 * 9 + 9 * 7 + 3 * 7) - 0.4), rel=1e-5)
     penalty.backward()
     assert all(bool((gate.log_alpha.grad > 0).all()) for gate in gates_of(net))
+
+
+def test_rounded_widths_are_filled_only_by_whole_blocks_or_whole_layers() -> None:
+    for seed in range(3):
+        budget = pr.Budget(macs=0.6, multiple_of=4)
+        net, run = prepared(budget, seed)
+        run.method.finish(net)
+        widths = [int(gate.support().sum()) for gate in gates_of(net)]
+        assert all(
+            width % 4 == 0 or width == len(gate.log_alpha) for width, gate in zip(widths, gates_of(net), strict=True)
+        )
+        assert spent(run, budget) <= 1
+
+
+def test_without_a_known_end_the_multiplier_rises_as_in_twenty_thousand_steps() -> None:
+    net, run = prepared(pr.Budget(macs=0.5, ascent=4.0))
+    opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
+    for gate in gates_of(net):
+        gate.log_alpha.data.fill_(4.0)
+    for _ in range(10):
+        run.step(opt)
+    assert float(attached(net).state["budget/units/macs"]) == pytest.approx(10 * 4 / 20_000 * 0.5, rel=1e-5)
