@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paring.testing.fuzz import FORMATS, Case, Format, Seed, campaign, limits, made
+from paring.testing.fuzz import FORMATS, Case, Format, Seed, campaign, limits, made, plant
 from paring.testing.fuzz.__main__ import main
 from paring.testing.fuzz.mutate import as_text, changed, damaged
 from paring.testing.fuzz.plant import NAME
@@ -106,9 +107,10 @@ def test_a_fault_is_kept_and_comes_again_by_its_number(tmp_path: Path) -> None:
 
 
 def test_changes_are_others_and_leave_the_original() -> None:
-    chance, value = random.Random(0), {"a": [1, {"b": "c"}], "d": None}
-    texts = {as_text(changed(value, chance), chance) for _ in range(200)}
+    chance, value, planted = random.Random(0), {"a": [1, {"b": "c"}], "d": None}, json.dumps(plant.VALUES)
+    texts = {as_text(changed(value, chance), chance) for _ in range(3000)}
     assert value == {"a": [1, {"b": "c"}], "d": None}
+    assert json.dumps(plant.VALUES) == planted
     assert len(texts) > 150
     assert any(NAME in text for text in texts)
     assert any("[" * 1000 in text for text in texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import sys
@@ -80,5 +81,5 @@ VALUES: tuple[Any, ...] = (
 
 
 def any_value(chance: random.Random) -> Any:
-    """One of `VALUES`."""
-    return chance.choice(VALUES)
+    """A copy of one of `VALUES`."""
+    return copy.deepcopy(chance.choice(VALUES))
