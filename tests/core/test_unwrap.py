@@ -107,7 +107,7 @@ def test_attach_and_finish_see_through(name: str) -> None:
     wrapped = WRAP[name](make())
     run = pr.attach(wrapped, pr.GMP(density=0.5), X, steps=2)
     assert run.net is unwrapped(wrapped)
-    small = run.finish(wrapped) if "average" not in name else run.finish()
+    small = run.finish(wrapped if "average" not in name else None, early=True)
     assert type(small) is nn.Sequential
 
 
@@ -162,7 +162,7 @@ def test_gates_are_refused_before_anything_is_written(wrap: Callable[[nn.Module]
         ):
             call()
     assert not list(tmp_path.iterdir())
-    pr.save(run.finish(), file)
+    pr.save(run.finish(early=True), file)
     assert file.exists()
 
 
@@ -188,11 +188,11 @@ def test_an_average_of_nothing_is_said() -> None:
     assert unaveraged(compiled(average))
     assert not unaveraged(net)
     with pytest.warns(pr.ParingWarning, match="has averaged nothing yet"):
-        run.finish(compiled(average))
+        run.finish(compiled(average), early=True)
     assert "has averaged nothing yet" in str(run.report)
     average.update_parameters(net)
     assert not unaveraged(average)
-    run.finish(average)
+    run.finish(average, early=True)
 
 
 def test_ema_of_what_is_wrapped_has_the_network_s_names() -> None:
@@ -228,3 +228,50 @@ def test_names_of_gates() -> None:
     assert gated
     assert not [name for name in net.state_dict() if "gate" in name and name not in gated]
     assert gated_names(["fc.weight", "a.unit_gates.b", "unit_gate_of"]) == []
+
+
+class Parts(nn.Module):
+    """A network whose parts are wrapped, as a block is that is compiled alone."""
+
+    def __init__(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(8, 12), wrap(nn.Sequential(nn.ReLU(), nn.Linear(12, 12), nn.ReLU()))])
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        found: Tensor = self.out(x)
+        return found
+
+
+@torch.no_grad()
+def answer(net: nn.Module) -> Tensor:
+    found: Tensor = net(X)
+    return found
+
+
+@pytest.mark.parametrize("name", ["compile", "average of compile of parallel"])
+def test_parts_that_are_wrapped_have_the_names_of_the_network(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Parts(WRAP[name]).eval()
+    with torch.no_grad():
+        net.get_submodule("blocks.0").weight[:5] = 0  # type: ignore[index, operator]
+        net.get_submodule("blocks.0").bias[:5] = 0  # type: ignore[index, operator]
+    expected, names = answer(net), list(net.state_dict())
+    small = pr.compact(net, X)
+    assert list(net.state_dict()) == names
+    assert torch.allclose(answer(small), expected, atol=1e-6)
+    plain = Parts(lambda part: part)
+    assert list(small.state_dict()) == list(plain.state_dict())
+    assert small.get_parameter("blocks.0.weight").shape == (7, 8)
+    for given in (net, small):
+        pr.save(given, tmp_path / "net.safetensors")
+        pr.pack(given, tmp_path / "net.pare")
+        assert list(net.state_dict()) == names
+        for factory in (lambda: Parts(lambda part: part), lambda: Parts(WRAP[name])):
+            for found in (pr.load(factory, tmp_path / "net.safetensors"), pr.unpack(tmp_path / "net.pare", factory)):
+                assert list(found.state_dict()) == list(factory().state_dict())
+                assert torch.allclose(answer(found), expected, atol=1e-6)
+    objective = Objective.of(nn.functional.cross_entropy, X, torch.zeros(4, dtype=torch.long))
+    assert compress(net, objective, max_loss_increase=1.0, compressor=Uniform((8,)), small_bits=0).chosen is not None

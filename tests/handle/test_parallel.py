@@ -161,7 +161,7 @@ else:
 assert list(net.state_dict()) == keys and type(net[0]) is nn.Linear
 run = pr.attach(torch.compile(ddp, backend="eager"), pr.GMP(density=0.5), x, steps=2)  # masks are no parameters
 assert run.net is net
-small = run.finish(ddp)
+small = run.finish(ddp, early=True)
 assert type(small) is nn.Sequential
 assert type(pr.compact(DistributedDataParallel(small), x)) is nn.Sequential
 print("unwrapped")

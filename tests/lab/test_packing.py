@@ -275,5 +275,5 @@ def test_gates_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "gates still in ('0.unit_gate." in said
     assert "run.finish()" in said
     assert not (tmp_path / "x.pare").exists()
-    pr.save(run.finish(), tmp_path / "small.safetensors")
+    pr.save(run.finish(early=True), tmp_path / "small.safetensors")
     assert main(["pack", str(tmp_path / "small.safetensors"), "--out", str(tmp_path / "x.pare"), "--quiet"]) == 0

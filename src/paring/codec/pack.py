@@ -16,6 +16,7 @@ from paring.codec.error import PareError
 from paring.codec.header import DTYPES
 from paring.core import plain_net
 from paring.core.atomic import atomic
+from paring.core.unwrap import seen_through
 from paring.graph.file import described
 from paring.graph.file_error import FileError
 from paring.graph.manifest import VERSION, checked
@@ -61,7 +62,8 @@ def pack(
     if isinstance(net, nn.Module):
         net = plain_net(net, "pack", PareError)
         try:
-            state, manifest = described(net)
+            with seen_through(net):
+                state, manifest = described(net)
         except FileError as error:
             raise PareError(str(error)) from error
         tensors: Mapping[str, Tensor] = state

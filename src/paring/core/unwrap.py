@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -39,6 +40,24 @@ def unwrapped(net: nn.Module) -> nn.Module:
     """The network inside all wrappers; `net` itself when there are none."""
     *_, inner = wrappers(net)
     return inner
+
+
+@contextmanager
+def seen_through(net: nn.Module) -> Iterator[None]:
+    """Within this context the parts of a network stand where wrappers around them do: names are those of the network alone."""
+    held = [
+        (parent, name, child)
+        for parent in net.modules()
+        for name, child in parent._modules.items()
+        if child is not None and _inside(parent) is None and _inside(child) is not None
+    ]
+    try:
+        for parent, name, child in held:
+            parent._modules[name] = unwrapped(child)
+        yield
+    finally:
+        for parent, name, child in held:
+            parent._modules[name] = child
 
 
 def unaveraged(net: nn.Module) -> bool:

@@ -39,6 +39,7 @@ from paring.core import plain_net
 from paring.core.atomic import atomic
 from paring.core.plain_json import MANY, parsed, size
 from paring.core.regular import open_regular
+from paring.core.unwrap import seen_through
 from paring.graph.file_error import FileError
 from paring.graph.graph_file import written
 from paring.graph.graph_net import GraphNet
@@ -63,7 +64,8 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises `FileError` when the state holds anything but tensors.
     """
     net = plain_net(net, "save", FileError)
-    state, manifest = described(net)
+    with seen_through(net):
+        state, manifest = described(net)
     if odd := unwritable(state):
         raise FileError(odd)
     tensors = {n: v.detach().cpu().contiguous().clone() for n, v in state.items()}

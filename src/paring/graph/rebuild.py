@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from paring.core import unwrapped
+from paring.core.unwrap import seen_through
 from paring.graph.apply import resize
 from paring.graph.file_error import FileError
 from paring.graph.fits import misfit
@@ -44,7 +45,9 @@ def rebuilt(
         net = factory()
     if not isinstance(net, nn.Module):
         raise TypeError(f"the factory gave a {type(net).__name__} and no nn.Module; let it return the network")
-    return _rebuilt(unwrapped(net).eval(), manifest, tensors, path)
+    net = unwrapped(net).eval()
+    with seen_through(net):
+        return _rebuilt(net, manifest, tensors, path)
 
 
 def _rebuilt(net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor], path: object) -> nn.Module:

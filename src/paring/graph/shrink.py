@@ -11,7 +11,8 @@ from typing import Literal
 
 from torch import nn
 
-from paring.core import Example, Inputs, plain_net
+from paring.core import Example, Inputs, plain_net, unwrapped
+from paring.core.unwrap import seen_through
 from paring.graph.alone import alone
 from paring.graph.apply import apply
 from paring.graph.capture import check_copies, check_layers
@@ -92,10 +93,10 @@ def shrink(
     unknown = sorted(set(input_groups or ()) - {name for name, _ in net.named_modules()})
     if unknown:
         raise ValueError(f"input_groups names {unknown[0]!r}, which is no module of this {type(net).__name__}")
-    with still(net):
-        small, report = _shrunk(
-            net, Inputs.of(example), inplace, verify, drop_inputs, mode, form, fuse_norms, input_groups or {}
-        )
+    sizes = {unwrapped(net.get_submodule(name)): size for name, size in (input_groups or {}).items()}
+    with still(net), seen_through(net):
+        groups = {name: sizes[module] for name, module in net.named_modules() if module in sizes}
+        small, report = _shrunk(net, Inputs.of(example), inplace, verify, drop_inputs, mode, form, fuse_norms, groups)
     return like(small, net), report
 
 

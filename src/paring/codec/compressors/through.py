@@ -11,6 +11,7 @@ from torch import nn
 from paring.codec import container
 from paring.codec.compressors.tensors import ties, unique
 from paring.codec.pack import pack
+from paring.core.unwrap import seen_through
 
 
 def through_file(net: nn.Module) -> tuple[nn.Module, int]:
@@ -20,7 +21,8 @@ def through_file(net: nn.Module) -> tuple[nn.Module, int]:
         size = pack(net, path, verify=False)
         stored = dict(container.File(path, max_bytes=1 << 62).tensors())
     decoded = copy.deepcopy(net)
-    decoded.load_state_dict({**stored, **{alias: stored[name] for alias, name in ties(net).items()}})
+    with seen_through(decoded):
+        decoded.load_state_dict({**stored, **{alias: stored[name] for alias, name in ties(decoded).items()}})
     return decoded.eval(), size
 
 
