@@ -268,7 +268,7 @@ def test_state_of_a_wrapped_network_is_packed_like_its_own(tmp_path: Path) -> No
 
 def test_gates_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
-    run = pr.attach(net, pr.L0(at="units"), torch.randn(2, 8))
+    run = pr.attach(net, pr.L0(price=1e-3, at="units"), torch.randn(2, 8))
     save_file(net.state_dict(), tmp_path / "gated.safetensors")
     assert main(["pack", str(tmp_path / "gated.safetensors"), "--out", str(tmp_path / "x.pare"), "--quiet"]) == 2
     said = capsys.readouterr().err
