@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
+from marks import BY_HAND, CUT_SHORT
 from paring.codec import Objective, compress
 from paring.codec.compressors import Uniform
 from paring.core import plain_net, unaveraged, unwrapped, wrappers
@@ -21,6 +22,8 @@ from paring.core.unwrap import bare_names, gated_names
 from paring.graph import OnnxError
 from paring.hard.bits import BitsError, pack_bits
 from paring.train import Ema
+
+pytestmark = [BY_HAND, CUT_SHORT]
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 

@@ -14,12 +14,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import paring as pr
+from marks import BY_HAND
 from paring.core import gates
 from paring.cost import CostModel, Openness, measure, report
 from paring.gates import support
 from paring.graph import compact
 from paring.graph.wiring import wiring
 from paring.testing import nets as small
+
+pytestmark = BY_HAND
 
 Example = Tensor | tuple[Tensor, ...]
 

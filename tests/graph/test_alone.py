@@ -13,11 +13,14 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
+from marks import BY_HAND
 from paring.core import gates
 from paring.graph.alone import alone
 from paring.hard import Sign
 from paring.hard.bits import pack_bits
 from paring.testing.nets import Chain
+
+pytestmark = BY_HAND
 
 
 @pytest.fixture

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
+from marks import BY_HAND, CUT_SHORT
 from paring.core import gates
 from paring.cost import latency
 from paring.graph import shrink
 from paring.graph.graph_net import GraphNet
+
+pytestmark = [BY_HAND, CUT_SHORT]
 
 
 class Scaled(nn.Module):

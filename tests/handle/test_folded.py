@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
+from marks import BY_HAND, CUT_SHORT
 from paring.core import Inputs, gates
 from paring.gates import StochasticGate
 from paring.handle.carry import Cuts
 from paring.handle.folded import Judged, dtype_of
 from paring.handle.live import dry_run
 from paring.testing import is_stock
+
+pytestmark = [BY_HAND, CUT_SHORT]
 
 
 class Net(nn.Module):

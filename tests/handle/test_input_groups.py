@@ -8,9 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
+from marks import CUT_SHORT
 from paring import rules
 from paring.gates import MaskGate, input_groups
 from paring.testing import difference
+
+pytestmark = CUT_SHORT
 
 
 def worst(weight: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
+from marks import BY_HAND
 from paring.codec import File, Step
 from paring.codec import compressors as kinds
 from paring.codec.compressors import smallest
@@ -23,6 +24,8 @@ from paring.lab.compress_progress import CompressProgress
 from paring.lab.compressor_argument import parse_compressor
 from paring.lab.unpacking import entropy
 from paring.models import build
+
+pytestmark = BY_HAND
 
 TRAIN = [
     "train",
