@@ -76,7 +76,7 @@ def _headline(small: Row, dense: Row, speeds: Mapping[str, Row]) -> list[Html]:
             remark = f"{count(small[key])} of {count(dense[key])}"
             entries.append((share(small[key] / dense[key]), what, remark))
     if (speed := speeds.get("latency_ms")) is not None:
-        remark = f"{milliseconds(small['latency_ms'])}, dense {milliseconds(dense['latency_ms'])}, batch 1, one thread"
+        remark = f"{milliseconds(small.get('latency_ms'))}, dense {milliseconds(dense.get('latency_ms'))}, batch 1, one thread"
         if speed["ratio"] is not None:
             entries.append((f"{speed['ratio']:.2f}×", "the speed", f"{remark}, by {speed['by']}"))
         else:

@@ -127,8 +127,18 @@ def kind_problem(row: Mapping[str, Any]) -> str:
             fits = isinstance(value, list) and all(isinstance(one, dict) and not kind_problem(one) for one in value)
         elif key == "config":
             fits = isinstance(value, dict)
+        elif key in ("speed_latency_ms", "speed_latency_128_ms"):
+            fits = isinstance(value, dict) and all(map(_in_speed, value.items())) and {"ratio", "by"} <= value.keys()
         else:
             continue
         if not fits:
             return f"'{key}' is {shown(value)}"
     return ""
+
+
+def _in_speed(entry: tuple[str, Any]) -> bool:
+    """Whether this may stand in a comparison of times: how much faster, or None, and numbers and words about it."""
+    key, value = entry
+    if key == "ratio":
+        return value is None or (is_number(value) and value > 0)
+    return key != "by" or isinstance(value, str)

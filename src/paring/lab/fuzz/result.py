@@ -18,13 +18,14 @@ ROW: dict[str, Any] = {
     "seed": 1, "epochs": 2, "architecture": "40-30-20", "error": 3.25, "train_error": 1.5, "validation_error": None,
     "parameters": 2100, "macs": 2050.0, "adds": 2040.0, "nonzeros": 2090, "bytes": 9000, "density": 0.04, "ratio": 24.1,
     "dense_parameters": 50610, "dense_macs": 50200, "support_parameters": 2100.0, "expected_macs": 2300.5,
-    "layers": {"fc1": {"density": 0.1, "macs": 12.0}}, "rounds": [], "train_seconds": 1.25, "threads": 1, "source": "measured",
+    "layers": {"fc1": {"density": 0.1, "macs": 12.0}}, "rounds": [], "notes": ["a note"], "train_seconds": 1.25, "threads": 1, "source": "measured",
 }  # fmt: skip
 DEMO: dict[str, Any] = {
     "model": "lenet_300_100", "data": "digits", "shape": [1, 8, 8], "classes": 10, "seed": 0, "method": "L0(...)",
     "dense_parameters": 50610, "dense_macs": 50200, "max_abs_diff": 1e-6, "tolerance": 1e-5, "torch": "2", "python": "3",
     "dense": {"error": 1.5, "parameters": 50610, "macs": 50200, "nonzeros": 50600, "bytes": 203000, "train_seconds": 3.0},
     "small": {"error": 1.5, "parameters": 7579, "macs": 7456, "nonzeros": 7579, "bytes": 31000, "latency_ms": 0.1},
+    "speed_latency_ms": {"ratio": 1.4, "by": "the clock", "low": 1.3, "high": 1.5}, "speed_latency_128_ms": {"ratio": None, "by": "CPU"},
 }  # fmt: skip
 
 

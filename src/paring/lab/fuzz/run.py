@@ -14,7 +14,7 @@ from paring.codec import PareError
 from paring.cost import report
 from paring.graph import FileError, load, save
 from paring.lab.experiment import RESULT, SMALL
-from paring.lab.fuzz.result import ROW, changed_json, planted_json
+from paring.lab.fuzz.result import DEMO, ROW, changed_json, planted_json
 from paring.lab.packing import _given
 from paring.lab.page import run_page
 from paring.lab.reading import RunError, architecture_of, read_result
@@ -59,7 +59,12 @@ class RunFolder(Format):
             RESULT: json.dumps(ROW).encode(),
             SMALL: _network(),
         }
-        return [Seed("all but the network", files, _read), Seed("all, to a page", files, _read_to_a_page, 0.02)]
+        demo = {**files, RESULT: json.dumps(DEMO).encode()}
+        return [
+            Seed("all but the network", files, _read),
+            Seed("all, to a page", files, _read_to_a_page, 0.02),
+            Seed("the demo's, to a page", demo, _read_to_a_page, 0.02),
+        ]
 
     def changed(self, seed: Seed, chance: random.Random) -> Case:
         files = dict(seed.files)
