@@ -291,7 +291,11 @@ def test_two_processes_never_share_a_run(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(Busy, match=f"another process is training in {re.escape(str(folder))}"):
             UNITS.run(tmp_path, progress=False)
         assert not (folder / RESULT).exists()
+    for name in ("config.json", RESULT):
+        (folder / f".{name}.0a1b2c3d.partial").write_text("what a killed writer leaves")
     assert UNITS.run(tmp_path, progress=False) == row
+    assert not list(folder.glob("*.partial"))
+    assert not list(folder.glob(".*.partial"))
     assert UNITS.result(tmp_path) == row
 
 
