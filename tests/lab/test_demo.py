@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from marks import CUT_SHORT
 from paring.data import load as load_data
 from paring.graph import load
 from paring.lab import demo
 from paring.testing import is_stock
 from paring.train import evaluate
+
+pytestmark = CUT_SHORT
 
 SIDE = {"error", "parameters", "macs", "nonzeros", "bytes", "train_seconds", "latency_ms", "latency_128_ms"}
 
