@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from paring.codec import container
-from paring.codec.container import File, write
+from paring.codec.container import File, decodes_to, write
 from paring.codec.error import PareError
 from paring.codec.header import most_pieces, packed
 
@@ -31,6 +31,12 @@ def test_beyond_that_two_thousand_times_the_file(tmp_path: Path, monkeypatch: py
     assert File(zeros(tmp_path / "b", 1900 * size)).size <= size + 10
     with pytest.raises(PareError, match="would decode to"):
         File(zeros(tmp_path / "c", 2200 * size))
+
+
+def test_large_files_decode_to_thirty_two_times_their_size() -> None:
+    mebi = 1 << 20
+    assert [decodes_to(size) for size in (0, 100_000, 150_000)] == [16 * mebi, 200_000_000, 256 * mebi]
+    assert [decodes_to(size * mebi) for size in (1, 8, 9, 100)] == [256 * mebi, 256 * mebi, 288 * mebi, 3200 * mebi]
 
 
 def test_a_header_may_be_a_mebibyte_and_sixty_four_times_what_it_takes() -> None:

@@ -38,7 +38,9 @@ from paring.core.regular import open_regular
 VERSION = 1
 MAGIC = b"\x89PARE\r\n"
 SECTION = PIECE = 1 << 23
-FREE_BYTES, FREE_RATIO = 1 << 24, 2000
+FREE_BYTES = 1 << 24  # what any file may decode to
+SMALL_RATIO, SMALL_BYTES = 2000, 1 << 28  # or so many times its size, up to so many bytes
+LARGE_RATIO = 32  # or so many times its size
 _FOOTER = struct.Struct("<II")
 _UNSIGNED: dict[int, tuple[np.dtype[Any], torch.dtype]] = {
     1: (np.dtype(np.uint8), torch.uint8),
@@ -46,6 +48,13 @@ _UNSIGNED: dict[int, tuple[np.dtype[Any], torch.dtype]] = {
     4: (np.dtype(np.uint32), torch.int32),
     8: (np.dtype(np.uint64), torch.int64),
 }
+
+
+def decodes_to(size: int) -> int:
+    """Bytes to which a file of this size may decode without being asked for: 2000 times as many, but no more than 256 MiB
+    or 32 times as many, whichever is more. 16 MiB are always free.
+    """
+    return max(FREE_BYTES, min(SMALL_RATIO * size, SMALL_BYTES), LARGE_RATIO * size)
 
 
 @dataclass(frozen=True)
@@ -168,8 +177,8 @@ class File:
 
     Args:
         path: the file.
-        max_bytes: largest size of all decoded tensors together; by default 16 MiB or 2000 times the file, whichever is
-            more, so that a small hostile file cannot ask for more memory than there is.
+        max_bytes: largest size of all decoded tensors together; by default that of `decodes_to`, so that a hostile file
+            cannot ask for much more memory than it takes itself.
 
     Raises:
         PareError: the file is missing, damaged, cut off, of another version, or would decode to more than `max_bytes`.
@@ -191,7 +200,7 @@ class File:
         if total != self._header_at:
             raise PareError(f"{path} is damaged: its sections take {total} bytes, there are {self._header_at}.")
         need = sum(entry.count * DTYPES[entry.dtype].itemsize for entry in self.entries)
-        allowed = max(FREE_BYTES, FREE_RATIO * self.size) if max_bytes is None else max_bytes
+        allowed = decodes_to(self.size) if max_bytes is None else max_bytes
         if need > allowed:
             raise PareError(
                 f"{path} ({self.size:,} bytes) would decode to {need:,} bytes, more than the {allowed:,} allowed; "

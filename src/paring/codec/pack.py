@@ -96,7 +96,7 @@ def unpack(
         path: the file.
         factory: makes a network of the architecture that was packed (any widths); None gives the tensors by name.
             `lambda: net` fills a network that is there (with new parameters: make its optimizer afterwards).
-        max_bytes: largest size of all tensors together; by default 16 MiB or 2000 times the file, whichever is more.
+        max_bytes: largest size of all tensors together; by default 2000 times the file up to 256 MiB, and 32 times beyond.
 
     Returns:
         The network on the CPU and in eval mode, as `run.finish()` gives it, or a dictionary of tensors, tied names sharing one.

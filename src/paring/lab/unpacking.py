@@ -27,7 +27,7 @@ class UnpackArguments:
     Args:
         file: the .pare file.
         out: the .safetensors file; `pr.load` reads it when the file holds a network.
-        max_bytes: largest size of all tensors together; 0 allows 16 MiB or 2000 times the file, whichever is more.
+        max_bytes: largest size of all tensors together; 0 allows 2000 times the file up to 256 MiB, 32 times beyond.
         quiet: show no progress.
     """
 
@@ -64,7 +64,7 @@ class InfoArguments:
 
     Args:
         file: the .pare file.
-        max_bytes: largest size of all tensors together; 0 allows 16 MiB or 2000 times the file, whichever is more.
+        max_bytes: largest size of all tensors together; 0 allows 2000 times the file up to 256 MiB, 32 times beyond.
         quiet: show no progress.
     """
 
