@@ -326,7 +326,7 @@ def bare() -> tuple[nn.Module, Tensor]:
         (
             chain,
             ["units:fc9"],
-            "place 'units:fc9': this Chain has no layer 'fc9' .did you mean 'fc[12]'.; it has conv1, norm1",
+            "place 'units:fc9': this Chain has no layer 'fc9' .did you mean 'fc[12]'..; it has conv1, norm1",
         ),
         (chain, ["units:norm1"], "no place for gates at 'units:norm1' in this Chain"),
         (chain, ["units:!*"], "no place for gates at 'units:!\\*'"),

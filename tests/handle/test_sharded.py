@@ -10,6 +10,7 @@ from tests.handle.processes import together
 from torch import nn
 
 import paring as pr
+from marks import BY_HAND
 from paring.core import gates
 from paring.handle.sharded import is_sharded, whole
 
@@ -163,6 +164,7 @@ def test_two_processes_train_and_finish_like_one(tmp_path: Path) -> None:
     assert all("agreed" in said for said in together(_CHILD, tmp_path, "-W", "error::UserWarning:paring"))
 
 
+@BY_HAND
 def test_other_networks_are_left_alone() -> None:
     net = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2))
     pr.attach(net, pr.L0(at="units"), torch.randn(2, 6))

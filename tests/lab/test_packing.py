@@ -230,7 +230,7 @@ def test_refusals_say_why(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     for told in ("[1]", "5", "xx", '{"ties": 5}'):
         save_file({"a": torch.ones(3)}, tmp_path / "b.safetensors", {"paring": told})
         assert main(["pack", str(tmp_path / "b.safetensors"), *out, "--quiet"]) == 1
-        assert "cannot be read. Save it again" in capsys.readouterr().err
+        assert "Save it again, or fetch it again" in capsys.readouterr().err
 
 
 def test_compressors_are_read() -> None:

@@ -288,5 +288,5 @@ def test_layers_that_share_weights_are_named() -> None:
         nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2)
     )
     net[4].weight = net[2].weight
-    with pytest.raises(ValueError, match="2, 4 share their weights"):
+    with pytest.warns(pr.ParingWarning, match="tied"), pytest.raises(ValueError, match="2, 4 share their weights"):
         pr.binarize(net, torch.randn(3, 4))

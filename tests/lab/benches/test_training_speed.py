@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from marks import CUT_SHORT
 from paring.core import Places, Stack
 from paring.data import Dataset, load
 from paring.lab.benches import training_speed
@@ -18,6 +19,8 @@ from paring.lab.results import load as load_results
 from paring.methods import L0, Dense
 from paring.testing import same_state
 from paring.train import Recipe, fit
+
+pytestmark = CUT_SHORT
 
 SHRUNK = shrunk(0.4)
 RACE = Race(
