@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 import paring as pr
 from marks import CUT_SHORT
 from paring.core import attached, gates
-from paring.gates import StochasticGate, support
+from paring.cost import CostModel
+from paring.gates import MaskGate, Site, StochasticGate, support
 from paring.methods.l0 import L0
 
 pytestmark = CUT_SHORT
@@ -164,3 +165,104 @@ def test_without_a_known_end_the_multiplier_rises_as_in_twenty_thousand_steps() 
     for _ in range(10):
         run.step(opt)
     assert float(attached(net).state["budget/units/macs"]) == pytest.approx(10 * 4 / 20_000 * 0.5, rel=1e-5)
+
+
+def attached_once(at: str) -> tuple[nn.Module, Sequence[Site], CostModel]:
+    torch.manual_seed(0)
+    net = mlp()
+    run = pr.attach(net, pr.L0(price=1.0, at=at), X)
+    notes = attached(net).notes[run.method]
+    return net, notes.sites, notes.model
+
+
+def projected(net: nn.Module, sites: Sequence[Site], model: CostModel, budget: pr.Budget, seed: int) -> list[int]:
+    """Open gates in each place after a projection onto `budget` from random log-alphas; the likeliest ones are open."""
+    generator = torch.Generator().manual_seed(seed)
+    for gate in gates_of(net):
+        gate.log_alpha.data.normal_(generator=generator)
+    old = [gate.log_alpha.detach().clone() for gate in gates_of(net)]
+    was = [gate.support() for gate in gates_of(net)]
+    budget.project(net, sites, model)
+    for gate, before, open_before in zip(gates_of(net), old, was, strict=True):
+        stay, closed = gate.support() & open_before, ~gate.support() & ~gate.settled()
+        assert torch.equal(gate.log_alpha[stay], before[stay]), "what is open and stays open does not move"
+        assert not bool(closed.any()) or before[gate.support()].min() > before[closed].max()
+    assert max(budget.shares(net, model)[name] / asked for name, asked in budget.targets.items()) <= 1
+    return [int(gate.support().sum()) for gate in gates_of(net)]
+
+
+@pytest.mark.parametrize("block", [1, 2, 4])
+def test_not_a_block_more_fits(block: int) -> None:
+    net, sites, model = attached_once("units")
+    dense, full = 6 * 9 + 9 * 7 + 3 * 7, (9, 7)
+    for number, asked in enumerate((0.42, 0.5, 0.55, 0.62, 0.7, 0.78, 0.85, 0.95, 1.0)):
+        widths = projected(net, sites, model, pr.Budget(macs=asked, multiple_of=block), number)
+        assert all(n % block == 0 or n == most for n, most in zip(widths, full, strict=True))
+        for place, most in enumerate(full):
+            a, b = (min(n + block, most) if k == place else n for k, n in enumerate(widths))
+            assert [a, b] == widths or 6 * a + a * b + 3 * b > asked * dense
+
+
+def test_blocks_are_of_units_and_not_of_inputs() -> None:
+    net, sites, model = attached_once("inputs")
+    budget = pr.Budget(macs=0.5, multiple_of=4)
+    widths = projected(net, sites, model, budget, 0)
+    assert widths == projected(net, sites, model, pr.Budget(macs=0.5), 0)
+    assert any(n % 4 and n < most for n, most in zip(widths, (6, 9, 7), strict=True))
+
+
+def test_what_is_closed_for_good_is_not_opened_again_and_completes_a_block() -> None:
+    net, sites, model = attached_once("units")
+    first = gates_of(net)[0]
+    first.may_retire()
+    assert first.retired is not None
+    first.retired[:2] = True
+    assert projected(net, sites, model, pr.Budget(macs=1.0, multiple_of=4), 0) == [7, 7]
+    assert not bool(first.support()[:2].any())
+
+
+@pytest.mark.parametrize(
+    ("block", "a", "b", "what"),
+    [(1, 1, 1, "one open gate"), (4, 4, 4, "one block of 4 open gates"), (8, 8, 7, "one block of 8")],
+)
+def test_the_least_is_one_block_in_every_place(block: int, a: int, b: int, what: str) -> None:
+    net, sites, model = attached_once("units")
+    least = (6 * a + a * b + 3 * b) / (6 * 9 + 9 * 7 + 3 * 7)
+    assert pr.Budget(macs=1.0, multiple_of=block).least(net, sites, model) == {"macs": pytest.approx(least)}
+    assert pr.Budget(macs=1.0).shares(net, model)["macs"] <= 1
+    pr.Budget(macs=least + 1e-6, multiple_of=block).check(net, sites, model)
+    budget = pr.Budget(macs=0.8 * least, multiple_of=block)
+    with pytest.raises(ValueError, match=rf"{what} .*in each of the 2 .* cost 1.25 times .*about macs {least:.3g}\)"):
+        budget.check(net, sites, model)
+    with pytest.raises(ValueError, match=rf"{what} .*in each of the 2 gated places already costs 1.25 times"):
+        budget.project(net, sites, model)
+
+
+def test_a_budget_takes_whole_numbers_and_the_dense_size() -> None:
+    budget = pr.Budget(params=1, macs=0.5, ascent=2, multiple_of=4.0)  # type: ignore[arg-type]
+    assert repr(budget) == "Budget(params=1.0, macs=0.5, ascent=2.0, multiple_of=4)"
+    assert budget.targets == {"parameters": 1.0, "macs": 0.5}
+
+
+def test_the_multiplier_rises_with_the_excess_and_falls_to_zero_when_the_support_fits() -> None:
+    net, _, model = attached_once("units")
+    budget, duals = pr.Budget(macs=0.5, params=0.9), attached(net)
+    assert budget.penalty(net, model, duals, "a") is None
+    for gate in gates_of(net):
+        gate.log_alpha.data.fill_(4.0)
+    for step in (0, 5, 10):
+        budget.ascend(net, model, duals, "a", step, 100)
+    now = {name: float(duals.state[f"budget/a/{name}"]) for name in budget.targets}
+    assert now == {"macs": pytest.approx(2 * 10 * 50 / 100 * 0.5), "parameters": pytest.approx(2 * 10 * 50 / 100 * 0.1)}
+    assert budget.penalty(net, model, duals, "another one") is None
+    gates_of(net)[0].log_alpha.data[2:] = -6.0
+    budget.ascend(net, model, duals, "a", 20, 100)
+    assert {float(duals.state[f"budget/a/{name}"]) for name in budget.targets} == {0.0}
+    assert budget.penalty(net, model, duals, "a") is None
+
+
+def test_only_stochastic_gates_are_ranked() -> None:
+    net, sites, model = attached_once("units")
+    net[0].unit_gate = MaskGate((9,))
+    with pytest.raises(TypeError, match="MaskGate has none"):
+        pr.Budget(macs=0.5).project(net, sites, model)

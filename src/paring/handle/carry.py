@@ -67,8 +67,7 @@ def cut_network(net: nn.Module, cuts: Cuts) -> None:
         if (dims := gate_dims(layer, kind, cuts.kept.get(full_name(path, "weight"), {})))
     ]
     for path, part in _shared_parts(net):
-        leaf = next(leaf for leaf, p in part.named_parameters() if p.shape == part.shape)
-        if dims := cuts.kept.get(full_name(path, leaf), {}):
+        if dims := next((cuts.kept[name] for name in tensors_of(path, part, {}) if name in cuts.kept), {}):
             notes.append((part, part.shape, dims))
     for name, dims in cuts.kept.items():
         path, _, leaf = name.rpartition(".")
