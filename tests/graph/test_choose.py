@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from tests.graph.test_shrink import gap
 from tests.graph.transformers_zoo import Attention
 from torch import Tensor, nn
 
-from paring.graph import GraphFormError, compact, graph_form, shrink
+from paring.core import Inputs
+from paring.graph import GraphFormError, choose, compact, graph_form, shrink
 from paring.graph.capture import Captured
+from paring.graph.choose import Chooser, Shrunk, offenders
 from paring.graph.graph_form import Keeps
 from paring.graph.graph_net import Script
 from paring.graph.interpret import Interpretation
@@ -85,3 +89,151 @@ def test_without_any_graph_form_the_module_form_rolls_back() -> None:
     assert gap(net, small, x.double()) < 1e-10
     with pytest.raises(GraphFormError, match="len"):
         compact(net, x.double(), form="graph")
+
+
+def test_offenders_are_found_in_few_questions() -> None:
+    layers, asked = [f"l{i}" for i in range(16)], []
+
+    def differs(spare: Sequence[str]) -> str:
+        asked.append(set(spare))
+        return ", ".join(name for name in ("l3", "l12") if name not in spare)
+
+    assert offenders([*layers, "l3"], differs) == {"l3": "l3", "l12": "l12"}
+    assert asked[0] == set()
+    assert asked[1] == set(layers[8:])
+    assert len(asked) < 20
+    assert offenders(layers, lambda spare: "") == {}
+    assert list(offenders(["a", "b", "c"], lambda spare: "" if len(spare) == 3 else "all")) == ["a", "b", "c"]
+
+
+def test_of_two_layers_that_differ_only_together_one_is_spared() -> None:
+    found = offenders(["a", "b", "c", "d"], lambda spare: "" if {"a", "d"} & set(spare) else "a with d")
+    assert found == {"d": "a with d"}
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Stands for a plan: what goes from which layer."""
+
+    units: dict[str, int]
+
+    def __bool__(self) -> bool:
+        return bool(self.units)
+
+    @property
+    def removed(self) -> int:
+        return sum(self.units.values())
+
+
+@dataclass
+class Plans:
+    """Stands for a planner. held_back: there would be more to remove if sizes in the forward could change."""
+
+    units: dict[str, int]
+    held_back: bool = False
+
+    @property
+    def layers(self) -> list[str]:
+        return list(self.units)
+
+    @property
+    def found(self) -> Any:
+        return SimpleNamespace(held_back=self.held_back)
+
+    def plan(self, spare: Sequence[str] = ()) -> Removal:
+        return Removal({name: n for name, n in self.units.items() if name not in spare})
+
+    def maker(self, plan: Removal) -> str:
+        return "graph"
+
+
+@dataclass
+class Choice:
+    """A chooser among made-up plans. bad: (form, layer) that does not verify; no_graph: the graph form cannot be made."""
+
+    narrow: Plans
+    free: Plans
+    bad: set[tuple[str, str]] = field(default_factory=set)
+    no_graph: bool = False
+    verified: list[tuple[str, frozenset[str], bool]] = field(default_factory=list)
+
+    def chooser(self, monkeypatch: pytest.MonkeyPatch, mode: Any = "eval") -> Chooser:
+        def verify(net: nn.Module, plan: Removal, example: Inputs, *, train: bool, make: Any = None) -> str:
+            form = make or "module"
+            self.verified.append((form, frozenset(plan.units), train))
+            if form == "graph" and self.no_graph:
+                raise GraphFormError("sizes everywhere")
+            return ", ".join(name for name in plan.units if (form, name) in self.bad)
+
+        planner = SimpleNamespace(
+            of=lambda *_, free, **__: self.free if free else self.narrow, of_graph=lambda *_: self.free
+        )
+        monkeypatch.setattr(choose, "verify", verify)
+        monkeypatch.setattr(choose, "capture", lambda *_: None)
+        monkeypatch.setattr(choose, "Planner", planner)
+        return Chooser(nn.Identity(), Inputs((torch.ones(1),)), mode, False)
+
+
+def told(found: Shrunk) -> tuple[str, Any, dict[str, str]]:
+    return found.form, found.plan, found.rolled_back
+
+
+NARROW, FREE = {"a": 2, "b": 3}, {"a": 2, "b": 3, "c": 4}
+
+
+@pytest.mark.parametrize("mode", ["eval", "both"])
+def test_what_verifies_in_the_network_s_own_form_is_the_result(mode: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Choice(Plans(NARROW), Plans(FREE))
+    chooser = choice.chooser(monkeypatch, mode)
+    assert told(chooser.module_form(check=True, graph_too=True)) == ("module", Removal(NARROW), {})
+    assert choice.verified == [("module", frozenset("ab"), mode == "both")]
+    assert told(chooser.module_form(check=False, graph_too=True)) == ("module", Removal(NARROW), {})
+    assert told(chooser.graph_form(check=False)) == ("graph", Removal(FREE), {})
+    assert len(choice.verified) == 1
+    assert told(chooser.graph_form(check=True)) == ("graph", Removal(FREE), {})
+    assert choice.verified[1:] == [("graph", frozenset("abc"), mode == "both")]
+    assert chooser.notes == []
+
+
+def test_what_sizes_hold_back_goes_from_the_own_form_where_that_verifies(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Choice(Plans(NARROW, held_back=True), Plans(FREE))
+    assert told(choice.chooser(monkeypatch).module_form(True, True)) == ("module", Removal(FREE), {})
+    choice = Choice(Plans(NARROW, held_back=True), Plans(NARROW))
+    found = choice.chooser(monkeypatch).module_form(True, True)
+    assert found.planner is choice.narrow  # nothing more to gain
+    choice = Choice(Plans(NARROW, held_back=True), Plans(FREE), {("module", "c")})
+    assert told(choice.chooser(monkeypatch).module_form(True, True)) == ("graph", Removal(FREE), {})
+    assert told(choice.chooser(monkeypatch).module_form(True, False)) == ("module", Removal(NARROW), {})
+
+
+def test_an_own_form_that_does_not_verify_gives_way_to_a_graph_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Choice(Plans(NARROW), Plans({"a": 1}), {("module", "b")})
+    assert told(choice.chooser(monkeypatch).module_form(True, True)) == ("graph", Removal({"a": 1}), {})
+    found = choice.chooser(monkeypatch).module_form(True, False)
+    assert told(found) == ("module", Removal({"a": 2}), {"b": "b"})
+
+
+@pytest.mark.parametrize(("more", "form"), [(4, "graph"), (3, "module")])
+def test_of_two_forms_that_both_spare_layers_the_one_that_removes_more(
+    more: int, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choice = Choice(Plans(NARROW), Plans({"a": 9, "b": more}), {("module", "a"), ("graph", "a")})
+    chooser = choice.chooser(monkeypatch)
+    assert told(chooser.module_form(True, True)) == (form, Removal({"b": more}), {"a": "a"})
+    assert chooser.notes == []
+    assert len(choice.verified) == len(set(choice.verified)), "each question once"
+
+
+def test_without_a_graph_form_its_reason_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Choice(Plans(NARROW), Plans(FREE), {("module", "a")}, no_graph=True)
+    chooser = choice.chooser(monkeypatch)
+    assert told(chooser.module_form(True, True)) == ("module", Removal({"b": 3}), {"a": "a"})
+    assert chooser.notes == ["no graph form: sizes everywhere"]
+    with pytest.raises(GraphFormError, match=r"^sizes everywhere$"):
+        chooser.graph_form(check=True)
+
+
+def test_an_empty_removal_needs_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    choice = Choice(Plans({}), Plans({}))
+    assert told(choice.chooser(monkeypatch).module_form(True, True)) == ("module", Removal({}), {})
+    assert choice.verified == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,12 @@ from tests.graph.test_shrink import gap
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from paring.graph import shrink
+from paring.core import Inputs
+from paring.graph import SelectLinear, shrink
+from paring.graph.apply import apply
+from paring.graph.capture import capture
+from paring.graph.interpret import interpret
+from paring.graph.plan import ShrinkPlan, make_plan
 
 
 class Normed(nn.Module):
@@ -130,3 +136,140 @@ def test_a_bias_that_is_made_trains_as_its_weight_does_and_marks_on_weights_stay
     assert small[2].weight.shape == (5, 4)
     assert small[2].bias.requires_grad == small[2].weight.requires_grad == trained
     assert small[2].weight.mark == "of mine"
+
+
+def planned(net: nn.Module, x: Tensor, **more: Any) -> tuple[nn.Module, ShrinkPlan]:
+    """A copy after the plan, unchecked, and the plan. The function has to be the same all the same."""
+    plan = make_plan(interpret(net, capture(net, Inputs.of(x)), training=False), **more)
+    small = apply(copy.deepcopy(net), plan)
+    assert gap(net, small, x) < 1e-12
+    return small, plan
+
+
+def random(*parts: nn.Module) -> nn.Sequential:
+    net = nn.Sequential(*parts).double().eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.normal_()
+    return net
+
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(2)).double()
+
+
+def test_no_bias_is_made_for_constants_that_nobody_takes() -> None:
+    net = random(nn.Linear(4, 6), nn.Linear(6, 5, bias=False), nn.Linear(5, 2))
+    kill(net[0], [0, 1], 0.5)
+    with torch.no_grad():
+        net[1].weight[:, :2] = torch.tensor([1.0, -1.0])  # they cancel out
+    small, plan = planned(net, X)
+    assert small[0].out_features == 4
+    assert small[1].bias is None
+    assert plan.folds == ()
+    assert plan.removed == 2
+
+
+def test_an_existing_bias_takes_only_what_rows_that_matter_read() -> None:
+    net = random(nn.Linear(4, 6), nn.Linear(6, 5), nn.Linear(5, 2))
+    kill(net[0], [1, 4], 0.5)
+    with torch.no_grad():
+        net[2].weight[:, 3] = 0
+    weight = net[1].weight.detach()
+    _, plan = planned(net, X)
+    (fold,) = plan.folds
+    assert fold.name == "1.bias"
+    assert torch.allclose(fold.amount, torch.where(torch.arange(5) == 3, 0, 0.5 * (weight[:, 1] + weight[:, 4])))
+    assert {(one.name, one.dim): one.keep.tolist() for one in plan.cuts} == {
+        ("0.weight", 0): [0, 2, 3, 5],
+        ("0.bias", 0): [0, 2, 3, 5],
+        ("1.weight", 0): [0, 1, 2, 4],
+        ("1.weight", 1): [0, 2, 3, 5],
+        ("1.bias", 0): [0, 1, 2, 4],
+        ("2.weight", 1): [0, 1, 2, 4],
+    }
+
+
+class Again(nn.Module):
+    """A norm that is called behind two layers, and one of these twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 6), nn.Linear(6, 5, bias=False), nn.Linear(4, 5, bias=False)
+        self.norm, self.o = nn.BatchNorm1d(5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.o(self.norm(self.b(self.a(x))) + self.norm(self.c(x)) + self.c(2 * x))
+        return found
+
+
+def test_a_norm_behind_two_layers_follows_neither() -> None:
+    net = Again().double().eval()
+    kill(net.a, [0, 1], 0.7)
+    small, plan = planned(net, X)
+    assert small.a.out_features == 4
+    assert [fold.name for fold in plan.folds] == ["b.bias"]
+    assert torch.equal(small.norm.running_mean, net.norm.running_mean)
+
+
+@pytest.mark.parametrize("affine", [False, True])
+def test_an_instance_norm_takes_any_shift_away_and_is_left_with_its_channels(affine: bool) -> None:
+    net = random(
+        nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 2, bias=False), nn.InstanceNorm2d(6, affine=affine), nn.Conv2d(6, 2, 1)
+    )
+    kill(net[0], [0], 0.7)
+    small, plan = planned(net, IMAGE)
+    assert small[1].bias is None
+    assert (plan.folds, plan.sizes) == ((), {})
+    with torch.no_grad():
+        net[3].weight[:, 2:] = 0
+    small, plan = planned(net, IMAGE)
+    assert plan.sizes == ({} if affine else {"2": 2})
+    assert small[2].num_features == 2
+
+
+def test_embeddings_lose_columns_and_no_rows() -> None:
+    net = random(nn.Embedding(7, 5), nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 2))
+    with torch.no_grad():
+        net[0].weight[:, [0, 2]] = 0
+    small, plan = planned(net, torch.tensor([[0, 3], [6, 1]]))
+    assert [(one.name, one.dim) for one in plan.cuts] == [("0.weight", 1), ("1.weight", 1)]
+    assert (small[0].num_embeddings, small[0].embedding_dim) == (7, 3)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "unread", "selects"), [(16, 1, False), (16, 2, True), (17, 2, False), (17, 3, True)]
+)
+def test_rounded_layers_select_columns_where_an_eighth_goes(inputs: int, unread: int, selects: bool) -> None:
+    net, x = random(nn.Linear(inputs, 4)), torch.randn(3, inputs).double()
+    with torch.no_grad():
+        net[0].weight[:, 1 : 1 + unread] = 0
+    small, plan = planned(net, x, drop_inputs=True, multiple_of=2)
+    assert (type(small[0]) is SelectLinear) == selects
+    small, plan = planned(net, x, drop_inputs=True)
+    assert plan.selects["0"].tolist() == [0, *range(1 + unread, inputs)]
+    assert small[0].in_features == inputs - unread
+    assert planned(net, x)[1].selects == {}
+
+
+def test_columns_are_selected_among_those_that_stay_and_one_always_does() -> None:
+    net = random(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3), nn.Linear(3, 2))
+    kill(net[0], [1, 2], 0.0)
+    with torch.no_grad():
+        net[0].weight[:, 3] = 0
+    small, plan = planned(net, X, drop_inputs=True, spare=["0"])
+    assert small[0].out_features == 6
+    assert plan.selects["0"].tolist() == [0, 1, 2]
+    small, plan = planned(net, X, drop_inputs=True)
+    assert (small[0].in_features, small[0].out_features, small[2].in_features) == (3, 4, 4)
+    assert list(plan.selects) == ["0"]
+    with torch.no_grad():
+        net[0].weight.zero_()
+    small, plan = planned(net, X, drop_inputs=True)
+    assert small[0].in_features == 1
+
+
+def test_a_layer_that_is_called_twice_selects_nothing() -> None:
+    net = Again().double().eval()
+    with torch.no_grad():
+        net.a.weight[:, 1], net.c.weight[:, 2] = 0, 0
+    assert list(planned(net, X, drop_inputs=True)[1].selects) == ["a"]
