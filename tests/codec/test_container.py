@@ -280,3 +280,89 @@ def test_reading_holds_one_section_at_a_time(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert total > 0
     assert peak < 8 * size * 4  # a dozen of them, and what decoding one takes, would be twice that
+
+
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Sections and pieces of at most 64 bytes."""
+    monkeypatch.setattr(container, "SECTION", 64)
+    monkeypatch.setattr(container, "PIECE", 64)
+    return 64
+
+
+@pytest.mark.parametrize(
+    ("shapes", "sections"),
+    [
+        ([(8,), (8,)], [["a"] * 2]),  # 32 bytes each: just one section
+        ([(8,), (8,), (1,)], [["a"] * 2, ["a"]]),
+        ([(16,), (16,)], [["a"], ["a"]]),  # as large as a piece may be
+        ([(1,), (16,), (1,)], [["a"], ["a"], ["a"]]),
+        ([(17,)], [["a"], ["a"]]),  # 16 and 1
+        ([(5, 8)], [["a"], ["a"], ["a"]]),  # whole rows, two at a time
+        ([(3, 3, 4)], [["a"], ["a"], ["a"]]),
+        ([(2, 17)], [["a"], ["a"], ["a"]]),  # rows of more than a piece
+        ([(0, 40), (), (40, 0)], [["a"] * 3]),
+    ],
+)
+def test_small_tensors_share_a_section_and_large_ones_are_cut(
+    tiny: int, tmp_path: Path, shapes: list[tuple[int, ...]], sections: list[list[str]]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"a{n}": torch.randn(shape, generator=generator) for n, shape in enumerate(shapes)}
+    write(tmp_path / "a", tensors.items(), {})
+    found = File(tmp_path / "a")
+    assert same(dict(found.tensors()), tensors)
+    assert [[piece.name[0] for piece in section.pieces] for section in found._sections] == sections
+    assert [(e.name, e.shape, e.count) for e in found.entries] == [(n, t.shape, t.numel()) for n, t in tensors.items()]
+    assert sum(len(entry.codes) for entry in found.entries) == sum(map(len, sections))
+    body = sum(section.length for section in found._sections)
+    assert found.header_bytes == (tmp_path / "a").stat().st_size - body
+    assert found.size == (tmp_path / "a").stat().st_size
+
+
+def test_bits_of_a_tensor_are_those_of_all_its_pieces(tiny: int, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [(name, torch.randn(64, generator=generator)) for name in "ab"]
+    write(tmp_path / "a", tensors, {})
+    found = File(tmp_path / "a")
+    measured = list(found.measured())
+    assert [
+        (name, torch.equal(value, whole)) for (name, value, _), (_, whole) in zip(measured, tensors, strict=True)
+    ] == [
+        ("a", True),
+        ("b", True),
+    ]
+    for (_, _, bits), sections in zip(measured, (found._sections[:4], found._sections[4:]), strict=True):
+        whole = 8 * sum(section.length for section in sections)
+        assert whole - 4 * 48 < bits <= whole, "but for what ends a section's code"
+
+
+@pytest.mark.parametrize(
+    "behind", [b"", b"\1", b"\1" * 7, b"\xff" * 8, struct.pack("<II", 0, 0), struct.pack("<II", 1, 0)]
+)
+def test_files_without_room_for_what_they_promise(tmp_path: Path, behind: bytes) -> None:
+    (tmp_path / "a").write_bytes(container.MAGIC + bytes([container.VERSION]) + behind)
+    with pytest.raises(PareError, match="damaged or cut off"):
+        File(tmp_path / "a")
+    (tmp_path / "b").write_bytes(container.MAGIC)
+    with pytest.raises(PareError, match=r"format version \?"):
+        File(tmp_path / "b")
+
+
+def test_tensors_without_numbers_or_dense_storage_are_refused(tmp_path: Path) -> None:
+    for tensor, why in (
+        (torch.ones(2, device="meta"), "'w' is on the meta device and has no numbers yet"),
+        (torch.ones(2, 2).to_sparse(), r"'w' is torch.float32 \(torch.sparse_coo\)"),
+    ):
+        with pytest.raises(PareError, match=why):
+            write(tmp_path / "a", [("w", tensor)], {})
+    write(tmp_path / "a", [("w", torch.arange(6.0).view(2, 3).T.requires_grad_())], {})
+    ((_, value),) = File(tmp_path / "a").tensors()
+    assert torch.equal(value, torch.arange(6.0).view(2, 3).T)
+
+
+def test_as_many_bytes_as_are_allowed(tmp_path: Path) -> None:
+    write(tmp_path / "a", [("w", torch.zeros(25)), ("n", torch.zeros(4, dtype=torch.int64))], {})
+    assert len(File(tmp_path / "a", max_bytes=132).entries) == 2
+    with pytest.raises(PareError, match=r"would decode to 132 bytes, more than the 131 allowed"):
+        File(tmp_path / "a", max_bytes=131)

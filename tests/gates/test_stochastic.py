@@ -309,3 +309,86 @@ def test_drop_is_one_sample_for_all_modules_that_share_the_gate() -> None:
     assert torch.equal(gate(8), one)
     gate.renew()
     assert not torch.equal(gate(8), one)
+
+
+# --- shown, retired, absorbed ---------------------------------------------------------------------------------------
+
+
+def test_what_is_shown_takes_the_place_of_the_sample() -> None:
+    gate = StochasticGate(HardConcrete(), (3,))
+    part = torch.tensor([1.0, 0.5])
+    gate.show(part)
+    assert gate() is gate(4) is gate.eval()() is part
+    assert copy.deepcopy(gate)().shape == (3,)
+    gate.show(None)
+    assert torch.equal(gate(), gate.value())
+
+
+def test_an_element_retires_after_it_was_hardly_ever_open_for_long_enough() -> None:
+    gate = StochasticGate(HardConcrete(), (4,))
+    gate.log_alpha.data.copy_(torch.tensor([-9.0, -9.0, -2.0, 3.0]))  # open with 0.001, 0.001, 0.39 and 0.99
+    gate.retire(0.01, 10, 0)
+    assert gate.retired is None
+    assert not bool(gate.settled().any()), "off unless asked for"
+    gate.may_retire()
+    gate.retire(0.01, 10, 25)
+    assert gate.quiet is not None
+    assert gate.quiet.tolist() == [10, 10, 0, 0]
+    gate.log_alpha.data[1] = 3.0
+    gate.retire(0.01, 10, 25)
+    gate.log_alpha.data[1] = -9.0
+    gate.retire(0.01, 5, 25)
+    assert gate.quiet.tolist() == [25, 5, 0, 0]
+    assert gate.settled().tolist() == gate.retired.tolist() == [True, False, False, False]
+    gate.log_alpha.data[0] = 9.0
+    assert not any(bool(ask()[0] != 0) for ask in (gate, gate.value, gate.chance))
+    assert bool((gate.chance()[1:] > 0).all())
+    gate.retire(0.01, 5, 25)
+    assert gate.retired.tolist() == [True, False, False, False], "for good"
+    gate.settled()[1] = True
+    assert not bool(gate.retired[1])
+
+
+def test_the_likeliest_element_never_retires_and_a_held_gate_retires_nothing() -> None:
+    gate = StochasticGate(HardConcrete(), (2, 2))
+    gate.may_retire()
+    gate.log_alpha.data.copy_(torch.tensor([[-9.0, -9.0], [-8.0, -9.0]]))
+    gate.retire(0.01, 10, 10)
+    assert gate.retired is not None
+    assert gate.retired.tolist() == [[True, True], [False, True]]
+    held = spread(HardConcrete())
+    held.may_retire()
+    held.hold()
+    held.retire(0.9, 10, 1)
+    assert held.retired is not None
+    assert not bool(held.retired.any())
+
+
+def test_absorbed_weights_hold_the_value_and_the_gate_shows_one() -> None:
+    gate = StochasticGate(HardConcrete(), (3,))
+    gate.log_alpha.data.copy_(torch.tensor([-9.0, 0.5, 9.0]))
+    value = gate.value().detach()
+    assert 0 < float(value[1]) < 1
+    assert gate.constant().tolist() == [1.0, 1.0, 1.0]
+    gate.absorb()
+    assert not gate.absorbed, "only what is held is final"
+    gate.hold()
+    assert gate.constant().tolist() == [1.0, *value[1:].tolist()]
+    gate.absorb()
+    gate.absorb()
+    assert gate().tolist() == [0.0, 1.0, 1.0]
+    assert not gate.log_alpha.requires_grad
+    assert not gate.transparent
+    assert gate.get_extra_state().item() == 2
+    gate.log_alpha.data = gate.log_alpha.data[1:]
+    gate.note_cut(torch.Size([3]), {0: torch.tensor([1, 2])})
+    assert gate.transparent
+    gate.show(torch.ones(1))
+    assert not gate.transparent
+    gate.show(None)
+    gate.set_extra_state(torch.tensor(0))
+    assert gate.log_alpha.requires_grad
+    assert [gate.held, gate.absorbed, gate.transparent] == [False] * 3
+    gate.set_extra_state(torch.tensor(1))
+    assert gate.held
+    assert not gate.absorbed

@@ -16,7 +16,7 @@ from marks import BY_HAND, CUT_SHORT
 from paring.core import Inputs, gates
 from paring.gates import StochasticGate
 from paring.handle.carry import Cuts
-from paring.handle.folded import Judged, dtype_of
+from paring.handle.folded import Judged, cast, dtype_of, outputs
 from paring.handle.live import dry_run
 from paring.testing import is_stock
 
@@ -266,3 +266,18 @@ def test_the_coarsest_type_of_a_network_decides() -> None:
     mixed = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).to(torch.bfloat16), nn.Linear(2, 2).double())
     assert dtype_of(mixed) == torch.bfloat16
     assert dtype_of(nn.ReLU()) == torch.float32
+
+
+def test_outputs_are_the_floating_point_tensors_and_examples_change_no_other_type() -> None:
+    seen = []
+
+    def forward(x: Tensor, n: Tensor, flag: bool = True) -> dict[str, Any]:
+        seen.append((torch.is_grad_enabled(), x.dtype, n.dtype, flag))
+        return {"a": [x, n, None, 3], "b": (2.0, (x > 0), x * n)}
+
+    example = Inputs((X, torch.tensor(2)), {"flag": False})
+    for grad in (False, True):
+        found = outputs(forward, cast(example, torch.float64), grad)
+        assert [(t.dtype, t.requires_grad) for t in found] == [(torch.float64, False)] * 2
+        assert torch.equal(found[1], 2 * X.double())
+    assert seen == [(grad, torch.float64, torch.int64, False) for grad in (False, True)]
