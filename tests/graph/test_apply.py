@@ -43,6 +43,12 @@ def plan(*cuts: tuple[str, int, list[int]], **more: Any) -> ShrinkPlan:
             [("weight", 0, [0, 1, 4, 5])],
             {"groups": 2, "in_channels": 4, "out_channels": 6},
         ),
+        (nn.Conv2d(4, 4, 1, groups=2), [("weight", 0, [2, 3])], {"groups": 1, "in_channels": 2, "out_channels": 2}),
+        (
+            nn.ConvTranspose3d(4, 4, 1, groups=2),
+            [("weight", 0, [0, 1])],
+            {"groups": 1, "in_channels": 2, "out_channels": 2},
+        ),
         (nn.BatchNorm2d(4), [("weight", 0, [1, 3])], {"num_features": 2}),
         (nn.BatchNorm1d(4, affine=False), [("running_mean", 0, [1, 2, 3])], {"num_features": 3}),
         (nn.GroupNorm(3, 12), [("weight", 0, list(range(4, 12)))], {"num_groups": 2, "num_channels": 8}),

@@ -14,9 +14,11 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
-from paring.core import attached, gates
+from paring.core import Attachment, Inputs, attached, gates, set_attachment
 from paring.gates import StochasticGate, expected, support
 from paring.graph.slices import cut
+from paring.handle import live
+from paring.handle.carry import Cuts
 from paring.testing import Chain, difference, is_stock
 from paring.train import Ema
 
@@ -473,3 +475,190 @@ def test_rounded_widths() -> None:
         train(net, run, opt, (6,), 1)
         assert net[0].out_features == net[2].in_features == width
         assert run.finish()[0].out_features == 9
+
+
+def remembering() -> nn.Sequential:
+    """A small network that cuts are noted in."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2))
+    set_attachment(net, Attachment(pr.L0()))
+    return net
+
+
+def hidden(*keep: int, **more: Any) -> Cuts:
+    """These hidden units stay."""
+    kept = torch.tensor(keep)
+    return Cuts({"0.weight": {0: kept}, "0.bias": {0: kept}, "2.weight": {1: kept}}, **more)
+
+
+class Names:
+    """Keeps tensors of the network's shapes, and what they were cut with."""
+
+    def __init__(self) -> None:
+        self.cuts: list[Any] = []
+
+    def shrink(self, cut: Any) -> None:
+        self.cuts.append(cut)
+
+
+def test_a_cut_takes_network_copy_optimizer_and_whatever_carries_along() -> None:
+    net, carrier = remembering(), Names()
+    twin, whole = copy.deepcopy(net), copy.deepcopy(net)
+    opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    net(torch.randn(4, 3)).sum().backward()
+    opt.step()
+    momentum, trained = opt.state[net[2].weight]["momentum_buffer"].clone(), net[2].weight.detach().clone()
+    first, second = hidden(0, 2, 3, 5), hidden(1, 3)
+    live.cut_all(net, first, iter([opt, twin, carrier]))
+    live.cut_all(net, second, [carrier, twin, opt])
+    assert carrier.cuts == [first, second]
+    assert torch.equal(net[2].weight, trained[:, [2, 5]])
+    assert torch.equal(twin[2].weight, whole[2].weight[:, [2, 5]])
+    assert torch.equal(opt.state[net[2].weight]["momentum_buffer"], momentum[:, [2, 5]])
+    for module in (net, twin):
+        state = attached(module).state
+        assert {name: keep.tolist() for name, keep in state.items()} == {
+            "kept/0/0.weight": [2, 5],
+            "kept/0/0.bias": [2, 5],
+            "kept/1/2.weight": [2, 5],
+        }
+        assert module[0].out_features == module[2].in_features == 2
+    assert net(torch.randn(4, 3)).shape == (4, 2)
+    with pytest.raises(ValueError, match="this Sequential has other parameters than the Sequential in training"):
+        live.cut_all(net, hidden(0), [whole])
+    set_attachment(twin, None)
+    with pytest.raises(ValueError, match="other parameters"):
+        live.cut_all(net, hidden(0), [twin])
+    assert net[0].out_features == 2
+
+
+def test_reads_and_sizes_are_remembered_and_reads_of_everything_forgotten() -> None:
+    net = remembering()
+    net.append(nn.InstanceNorm1d(9))
+    live.cut_all(net, Cuts({"0.weight": {1: torch.tensor([0, 2])}}, {"0": torch.tensor([0, 2])}, {"3": 4}), [])
+    state = attached(net).state
+    assert state["reads/0"].tolist() == [0, 2]
+    assert int(state["size/3"]) == net[3].num_features == 4
+    assert live.recall({}, state).sizes == {"3": 4}
+    live.cut_all(net, Cuts({"0.weight": {1: torch.tensor([1])}}, {"0": None}), [])
+    assert "reads/0" not in state
+    assert state["kept/1/0.weight"].tolist() == [2]
+    assert type(net[0]) is nn.Linear
+
+
+def test_recalled_cuts_lead_from_one_state_to_the_other() -> None:
+    net = remembering()
+    early = dict(attached(net).state)
+    live.cut_all(net, hidden(0, 2, 3, 5), [])
+    middle = dict(attached(net).state)
+    live.cut_all(net, hidden(1, 3), [])
+    late = dict(attached(net).state)
+    for now, then, keep in ((early, middle, [0, 2, 3, 5]), (early, late, [2, 5]), (middle, late, [1, 3])):
+        cuts = live.recall(now, then)
+        assert {name: {d: k.tolist() for d, k in dims.items()} for name, dims in cuts.kept.items()} == {
+            "0.weight": {0: keep},
+            "0.bias": {0: keep},
+            "2.weight": {1: keep},
+        }
+        assert (cuts.reads, cuts.sizes) == ({}, {})
+    for state in (early, middle, late):
+        assert not live.recall(state, state)
+    for now, then in ((middle, early), (late, middle), (late, early)):
+        with pytest.raises(
+            ValueError, match=r"shrunk further than this state \('(0.bias|0.weight|2.weight)' is smaller"
+        ):
+            live.recall(now, then)
+
+
+def test_recalled_reads_are_those_of_the_other_state() -> None:
+    a, b, kept = {"reads/x": torch.tensor([0, 1])}, {"reads/y": torch.tensor([2])}, torch.tensor([1])
+    cuts = live.recall(a, {**b, "kept/0/x/y": kept, "kept/1/x/y": kept, "penalty/x": kept})
+    assert cuts.reads["x"] is None
+    assert torch.equal(cuts.reads["y"], b["reads/y"])
+    assert set(cuts.reads) == {"x", "y"}
+    assert {name: sorted(dims) for name, dims in cuts.kept.items()} == {"x/y": [0, 1]}
+
+
+def test_what_is_left_is_put_back_into_its_place() -> None:
+    state = {"kept/0/a": torch.tensor([1, 3]), "kept/2/a": torch.tensor([0]), "kept/0/b": torch.tensor([0])}
+    small, whole = torch.arange(6.0, dtype=F64).view(2, 3, 1), torch.full((4, 3, 2), -1.0)
+    found = live.put_back("a", small, whole, state)
+    assert torch.equal(found[[1, 3]][..., :1], small.float())
+    assert found.dtype == torch.float32
+    assert int((found == -1).sum()) == 24 - 6
+    assert bool((whole == -1).all())
+    assert torch.equal(live.put_back("c", whole + 2, whole, state), whole + 2)
+    assert live.put_back("steps", torch.tensor(7), torch.tensor(0), state) == 7
+
+
+def test_a_dry_run_tells_what_goes_wrong_and_leaves_the_network_alone() -> None:
+    net = remembering()
+    with torch.no_grad():
+        net[0].weight[0], net[0].bias[0] = 0, 0
+    example = Inputs((torch.randn(4, 3),))
+    assert live.dry_run(net, hidden(1, 2, 3, 4, 5), example) == ""
+    assert live.dry_run(net, hidden(0, 1, 2), example).startswith("outputs differ by")
+    torn = Cuts({"0.weight": {0: torch.tensor([1, 2])}, "0.bias": {0: torch.tensor([1, 2])}})
+    assert live.dry_run(net, torn, example).startswith("the smaller network fails with RuntimeError: mat1")
+    assert net[0].weight.shape == (6, 3)
+
+
+def test_of_several_steps_in_turns_the_fastest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, seen = remembering().eval(), list[Any]()
+
+    def step_time(module: nn.Module, inputs: Inputs) -> float:
+        width = module[0].out_features
+        seen.append((width, module.training, inputs.shapes))
+        torch.rand(1)
+        return 10.0 * width + abs(len(seen) - 8.5)
+
+    monkeypatch.setattr(live, "_step_time", step_time)
+    example, random = Inputs((torch.randn(3, 3),)), torch.get_rng_state()
+    assert live.step_times(net, hidden(0, 1), example, 5) == (60.5, 20.5)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert seen[:4] == [(6, True, [(5, 3)]), (2, True, [(5, 3)])] * 2
+    assert len(seen) == 24
+    assert (net[0].out_features, net.training) == (6, False)
+    seen.clear()
+    live.step_times(net, hidden(0, 1), example, None)
+    assert seen[0] == (6, True, [(3, 3)])
+
+
+def test_a_step_is_forward_and_backward_of_every_floating_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10, 1000, 7))
+    monkeypatch.setattr(live.time, "perf_counter", lambda: next(ticks))
+    fresh, reached = [], []
+
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            fresh.append(self.a.weight.grad is None)
+            one, other = self.a(x), self.b(x.bfloat16())
+            for name, found in (("a", one), ("b", other)):
+                found.register_hook(lambda grad, name=name: reached.append(name))
+            return {"one": one, "other": other, "pick": one.argmax(1)}
+
+    net = Several()
+    assert live.step_times(net, Cuts(), Inputs((torch.randn(4, 3),)), None) == (7, 7)
+    assert fresh == [True] * 24
+    assert sorted(reached) == ["a"] * 24 + ["b"] * 24
+    assert net.a.weight.grad is None
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_images_are_measured_in_the_layout_of_the_weights(channels_last: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    net = nn.Sequential(nn.Conv2d(3, 4, 2), nn.Conv2d(4, 2, 1)).to(memory_format=layout)
+    seen: list[Inputs] = []
+    monkeypatch.setattr(live, "_step_time", lambda module, inputs: seen.append(inputs) or 1.0)
+    given = torch.randn(2, 3, 5, 5, requires_grad=True), torch.randn(2, 3, 5)
+    live.step_times(net, Cuts(), Inputs(given), 4)
+    image, sequence = seen[0].tensors
+    assert image.is_contiguous(memory_format=layout)
+    assert not image.requires_grad
+    assert image.shape == (4, 3, 5, 5)
+    assert torch.equal(image[2:], given[0])
+    assert sequence.is_contiguous()
