@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -198,3 +199,111 @@ def test_leaves_no_trace() -> None:
     pickle.loads(pickle.dumps(net))
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert net(X).shape == (40, 4)
+
+
+def computed(
+    net: nn.Module, at: Any, x: Tensor, closed: dict[str, list[int]], multiple: int = 1, **more: Any
+) -> list[tuple[int, ...]]:
+    """Weights that one step computes with when these gates ("units:0": entries) are closed, by what is called.
+
+    Output and gradients have to be those of the whole network.
+    """
+    torch.manual_seed(0)
+    net = net.double()
+    run = pr.attach(net, pr.L0(price=1e-3, at=at, **more) if not isinstance(at, pr.Method) else at, x)
+    with torch.no_grad():
+        for name, kind, gate in gates(net):
+            assert isinstance(gate, StochasticGate)
+            gate.log_alpha.fill_(9.0)
+            gate.log_alpha[closed.get(f"{kind}:{name}", [])] = -1e4  # sigmoid of it is exactly zero
+    forward, results, seen = run.conditional(multiple), [], list[tuple[int, ...]]()
+    linear, conv2d = F.linear, F.conv2d
+    net.train()
+    for call in (net, forward):
+        seen.clear()
+        torch.manual_seed(3)
+        net.zero_grad()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                F, "linear", lambda x, weight, *rest: (seen.append(tuple(weight.shape)), linear(x, weight, *rest))[1]
+            )
+            patch.setattr(
+                F, "conv2d", lambda x, weight, *rest: (seen.append(tuple(weight.shape)), conv2d(x, weight, *rest))[1]
+            )
+            out = call(x)
+        out.square().sum().backward()
+        results.append((out.detach(), {name: p.grad for name, p in net.named_parameters()}))
+    (whole, wanted), (part, found) = results
+    assert torch.allclose(whole, part, rtol=0, atol=1e-10)
+    for name, grad in wanted.items():
+        assert torch.allclose(
+            torch.zeros(()) if grad is None else grad, found[name] if grad is not None else torch.zeros(())
+        )
+    return seen
+
+
+def dense(*widths: int, bias: bool = True) -> nn.Sequential:
+    parts: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        parts += [nn.Linear(before, after, bias), nn.Tanh()]
+    return nn.Sequential(*parts[:-1])
+
+
+ROWS = torch.randn(5, 4, generator=IMAGE, dtype=torch.float64)
+PLANES = torch.randn(5, 3, 4, 4, generator=IMAGE, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_rows_of_closed_units_and_columns_that_read_them_are_left_out(bias: bool) -> None:
+    closed = {"units:0": [1, 2, 5], "units:2": [0]}
+    assert computed(dense(4, 6, 5, 2, bias=bias), "units", ROWS, closed, 4) == [(3, 4), (4, 3), (2, 4)]
+    assert computed(dense(4, 6, 2, bias=bias), "units", ROWS, {}) == [(6, 4), (2, 6)]
+    assert computed(dense(4, 6, 2, bias=bias), "units", ROWS, {"units:0": [*range(6)]}, 4) == [(1, 4), (2, 1)]
+
+
+def test_units_are_left_out_when_nobody_reads_them_in_this_step() -> None:
+    closed = {"inputs:2": [0, 3], "inputs:4": [4], "inputs:0": [1]}
+    assert computed(dense(4, 6, 5, 2), "inputs", ROWS, closed) == [(4, 4), (4, 4), (2, 4)]
+    closed = {"inputs:2": [0, 3], "units:0": [3, 4]}
+    assert computed(dense(4, 6, 5), ("units:0", "inputs:2"), ROWS, closed) == [(3, 4), (5, 3)]
+
+
+class Two(nn.Module):
+    """Two layers read one, and a sum ties two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.o = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x).tanh()
+        return self.o(self.b(h) + self.c(h))
+
+
+def test_units_that_one_of_two_readers_reads_are_computed() -> None:
+    closed = {"inputs:b": [0, 1, 2], "inputs:c": [1, 2, 3]}
+    assert computed(Two(), "inputs:b|c", ROWS, closed) == [(4, 4), (3, 4), (3, 4), (2, 3)]
+
+
+@pytest.mark.parametrize(("multiple", "width"), [(1, 5), (3, 6), (5, 5)])
+def test_widths_of_convolutions_are_rounded_up(multiple: int, width: int) -> None:
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 1), nn.Tanh(), nn.Conv2d(8, 2, 1))
+
+    for closed, left in ([1, 4, 6], width), ([*range(8)], multiple):
+        seen = computed(net(), "units:0", PLANES, {"units:0": closed}, multiple)
+        assert seen == [(left, 3, 1, 1), (2, left, 1, 1)]
+
+
+def test_layers_beside_norms_groups_and_gates_on_weights_stay_whole() -> None:
+    def head(width: int) -> list[nn.Module]:
+        return [nn.Flatten(), nn.Linear(16 * width, 5), nn.Tanh(), nn.Linear(5, 2)]
+
+    normed = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), *head(4))
+    assert computed(normed, "units:0|3", PLANES, {"units:0": [0], "units:3": [0, 1]}) == [(4, 3, 1, 1), (3, 64), (2, 3)]
+    grouped = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1, groups=2), nn.Tanh(), *head(4))
+    closed = {"units:0": [0], "units:1": [1], "units:4": [0, 1]}
+    assert computed(grouped, "units:0|1|4", PLANES, closed) == [(4, 3, 1, 1), (4, 2, 1, 1), (3, 64), (2, 3)]
+    method = pr.Stack(pr.L0(price=1e-3, at="units:0|2|4"), pr.L0(price=1e-3, at="weights:2"))
+    closed = {"units:0": [0], "units:2": [1], "units:4": [0, 1]}
+    assert computed(dense(4, 6, 5, 4, 2), method, ROWS, closed) == [(6, 4), (5, 6), (2, 5), (2, 2)]
