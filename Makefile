@@ -3,6 +3,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do c
 CONSTRAINTS ?= -c constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
+# One more than processors: some tests wait for processes of their own.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: demo test check setup docs clean help
 
@@ -15,7 +17,7 @@ demo: $(VENV)/.ready ## train a network on real digits, make it small, prove it,
 
 test: $(VENV)/.ready ## run the tests
 	@echo "paring: running the tests (a few minutes)"
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.ready ## lint and type-check
 	@$(BIN)/ruff check src tests
