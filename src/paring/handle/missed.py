@@ -14,9 +14,7 @@ from paring.gates import live, openness, support
 from paring.graph import Report
 from paring.handle.probe import NetworkProbe
 
-MISSED = (
-    0.02  # by more than this share a finished network has to be larger than asked, or than its gates left, to be said
-)
+MISSED = 0.02  # what is larger than asked, or than its gates leave, by more than this share is said
 _SHOWN = 3  # layers named
 
 

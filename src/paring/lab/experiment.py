@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.core import Method, Stack
+from paring.core.plain_json import shown
 from paring.cost import Cost, measure
 from paring.data import Dataset
 from paring.data import load as load_data
@@ -30,7 +31,6 @@ from paring.lab.rounds import epochs, keep_decided, rounds
 from paring.methods import Dense
 from paring.models import build, drawn_norm_scales
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic
-from paring.train.plain_json import shown
 
 RESULT = "result.json"
 SMALL = "small.safetensors"

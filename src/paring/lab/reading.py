@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from paring.core.plain_json import JSONError, is_count, is_number, parsed, shown
 from paring.data import SIZES
 from paring.models import MODELS
-from paring.train.plain_json import JSONError, is_count, is_number, parsed, shown
 
 LARGEST = 64 << 20  # bytes of a JSON file
 _TEXTS = ("run", "model", "data", "method", "architecture", "source", "torch", "python", "control", "label")

@@ -20,9 +20,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from paring.core.plain_json import shown
 from paring.lab.reading import RunError, kind_problem, read_json
 from paring.train import write_atomic
-from paring.train.plain_json import shown
 
 _VALUES = 3 << 20  # that a file may hold
 Row = dict[str, Any]

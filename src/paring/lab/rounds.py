@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import gates
+from paring.core.plain_json import shown
 from paring.cost import measure
 from paring.data import Dataset
 from paring.gates import support
 from paring.handle import Run
 from paring.handle.saved import after_cuts, check_fields, check_tensors
 from paring.train import ROUND, Fit, checkpoint, evaluate, round_state
-from paring.train.plain_json import shown
 
 AGAIN = "run it again in another folder (paring ... --runs FOLDER), where nothing of it is yet"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from paring.core import warn
 from paring.core.atomic import atomic
-from paring.train.plain_json import VALUES, JSONError, is_count, is_number, parsed, shown, size
+from paring.core.plain_json import VALUES, JSONError, is_count, is_number, parsed, shown, size
 
 _VALUES = 3 << 20  # in a whole record
 _NUMBERS = ("loss", "lr", "seconds", "cpu_seconds", "validation_loss", "error", "part")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.core.plain_json import is_count, is_number, shown
 from paring.handle.saved import check_fields, check_tensors
 from paring.train.ema import Ema
-from paring.train.plain_json import is_count, is_number, shown
 
 FIELDS = (
     "epoch", "done", "seconds", "cpu_seconds", "recipe", "start", "net", "opt", "run", "ema", "rng", "rng_device", "rows",

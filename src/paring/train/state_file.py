@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from paring.train.plain_json import VALUES, JSONError, parsed, size
+from paring.core.plain_json import VALUES, JSONError, parsed, size
 
 MAGIC = b"paring state 2\n"
 _LENGTH = struct.Struct("<Q")

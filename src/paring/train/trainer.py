@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.core import Clock, Method, attached, concise, unwrapped
+from paring.core.plain_json import is_count, shown
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
 from paring.graph import CaptureError
@@ -24,7 +25,6 @@ from paring.train import checkpoint
 from paring.train.ema import Ema
 from paring.train.evaluate import evaluate
 from paring.train.guard import Diverged, bad_loss, bad_parameter
-from paring.train.plain_json import is_count, shown
 from paring.train.recipe import Recipe
 from paring.train.record import Record, as_text, from_text
 from paring.train.restore import FIELDS, check_average, check_numbers, check_optimizer, check_random
