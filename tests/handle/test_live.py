@@ -634,12 +634,12 @@ def test_a_step_is_forward_and_backward_of_every_floating_output(monkeypatch: py
             super().__init__()
             self.a, self.b = nn.Linear(3, 2), nn.Linear(3, 2, dtype=torch.bfloat16)
 
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
+        def forward(self, x: Tensor) -> dict[str, Any]:
             fresh.append(self.a.weight.grad is None)
             one, other = self.a(x), self.b(x.bfloat16())
             for name, found in (("a", one), ("b", other)):
                 found.register_hook(lambda grad, name=name: reached.append(name))
-            return {"one": one, "other": other, "pick": one.argmax(1)}
+            return {"one": one, "other": other, "pick": one.argmax(1), "rows": len(x)}
 
     net = Several()
     assert live.step_times(net, Cuts(), Inputs((torch.randn(4, 3),)), None) == (7, 7)
