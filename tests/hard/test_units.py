@@ -41,7 +41,8 @@ def test_staircases_count_the_thresholds_below() -> None:
 
 
 def test_the_saturated_relu_is_a_clamp() -> None:
-    x = torch.tensor([-1.0, 0.1, 0.4, 0.9, 2.0], requires_grad=True)  # at the corners torch 2.14 has another slope than 2.13
+    # Not at the corners, where torch 2.14 has another slope than 2.13.
+    x = torch.tensor([-1.0, 0.1, 0.4, 0.9, 2.0], requires_grad=True)
     y = SaturatedReLU()(x)
     y.sum().backward()
     assert y.tolist() == pytest.approx([0, 0.1, 0.4, 0.9, 1])
