@@ -366,3 +366,14 @@ def test_as_many_bytes_as_are_allowed(tmp_path: Path) -> None:
     assert len(File(tmp_path / "a", max_bytes=132).entries) == 2
     with pytest.raises(PareError, match=r"would decode to 132 bytes, more than the 131 allowed"):
         File(tmp_path / "a", max_bytes=131)
+
+
+def test_bits_of_tensors_that_share_a_section_add_up_to_it(tmp_path: Path) -> None:
+    values = torch.randn(500, generator=torch.Generator().manual_seed(0))
+    write(tmp_path / "a", [("a", values), ("b", values.flip(0)), ("c", values[:250])], {})
+    found = File(tmp_path / "a")
+    (section,) = found._sections
+    a, b, c = (bits for _, _, bits in found.measured())
+    assert 8 * section.length - 100 < a + b + c <= 8 * section.length
+    assert b == pytest.approx(a, rel=0.05)
+    assert c == pytest.approx(a / 2, rel=0.1)
