@@ -33,6 +33,13 @@ def lenet() -> nn.Module:
     )  # fmt: skip
 
 
+def normed() -> nn.Module:
+    """What is behind a norm stays whole."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(48, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4)
+    )
+
+
 class Branches(nn.Module):
     """One layer read twice, two layers side by side."""
 
@@ -50,6 +57,7 @@ CASES: list[tuple[Callable[[], nn.Module], Any]] = [
     (mlp, "units"),
     (mlp, "inputs"),
     (mlp, ("units:1", "inputs:3|5")),
+    (normed, "inputs:4|6"),
     (lenet, "units"),
     (lenet, ("units:Conv2d", "inputs:Linear")),
     (Branches, "units"),
