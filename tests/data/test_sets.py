@@ -52,8 +52,17 @@ def test_the_test_part_and_the_digits_split_do_not_depend_on_the_seed() -> None:
     assert not torch.equal(other.validation.x, b.validation.x)
 
 
+def test_digits_of_a_scikit_learn_that_keeps_them_elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    known = load("digits")
+    monkeypatch.setattr("paring.data.digits.folder_of", lambda package: tmp_path)
+    other = load("digits")
+    for a, b in ((known.train, other.train), (known.test, other.test)):
+        assert torch.equal(a.x, b.x)
+        assert torch.equal(a.y, b.y)
+
+
 def test_digits_need_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"scikit-learn.*pip install paring\[data\]"):
         load("digits")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 
@@ -15,7 +17,18 @@ def extra(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = {"sklearn": "scikit-learn"}.get(module.partition(".")[0], module)
-        raise ImportError(
-            f"this data set needs {package}, which is not installed: run `pip install paring[data]`"
-        ) from error
+        raise _missing(module) from error
+
+
+def folder_of(package: str) -> Path:
+    """Where the package named `package` is installed, not imported. Raises ImportError like `extra`."""
+    found = importlib.util.find_spec(package)
+    if found is None or found.origin is None:
+        raise _missing(package)
+    return Path(found.origin).parent
+
+
+def _missing(module: str) -> ImportError:
+    package = {"sklearn": "scikit-learn"}.get(module.partition(".")[0], module)
+    told = f"this data set needs {package}, which is not installed: run `pip install paring[data]`"
+    return ImportError(told, name=module)

@@ -5,24 +5,28 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
-from typing import final
+from multiprocessing.process import BaseProcess
+from typing import Any, final
 
 from paring.lab.sweep.executor import Crew, Executor, Job, Reply, perform, told
 
+_IMPORTED = ["paring.lab.experiment"]  # by the process that all others are copies of: torch takes seconds
 _LEAVE = 10.0  # seconds that a process has to end after its reply
 
 
 @final
 @dataclass(frozen=True)
 class Processes(Executor):
-    """A fresh process for every job, with one torch thread each.
+    """A process of its own for every job, with one torch thread each.
+
+    On Linux it is a copy of one that has imported paring and done nothing else, elsewhere a fresh one.
 
     A script that runs jobs this way does so under `if __name__ == "__main__":`, as each process imports it again.
     """
@@ -40,13 +44,15 @@ class Processes(Executor):
 
 class _Spawned(Crew):
     def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self._running: dict[str, tuple[SpawnProcess, Connection]] = {}
+        # elsewhere system libraries may have threads at once, which a copy of a process lacks
+        self._context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+        self._context.set_forkserver_preload(_IMPORTED)
+        self._running: dict[str, tuple[BaseProcess, Connection]] = {}
 
     def start(self, job: Job) -> None:
         packed = job.packed()
         receiver, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_work, args=(sender, packed), name=job.name)
+        process = self._context.Process(target=_work, args=(sender, packed, dict(os.environ)), name=job.name)
         with sender, _without_interrupts():
             process.start()
         self._running[job.name] = process, receiver
@@ -103,8 +109,10 @@ def _without_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(sender: Connection, packed: bytes) -> None:
-    """What a process does: the job, and its reply."""
+def _work(sender: Connection, packed: bytes, environment: Mapping[str, str]) -> None:
+    """What a process does: the job, in today's environment (a copied process has an older one), and its reply."""
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_follow, daemon=True).start()
     reply = perform(packed)
     try:
