@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests import forked
 from torch import Tensor, nn
 
 import paring as pr
@@ -166,16 +167,16 @@ write(sys.argv[1], tensors(), {})
 
 @pytest.mark.slow
 @pytest.mark.parametrize("accident", ["full", "kill"])
-def test_a_full_disk_or_a_kill_leaves_the_old_file(tmp_path: Path, accident: str) -> None:
+def test_a_full_disk_or_a_kill_leaves_the_old_file(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, accident: str
+) -> None:
     path = tmp_path / "a.pare"
     pr.pack(mlp(), path)
     before = path.read_bytes()
-    done = subprocess.run(
-        [sys.executable, "-c", _CHILD, str(path), accident], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == (1 if accident == "full" else -signal.SIGKILL), done.stderr
+    code, said = forked.run(_CHILD, tmp_path_factory.mktemp("child"), str(path), accident)
+    assert code == (1 if accident == "full" else -signal.SIGKILL), said
     if accident == "full":
-        assert "File too large" in done.stderr
+        assert "File too large" in said
         assert os.listdir(tmp_path) == ["a.pare"]
     assert path.read_bytes() == before
     assert len(os.listdir(tmp_path)) == (1 if accident == "full" else 2)

@@ -14,16 +14,20 @@ import torch
 
 from marks import CUT_SHORT
 from paring.data import Dataset
+from paring.lab import memory
 from paring.lab.experiment import Experiment
 from paring.methods import L0, Budget
 from paring.train import Recipe
 
 pytestmark = CUT_SHORT
 
-SCRIPT = """
-import resource, sys
+SCRIPT = f"""
+import importlib.util, resource, sys
 import numpy as np
-from paring.lab.memory import keep_freed_memory
+spec = importlib.util.spec_from_file_location("memory", {memory.__file__!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+keep_freed_memory = module.keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory() and keep_freed_memory()
 def step():

@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import forked
 
 from lab import sweep_trials as work
 from paring.lab.results import load
 from paring.lab.sweep import Executor, Job, Outcome, Processes, Ray, Serial, run_trials, sweep
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warm() -> None:
+    """What every process here is a copy of has captured a network already."""
+    forked.context()
+
 
 TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds")
 LAST = 2 * work.STEPS

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests import forked
 from torch import nn
 
 import paring as pr
@@ -70,7 +68,7 @@ def test_deterministic_and_leaves_the_random_state_alone() -> None:
 
 _CHILD = """
 import os, signal, sys
-sys.path[:0] = {paths!r}
+sys.path.insert(0, {path!r})
 import torch
 torch.set_num_threads(1)
 import paring as pr
@@ -118,16 +116,13 @@ SHRINKING = (
 @pytest.mark.parametrize("method", [BUDGET, SHRINKING], ids=["budget", "shrinking"])
 def test_killed_at_a_random_step_resumes_bit_for_bit(tmp_path: Path, method: str) -> None:
     (tmp_path / "test_fit_child.py").write_text(_RUN.format(method=method))
-    source = str(Path(pr.__file__).resolve().parents[1])
     script = tmp_path / "child.py"
-    script.write_text(_CHILD.format(paths=[source, str(tmp_path)]))
+    script.write_text(_CHILD.format(path=str(tmp_path)))
     steps = 4 * -(-len(DATA.train) // 128)
     stop = random.SystemRandom().randrange(1, steps)
 
-    def child(folder: Path, at: int) -> int:
-        return subprocess.run(
-            [sys.executable, str(script), str(folder), str(at)], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=120
-        ).returncode
+    def child(folder: Path, at: int) -> int | None:
+        return forked.run(script, tmp_path, str(folder), str(at), timeout=120)[0]
 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert child(straight, 0) == 0

@@ -188,8 +188,9 @@ def check_network(net: nn.Module) -> None:
         )
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
+    wrappers = _with_subclasses(DistributedDataParallel)
     for thing in gc.get_objects():
-        if issubclass(type(thing), DistributedDataParallel) and MARK not in thing.__dict__:
+        if type(thing) in wrappers and MARK not in thing.__dict__:
             inside = getattr(thing, "module", None)
             if isinstance(inside, nn.Module) and any(module is net for module in inside.modules()):
                 raise RuntimeError(
@@ -197,6 +198,11 @@ def check_network(net: nn.Module) -> None:
                     "once the network shrinks. Let the run make the wrapper, so that it can make it anew: "
                     "ddp = run.parallel(lambda net: DistributedDataParallel(net)), and call ddp(x)"
                 )
+
+
+def _with_subclasses(kind: type) -> set[type]:
+    """A class and all that derive from it: one look-up for each of a million objects, where `issubclass` takes a second."""
+    return {kind}.union(*map(_with_subclasses, kind.__subclasses__()))
 
 
 def gate_dims(layer: Gated, kind: Kind, dims: Dims) -> Dims:
