@@ -113,6 +113,26 @@ def test_a_chance_is_a_multiple_of_2_to_the_minus_24() -> None:
     assert binary_bits(np.array([1, 0], dtype=np.int32), np.array([2.0**-24, 2.0**-24])) == pytest.approx(24, abs=1e-3)
 
 
+def test_lengths_of_the_shortest_codes() -> None:
+    def bits(counts: list[int], table: list[int]) -> float:
+        return static_bits(np.array(counts), np.array(table))
+
+    assert bits([1, 0], [1, 1]) == pytest.approx(1, abs=1e-3)
+    assert bits([3, 1], [3, 1]) == pytest.approx(8 - 3 * np.log2(3), abs=1e-3)
+    assert bits([0, 0], [3, 1]) == bits([7], [7]) == bits([0], [1]) == 0
+
+
+def test_no_bit_takes_no_bytes_and_one_bit_is_read_back() -> None:
+    for symbols in ([], [0], [1]):
+        written, chances = np.array(symbols, dtype=np.int32), np.full(len(symbols), 0.5)
+        encoder = Encoder()
+        encoder.binary(written, chances)
+        found = Decoder(encoder.bytes()).binary(chances)
+        assert (len(encoder.bytes()) > 0) == (len(symbols) > 0)
+        assert found.dtype == np.int32
+        assert np.array_equal(found, written)
+
+
 def test_frequencies_stay_below_the_largest_sum() -> None:
     counts = frequencies(np.zeros(10, dtype=np.int32), 3)
     assert counts.tolist() == [10, 1, 1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
-from paring.graph.compare import differs, gap, refuse_nan
+from paring.graph.compare import differs, gap, one_path, refuse_nan
 from paring.graph.plan import Fold, ShrinkPlan
 from paring.graph.verify import verify
 
@@ -45,6 +45,7 @@ def test_the_coarser_type_of_computation_and_output_counts() -> None:
     assert not differs([old[0].double()], [new[0].double()], F32)  # one that ends in .double()
     assert differs([torch.tensor([10**6])], [torch.tensor([10**6 + 1])], F32), "indices have no rounding"
     assert not differs([torch.tensor([1 + 1j])], [torch.tensor([1 + 1j])], F32)
+    assert not differs([torch.tensor([1 + 1j])], [torch.tensor([1 + 1.000001j])], F32)
     assert differs([torch.tensor([1 + 1j])], [torch.tensor([1 + 1.1j])], F32)
 
 
@@ -145,5 +146,35 @@ def test_outputs_that_are_nan_everywhere_are_no_comparison_and_here_and_there_th
     x[1] *= -1
     assert pr.compact(net, x).a.out_features == 4
     refuse_nan(net, [net(x)])
+    refuse_nan(net, [torch.zeros(0), torch.zeros(2, dtype=torch.int64)])
     with pytest.raises(ValueError, match="own output is infinite"):
         refuse_nan(net, [torch.full((2,), torch.inf)])
+
+
+def test_a_nan_weight_is_blamed_for_outputs_that_hold_nan_and_for_no_others() -> None:
+    net, nan, inf = Log(), torch.nan, torch.inf
+    with torch.no_grad():
+        net.a.bias[0] = nan
+    refuse_nan(net, [torch.ones(2)])
+    refuse_nan(net, [torch.tensor([1.0, inf])])
+    with pytest.raises(ValueError, match=r"weight 'a.bias'"):
+        refuse_nan(net, [torch.tensor([1.0, nan]), torch.tensor([1.0, inf])])
+
+
+@one_path()
+def interrupted() -> None:
+    assert not torch.backends.mha.get_fastpath_enabled()
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_attention_takes_one_path_meanwhile_and_the_setting_is_put_back(before: bool) -> None:
+    mha = torch.backends.mha
+    was = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(before)
+    try:
+        with pytest.raises(ZeroDivisionError):
+            interrupted()
+        assert mha.get_fastpath_enabled() == before
+    finally:
+        mha.set_fastpath_enabled(was)
