@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-
-from paring.lab.docs import regenerate
+from evidence.docs import regenerate
 
 ROOT = Path(__file__).resolve().parents[1]
 

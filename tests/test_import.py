@@ -26,7 +26,7 @@ def _brought(module: str) -> tuple[set[str], list[str]]:
 
 
 def test_importing_paring_brings_nothing_heavy() -> None:
-    packages, torchs = _brought("paring.lab.cli")  # the command line too, as far as `paring --help` goes
+    packages, torchs = _brought("paring.cli.main")  # the command line too, as far as `paring --help` goes
     assert "paring" in packages
     assert packages <= _OURS  # no sympy (a second by itself), onnx, numba, scipy, sklearn, matplotlib, ray, tyro
     heavy = ("torch._dynamo", "torch._inductor", "torch.onnx", "torch.fx.experimental", "torch.testing")

@@ -7,15 +7,16 @@ small = run.finish()
 """
 
 from paring import methods, rules
-from paring.codec import PareError, pack, unpack
-from paring.core import Clock, Gate, Method, ParingWarning, Stack
+from paring.analysis import CaptureError
+from paring.core import Clock, FileError, Gate, Method, ParingWarning, Stack
 from paring.cost import report
+from paring.files import PareError, load, pack, save, to_onnx, unpack
 from paring.gates import groups
-from paring.graph import CaptureError, FileError, compact, load, save, to_onnx
-from paring.handle import Run, attach
+from paring.gates.relax import HardConcrete, Relaxation
 from paring.methods import *  # noqa: F403  # every method: `paring.methods.__all__`
 from paring.methods.binarize import binarize
-from paring.relax import HardConcrete, Relaxation
+from paring.removal import compact
+from paring.run import Run, attach
 from paring.train import Recipe, fit
 
 __version__ = "0.1.0"

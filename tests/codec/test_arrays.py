@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paring.codec import arrays, varint
-from paring.codec.arrays import Code
-from paring.codec.entropy import Decoder, Encoder
-from paring.codec.error import PareError
+from paring.files.pare import arrays, varint
+from paring.files.pare.arrays import Code
+from paring.files.pare.entropy import Decoder, Encoder
+from paring.files.pare.error import PareError
 
 
 def there_and_back(bits: NDArray[Any]) -> tuple[Code, int]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paring.codec.codebook import Codebook, assign, fit, linear, start
+from paring.compress.codebook import Codebook, assign, fit, linear, start
 
 
 def cost(weights: Tensor, book: Codebook, curvature: Tensor, rate: float) -> float:

@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paring.codec import container
-from paring.codec.container import File, write
-from paring.codec.dictionary import DICTIONARY
-from paring.codec.error import PareError
-from paring.codec.header import LARGEST_HEADER
+from paring.files.pare import container
+from paring.files.pare.container import File, write
+from paring.files.pare.dictionary import DICTIONARY
+from paring.files.pare.error import PareError
+from paring.files.pare.header import LARGEST_HEADER
 
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8, torch.bool]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.reference.range_decoder import RangeDecoder, cuts
 
-from paring.codec.entropy import (
+from paring.files.pare.entropy import (
     LARGEST_SUM,
     WHOLE,
     Decoder,
@@ -22,7 +22,7 @@ from paring.codec.entropy import (
     intervals,
     static_bits,
 )
-from paring.codec.error import PareError
+from paring.files.pare.error import PareError
 
 
 def draw(seed: int, alphabet: int, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paring.codec import pack
+from paring.files import pack
 
 
 def _drawn(shares: np.ndarray, count: int, seed: int) -> np.ndarray:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from tests.reference import pare_reader
 from torch import Tensor
 
-from paring.codec import File, container, levels, mixed, mixing, write
-from paring.codec.dictionary import DICTIONARY
-from paring.codec.logs import log2, log2s
+from paring.files import File, write
+from paring.files.pare import container, levels, mixed, mixing
+from paring.files.pare.dictionary import DICTIONARY
+from paring.files.pare.logs import log2, log2s
 
 
 def smooth(steps: int, lanes: int, seed: int) -> NDArray[np.float64]:
@@ -156,7 +157,7 @@ def test_fitted_weights_beat_their_neighbours(coded: bool) -> None:
     mask = matrix != 0 if coded else None
     features, ones = mixing.features((1, 2, 3), plane, mask)
     weights, _ = mixing.fit(features, ones)
-    from paring.codec.entropy import binary_bits
+    from paring.files.pare.entropy import binary_bits
 
     least = binary_bits(ones, mixing.chances(features, weights))
     for row in range(len(weights)):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paring.codec import File, PareError, unpack
+from paring.files import File, PareError, unpack
 from paring.testing.fuzz import campaign, sown
 from paring.testing.fuzz.pare import LARGEST, Pare, forged, good, taken_apart
 

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 import paring as pr
-from paring.codec import File, arrays, container
-from paring.codec.dictionary import DICTIONARY
-from paring.codec.header import packed, parsed
-from paring.codec.mixed import BYTES_PER_STEP, FREE_STEPS
+from paring.files import File
+from paring.files.pare import arrays, container
+from paring.files.pare.dictionary import DICTIONARY
+from paring.files.pare.header import packed, parsed
+from paring.files.pare.mixed import BYTES_PER_STEP, FREE_STEPS
 
 
 def crafted(path: Path, sections: list[dict[str, Any]], body: bytes = b"") -> Path:

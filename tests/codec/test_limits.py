@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from paring.codec import container
-from paring.codec.container import File, decodes_to, write
-from paring.codec.error import PareError
-from paring.codec.header import most_pieces, packed
+from paring.files.pare import container
+from paring.files.pare.container import File, decodes_to, write
+from paring.files.pare.error import PareError
+from paring.files.pare.header import most_pieces, packed
 
 
 def zeros(path: Path, count: int) -> Path:
@@ -54,13 +54,13 @@ def test_sixteen_thousand_tensors_are_free_and_sixty_four_bytes_each_beyond(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert (most_pieces(0), most_pieces(1 << 20), most_pieces((1 << 20) + 64)) == (16384, 16384, 16385)
-    monkeypatch.setattr("paring.codec.header.FREE_PIECES", 20)
+    monkeypatch.setattr("paring.files.pare.header.FREE_PIECES", 20)
     empty = torch.zeros(0)
     write(tmp_path / "a", ((f"{n}", empty) for n in range(20)), {})
     assert len(File(tmp_path / "a").entries) == 20
     with pytest.raises(PareError, match=r"21 tensors in .* bytes are more than a reader accepts"):
         write(tmp_path / "b", ((f"{n}", empty) for n in range(21)), {})
-    monkeypatch.setattr("paring.codec.header.FREE_PIECES", 19)
+    monkeypatch.setattr("paring.files.pare.header.FREE_PIECES", 19)
     with pytest.raises(PareError, match="it says that it holds 20 tensors"):
         File(tmp_path / "a")
     write(tmp_path / "c", ((f"{n}", torch.randn(20)) for n in range(30)), {})

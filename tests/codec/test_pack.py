@@ -15,8 +15,9 @@ from tests import forked
 from torch import Tensor, nn
 
 import paring as pr
-from paring.codec import File, Shards, container
-from paring.codec.shards import save_stream
+from paring.files import File, Shards
+from paring.files.pare import container
+from paring.files.shards import save_stream
 from paring.models import build
 
 
@@ -150,7 +151,7 @@ def test_safetensors_and_back(tmp_path: Path) -> None:
 
 _CHILD = """
 import os, resource, signal, sys, torch
-from paring.codec import pack
+from paring.compress import pack
 torch.set_num_threads(1)
 if sys.argv[2] == "full":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -160,7 +161,7 @@ def tensors():
     if sys.argv[2] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     yield "b", torch.randn(300, 300)
-from paring.codec import write
+from paring.compress import write
 write(sys.argv[1], tensors(), {})
 """
 
@@ -187,8 +188,8 @@ def test_a_full_disk_or_a_kill_leaves_the_old_file(
 _MEMORY = """
 import resource, sys, torch
 from pathlib import Path
-from paring.codec import File, Shards, pack
-from paring.codec.shards import save_stream
+from paring.compress import File, Shards, pack
+from paring.files.shards import save_stream
 torch.set_num_threads(1)
 pack({"a": torch.randn(10, 10)}, sys.argv[1] + "/warm.pare")
 folder = Path(sys.argv[1])

@@ -13,8 +13,8 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.codec.objective import Objective
-from paring.codec.precision import Step, adaptive_precision, fewest_bits, tolerances
+from paring.compress.objective import Objective
+from paring.compress.precision import Step, adaptive_precision, fewest_bits, tolerances
 
 
 @pytest.mark.parametrize("seed", range(6))

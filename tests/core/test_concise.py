@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields, make_dataclass
 
 from paring import rules
 from paring.core import Stack, concise
-from paring.methods import GMP, IMP, L0, Budget, Dense
+from paring.core.method import Dense
+from paring.methods import GMP, IMP, L0, Budget
 from paring.train import Recipe
 
 

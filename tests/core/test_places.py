@@ -12,11 +12,11 @@ import pytest
 from torch import nn
 
 from paring import methods
+from paring.analysis import Wiring, wiring
+from paring.cli.config import digest, plain
+from paring.cli.tickets.retrain import Retrain
 from paring.core import Method, Place, Places, concise
 from paring.gates import sites
-from paring.graph import Wiring, wiring
-from paring.lab.config import digest, plain
-from paring.lab.tickets.retrain import Retrain
 from paring.testing import ZOO, Chain, chain_batch
 
 NAMED = [getattr(methods, name) for name in methods.__all__]

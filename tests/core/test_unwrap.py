@@ -15,12 +15,11 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
-from paring.codec import Objective, compress
-from paring.codec.compressors import Uniform
+from paring.bits import BitsError, pack_bits
+from paring.compress import Objective, Uniform, compress
 from paring.core import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.unwrap import bare_names, gated_names
-from paring.graph import OnnxError
-from paring.hard.bits import BitsError, pack_bits
+from paring.files import OnnxError
 from paring.train import Ema
 
 pytestmark = [BY_HAND, CUT_SHORT]

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from paring.analysis.wiring import wiring
 from paring.cost import CostModel, Openness, measure, report
-from paring.graph.wiring import wiring
 from reference.cost import lenet5
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from paring.analysis.wiring import Wiring
 from paring.cost import Cost, CostModel, Openness
-from paring.graph.wiring import Wiring
 from reference.cost import Builder, configurations, lenet5, mlp, naive, small_nets
 
 NETS = small_nets()

@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import paring as pr
 from marks import BY_HAND
+from paring.analysis.wiring import wiring
 from paring.core import gates
 from paring.cost import CostModel, Openness, measure, report
 from paring.gates import support
-from paring.graph import compact
-from paring.graph.wiring import wiring
+from paring.removal import compact
 from paring.testing import nets as small
 
 pytestmark = BY_HAND

@@ -15,10 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
+from paring.analysis import wiring
 from paring.core import gated_layers, gates
 from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, sites, support
-from paring.graph import wiring
 from paring.methods.expected_l2 import expected_l2_of
 from paring.models import resnet20, wide_resnet
 from paring.testing import difference, is_stock, same_state

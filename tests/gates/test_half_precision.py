@@ -8,7 +8,7 @@ from torch import nn
 
 from paring.core import Gate, put
 from paring.gates import DropoutGate, GaussianGate, PopupGate, StochasticGate, SupermaskGate
-from paring.relax import HardConcrete, RectifiedGaussian, Relaxation, StraightThroughBernoulli
+from paring.gates.relax import HardConcrete, RectifiedGaussian, Relaxation, StraightThroughBernoulli
 
 DRAWS = 400_000
 HALF = (torch.bfloat16, torch.float16)

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
+from paring.analysis import wiring
 from paring.core import gates
 from paring.cost import measure
 from paring.gates import StochasticGate, gate_of, sites, support
-from paring.graph import wiring
 
 pytestmark = [BY_HAND, CUT_SHORT]
 

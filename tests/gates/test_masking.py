@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import paring as pr
 from paring.core import At, Probe, put
 from paring.gates import MaskGate, Site, masking
-from paring.rules import NM
+from paring.select import NM
 
 X = torch.randn(2, 6)
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from marks import BY_HAND
+from paring.analysis import wiring
 from paring.core import Place, gates
 from paring.gates import Site, sites
 from paring.gates.coupled import Tap
-from paring.graph import wiring
-from paring.handle import attach
 from paring.methods import L0
+from paring.run import attach
 from paring.testing import Chain, chain_batch, difference
 
 pytestmark = BY_HAND

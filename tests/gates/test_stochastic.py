@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from paring.gates import StochasticGate, expected, support
-from paring.relax import (
+from paring.gates.relax import (
     Concrete,
     HardConcrete,
     RectifiedGaussian,

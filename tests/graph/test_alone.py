@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import paring as pr
 from marks import BY_HAND
+from paring.analysis.alone import alone
+from paring.bits import pack_bits
 from paring.core import gates
-from paring.graph.alone import alone
 from paring.hard import Sign
-from paring.hard.bits import pack_bits
 from paring.testing.nets import Chain
 
 pytestmark = BY_HAND
@@ -96,7 +96,7 @@ def test_a_forked_process_does_not_wait_for_its_parents_threads() -> None:
     held.wait()
     child = os.fork()
     if child == 0:
-        from paring.graph import alone as module
+        from paring.analysis import alone as module
 
         os._exit(0 if module._lock.acquire(blocking=False) else 1)
     go.set()

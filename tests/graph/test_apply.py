@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.graph import SelectLinear
-from paring.graph.apply import apply
-from paring.graph.plan import Cut, Fold, Merge, ShrinkPlan
+from paring.core import SelectLinear
+from paring.removal.apply import apply
+from paring.removal.plan import Cut, Fold, Merge, ShrinkPlan
 
 
 def plan(*cuts: tuple[str, int, list[int]], **more: Any) -> ShrinkPlan:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
+from paring.analysis.capture import capture
+from paring.analysis.quiet import quiet
 from paring.core import ParingWarning, warn
-from paring.graph.capture import capture
-from paring.graph.quiet import quiet
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 

@@ -13,14 +13,14 @@ from tests.graph.test_shrink import gap
 from tests.graph.transformers_zoo import Attention
 from torch import Tensor, nn
 
+from paring.analysis.capture import Captured
+from paring.analysis.interpret import Interpretation
 from paring.core import Inputs
-from paring.graph import GraphFormError, choose, compact, graph_form, shrink
-from paring.graph.capture import Captured
-from paring.graph.choose import Chooser, Shrunk, offenders
-from paring.graph.graph_form import Keeps
-from paring.graph.graph_net import Script
-from paring.graph.interpret import Interpretation
-from paring.graph.rewrite import RewriteError
+from paring.removal import GraphFormError, choose, compact, graph_form, shrink
+from paring.removal.choose import Chooser, Shrunk, offenders
+from paring.removal.graph_form import Keeps
+from paring.removal.graph_net import Script
+from paring.removal.rewrite import RewriteError
 
 
 class Net(nn.Module):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
-from paring.graph.compare import differs, gap, one_path, refuse_nan
-from paring.graph.plan import Fold, ShrinkPlan
-from paring.graph.verify import verify
+from paring.removal.plan import Fold, ShrinkPlan
+from paring.removal.tolerances import differs, gap, one_path, refuse_nan
+from paring.removal.verify import verify
 
 F64, F32, F16, BF16 = torch.float64, torch.float32, torch.float16, torch.bfloat16
 

@@ -10,7 +10,8 @@ import torch
 from tests.graph.test_shrink import gap
 from torch import Tensor, nn
 
-from paring.graph import Report, load, save, shrink
+from paring.files import load, save
+from paring.removal import Report, shrink
 
 IMAGE = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1)).double()
 

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from tests.graph.transformers_zoo import GPT, ViT
 from torch import Tensor, nn
 
-from paring.graph import FileError, GraphNet, SelectLinear, compact, load, save
-from paring.graph.file import described
-from paring.graph.manifest import checked
+from paring.core import FileError, SelectLinear
+from paring.files import load, save
+from paring.files.file import described
+from paring.files.manifest import checked
+from paring.removal import GraphNet, compact
 
 
 def factory() -> nn.Sequential:

@@ -12,7 +12,8 @@ from tests.graph.transformers_zoo import Attention
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from paring.graph import GraphNet, compact, load, save, shrink
+from paring.files import load, save
+from paring.removal import GraphNet, compact, shrink
 
 
 def lively(net: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from tests.gates.nets import DenseCat, GatedUnits, HalfTied, Inverted, PostAct, 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.graph import wiring
+from paring.analysis import wiring
 from paring.models import resnet20, wrn_16_4
 
 

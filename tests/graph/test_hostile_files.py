@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import paring as pr
-from paring.graph import FileError, load, save
+from paring.core import FileError
+from paring.files import load, save
 from paring.testing.fuzz import Seed, campaign, sown
 from paring.testing.fuzz.nets import Written
 from paring.testing.fuzz.network import FILE, Network, signed, taken_apart

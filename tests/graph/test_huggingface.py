@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.graph import GraphNet, shrink
+from paring.removal import GraphNet, shrink
 
 transformers = pytest.importorskip("transformers")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.graph import shrink
-from paring.graph.input_groups import whole_groups
-from paring.rules import NM
+from paring.analysis.input_groups import whole_groups
+from paring.removal import shrink
+from paring.select import NM
 
 
 def worst(weight: Tensor, m: int) -> int:

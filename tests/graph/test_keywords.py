@@ -14,8 +14,8 @@ import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.core import gates
 from paring.cost import latency
-from paring.graph import shrink
-from paring.graph.graph_net import GraphNet
+from paring.removal import shrink
+from paring.removal.graph_net import GraphNet
 
 pytestmark = [BY_HAND, CUT_SHORT]
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from paring.graph.letters import contractions
+from paring.analysis.einsum_letters import contractions
 
 
 def by_loops(one: str, two: str, out: str, sizes: dict[str, int]) -> int:

@@ -9,8 +9,8 @@ import torch
 from tests.graph.test_conv_kinds import IMAGE, exact, kill, left
 from torch import Tensor, nn
 
-from paring.graph.liveness import Fate, agreed, product_readers, readers_of, settle
-from paring.graph.plan import _pays
+from paring.analysis.liveness import Fate, agreed, product_readers, readers_of, settle
+from paring.removal.plan import _pays
 
 
 class Beside(nn.Module):
@@ -61,8 +61,8 @@ class Met(nn.Module):
 
 
 def test_a_zero_frees_what_it_meets_in_a_product() -> None:
-    from paring.graph.capture import capture
-    from paring.graph.interpret import interpret
+    from paring.analysis.capture import capture
+    from paring.analysis.interpret import interpret
 
     net, x = Met().double().eval(), torch.randn(2, 3, 5).double()
     kill(net.q, [1, 4], 0.0)
@@ -76,8 +76,8 @@ def test_a_zero_frees_what_it_meets_in_a_product() -> None:
 
 
 def test_what_is_kept_in_addition_is_computed_only_where_it_is_read() -> None:
-    from paring.graph.capture import capture
-    from paring.graph.interpret import interpret
+    from paring.analysis.capture import capture
+    from paring.analysis.interpret import interpret
 
     net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
     with torch.no_grad():

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring import groups
-from paring.graph import shrink
+from paring.gates import groups
+from paring.removal import shrink
 
 X = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0)).double()
 

@@ -10,7 +10,7 @@ from tests.graph.test_conv_kinds import IMAGE, chain, exact, head, kill, left
 from tests.graph.test_shrink import gap
 from torch import Tensor, nn
 
-from paring.graph import Report, shrink
+from paring.removal import Report, shrink
 
 
 def constant(norm: nn.Module, values: dict[int, float]) -> None:
@@ -128,9 +128,9 @@ def test_constants_on_both_sides_of_an_add_merge_together() -> None:
 
 
 def test_zeros_alone_can_be_asked_for() -> None:
-    from paring.graph.capture import capture
-    from paring.graph.interpret import interpret
-    from paring.graph.plan import make_plan
+    from paring.analysis.capture import capture
+    from paring.analysis.interpret import interpret
+    from paring.removal.plan import make_plan
 
     net = chain(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(4, 2, 1))
     kill(net[0], [0, 1], 5.0)
@@ -142,10 +142,10 @@ def test_zeros_alone_can_be_asked_for() -> None:
 
 @pytest.mark.parametrize("multiple", [1, 2, 3, 4])
 def test_rounded_widths_keep_what_their_units_need(multiple: int) -> None:
-    from paring.graph.apply import apply
-    from paring.graph.capture import capture
-    from paring.graph.interpret import interpret
-    from paring.graph.plan import make_plan
+    from paring.analysis.capture import capture
+    from paring.analysis.interpret import interpret
+    from paring.removal.apply import apply
+    from paring.removal.plan import make_plan
 
     net = chain(
         nn.Conv2d(3, 7, 1),

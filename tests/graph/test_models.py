@@ -12,8 +12,8 @@ from tests.graph.test_shrink import gap
 from tests.graph.zoo import SPOTS, Bottleneck, Spot, decoy, resnet50, shake
 from torch import nn
 
-from paring.graph import shrink
-from paring.graph.report import Mode
+from paring.removal import shrink
+from paring.removal.report import Mode
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 

@@ -10,7 +10,7 @@ from tests.graph.test_conv_kinds import IMAGE, chain, exact, head, kill, left
 from tests.graph.test_shrink import gap
 from torch import Tensor, nn
 
-from paring.graph import shrink
+from paring.removal import shrink
 
 
 @pytest.mark.parametrize("tracked", [False, True])

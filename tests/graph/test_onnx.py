@@ -10,7 +10,8 @@ import torch
 from tests.graph.transformers_zoo import GPT
 from torch import Tensor, nn
 
-from paring.graph import OnnxError, compact, to_onnx
+from paring.files import OnnxError, to_onnx
+from paring.removal import compact
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

@@ -11,7 +11,7 @@ import torch
 from tests.graph import zoo
 from torch import nn
 
-from paring.graph import wiring
+from paring.analysis import wiring
 from paring.models import build
 
 tp: Any = pytest.importorskip("torch_pruning", reason="Torch-Pruning comes with the extra 'bench'")

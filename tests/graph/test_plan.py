@@ -12,12 +12,12 @@ from tests.graph.test_shrink import gap
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from paring.core import Inputs
-from paring.graph import SelectLinear, shrink
-from paring.graph.apply import apply
-from paring.graph.capture import capture
-from paring.graph.interpret import interpret
-from paring.graph.plan import ShrinkPlan, make_plan
+from paring.analysis.capture import capture
+from paring.analysis.interpret import interpret
+from paring.core import Inputs, SelectLinear
+from paring.removal import shrink
+from paring.removal.apply import apply
+from paring.removal.plan import ShrinkPlan, make_plan
 
 
 class Normed(nn.Module):

@@ -12,7 +12,7 @@ from tests.graph.test_shrink import gap, widths
 from tests.reference.removal import survivors
 from torch import Tensor, nn
 
-from paring.graph import compact, shrink
+from paring.removal import compact, shrink
 
 ACTS = [nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.Hardswish, nn.Softplus, nn.LeakyReLU, nn.Identity]
 QUICK = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

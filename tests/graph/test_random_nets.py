@@ -11,7 +11,7 @@ from tests.graph.test_shrink import gap
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.graph import shrink
+from paring.removal import shrink
 
 QUICK = settings(
     max_examples=12,

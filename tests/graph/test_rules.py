@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.graph import shrink
+from paring.removal import shrink
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.graph import SelectLinear, compact, shrink
-from paring.graph.wiring import wiring
+from paring.analysis.wiring import wiring
+from paring.core import SelectLinear
+from paring.removal import compact, shrink
 
 
 def widths(net: nn.Module) -> list[int]:

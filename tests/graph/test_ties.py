@@ -6,7 +6,7 @@ import torch
 from tests.graph.test_shrink import gap
 from torch import Tensor, nn
 
-from paring.graph import shrink
+from paring.removal import shrink
 
 
 class Words(nn.Module):

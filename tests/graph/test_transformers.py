@@ -16,7 +16,7 @@ from tests.reference.heads import attention_sizes, joined
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.graph import GraphNet, compact, shrink
+from paring.removal import GraphNet, compact, shrink
 
 STYLES = ["sdpa", "fused", "chunked", "gpt", "softmax", "einsum"]
 QUICK = settings(

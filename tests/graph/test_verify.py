@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import paring as pr
-from paring.graph import CaptureError, shrink
-from paring.graph.plan import Fold, ShrinkPlan
-from paring.graph.verify import verify
+from paring.analysis import CaptureError
+from paring.removal import shrink
+from paring.removal.plan import Fold, ShrinkPlan
+from paring.removal.verify import verify
 
 
 def kill(layer: nn.Module, count: int, constant: float = 0.0) -> None:
@@ -263,9 +264,9 @@ def test_large_images_are_compared_exactly_at_a_small_size(image: tuple[int, int
 
 def test_networks_of_many_parameters_see_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(8, 3)
-    monkeypatch.setattr("paring.graph.verify.HEAVY", 1)
+    monkeypatch.setattr("paring.removal.verify.HEAVY", 1)
     assert shapes(x)[:4] == [(8, 3), (1, 3), (2, 3), (3, 3)]
-    monkeypatch.setattr("paring.graph.verify.HEAVY", 0)
+    monkeypatch.setattr("paring.removal.verify.HEAVY", 0)
     assert shapes(x) == [(2, 3), (1, 3), (2, 2)]
 
 

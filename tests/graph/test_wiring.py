@@ -10,10 +10,10 @@ from tests.graph.test_shrink import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.graph import CaptureError, wiring
-from paring.graph.capture import capture
-from paring.graph.interpret import interpret
-from paring.graph.wiring import describe
+from paring.analysis import CaptureError, wiring
+from paring.analysis.capture import capture
+from paring.analysis.interpret import interpret
+from paring.analysis.wiring import describe
 
 
 class LeNet5(nn.Module):

@@ -19,7 +19,7 @@ from marks import BY_HAND, CUT_SHORT
 from paring.core import gates, release, set_attachment
 from paring.data import load
 from paring.gates import StochasticGate
-from paring.handle.absorb import absorb, check_absorbable
+from paring.run.surgery.fold_gates import absorb, check_absorbable
 from paring.testing import Chain, difference, is_stock, same_state
 from paring.train import Ema, Recipe, fit
 

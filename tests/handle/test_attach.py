@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 import paring as pr
 from marks import BY_HAND
+from paring.analysis import CaptureError
 from paring.core import gates, is_attached
 from paring.gates import expected, gate_of, support
-from paring.graph import CaptureError
 from paring.testing import Chain, chain_batch, difference, is_stock, same_state
 from paring.train.ema import Ema
 

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from paring.core import put, share
 from paring.gates import MaskGate
-from paring.handle.carry import (
+from paring.run.surgery.carry import (
     MARK,
     Cuts,
     check_network,
@@ -23,7 +23,7 @@ from paring.handle.carry import (
     shared_cuts,
     tensors_of,
 )
-from paring.handle.select import GatedSelectLinear
+from paring.run.surgery.gated_select import GatedSelectLinear
 
 KEEP = torch.tensor([0, 2])
 
@@ -250,6 +250,6 @@ def test_a_wrapper_that_would_stop_averaging_is_refused(one_process: None) -> No
 
 
 def test_a_sharded_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paring.handle.carry.is_sharded", lambda _: True)
+    monkeypatch.setattr("paring.run.surgery.carry.is_sharded", lambda _: True)
     with pytest.raises(RuntimeError, match=r"this Linear are sharded .*finish\(\) gathers the network"):
         check_network(nn.Linear(2, 2))

@@ -17,7 +17,7 @@ import paring as pr
 from marks import BY_HAND
 from paring.core import gates
 from paring.gates import StochasticGate
-from paring.handle.conditional import Conditional
+from paring.run.conditional import Conditional
 
 pytestmark = BY_HAND
 

@@ -15,9 +15,9 @@ import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.core import Inputs, gates
 from paring.gates import StochasticGate
-from paring.handle.carry import Cuts
-from paring.handle.folded import Judged, cast, dtype_of, outputs
-from paring.handle.live import dry_run
+from paring.run.surgery.carry import Cuts
+from paring.run.surgery.folded import Judged, cast, dtype_of, outputs
+from paring.run.surgery.live_cut import dry_run
 from paring.testing import is_stock
 
 pytestmark = [BY_HAND, CUT_SHORT]

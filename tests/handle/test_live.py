@@ -16,9 +16,9 @@ import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.core import Attachment, Inputs, attached, gates, set_attachment
 from paring.gates import StochasticGate, expected, support
-from paring.graph.slices import cut
-from paring.handle import live
-from paring.handle.carry import Cuts
+from paring.removal.slices import cut
+from paring.run.surgery import live_cut as live
+from paring.run.surgery.carry import Cuts
 from paring.testing import Chain, difference, is_stock
 from paring.train import Ema
 
@@ -435,14 +435,14 @@ def test_little_is_left_alone_and_slow_is_rolled_back(monkeypatch: pytest.Monkey
         return run
 
     assert run_with(pr.Shrink(every=2, multiple_of=1, saving=0.99, measure=False)).shrinks == []
-    monkeypatch.setattr("paring.handle.decide.step_times", lambda *_: (1.0, 2.0))
+    monkeypatch.setattr("paring.run.decide.step_times", lambda *_: (1.0, 2.0))
     records = run_with(pr.Shrink(every=1, multiple_of=1, saving=0.01)).shrinks
     assert len(records) == 3  # one slow measurement is not the last word, three are
     for record in records:
         assert not record["done"]
         assert record["why"] == "the step would not get faster"
         assert record["milliseconds"] == [1000.0, 2000.0]
-    monkeypatch.setattr("paring.handle.decide.step_times", lambda *_: (2.0, 1.0))
+    monkeypatch.setattr("paring.run.decide.step_times", lambda *_: (2.0, 1.0))
     assert run_with(pr.Shrink(every=2, multiple_of=1, saving=0.01)).shrinks[0]["done"]
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import paring as pr
 from paring.core import gates
-from paring.handle.memory import check_memory
+from paring.run.surgery.optimizer_memory import check_memory
 
 X = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 0])

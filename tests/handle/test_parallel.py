@@ -42,8 +42,8 @@ def trained(net, run, opt, forward, steps):
         run.step(opt)
 
 
-import paring.handle.decide
-paring.handle.decide.step_times = lambda *_: (2.0, 1.0)  # it pays, on rank 0; the others must not measure
+import paring.run.decide
+paring.run.decide.step_times = lambda *_: (2.0, 1.0)  # it pays, on rank 0; the others must not measure
 
 net, run, opt = attached(3)
 ddp = DistributedDataParallel(net)

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import paring as pr
 from paring.core import gates
-from paring.handle.sharded import whole
+from paring.run.distributed.sharded import whole
 
 _STEPS = 6
 

@@ -12,7 +12,7 @@ from torch import nn
 import paring as pr
 from marks import BY_HAND
 from paring.core import gates
-from paring.handle.sharded import is_sharded, whole
+from paring.run.distributed.sharded import is_sharded, whole
 
 _CHILD = """
 import copy
@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 import paring as pr
 from paring.core import gates
 from paring.gates import expected as likely, support
-from paring.handle.sharded import whole
+from paring.run.distributed.sharded import whole
 
 warnings.filterwarnings("error", category=UserWarning, module="paring")
 warnings.filterwarnings("ignore", "training ended at step 5 of 6")

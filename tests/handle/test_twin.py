@@ -9,7 +9,7 @@ from torch import Tensor, nn
 import paring as pr
 from paring.core import Removal
 from paring.cost import measure
-from paring.handle.twin import propose
+from paring.run.surgery.propose_cut import propose
 
 _REMOVAL = Removal(multiple_of=1, saving=0.0, measure=False)
 

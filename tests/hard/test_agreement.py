@@ -7,13 +7,13 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
+from evidence.hard.agreement import target_quality
+from evidence.hard.brute_force import brute_force
+from evidence.hard.feasible_agreement import feasible_agreement, sign_loss
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.hard import STE, Sign, Staircase
-from paring.hard.agreement import target_quality
-from paring.hard.brute_force import brute_force
-from paring.hard.feasible_agreement import feasible_agreement, sign_loss
 from paring.hard.outcome import Found, NotFound
 from paring.hard.target_propagation import TargetPropagation
 from paring.hard.target_search import ftprop

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from evidence.hard.flips import each_loss
+from evidence.hard.mismatch import mismatches
 from torch import Tensor, nn
 
 from paring.hard import STE, GradientRule, SaturatedSTE, Sign, SoftHinge, Staircase
-from paring.hard.flips import each_loss
-from paring.hard.mismatch import mismatches
 
 
 class GaussianRule(GradientRule):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.graph import compact
 from paring.hard import Hinge, LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase, staircase
+from paring.removal import compact
 
 UNITS: tuple[nn.Module, ...] = (Sign(), Staircase(3), Staircase(5, Hinge(), each=True), SaturatedReLU(), LearnedStep(3))
 every = pytest.mark.parametrize("unit", UNITS, ids=str)

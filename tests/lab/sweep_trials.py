@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from paring.cli.experiment import Experiment
+from paring.cli.sweep import Processes, sweep
 from paring.core import Clock, Method
-from paring.lab.experiment import Experiment
-from paring.lab.sweep import Processes, sweep
 from paring.train import Recipe
 
 STEPS = 8  # per epoch: 1438 examples in batches of 200

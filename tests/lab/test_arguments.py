@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paring import relax
-from paring.core import Stack
-from paring.lab.arguments import (
+from paring.cli.arguments import (
     METHODS,
     RELAXATIONS,
     _show_price,
@@ -19,6 +18,7 @@ from paring.lab.arguments import (
     parse_relaxation,
     read,
 )
+from paring.core import Stack
 from paring.methods import L0, Budget, Price, Shrink
 from paring.testing import ZOO
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from paring.lab.results import Results
-from paring.lab.views import VIEWS
+from evidence.views.views import VIEWS
+
+from paring.cli.results import Results
 
 
 def _lines(name: str, rows: list[dict[str, Any]], view: str = "rows") -> list[str]:

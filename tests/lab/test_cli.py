@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from evidence.bench import BENCHES
 
 import paring as pr
 from marks import CUT_SHORT
-from paring.lab.bench import BENCHES
-from paring.lab.cli import main
-from paring.lab.commands import COMMANDS
-from paring.lab.results import load
+from paring.cli.commands import COMMANDS
+from paring.cli.main import main
+from paring.cli.results import load
 
 pytestmark = CUT_SHORT
 
@@ -82,20 +82,20 @@ def test_every_example_of_every_help_is_a_command_that_works(
         raise _Reached
 
     for target in (
-        "paring.lab.experiment.Experiment.dataset",
-        "paring.lab.experiment.Experiment.run",
-        "paring.lab.demo.main",
-        "paring.lab.sweep.command.sweep",
-        "paring.lab.tables.table.run_table",
-        "paring.lab.docs.regenerate",
+        "paring.cli.experiment.Experiment.dataset",
+        "paring.cli.experiment.Experiment.run",
+        "paring.cli.demo.main",
+        "paring.cli.sweep.sweep_command.sweep",
+        "evidence.tables.table.run_table",
+        "evidence.docs.regenerate",
         "paring.data.fetch",
         "paring.data.status",
-        "paring.lab.packing._given",
-        "paring.lab.unpacking.File",
+        "paring.cli.packing._given",
+        "paring.cli.unpacking.File",
     ):
         monkeypatch.setattr(target, reached)
     benches = {name: replace(bench, run=reached) for name, bench in BENCHES.items()}
-    monkeypatch.setattr("paring.lab.bench.BENCHES", benches)
+    monkeypatch.setattr("evidence.bench.BENCHES", benches)
     monkeypatch.chdir(tmp_path)
     texts = []
     for words in ([], *([name, "--help"] for name in COMMANDS)):
@@ -280,7 +280,7 @@ def test_training_without_a_price_says_that_nothing_is_asked(
     def reached(*_: Any, **__: Any) -> Any:
         raise _Reached
 
-    monkeypatch.setattr("paring.lab.experiment.Experiment.run", reached)
+    monkeypatch.setattr("paring.cli.experiment.Experiment.run", reached)
     with pytest.raises(_Reached):
         paring("train", *words.split())
     assert ("without --price, open gates cost nothing" in capsys.readouterr().err) == said
@@ -403,7 +403,7 @@ def test_a_table_is_written_where_asked(tmp_path: Path, capsys: pytest.CaptureFi
 def test_options_of_a_table_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
     monkeypatch.setattr(
-        "paring.lab.tables.table.run_table", lambda table, **options: seen.update(options, table=table.name)
+        "evidence.tables.table.run_table", lambda table, **options: seen.update(options, table=table.name)
     )
     words = "louizos2018-mnist --epochs 2 --examples 50 --only dense --jobs 2 --quiet --results r --runs s"
     assert paring("table", *words.split()) == 0
@@ -438,7 +438,7 @@ def test_a_run_can_shrink_while_it_trains(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of a POSIX shell")
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     """`paring table --help | head -1`: the first line, and nothing on stderr."""
-    command = [sys.executable, "-m", "paring.lab.cli", "table", "--help"]
+    command = [sys.executable, "-m", "paring.cli.main", "table", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evidence.tables import TABLES, Entry, Table, run_table
+from evidence.tables.compression import Compression, mark_zero_loss
+from evidence.tables.reduced import reduced
+from evidence.views.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
+from evidence.views.views import FIGURES, VIEWS, find
 
-from paring.codec.compressors import Codebooks, Combined, KMeans, Stage, Uniform
-from paring.lab.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
-from paring.lab.results import Results
-from paring.lab.tables import TABLES, Entry, Table, run_table
-from paring.lab.tables.compression import Compression, mark_zero_loss
-from paring.lab.tables.reduced import reduced
-from paring.lab.views import FIGURES, VIEWS, find
-from paring.methods import GMP, Binarize, Dense
+from paring.cli.results import Results
+from paring.compress import Codebooks, Combined, KMeans, Stage, Uniform
+from paring.core.method import Dense
+from paring.methods import GMP, Binarize
 from paring.train import Recipe
 
 RECIPE = Recipe(epochs=3, batch=50, lr=3e-3)

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from marks import CUT_SHORT
+from paring.cli import demo
 from paring.data import load as load_data
-from paring.graph import load
-from paring.lab import demo
+from paring.files import load
 from paring.testing import is_stock
 from paring.train import evaluate
 

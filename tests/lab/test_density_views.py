@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from evidence.tables import TABLES
+from evidence.views.density_views import choice_view, density_chart, density_view, layers_view, points
+from evidence.views.views import FIGURES, VIEWS, find
 
-from paring.lab.density_views import choice_view, density_chart, density_view, layers_view, points
-from paring.lab.results import Results
-from paring.lab.tables import TABLES
-from paring.lab.views import FIGURES, VIEWS, find
+from paring.cli.results import Results
 
 
 def row(method: str, seed: int, density: float, error: float, **more: Any) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evidence.docs import DocsError, regenerate
+from evidence.views.views import FIGURES, VIEWS, find, spread
 
-from paring.lab.docs import DocsError, regenerate
-from paring.lab.human import exact, percent, seconds
-from paring.lab.results import Results, ResultsError, Stat
-from paring.lab.views import FIGURES, VIEWS, find, spread
+from paring.cli.human import exact, percent, seconds
+from paring.cli.results import Results, ResultsError, Stat
 
 
 def _measured(run: str, **keys: Any) -> dict[str, Any]:

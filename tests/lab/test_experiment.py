@@ -15,11 +15,12 @@ from torch import nn
 
 from marks import CUT_SHORT
 from paring import relax
+from paring.cli.config import digest, plain
+from paring.cli.experiment import RESULT, SMALL, Busy, Experiment
+from paring.core.method import Dense
 from paring.data import load as load_data
-from paring.graph import load
-from paring.lab.config import digest, plain
-from paring.lab.experiment import RESULT, SMALL, Busy, Experiment
-from paring.methods import L0, Budget, Dense, Price
+from paring.files import load
+from paring.methods import L0, Budget, Price
 from paring.models import build
 from paring.testing import is_stock, same_state
 from paring.train import CHECKPOINT, METRICS, Recipe
@@ -253,7 +254,7 @@ def test_a_finished_run_is_only_read(
 ) -> None:
     experiment, folder, row = finished
     stamp = (folder / CHECKPOINT).stat().st_mtime_ns
-    monkeypatch.setattr("paring.lab.experiment.fit", None)
+    monkeypatch.setattr("paring.cli.experiment.fit", None)
     assert experiment.result(root) == row
     assert experiment.run(root) == row
     assert (folder / CHECKPOINT).stat().st_mtime_ns == stamp

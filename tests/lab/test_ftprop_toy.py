@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from evidence.tables import COMPUTED, ftprop_toy
+from evidence.views.views import VIEWS, find
 
+from paring.cli.results import Results, load
 from paring.data import load as load_data
-from paring.lab.results import Results, load
-from paring.lab.tables import COMPUTED, ftprop_toy
-from paring.lab.views import VIEWS, find
 
 
 def _lines(rows: list[dict[str, Any]], view: str) -> list[str]:

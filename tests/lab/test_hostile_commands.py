@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import paring as pr
-from paring.lab.cli import main
-from paring.lab.fuzz.commands import Commands
+from paring.cli.fuzz.commands_format import Commands
+from paring.cli.main import main
 from paring.testing.fuzz import campaign, sown
 
 ODD = "a\x1b[31m\n\u202e"

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
+from paring.cli.experiment import RESULT, SMALL, Experiment
+from paring.cli.fuzz.result_format import DEMO, ROW
+from paring.cli.fuzz.run_format import _METRICS, CONFIG
+from paring.cli.main import BUG, main
 from paring.core import ParingWarning
-from paring.graph import save
-from paring.lab.cli import BUG, main
-from paring.lab.experiment import RESULT, SMALL, Experiment
-from paring.lab.fuzz.result import DEMO, ROW
-from paring.lab.fuzz.run import _METRICS, CONFIG
-from paring.methods import Dense
+from paring.core.method import Dense
+from paring.files import save
 from paring.models import build
 from paring.testing.fuzz import campaign, made, sown
 from paring.testing.fuzz.limits import measured

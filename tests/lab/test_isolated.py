@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from paring.cli.experiment import Experiment
+from paring.cli.main import main
+from paring.cli.tickets import Plan, judge, run_plan
+from paring.cli.tickets.retrain import Retrain
 from paring.core import Method, Stack
 from paring.data import load
-from paring.lab.cli import main
-from paring.lab.experiment import Experiment
-from paring.lab.tickets import Plan, judge, run_plan
-from paring.lab.tickets.retrain import Retrain
 from paring.methods import GMP, IMP, L0, AtInit, ContinuousSparsification, EdgePopup, Shrink, Slimming, Supermask
 from paring.train import Diverged, Recipe
 
@@ -209,7 +209,7 @@ def test_rounds_are_measured_where_the_network_was_trained(tmp_path: Path, monke
     one.run(tmp_path, progress=False, data=DATA)
     assert asked == [torch.device("cpu")]
     found: list[Any] = []
-    monkeypatch.setattr("paring.lab.experiment.attach", lambda net, method, x, **_: found.append((net, x)))
+    monkeypatch.setattr("paring.cli.experiment.attach", lambda net, method, x, **_: found.append((net, x)))
     attached(one, DATA, "meta")
     net, x = found[0]
     assert {p.device.type for p in net.parameters()} == {x.device.type} == {"meta"}

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from marks import CUT_SHORT
+from paring.cli.experiment import Experiment
 from paring.data import Dataset
-from paring.lab import memory
-from paring.lab.experiment import Experiment
+from paring.cli import freed_memory
 from paring.methods import L0, Budget
 from paring.train import Recipe
 
@@ -24,7 +24,7 @@ pytestmark = CUT_SHORT
 SCRIPT = f"""
 import importlib.util, resource, sys
 import numpy as np
-spec = importlib.util.spec_from_file_location("memory", {memory.__file__!r})
+spec = importlib.util.spec_from_file_location("freed_memory", {freed_memory.__file__!r})
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 keep_freed_memory = module.keep_freed_memory

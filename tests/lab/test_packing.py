@@ -14,15 +14,15 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import BY_HAND
-from paring.codec import File, Step
-from paring.codec import compressors as kinds
-from paring.codec.compressors import smallest
-from paring.lab import packing
-from paring.lab.cli import main
-from paring.lab.command import CommandError
-from paring.lab.compress_progress import CompressProgress
-from paring.lab.compressor_argument import parse_compressor
-from paring.lab.unpacking import entropy
+from paring import compress as kinds
+from paring.cli import packing
+from paring.cli.command import CommandError
+from paring.cli.compress_progress import CompressProgress
+from paring.cli.compressor_argument import parse_compressor
+from paring.cli.main import main
+from paring.cli.unpacking import entropy
+from paring.compress import Step, smallest
+from paring.files import File
 from paring.models import build
 
 pytestmark = BY_HAND

@@ -10,10 +10,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from paring.lab import human
-from paring.lab.blocks import Html, callout, figure, heading, page, paragraph, table, tiles
-from paring.lab.page import run_page
-from paring.lab.plots import PlotError, bar_chart, line_chart, same_chart, scatter_chart
+from paring.cli import human
+from paring.cli.blocks import Html, callout, figure, heading, page, paragraph, table, tiles
+from paring.cli.page import run_page
+from paring.cli.plots import PlotError, bar_chart, line_chart, same_chart, scatter_chart
 
 LAYERS = [
     {"name": "fc1", "kind": "Linear", "units": 30, "weight": (30, 64), "parameters": 1950, "nonzeros": 1950}

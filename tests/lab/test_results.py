@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from paring.lab import results
-from paring.lab.results import Results, ResultsError, load, machine, summarise, validate, versions
+from paring.cli import results
+from paring.cli.results import Results, ResultsError, load, machine, summarise, validate, versions
 
 ROW = {"run": "a", "model": "mlp", "seed": 0, "error": 1.5, "source": "measured"}
 

@@ -17,8 +17,8 @@ import pytest
 from tests import forked
 
 from lab import sweep_trials as work
-from paring.lab.results import load
-from paring.lab.sweep import Executor, Job, Outcome, Processes, Ray, Serial, run_trials, sweep
+from paring.cli.results import load
+from paring.cli.sweep import Executor, Job, Outcome, Processes, Ray, Serial, run_trials, sweep
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -309,7 +309,7 @@ class _FakeRay:
 
 def test_ray_is_started_again_when_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = _FakeRay(fail=2)
-    monkeypatch.setattr("paring.lab.sweep.cluster._ray", lambda: fake)
+    monkeypatch.setattr("paring.cli.sweep.cluster._ray", lambda: fake)
     with Ray(3).session():
         assert fake.inits == [("local", 3)] * 3
         with Ray(5, address="auto").session():

@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
+from paring.cli.config import plain
+from paring.cli.experiment import Experiment
+from paring.cli.main import main
+from paring.cli.results import Results, load
+from paring.cli.sweep import Processes, Ray, Serial, Swept, sweep
+from paring.cli.sweep.rows import as_csv, flat, short, varying
+from paring.cli.sweep.sweep_page import sweep_page
+from paring.cli.sweep.sweep_progress import Progress, left
+from paring.cli.train_options import read_training
 from paring.core import Stack
-from paring.lab.cli import main
-from paring.lab.config import plain
-from paring.lab.experiment import Experiment
-from paring.lab.results import Results, load
-from paring.lab.sweep import Processes, Ray, Serial, Swept, sweep
-from paring.lab.sweep.page import sweep_page
-from paring.lab.sweep.progress import Progress, left
-from paring.lab.sweep.rows import as_csv, flat, short, varying
-from paring.lab.training import read_training
-from paring.methods import GMP, L0, Dense, Price, RigL, Shrink
+from paring.core.method import Dense
+from paring.methods import GMP, L0, Price, RigL, Shrink
 from paring.train import Recipe
 
 GRID = "--method gmp --vary density=0.5,0.2 seed=0,1 --epochs 1 --batch 200 --executor serial --threads 1 --quiet"
@@ -48,7 +49,7 @@ def caught(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         seen.update(options, grid=grid)
         return Swept(Results("x", "y"), ())
 
-    monkeypatch.setattr("paring.lab.sweep.command.sweep", keep)
+    monkeypatch.setattr("paring.cli.sweep.sweep_command.sweep", keep)
     monkeypatch.setattr("paring.data.fetch", lambda name: None)
     monkeypatch.chdir(tmp_path)
     return seen

@@ -9,19 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from evidence.tables import COMPUTED, TABLES
+from evidence.tables.hard import units_of
+from evidence.tables.louizos2018 import MNIST, N
+from evidence.tables.table import Entry, Table, run_table, shortened
 from torch import nn
 
 from marks import CUT_SHORT
+from paring.cli import demo
+from paring.cli.experiment import Busy, Experiment
+from paring.cli.results import Results, load
+from paring.cli.sweep import Serial, trials
 from paring.core import Places
-from paring.lab import demo
-from paring.lab.experiment import Busy, Experiment
-from paring.lab.results import Results, load
-from paring.lab.sweep import Serial, trials
-from paring.lab.tables import COMPUTED, TABLES
-from paring.lab.tables.hard import units_of
-from paring.lab.tables.louizos2018 import MNIST, N
-from paring.lab.tables.table import Entry, Table, run_table, shortened
-from paring.methods import L0, Budget, Dense, Price
+from paring.core.method import Dense
+from paring.methods import L0, Budget, Price
 from paring.train import Recipe
 
 pytestmark = CUT_SHORT

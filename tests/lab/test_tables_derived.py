@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+from evidence.tables.derived import Isolated, Narrowed, Transplanted
+from evidence.tables.reduced import check_devices, reduced
+from evidence.tables.table import Entry, Table, run_table, shortened
 
 from paring import rules
+from paring.cli.experiment import RESULT, Experiment
+from paring.cli.results import load
+from paring.cli.rounds import masks
 from paring.core import Stack
+from paring.core.method import Dense
 from paring.data import load as load_data
-from paring.lab.experiment import RESULT, Experiment
-from paring.lab.results import load
-from paring.lab.rounds import masks
-from paring.lab.tables.derived import Isolated, Narrowed, Transplanted
-from paring.lab.tables.reduced import check_devices, reduced
-from paring.lab.tables.table import Entry, Table, run_table, shortened
-from paring.methods import GMP, IMP, L0, ContinuousSparsification, Dense, Slimming
+from paring.methods import GMP, IMP, L0, ContinuousSparsification, Slimming
 from paring.train import Recipe, fit
 
 RECIPE = Recipe(epochs=1, batch=200, lr=2e-3)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from evidence.hard.mismatch import mismatches
+from evidence.tables import TABLES
+from evidence.tables.hard import EXAMPLES, UNITS, HardExperiment, units_of
+from evidence.views.hard_views import hard_chart, hard_view
+from evidence.views.views import FIGURES, VIEWS, find
 
+from paring.cli.arguments import parse_rule
+from paring.cli.results import Results
+from paring.cli.train_options import read_training
+from paring.core.method import Dense
 from paring.data import load as load_data
 from paring.hard import ApproxSign, Hinge, SaturatedSTE, SoftHinge
-from paring.hard.mismatch import mismatches
-from paring.lab.arguments import parse_rule
-from paring.lab.hard_views import hard_chart, hard_view
-from paring.lab.results import Results
-from paring.lab.tables import TABLES
-from paring.lab.tables.hard import EXAMPLES, UNITS, HardExperiment, units_of
-from paring.lab.training import read_training
-from paring.lab.views import FIGURES, VIEWS, find
-from paring.methods import Binarize, Dense
+from paring.methods import Binarize
 from paring.train import Recipe
 
 SMALL, CIFAR = TABLES["friesen2018-small"], TABLES["friesen2018"]
@@ -128,8 +129,8 @@ def test_the_command_line_takes_rules() -> None:
 
 
 def test_checks_are_rows_but_no_bars() -> None:
-    from paring.lab.hard_views import hard_chart, hard_view
-    from paring.lab.tables.table import Entry, is_shortened, shortened
+    from evidence.tables.table import Entry, is_shortened, shortened
+    from evidence.views.hard_views import hard_chart, hard_view
 
     entry = Entry("ftp-sh", HardExperiment("lenet_300_100", "mnist", Binarize("sign", "none"), Recipe(epochs=2)))
     for one in (shortened(entry, 1), shortened(entry, None, 100), shortened(entry, 1, 2000)):

@@ -6,20 +6,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from evidence.tables import TABLES
+from evidence.tables.derived import Isolated, Narrowed, Transplanted
+from evidence.tables.frankle2020 import FRANKLE, PRUNINGS, RECIPE
+from evidence.tables.frankle2020 import PLACES as OPENLTH_PLACES
+from evidence.tables.he2018 import SHARE, TASKS
+from evidence.tables.savarese2020_cifar import CLOSABLE, PLACES
 from torch import nn
 
+from paring.cli.experiment import Experiment
+from paring.cli.rounds import masks, size
 from paring.core import Clock
-from paring.handle import attach
-from paring.lab.experiment import Experiment
-from paring.lab.rounds import masks, size
-from paring.lab.tables import TABLES
-from paring.lab.tables.derived import Isolated, Narrowed, Transplanted
-from paring.lab.tables.frankle2020 import FRANKLE, PRUNINGS, RECIPE
-from paring.lab.tables.frankle2020 import PLACES as OPENLTH_PLACES
-from paring.lab.tables.he2018 import SHARE, TASKS
-from paring.lab.tables.savarese2020_cifar import CLOSABLE, PLACES
-from paring.methods import GMP, IMP, L0, STR, Budget, ContinuousSparsification, Dense, RigL
+from paring.core.method import Dense
+from paring.methods import GMP, IMP, L0, STR, Budget, ContinuousSparsification, RigL
 from paring.models import build
+from paring.run import attach
 from paring.train import Recipe
 
 SHAPES = {"resnet20": (3, 32, 32), "vgg16": (3, 32, 32), "conv4_16": (1, 28, 28)}

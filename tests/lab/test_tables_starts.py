@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evidence.tables import TABLES
+from evidence.tables.savarese2020 import LONG, SCALES
+from evidence.tables.savarese2020_starts import HELD_OUT, candidates
 
-from paring.lab.results import load
-from paring.lab.tables import TABLES
-from paring.lab.tables.savarese2020 import LONG, SCALES
-from paring.lab.tables.savarese2020_starts import HELD_OUT, candidates
+from paring.cli.results import load
 from paring.methods import L0, Budget
 
 CHANCE = 85.0  # percent; an error above this is taken for that of guessing among ten classes

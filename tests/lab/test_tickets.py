@@ -11,14 +11,15 @@ import pytest
 import torch
 from torch import nn
 
+from paring.cli.experiment import SMALL, Experiment
+from paring.cli.main import main
+from paring.cli.tickets import Plan, Retrain, judge, run_plan
+from paring.cli.tickets.verdict import matches
 from paring.core import Method
+from paring.core.method import Dense
 from paring.data import load
-from paring.graph import load as load_net
-from paring.lab.cli import main
-from paring.lab.experiment import SMALL, Experiment
-from paring.lab.tickets import Plan, Retrain, judge, run_plan
-from paring.lab.tickets.verdict import matches
-from paring.methods import IMP, L0, STR, AtInit, ContinuousSparsification, Dense, Slimming, Supermask
+from paring.files import load as load_net
+from paring.methods import IMP, L0, STR, AtInit, ContinuousSparsification, Slimming, Supermask
 from paring.train import METRICS, Recipe
 
 RECIPE = Recipe(epochs=1, batch=400, lr=0.1, optimizer="sgd")

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import paring as pr
+from paring.cli.arguments import METHODS
+from paring.cli.main import main
 from paring.core import Clock, attached
 from paring.gates import MaskGate
-from paring.lab.arguments import METHODS
-from paring.lab.cli import main
 from paring.methods import GMP, SET, STR, ContinuousSparsification, RigL
 
 
@@ -119,6 +119,6 @@ def test_paring_train_runs_every_method_as_it_is(
 ) -> None:
     """Two epochs of two steps each; `paring train --method NAME --epochs 1` and `50` are the same code."""
     words = ["train", "--method", name, "--epochs", "2", "--batch", "719", "--runs", str(tmp_path), "--quiet"]
-    monkeypatch.setattr("paring.lab.commands._page", lambda folder, row: None)
+    monkeypatch.setattr("paring.cli.commands._page", lambda folder, row: None)
     assert main([*words, "--threads", "1"]) == 0
     assert 0 < json.loads(capsys.readouterr().out)["error"] < 100

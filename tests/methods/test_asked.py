@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import paring as pr
 from paring.core import attached, gates
-from paring.graph import Report
-from paring.handle.missed import Asked
 from paring.methods import SparseVD
+from paring.removal import Report
+from paring.run.missed import Asked
 
 X = torch.randn(8, 9, generator=torch.Generator().manual_seed(0))
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from paring.cli.arguments import parse_by_layer
 from paring.core import concise
-from paring.lab.arguments import parse_by_layer
 from paring.methods import L0, Price
 from paring.methods.by_layer import named, value_at
 

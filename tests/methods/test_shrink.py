@@ -14,7 +14,7 @@ import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.core import gates
 from paring.gates import StochasticGate
-from paring.relax import HardConcrete
+from paring.gates.relax import HardConcrete
 from paring.testing import difference, same_state
 
 pytestmark = [BY_HAND, CUT_SHORT]

@@ -11,17 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paring.models import (
-    MODELS,
-    build,
-    lenet5_caffe,
-    lenet_300_100,
-    mlp,
-    resnet20,
-    vgg11,
-    wide_resnet,
-    wrn_16_4,
-)
+from paring.models import MODELS, build, lenet5_caffe, lenet_300_100, mlp, resnet20, vgg11, wide_resnet, wrn_16_4
 
 Shape = tuple[int, int, int]
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)

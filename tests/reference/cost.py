@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from paring.analysis.wiring import Layer, Norm, Wiring
 from paring.cost import Openness
-from paring.graph.wiring import Layer, Norm, Wiring
 
 
 class Builder:

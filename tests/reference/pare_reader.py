@@ -1,4 +1,4 @@
-"""A reader of `.pare` files in plain Python, written from FORMAT.md alone: the naive twin of `paring.codec.container.File`.
+"""A reader of `.pare` files in plain Python, written from FORMAT.md alone: the naive twin of `paring.files.pare.container.File`.
 
 It checks nothing. Entries come back as integers (bit patterns).
 """

@@ -1,4 +1,4 @@
-"""The decoder of FORMAT.md in plain integers: the naive twin of `paring.codec.entropy.Decoder`."""
+"""The decoder of FORMAT.md in plain integers: the naive twin of `paring.files.pare.entropy.Decoder`."""
 
 from __future__ import annotations
 

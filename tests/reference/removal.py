@@ -1,4 +1,4 @@
-"""Naive twin of `paring.graph`: which units of a plain chain have to stay, one unit and one weight at a time.
+"""Naive twin of `paring.removal`: which units of a plain chain have to stay, one unit and one weight at a time.
 
 Works on an `nn.Sequential` of stock modules in eval mode and knows nothing of graphs: it walks the list of modules with
 Python loops, and takes the constants that dead units come out with from a real forward pass. Of the constants that a

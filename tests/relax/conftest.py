@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paring.relax import (
+from paring.gates.relax import (
     Concrete,
     HardConcrete,
     RectifiedGaussian,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import integrate
 from torch import Tensor
 
-from paring.relax import Concrete, HardConcrete, Relaxation, StraightThroughBernoulli
+from paring.gates.relax import Concrete, HardConcrete, Relaxation, StraightThroughBernoulli
 from reference import relax as naive
 
 parameters = st.floats(-6, 6)

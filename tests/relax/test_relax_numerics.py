@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paring.relax import Concrete, HardConcrete, RectifiedGaussian, RectifiedLogistic, Relaxation
+from paring.gates.relax import Concrete, HardConcrete, RectifiedGaussian, RectifiedLogistic, Relaxation
 
 FAR = {
     torch.float16: [-50.0, -4.6, 0.0, 4.6, 50.0],

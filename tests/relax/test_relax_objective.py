@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paring.relax import HardConcrete, expected_l0, expected_l2, spike_and_slab
+from paring.gates.relax import HardConcrete, expected_l0, expected_l2, spike_and_slab
 from reference import relax as naive
 
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=6)

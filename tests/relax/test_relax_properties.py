@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paring.relax import Concrete, HardConcrete, Relaxation, StraightThroughBernoulli
+from paring.gates.relax import Concrete, HardConcrete, Relaxation, StraightThroughBernoulli
 
 parameters = st.floats(-8, 8)
 quick = settings(max_examples=20, deadline=None)

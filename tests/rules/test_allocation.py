@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from paring.rules import ErdosRenyi, Given, Global, Uniform
+from paring.select import ErdosRenyi, Given, Global, Uniform
 
 SHAPES = {"conv1": (16, 3, 3, 3), "conv2": (32, 16, 3, 3), "fc1": (64, 128), "fc2": (10, 64)}
 

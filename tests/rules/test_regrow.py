@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from paring.rules import exchange
+from paring.select import exchange
 
 
 def naive(

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from paring.rules import CosineDrop, Cubic, Geometric
+from paring.select import CosineDrop, Cubic, Geometric
 
 
 def test_cubic_is_the_formula_of_the_paper() -> None:

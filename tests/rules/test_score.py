@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.rules import Loss, grasp, magnitude, random, snip, synflow
+from paring.select import Loss, grasp, magnitude, random, snip, synflow
 
 
 class Product(nn.Module):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from paring.rules import NM, Blocks, ErdosRenyi, Global, Structure, Uniform, Units, Weights, masks, top
+from paring.select import NM, Blocks, ErdosRenyi, Global, Structure, Uniform, Units, Weights, masks, top
 
 
 def naive_blocks(score: Tensor, rows: int, columns: int, keep: int) -> Tensor:

@@ -1,10 +1,10 @@
 """Cost: what a network takes in parameters, arithmetic, bytes and time, expected or actual."""
 
 from paring.cost.actual import Measured, ModuleCost, measure
-from paring.cost.compare import Comparison, compare, compare_times
+from paring.cost.cost_report import CostReport, report
 from paring.cost.count import Cost, CostModel, LayerCost, Openness
 from paring.cost.latency import Latency, latency, ratio
-from paring.cost.report import CostReport, report
+from paring.cost.speed_up import Comparison, compare, compare_times
 
 __all__ = [
     "Comparison",

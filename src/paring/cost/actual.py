@@ -1,8 +1,8 @@
 """What a real network costs: counted from its tensors, not from its gates.
 
-Three sizes are told apart here and in ``paring.codec``: nonzero parameters, dense bytes (what the tensors of a
+Three sizes are told apart here and in ``paring.compress``: nonzero parameters, dense bytes (what the tensors of a
 safetensors file take: parameters and persistent buffers, ties once) and, over there, entropy-coded bytes.
-Multiplies and adds follow ``paring.cost.count`` and ``paring.graph.work``: one multiply and one add per weight and
+Multiplies and adds follow ``paring.cost.count`` and ``paring.analysis.work``: one multiply and one add per weight and
 output position, and per combination in a product of activations (attention), one add per bias and output position;
 activations, pooling, norms and embedding lookups are free. What no layer of its own does counts in the module that it
 was traced in.
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.analysis.wiring import Layer, Wiring, wiring
 from paring.core import unwrapped
-from paring.graph.wiring import Layer, Wiring, wiring
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Measured:
 
 
 def measure(net: nn.Module, example: Any = None) -> Measured:
-    """Count ``net`` module by module; ``example`` is an input as ``paring.graph.wiring`` takes it (for MACs and adds).
+    """Count ``net`` module by module; ``example`` is an input as ``paring.analysis.wiring`` takes it (for MACs and adds).
 
     Raises what ``wiring`` raises when the network cannot be captured.
     """

@@ -42,9 +42,9 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
+from paring.analysis.wiring import Layer, Norm, Wiring
+from paring.analysis.work import Product
 from paring.cost.indices import indices
-from paring.graph.wiring import Layer, Norm, Wiring
-from paring.graph.work import Product
 
 _FIELDS = ("outputs", "inputs", "weights", "biases", "parameters", "macs", "adds")
 

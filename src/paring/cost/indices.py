@@ -12,8 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from paring.graph.wiring import Layer, Wiring
-from paring.graph.work import Product
+from paring.analysis.wiring import Layer, Wiring
+from paring.analysis.work import Product
 
 
 def indices(wiring: Wiring) -> dict[str, Tensor]:

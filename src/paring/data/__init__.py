@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from paring.data.augment import Augment
-from paring.data.error import DataError
+from paring.data.data_error import DataError
 from paring.data.idx import read_idx
 from paring.data.sets import NAMES, SIZES, Record, fetch, load, status
 from paring.data.split import Dataset, Split, stratified

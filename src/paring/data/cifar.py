@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paring.data.error import DataError
+from paring.data.data_error import DataError
 from paring.data.source import File
 from paring.data.split import Split
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from paring.data.error import extra, folder_of
+from paring.data.data_error import extra, folder_of
 from paring.data.split import Split, stratified
 
 TEST_FRACTION = 0.2

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paring.data import cifar, digits, idx
-from paring.data.error import DataError
+from paring.data.data_error import DataError
 from paring.data.source import File, Source, ensure, locate, read, verified
 from paring.data.split import Dataset, Split, stratified
 

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from paring.data.error import DataError, extra
+from paring.data.data_error import DataError, extra
 
 
 @dataclass(frozen=True)

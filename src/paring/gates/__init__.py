@@ -1,12 +1,13 @@
 """Gates, the places where they go, and how open they are."""
 
-from paring.gates.binary import BinaryWeights, is_binary
-from paring.gates.dropout import DropoutGate
-from paring.gates.gaussian import GaussianGate
-from paring.gates.groups import Groups, groups
+from paring.gates.binary_weights import BinaryWeights, is_binary
+from paring.gates.dropout_gate import DropoutGate
+from paring.gates.frozen import rest_weights, set_signed_constant
+from paring.gates.gate_groups import Groups, groups
+from paring.gates.gaussian_gate import GaussianGate
 from paring.gates.left_out import say_left_out
-from paring.gates.live import live
-from paring.gates.mask import MaskGate
+from paring.gates.live_units import live
+from paring.gates.mask_gate import MaskGate
 from paring.gates.masking import (
     clear_closed,
     forget,
@@ -22,16 +23,15 @@ from paring.gates.masking import (
     weight_sites,
     weights_of,
 )
-from paring.gates.obstacle import carrier_of
 from paring.gates.openness import expected, gate_of, openness, replaced, support, tied
 from paring.gates.place import Site, put_gate, sites
 from paring.gates.reader import ReadingGate, read_weights
-from paring.gates.scale import ScaleGate
-from paring.gates.sigmoid import SigmoidGate
-from paring.gates.soft_threshold import SoftThresholdGate
-from paring.gates.still import rest_weights, set_signed_constant
-from paring.gates.stochastic import StochasticGate
-from paring.gates.supermask import PopupGate, SupermaskGate
+from paring.gates.scale_gate import ScaleGate
+from paring.gates.sigmoid_gate import SigmoidGate
+from paring.gates.soft_threshold_gate import SoftThresholdGate
+from paring.gates.stochastic_gate import StochasticGate
+from paring.gates.supermask_gate import PopupGate, SupermaskGate
+from paring.gates.why_not_gateable import carrier_of
 
 __all__ = [
     "BinaryWeights",

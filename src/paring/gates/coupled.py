@@ -8,8 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from paring.gates.obstacle import carrier_of, of_carrier
-from paring.graph import Group, Wiring
+from paring.analysis import Group, Wiring
+from paring.gates.why_not_gateable import carrier_of, of_carrier
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from paring.analysis import Wiring
 from paring.core import GATED, STOCK, At, Gate, Places, Probe, attached
-from paring.gates.obstacle import carrier_of
 from paring.gates.place import Site, single_site
-from paring.graph import Wiring
+from paring.gates.why_not_gateable import carrier_of
 
 _SHOWN = 5  # layers in the message
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from paring.core import At, Method, Probe, attached, gated_layers
 from paring.gates.left_out import say_left_out
-from paring.gates.mask import MaskGate
+from paring.gates.mask_gate import MaskGate
 from paring.gates.openness import gate_of
 from paring.gates.place import Site, put_gate, sites
-from paring.rules import NM, Structure, Weights
+from paring.select import NM, Structure, Weights
 
 _SINGLE = Weights()
 

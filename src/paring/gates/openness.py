@@ -8,11 +8,11 @@ from operator import attrgetter
 import torch
 from torch import Tensor, nn
 
+from paring.analysis import Group, Wiring
 from paring.core import Gate, Gated, Kind, Spread, gated_layers
 from paring.cost import Openness
 from paring.gates.coupled import entries, group_of, labels_of
 from paring.gates.place import Site
-from paring.graph import Group, Wiring
 
 
 def gate_of(net: nn.Module, site: Site) -> Gate:

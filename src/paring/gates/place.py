@@ -3,7 +3,7 @@
 Unit gates go after the unit's last affine operation: on the BatchNorm's output when a BatchNorm is the only reader of
 the layer, else on the layer itself. A gate in front of a BatchNorm would get no gradient (the norm undoes its scale)
 and its zero would come out as the norm's shift. Units that residual adds, products or depthwise convolutions tie
-together have one gate, which acts in several modules (`paring.graph.groups` says which); a selector takes such a
+together have one gate, which acts in several modules (`paring.analysis.unit_groups` says which); a selector takes such a
 group when it takes any of its layers, and `!` leaves out every group with that layer. An attention head is a unit of
 such a group, with one gate on its values; `heads` stands for these groups alone. Units that the network's output
 shows, or that something else holds on to, are left alone; asking for such a layer by its very name is an error that
@@ -22,10 +22,10 @@ from typing import Literal
 import torch
 from torch import nn
 
+from paring.analysis import Group, Wiring
 from paring.core import STOCK, At, Gate, Kind, Place, Places, gate_shape, names_layer, put, share
 from paring.gates.coupled import Tap, choose_taps, covers_layer, group_size
-from paring.gates.obstacle import carrier_of, of_carrier, of_layer
-from paring.graph import Group, Wiring
+from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 
 _SHOWN = 12  # names of layers in a message
 

@@ -1,7 +1,6 @@
 """Hard-threshold networks: units, the rules by which they are trained, and feasible target propagation."""
 
-from paring.hard.learned_step import LearnedStep
-from paring.hard.rules import (
+from paring.hard.gradient_rules import (
     STE,
     ApproxSign,
     ErrorDecay,
@@ -15,6 +14,7 @@ from paring.hard.rules import (
     UnitLoss,
     targets,
 )
+from paring.hard.learned_step import LearnedStep
 from paring.hard.target_propagation import TargetPropagation
 from paring.hard.target_search import ftprop
 from paring.hard.units import SaturatedReLU, Sign, Staircase, sign, staircase, thresholds

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.graph.rebuild import UNITS
+from paring.files.rebuild import UNITS
 
 _LEAST = 1e-8
 

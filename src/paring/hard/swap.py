@@ -7,9 +7,9 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+from paring.analysis.capture import capture
+from paring.analysis.state import module_path, packet
 from paring.core import Example
-from paring.graph.capture import capture
-from paring.graph.state import module_path, packet
 from paring.hard.learned_step import LearnedStep
 from paring.hard.units import SaturatedReLU, Sign, Staircase
 

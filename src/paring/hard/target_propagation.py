@@ -8,7 +8,7 @@
 
 Nothing is asked of a gradient through a hard unit. Under the default (weighted by |G|, one step, gradients passed down
 before the steps) the weights' gradients are those of backpropagation with the rule ∂L/∂z = |G| ∂l/∂z, so it is one
-algorithm with training by `paring.hard.rules`. Here it can also differ: another loss than the units' own, several steps
+algorithm with training by `paring.hard.gradient_rules`. Here it can also differ: another loss than the units' own, several steps
 per layer towards the same targets, targets from layers that have already moved, and modules that have no gradient.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.hard.cuts import Cut, TargetMap, clamped, cutting, no_gradient, places
-from paring.hard.rules import UnitLoss, targets
+from paring.hard.gradient_rules import UnitLoss, targets
 from paring.hard.units import Sign, Staircase, thresholds
 
 Objective = Callable[[Any, Any], Tensor]

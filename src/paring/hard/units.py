@@ -7,7 +7,7 @@
 (Friesen and Domingos, ICLR 2018, arXiv 1710.11573; "qReLU" there is the staircase.) Staircase(3) has the levels 0, 1/3, 2/3, 1
 (2 bits), Staircase(5) six levels, which the authors call 3 bits.
 
-Rules (`paring.hard.rules`) know units in centred coordinates, [-1, 1] → [-1, 1]. For the sign these are x and h; for a
+Rules (`paring.hard.gradient_rules`) know units in centred coordinates, [-1, 1] → [-1, 1]. For the sign these are x and h; for a
 staircase z = 2x - 1 and 2h - 1, both of slope 2, so that ∂loss/∂x = rule(2x - 1, G): the whole staircase is one
 soft step, as in the authors' code. With `each` the loss sits at every step θ_k instead: a sum of n sign units of
 the height 1/n, ∂loss/∂x = 1/n Σ_k rule(2(x - θ_k), G).
@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.graph.rebuild import UNITS
-from paring.hard.rules import GradientRule, SoftHinge
+from paring.files.rebuild import UNITS
+from paring.hard.gradient_rules import GradientRule, SoftHinge
 
 
 class _HardUnit(torch.autograd.Function):

@@ -23,9 +23,9 @@ from torch import nn
 
 from paring.core import At, Clock, Example, Method, Places, Probe, attached, settle_places
 from paring.gates import BinaryWeights, Site, put_gate, read_weights, sites_of, weight_of, weight_sites
-from paring.handle import Run, attach
 from paring.hard import GradientRule, LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
 from paring.hard.swap import activations, functional, swap
+from paring.run import Run, attach
 
 Activations = Literal["sign", "staircase", "learned_step", "saturated_relu", "none"]
 Weights = Literal["mean", "sign", "none"]

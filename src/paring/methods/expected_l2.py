@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from paring.analysis import Wiring
 from paring.core import Gate, Kind, Spread, gated_layers
 from paring.gates import carrier_of, tied
-from paring.graph import Wiring
 
 
 def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> Tensor:

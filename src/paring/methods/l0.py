@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from paring.core import PLACE_KINDS, At, Clock, Method, Places, Probe, attached, gates, in_steps, settle_places
 from paring.cost import CostModel
 from paring.gates import Site, StochasticGate, gate_of, put_gate, say_left_out, sites
+from paring.gates.relax import HardConcrete, Relaxation
 from paring.methods.budget import BLOW, Budget
 from paring.methods.by_layer import ByLayer, named, pairs_of, settled, value_at
 from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.price import Price
-from paring.relax import HardConcrete, Relaxation
 
 
 @dataclass(frozen=True)

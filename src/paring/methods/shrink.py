@@ -21,9 +21,9 @@ from torch import nn
 
 from paring.core import Clock, Method, Probe, Removal, attached, gates, in_steps
 from paring.gates import StochasticGate
-from paring.handle.absorb import check_absorbable
-from paring.handle.carry import check_network
-from paring.handle.memory import check_memory, check_optimizer
+from paring.run.surgery.carry import check_network
+from paring.run.surgery.fold_gates import check_absorbable
+from paring.run.surgery.optimizer_memory import check_memory, check_optimizer
 
 _LOOK = 10  # optimizer steps between two looks at which gates could retire
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.graph import SelectLinear
+from paring.core import SelectLinear
 from paring.hard.swap import UNITS
 
 

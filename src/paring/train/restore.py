@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core.plain_json import is_count, is_number, shown
-from paring.handle.saved import check_fields, check_tensors
+from paring.run.saved import check_fields, check_tensors
 from paring.train.ema import Ema
 
 FIELDS = (

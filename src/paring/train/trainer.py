@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paring.analysis import CaptureError
 from paring.core import Clock, Method, attached, concise, unwrapped
 from paring.core.plain_json import is_count, shown
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
-from paring.graph import CaptureError
-from paring.handle import Run, attach
-from paring.handle.saved import check_fields, check_tensors
+from paring.run import Run, attach
+from paring.run.saved import check_fields, check_tensors
 from paring.train import checkpoint
 from paring.train.ema import Ema
 from paring.train.evaluate import evaluate

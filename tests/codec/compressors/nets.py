@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.codec import Objective, Training
-from paring.codec.compressors.training import Descent
+from paring.compress import Objective, Training
+from paring.compress.training import Descent
 
 
 class Tied(nn.Module):

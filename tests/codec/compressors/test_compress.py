@@ -15,8 +15,7 @@ from tests.codec.compressors.nets import exactly, mlp_data, problem, task_of
 from torch import nn
 from torch.nn import functional as F
 
-from paring.codec import Objective, Training, compress
-from paring.codec.compressors import (
+from paring.compress import (
     AdaptivePrecision,
     Codebooks,
     Combined,
@@ -27,14 +26,17 @@ from paring.codec.compressors import (
     Hashed,
     KMeans,
     NeedsTraining,
+    Objective,
     Smallest,
     SoftSharing,
     Stage,
     Step,
+    Training,
     Uniform,
+    compress,
 )
-from paring.codec.compressors.tensors import float_bytes, is_binary
-from paring.codec.compressors.through import through_file
+from paring.compress.tensors import float_bytes, is_binary
+from paring.compress.through_file import through_file
 from paring.core import ParingWarning
 from paring.methods import GMP
 

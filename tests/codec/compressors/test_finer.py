@@ -12,18 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
-from paring.codec import Objective, compress, levels
-from paring.codec.compressors import (
+from paring.compress import (
     AdaptivePrecision,
     Compressor,
     DeepCompression,
     EntropyRounding,
     GridRounding,
     KMeans,
+    Objective,
     Uniform,
+    compress,
 )
-from paring.codec.compressors.steps import largest, mean_square, short, spread
-from paring.codec.compressors.through import through_file
+from paring.compress.step_sizes import largest, mean_square, short, spread
+from paring.compress.through_file import through_file
+from paring.files.pare import levels
 
 
 class Scales(nn.Module):

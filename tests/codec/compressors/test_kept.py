@@ -8,8 +8,7 @@ from tests.codec.compressors.nets import problem
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.codec import Objective, Training, compress
-from paring.codec.compressors import (
+from paring.compress import (
     AdaptivePrecision,
     Codebooks,
     Combined,
@@ -18,13 +17,16 @@ from paring.codec.compressors import (
     EntropyRounding,
     Hashed,
     KMeans,
+    Objective,
     Smallest,
     SoftSharing,
     Stage,
+    Training,
+    compress,
 )
-from paring.codec.compressors.tensors import is_binary, unique
-from paring.codec.compressors.through import through_file
-from paring.methods import Dense
+from paring.compress.tensors import is_binary, unique
+from paring.compress.through_file import through_file
+from paring.core.method import Dense
 
 
 def data() -> tuple[Tensor, Tensor]:

@@ -15,26 +15,17 @@ from tests.codec.compressors.nets import Tied, task_of
 from torch import nn
 from torch.nn import functional as F
 
-from paring.codec.compressors import (
-    Codebooks,
-    Combined,
-    EntropyRounding,
-    KMeans,
-    SoftSharing,
-    Stage,
-    Training,
-    compress,
-)
-from paring.codec.compressors.entropy_rounding import Latent, likelihood_bits
-from paring.codec.compressors.grid_rounding import rounded
-from paring.codec.compressors.hashed import Hash, hashed
-from paring.codec.compressors.huffman import estimate, huffman_bits
-from paring.codec.compressors.noise import dropout
-from paring.codec.compressors.small import gridded
-from paring.codec.compressors.soft_sharing import Mixture, looked_up
-from paring.codec.compressors.tensors import float_bytes, is_binary, ties, weights_of
-from paring.codec.compressors.through import through_file
-from paring.codec.compressors.training import Descent
+from paring.compress import Codebooks, Combined, EntropyRounding, KMeans, SoftSharing, Stage, Training, compress
+from paring.compress.entropy_rounding import Latent, likelihood_bits
+from paring.compress.grid_rounding import rounded
+from paring.compress.hashed import Hash, hashed
+from paring.compress.huffman import estimate, huffman_bits
+from paring.compress.noise import dropout
+from paring.compress.small_tensors import gridded
+from paring.compress.soft_sharing import Mixture, looked_up
+from paring.compress.tensors import float_bytes, is_binary, ties, weights_of
+from paring.compress.through_file import through_file
+from paring.compress.training import Descent
 from paring.core import ParingWarning
 from paring.methods import GMP, L0
 

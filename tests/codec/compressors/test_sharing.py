@@ -10,10 +10,10 @@ import torch
 from tests.codec.compressors.nets import Tied
 from torch import Tensor, nn
 
-from paring.codec.compressors.learning import Alternation
-from paring.codec.compressors.sharing import Sharing, groups_of
-from paring.codec.compressors.training import Descent, Training
-from paring.codec.compressors.tuning import estimate_norms, tune_codewords
+from paring.compress.learning import Alternation
+from paring.compress.training import Descent, Training
+from paring.compress.tuning import estimate_norms, tune_codewords
+from paring.compress.weight_sharing import Sharing, groups_of
 
 
 def layers() -> nn.Module:

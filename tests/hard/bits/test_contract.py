@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from tests.reference.bits import contraction, lively, popcount_contraction, signs
 from torch import Tensor, nn
 
+from paring.bits import backend
+from paring.bits.backend import kernels
+from paring.bits.check import as_bits
+from paring.bits.contract import BitLayer, Window, binary, scales
+from paring.bits.edges import Chain, Edges, code_of, find
+from paring.bits.words import packed
 from paring.hard import Sign, Staircase
-from paring.hard.bits import backend
-from paring.hard.bits.backend import kernels
-from paring.hard.bits.check import as_bits
-from paring.hard.bits.contract import BitLayer, Window, binary, scales
-from paring.hard.bits.edges import Chain, Edges, code_of, find
-from paring.hard.bits.words import packed
 
 UNITS = {"sign": 0, "2 bits": 3, "4 steps": 4}
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.reference.bits import lively
 from torch import Tensor, nn
 
+from paring.bits.edges import LARGEST_KEY, Chain, Code, code_of, find, floats, intervals
 from paring.hard import SaturatedReLU, Sign, Staircase
-from paring.hard.bits.edges import LARGEST_KEY, Chain, Code, code_of, find, floats, intervals
+from paring.hard.gradient_rules import STE
 from paring.hard.learned_step import LearnedStep
-from paring.hard.rules import STE
 
 C = 12
 UNITS = {

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from tests.reference.bits import lively
 from torch import nn
 
+from paring.bits.bit_layers import BitPool, Decode, Encode
+from paring.bits.check import as_bits
+from paring.bits.edges import Chain, Code, code_of, intervals
 from paring.hard import Sign, Staircase
-from paring.hard.bits.check import as_bits
-from paring.hard.bits.edges import Chain, Code, code_of, intervals
-from paring.hard.bits.layers import BitPool, Decode, Encode
 
 
 @given(

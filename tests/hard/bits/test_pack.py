@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 import paring as pr
 from marks import CUT_SHORT
+from paring.bits import BitNet, BitsError, pack_bits
+from paring.bits.backend import kernels
+from paring.bits.contract import binary
 from paring.hard import Sign, Staircase
-from paring.hard.bits import BitNet, BitsError, pack_bits
-from paring.hard.bits.backend import kernels
-from paring.hard.bits.contract import binary
 from paring.hard.learned_step import LearnedStep
 from paring.methods import Binarize
 from paring.models import build
@@ -289,7 +289,7 @@ def test_reasons() -> None:
 
 
 def test_a_wrong_bit_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from paring.hard.bits import rewrite
+    from paring.bits import rewrite_bits as rewrite
 
     right = rewrite.find
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paring.hard.bits.words import ones, packed, packed_weights, unpacked, unpacked_weights, words_for
+from paring.bits.words import ones, packed, packed_weights, unpacked, unpacked_weights, words_for
 
 
 def test_by_hand() -> None:

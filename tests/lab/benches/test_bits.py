@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from evidence.bench import BENCHES, Asked
+from evidence.benches import bits
+from evidence.views.bench_views import bits_view
 from torch import nn
 
+from paring.bits.contract import binary
+from paring.cli.results import load
 from paring.hard import Sign
-from paring.hard.bits.contract import binary
-from paring.lab.bench import BENCHES, Asked
-from paring.lab.bench_views import bits_view
-from paring.lab.benches import bits
-from paring.lab.results import load
 
 
 def test_subjects_are_those_that_were_asked_for() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from evidence.benches import codec
+from evidence.benches.common import Asked
 
-from paring.lab.benches import codec
-from paring.lab.benches.common import Asked
-from paring.lab.results import load
+from paring.cli.results import load
 
 
 def test_huffman_lengths() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from evidence.benches.common import Asked, Book
 
-from paring.lab.benches.common import Asked, Book
-from paring.lab.results import ResultsError, load
+from paring.cli.results import ResultsError, load
 
 
 def test_rows_are_added_once_and_replaced_when_asked(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ import copy
 
 import pytest
 import torch
+from evidence.benches.dead import KINDS, SUBJECTS, Kind, half_dead, rows, width
 from torch import Tensor, nn
-
-from paring.lab.benches.dead import KINDS, SUBJECTS, Kind, half_dead, rows, width
 
 SMALL = [name for name in SUBJECTS if name not in ("resnet50", "vgg16")]
 

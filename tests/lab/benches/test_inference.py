@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from evidence.benches import inference
+from evidence.benches.common import Asked
+from evidence.benches.dead import SUBJECTS, width
+from evidence.benches.runtimes import FORMATS, Formatted, Session, has_onnxruntime
 
+from paring.cli.results import load
 from paring.cost import measure
-from paring.lab.benches import inference
-from paring.lab.benches.common import Asked
-from paring.lab.benches.dead import SUBJECTS, width
-from paring.lab.benches.runtimes import FORMATS, Formatted, Session, has_onnxruntime
-from paring.lab.results import load
 
 
 @pytest.mark.parametrize(("multiple", "off"), [(1, 0.02), (8, 0.15)])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from evidence.benches import removal
+from evidence.benches.common import Asked
+from evidence.benches.dead import KINDS, Kind
+from evidence.benches.tools import FUSED
 
-from paring.lab.benches import removal
-from paring.lab.benches.common import Asked
-from paring.lab.benches.dead import KINDS, Kind
-from paring.lab.benches.tools import FUSED
-from paring.lab.results import load
+from paring.cli.results import load
 
 
 @pytest.mark.parametrize("kind", KINDS)

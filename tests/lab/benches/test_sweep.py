@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evidence.benches import sweep
+from evidence.benches.common import Asked
 
-from paring.lab.benches import sweep
-from paring.lab.benches.common import Asked
-from paring.lab.experiment import Experiment
-from paring.lab.results import load
-from paring.lab.sweep import Serial
+from paring.cli.experiment import Experiment
+from paring.cli.results import load
+from paring.cli.sweep import Serial
 from paring.train import Recipe
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from evidence.benches import training_speed
+from evidence.benches.common import Asked
+from evidence.benches.training_speed import Race, Runner, compare, shrunk
 
 from marks import CUT_SHORT
+from paring.cli.experiment import Experiment
+from paring.cli.results import load as load_results
 from paring.core import Places, Stack
+from paring.core.method import Dense
 from paring.data import Dataset, load
-from paring.lab.benches import training_speed
-from paring.lab.benches.common import Asked
-from paring.lab.benches.training_speed import Race, Runner, compare, shrunk
-from paring.lab.experiment import Experiment
-from paring.lab.results import load as load_results
-from paring.methods import L0, Dense
+from paring.methods import L0
 from paring.testing import same_state
 from paring.train import Recipe, fit
 

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from paring.graph import compact
+from paring.removal import compact
 
 
 class Tied(nn.Module):

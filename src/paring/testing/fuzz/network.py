@@ -12,9 +12,10 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor, nn
 
-from paring.codec.shards import CODES
-from paring.graph import FileError, load, save
-from paring.graph.file import KEY, _digest
+from paring.core import FileError
+from paring.files import load, save
+from paring.files.file import KEY, _digest
+from paring.files.shards import CODES
 from paring.testing.fuzz.format import Case, Format, Seed
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere, flipped
 from paring.testing.fuzz.nets import examples

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from paring.codec import File, PareError, pack, unpack, write
-from paring.codec.container import MAGIC, VERSION
-from paring.codec.dictionary import DICTIONARY
+from paring.files import File, PareError, pack, unpack, write
+from paring.files.pare.container import MAGIC, VERSION
+from paring.files.pare.dictionary import DICTIONARY
 from paring.testing.fuzz.format import Case, Format, Seed
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
 from paring.testing.fuzz.nets import examples

@@ -9,11 +9,11 @@ from paring.testing.fuzz.format import Format
 FORMATS: dict[str, str] = {
     "safetensors": "paring.testing.fuzz.network:Network",
     "pare": "paring.testing.fuzz.pare:Pare",
-    "commands": "paring.lab.fuzz.commands:Commands",
+    "commands": "paring.cli.fuzz.commands_format:Commands",
     "checkpoint": "paring.testing.fuzz.checkpoint:Checkpoint",
-    "result": "paring.lab.fuzz.result:Result",
-    "run": "paring.lab.fuzz.run:RunFolder",
-    "sweep": "paring.lab.fuzz.sweep:Sweep",
+    "result": "paring.cli.fuzz.result_format:Result",
+    "run": "paring.cli.fuzz.run_format:RunFolder",
+    "sweep": "paring.cli.fuzz.sweep_format:Sweep",
 }
 """Name -> "module:class"."""
 

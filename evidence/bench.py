@@ -1,0 +1,20 @@
+"""Benchmarks: ratios of times measured side by side in one process, medians, thread count set."""
+
+from __future__ import annotations
+
+from evidence.benches import bits, codec, gates, inference, removal, sweep, training_speed
+from evidence.benches.common import Asked, Bench
+
+BENCHES: dict[str, Bench] = {
+    "gates": Bench("what gates cost per training step, against dense", 200, gates.run),
+    "removal": Bench("exactness, size and time of removal, against Torch-Pruning and torch-simplify", 3, removal.run),
+    "inference": Bench("how much of the saving in MACs is a saving in time", 15, inference.run),
+    "bits": Bench("layers and networks of bits against float32, in time and bytes", 30, bits.run),
+    "codec": Bench(
+        "bits per weight and MB/s of the .pare coder, against zstd, lzma, Huffman and NNCodec", 3, codec.run
+    ),
+    "training-speed": Bench("training that shrinks as it goes, against dense", 1, training_speed.run, trains=True),
+    "sweep": Bench("wall-clock time of a sweep on two workers, against one after another", 1, sweep.run, trains=True),
+}
+
+__all__ = ["BENCHES", "Asked", "Bench"]

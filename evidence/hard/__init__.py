@@ -1,0 +1,1 @@
+"""Measurements of hard-threshold networks that only the tables need."""

@@ -1,0 +1,1 @@
+"""How results become the tables and figures of the docs."""

@@ -1,0 +1,188 @@
+"""Capture of a network as a flat graph of tensor operations: a thin adapter over `torch.export` (torch >= 2.6).
+
+The network is traced in the mode it is in (train or eval), on a batch of two examples if it can, on fake tensors: parameters,
+buffers, training flags and random states stay as they are. Every operation knows the module it came from, every
+parameter its name. What cannot be traced raises `CaptureError` with the line of the user's model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from paring.analysis.alone import alone
+from paring.analysis.autocast import check_forward, own_forward, plainly
+from paring.analysis.explain import explain
+from paring.analysis.quiet import quiet
+from paring.core import Example, Inputs
+
+
+class CaptureError(ValueError):
+    """The network could not be captured as a graph; the message says what, where and what to do."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A traced network.
+
+    program: what `torch.export` returned. tensors: placeholder name -> parameter or buffer name as in `net`.
+    constants: placeholder name -> tensor written in the forward. batch: examples in the traced batch.
+    """
+
+    program: ExportedProgram
+    tensors: dict[str, str]
+    constants: dict[str, Tensor]
+    batch: int
+
+    @property
+    def nodes(self) -> Iterable[fx.Node]:
+        return list(self.program.graph.nodes)
+
+
+def check_example(net: nn.Module, inputs: Inputs) -> None:
+    """Refuse an example without entries, and one that is no call of the network's forward.
+
+    Raises:
+        CaptureError: a tensor of it is empty, or an argument is missing or too many.
+    """
+    if any(0 in shape for shape in inputs.shapes):
+        raise CaptureError(f"the example is empty (shapes {inputs}); give at least one input to look at")
+    try:
+        arguments(net, inputs)
+    except TypeError as error:
+        raise CaptureError(
+            f"forward of {type(net).__name__} takes {_signature(net)}, but the example gives {_given(inputs)}: {error}. Give "
+            "positional arguments as a tuple, keyword arguments as a mapping"
+        ) from None
+
+
+def check_layers(net: nn.Module) -> None:
+    """Refuse parameters without entries or without a shape.
+
+    Raises:
+        CaptureError: says which.
+    """
+    for name, parameter in net.named_parameters():
+        if is_lazy(parameter):
+            raise CaptureError(f"'{name}' of {type(net).__name__} has no shape yet; run the network on an input first")
+        if parameter.numel() == 0:
+            raise CaptureError(
+                f"'{name}' of {type(net).__name__} has shape {tuple(parameter.shape)}: a layer without units or inputs cannot "
+                "be looked at; leave it out of the network"
+            )
+
+
+def check_copies(net: nn.Module) -> None:
+    """Refuse weights that hooks compute from others (`torch.nn.utils.prune`, the old `weight_norm`): they cannot be copied.
+
+    Raises:
+        CaptureError: says which, and what to do.
+    """
+    for path, module in net.named_modules():
+        for leaf, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None and leaf in ("weight", "bias"):
+                raise CaptureError(
+                    f"the {leaf} of '{path}' is computed from other tensors by a hook. Make it a parameter first: "
+                    f"torch.nn.utils.prune.remove(module, {leaf!r}) after pruning, "
+                    "torch.nn.utils.remove_weight_norm(module) after weight_norm"
+                )
+
+
+def untouched_random() -> AbstractContextManager[None]:
+    """A context after which the random states of this process are as before."""
+    ready = torch.cuda.is_available() and torch.cuda.is_initialized()
+    context: AbstractContextManager[None] = torch.random.fork_rng(range(torch.cuda.device_count()) if ready else [])
+    return context
+
+
+@alone()
+def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captured:
+    """Trace `net` on `example`: a tensor, a tuple of arguments or a mapping of keyword arguments, with the batch first.
+
+    dynamic: leave the batch size symbolic where the network allows it. Raises `CaptureError`, and ValueError for a forward
+    that was put on an instance and holds on to it (`check_forward`).
+    """
+    whole = Inputs.of(example)
+    check_forward(net)
+    check_example(net, whole)
+    check_layers(net)
+    try:
+        inputs = whole.cycled(2)  # tracers treat a batch of one as a special case
+        program = _export(net, inputs, dynamic)
+    except Exception:  # some networks want more than two examples; whatever is wrong otherwise shows again
+        try:
+            inputs, program = whole, _export(net, whole, dynamic)
+        except Exception as error:  # torch.export raises whatever the network's own code raises
+            with untouched_random():
+                message = explain(net, whole, error, _traces)
+            raise CaptureError(message) from error
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    lifted = {name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()}
+    return Captured(program, dict(names), lifted, inputs.batch or 1)
+
+
+def _export(net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
+    shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
+    with untouched_random(), _traceable(net), own_forward(net), plainly(), torch.no_grad(), quiet():
+        return torch.export.export(net, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False)
+
+
+def _traces(net: nn.Module, inputs: Inputs) -> bool:
+    """Whether the network can be traced as it is now."""
+    try:
+        _export(net, inputs, False)
+    except Exception:  # torch.export raises whatever the network's own code raises
+        return False
+    return True
+
+
+@contextmanager
+def _traceable(net: nn.Module) -> Iterator[None]:
+    """A BatchNorm without momentum computes with its step count, which cannot be traced: here it has one meanwhile."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.momentum is None]
+    for norm in norms:
+        norm.momentum = 0.1
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.momentum = None
+
+
+def arguments(net: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """What each argument of the network's forward is given, `*args` and `**kwargs` as one each.
+
+    Raises:
+        TypeError: the inputs are no call of it.
+    """
+    return inspect.signature(net.forward).bind(*inputs.args, **inputs.kwargs).arguments
+
+
+def first_dimensions(net: nn.Module, inputs: Inputs, size: object) -> dict[str, Any]:
+    """`size` for the first dimension of every tensor, as `torch.export` wants it: by the name of the argument."""
+
+    def one(leaf: object) -> object:
+        return {0: size} if isinstance(leaf, Tensor) and leaf.dim() else None
+
+    found: dict[str, Any] = pytree.tree_map(one, arguments(net, inputs))
+    return found
+
+
+def _signature(net: nn.Module) -> str:
+    return str(inspect.signature(net.forward)).partition(" -> ")[0]
+
+
+def _given(inputs: Inputs) -> str:
+    count = len(inputs.args)
+    told = [f"{count} positional argument{'s' * (count != 1)}"] if count or not inputs.kwargs else []
+    return " and ".join([*told, *([", ".join(inputs.kwargs)] if inputs.kwargs else [])])

@@ -1,0 +1,54 @@
+"""Layers that read their inputs in groups: an N:M pattern says how many weights of m consecutive inputs are open.
+
+When such a layer loses single inputs, those behind move up into other groups, and the pattern is none any more. So of each
+group either all m inputs go or none: what is left keeps its groups. For the same reason the columns of constants are not
+merged into one column there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from paring.analysis.interpret import Interpretation
+from paring.analysis.liveness import Fate
+from paring.analysis.weights import groups_of
+
+InputGroups = Mapping[str, int]
+"""Layer name → m. Layers with groups of their own lose no single columns anyway."""
+
+
+def keep_groups(found: Interpretation, fate: Fate, input_groups: InputGroups) -> bool:
+    """Keep the units of every group of which one input stays. True if that kept any more.
+
+    They are kept without being needed, as in `round_up`.
+    """
+    changed = False
+    while True:
+        more = []
+        for site in found.sites:
+            size = input_groups.get(site.name, 1)
+            if size > 1 and groups_of(site.module) == 1:
+                kept = fate.kept[site.columns]
+                more.append(site.columns[_whole(kept, size) & ~kept])
+        units = torch.cat([*more, torch.empty(0, dtype=torch.int64)]).unique()
+        if not len(units):
+            return changed
+        changed = True
+        fate.kept[units] = True
+        fate.grouped.update(units.tolist())
+
+
+def whole_groups(gone: Tensor, size: int) -> Tensor:
+    """Of the columns that could go, those whose whole group goes."""
+    return gone & ~_whole(~gone, size)
+
+
+def _whole(chosen: Tensor, size: int) -> Tensor:
+    """Every column whose group of `size` has a chosen one."""
+    group = torch.arange(len(chosen)) // size
+    found = torch.zeros(-(-len(chosen) // size), dtype=torch.bool)
+    found[group[chosen]] = True
+    return found[group]

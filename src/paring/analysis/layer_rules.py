@@ -1,0 +1,182 @@
+"""Rules for the layers: Linear, convolution (with groups, transposed), embedding.
+
+Constant units. Let x be the known inputs (0 where dynamic). Unit u is constant iff W[u, j] = 0 for every dynamic input
+j that it reads; its value is then the layer applied to x, position by position.
+
+In a convolution with groups all channels of a group, in and out, belong together: whole groups live or go.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+
+from paring.analysis.labels import along, spread, uniform
+from paring.analysis.state import Ref, Site, State, module_path, shape_of
+from paring.analysis.weights import TRANSPOSED, dims, groups_of, used, weight_of
+
+if TYPE_CHECKING:
+    from paring.analysis.interpret import Interpreter
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def linear(run: Interpreter, node: fx.Node) -> object:
+    """y = x Wᵀ + b along the last dimension."""
+    return _layer(run, node, "linear", (nn.Linear,), -1)
+
+
+def conv(run: Interpreter, node: fx.Node) -> object:
+    """A convolution; channels are the dimension before the spatial ones."""
+    weight = shape_of(node.args[1].meta["val"])  # type: ignore[union-attr]
+    return _layer(run, node, "conv", _CONVS, 1 - len(weight))
+
+
+def conv_transpose(run: Interpreter, node: fx.Node) -> object:
+    """A transposed convolution. Unless it is pointwise, a constant input meets other taps at other positions."""
+    weight = shape_of(node.args[1].meta["val"])  # type: ignore[union-attr]
+    return _layer(run, node, "conv_transpose", TRANSPOSED, 1 - len(weight))
+
+
+def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Module], ...], dim: int) -> object:
+    x, bias = run.states(node.args[0]), run.values(argument(node, 2, "bias"))
+    weight = run.values(node.args[1])
+    found = _owner(run, node, weight, classes)
+    if found is None or not isinstance(x, State):
+        return run.barrier(node)
+    name, module = found
+    plain = own(module, "weight", weight) and own(module, "bias", bias)
+    shape = shape_of(node.meta["val"])
+    groups = groups_of(module)
+    count, inputs = shape[dim], x.value.shape[dim]
+    units, columns = run.new_units(name, count), along(x.labels, dim)
+    if columns is None:
+        run.keep(x.labels, f"read by '{name}' across several dimensions")
+        columns = torch.full((inputs,), -1)
+    if groups > 1:
+        _couple_groups(run, units, columns, groups)
+    value = torch.full(shape, torch.nan, dtype=torch.float64)
+    if not plain:
+        run.keep(columns, f"read by '{name}', whose weight is computed in the forward")
+        run.keep(units, "its weight is computed in the forward")
+    else:
+        _constants(run, node, x.value, value, dim, module)
+    counted = x.value if isinstance(module, TRANSPOSED) else value  # every input position meets the whole kernel there
+    run.sites.append(
+        Site(
+            name=name,
+            kind=kind,
+            module=module,
+            node=node,
+            units=units,
+            columns=columns,
+            constants=uniform(x.value, dim),
+            value=uniform(value, dim),
+            padded=kind != "linear" and _padded(run, node, module),
+            positions=run.per_example(node, counted.numel() // counted.shape[dim]),
+            plain=plain,
+            written=run.per_example(node, value.numel() // shape[dim]),
+        )
+    )
+    return State(spread(units, shape, dim % len(shape)), value)
+
+
+def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int) -> None:
+    ins, outs = columns.view(groups, -1), units.view(groups, -1)
+    single = ins.shape[1] == outs.shape[1] == 1
+    reason = "coupled by a depthwise convolution" if single else "coupled by a grouped convolution: whole groups go"
+    head = outs[:, :1]
+    run.couple(head.expand_as(ins), ins, reason)
+    run.couple(head.expand_as(outs), outs, reason)
+
+
+def _constants(run: Interpreter, node: fx.Node, x: Tensor, out: Tensor, dim: int, module: nn.Module) -> None:
+    """Write the values of constant units into `out`."""
+    bias = module.bias
+    others = [d for d in range(x.dim()) if d != dim % x.dim()]
+    dynamic = x.isnan()
+    rows = (~used(module)[:, dynamic.any(others)].any(1)).nonzero().flatten()
+    if len(rows) == 0:
+        return
+    shift = bias.detach().cpu().double() if isinstance(bias, Tensor) else None
+    live = ((x != 0) & ~dynamic).any(others).nonzero().flatten()
+    if len(live):
+        weight, at, (unit, column) = weight_of(module), dim % x.dim(), dims(module)
+        if alone := groups_of(module) == 1:  # only what matters: the other channels are zero or not asked for
+            weight, x = weight.index_select(unit, rows).index_select(column, live), x.index_select(at, live)
+            shift = None if shift is None else shift[rows]
+        filled = x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
+        rest, kwargs = run.values((node.args[3:], node.kwargs))
+        kwargs = {key: v for key, v in kwargs.items() if key != "bias"}
+        values = node.target(filled, weight.double(), shift, *rest, **kwargs)  # type: ignore[operator]
+        values = values if alone else values.index_select(at, rows)
+    else:
+        size = list(out.shape)
+        size[dim] = len(rows)
+        shift = torch.zeros(len(rows), dtype=torch.float64) if shift is None else shift[rows]
+        values = spread(shift, tuple(size), dim % len(size))
+    out.index_copy_(dim % out.dim(), rows, values)
+
+
+def _padded(run: Interpreter, node: fx.Node, module: nn.Module) -> bool:
+    """May the same constant on a whole input channel come out differently at different positions?"""
+    padding = run.values(argument(node, 4, "padding"))
+    if isinstance(module, TRANSPOSED):
+        pointwise = all(n == 1 for n in (*module.kernel_size, *module.stride))
+        return not pointwise or any((*module.padding, *module.output_padding))
+    if isinstance(padding, str):
+        return padding != "valid" and any(k > 1 for k in module.kernel_size)  # type: ignore[union-attr]
+    return any(padding) if isinstance(padding, list | tuple) else bool(padding)
+
+
+def embedding(run: Interpreter, node: fx.Node) -> object:
+    """Rows of a table; feature j is constant when the whole column j of the table is."""
+    table = run.values(node.args[0])
+    found = _owner(run, node, table, (nn.Embedding,))
+    if found is None:
+        return run.barrier(node)
+    name, module = found
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    rows = weight.detach().cpu().double()
+    constants = torch.where((rows == rows[:1]).all(0), rows[0], torch.full_like(rows[0], torch.nan))
+    plain = own(module, "weight", table)
+    shape = shape_of(node.meta["val"])
+    units = run.new_units(name, shape[-1])
+    if not plain:
+        constants = torch.full_like(constants, torch.nan)
+        run.keep(units, "its weight is computed in the forward")
+    none = torch.zeros(0, dtype=torch.int64)
+    positions = run.per_example(node, torch.Size(shape).numel() // shape[-1])
+    run.sites.append(
+        Site(name, "embedding", module, node, units, none, none.double(), constants, False, positions, plain)
+    )
+    last = len(shape) - 1
+    return State(spread(units, shape, last), spread(constants, shape, last))
+
+
+def argument(node: fx.Node, index: int, name: str) -> object:
+    """The argument of a call at this position or under this name."""
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name)
+
+
+def own(module: nn.Module, leaf: str, held: object) -> bool:
+    """Is this value the module's own parameter or buffer (None if it has none)?"""
+    mine = getattr(module, leaf, None)
+    return mine is None if held is None else isinstance(held, Ref) and held.tensor is mine
+
+
+def _owner(
+    run: Interpreter, node: fx.Node, weight: object, classes: tuple[type[nn.Module], ...]
+) -> tuple[str, nn.Module] | None:
+    """The layer that a call belongs to: the module it was traced in, else the one that holds the weight."""
+    paths = [module_path(node)]
+    if isinstance(weight, Ref):
+        paths.append(weight.name.rpartition(".")[0])
+    for path in paths:
+        module = run.net.get_submodule(path)
+        if isinstance(module, classes) and (not isinstance(weight, Ref) or own(module, "weight", weight)):
+            return path, module
+    return None

@@ -1,0 +1,195 @@
+"""Which units have to stay.
+
+A unit has to stay when it is kept by a barrier, or when a row that has to stay reads it with a nonzero weight through
+a column that cannot be folded or merged. The least set closed under that rule stays, everything else may go. So dead
+units free their producers, transitively. A column can be folded when it always reads the same constant c and c = 0, or
+the layer is linear, or the layer is a convolution without padding. Other convolutions read c only inside the border:
+there the columns with constants c_j are merged into that of one representative r that stays, as Σ (c_j / c_r) column_j.
+No layer loses its last unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from paring.analysis.interpret import Interpretation
+from paring.analysis.rectangles import agreed_meetings, as_site, boxed_again
+from paring.analysis.state import Site
+from paring.analysis.weights import groups_of, used
+
+HEALTHY = 1 / 64  # a representative's constant is at least this share of the largest that it stands for
+
+
+@dataclass
+class Reader:
+    """A layer call as a reader.
+
+    constants (inputs,): as in the site, where the modes agree. used (outputs, inputs): the weight is nonzero. free
+    (inputs,): the column may be folded or merged. merge (inputs,): it may be merged only.
+    """
+
+    site: Site
+    constants: Tensor
+    used: Tensor
+    free: Tensor
+    merge: Tensor
+
+    def read(self, needed: Tensor) -> Tensor:
+        """Columns that some needed row reads with a nonzero weight, (inputs,)."""
+        return self.used[needed[self.site.units]].any(0)
+
+    def stand_ins(self, needed: Tensor) -> Tensor:
+        """Columns that may stand for the constants that go: merged themselves otherwise, needed, large enough."""
+        size = torch.where(self.merge, self.constants.abs(), 0.0)
+        gone = self.merge & ~needed[self.site.columns] & self.read(needed)
+        least = HEALTHY * size[gone].max() if bool(gone.any()) else torch.inf
+        return self.merge & (size >= least)
+
+
+@dataclass
+class Fate:
+    """Per group id (one more at the end for -1, always true): needed = has to be computed, kept = stays.
+
+    last: the last units of their layers. boxed: units that stay because slices of a tensor have to be of one size.
+    grouped: units that stay because a layer reads them in groups (see `input_groups`).
+    """
+
+    needed: Tensor
+    kept: Tensor
+    last: set[int] = field(default_factory=set)
+    boxed: set[int] = field(default_factory=set)
+    grouped: set[int] = field(default_factory=set)
+
+
+def agreed(found: Interpretation, other: Interpretation | None) -> list[Tensor]:
+    """Constants per site; NaN where the other mode says otherwise."""
+    if other is None:
+        return [site.constants for site in found.sites]
+    return [
+        torch.where(torch.isclose(a.constants, b.constants, rtol=1e-9, atol=0.0), a.constants, torch.nan)
+        for a, b in zip(found.sites, other.sites, strict=True)
+    ]
+
+
+def readers_of(found: Interpretation, constants: list[Tensor], unmerged: Collection[str] = ()) -> list[Reader]:
+    """All layer calls that have input columns, in order; `unmerged`: layers where no column takes others over."""
+    return [
+        _reader(site, c, site.name not in unmerged)
+        for site, c in zip(found.sites, constants, strict=True)
+        if site.kind != "embedding"
+    ]
+
+
+def product_readers(found: Interpretation, other: Interpretation | None) -> list[Reader]:
+    """All products of two activations that units meet in."""
+    readers = []
+    for site, used_by, free in map(as_site, agreed_meetings(found, other)):
+        readers.append(Reader(site, site.constants, used_by, free, torch.zeros_like(free)))
+    return readers
+
+
+def _reader(site: Site, constants: Tensor, merging: bool) -> Reader:
+    never = torch.zeros(len(site.columns), dtype=torch.bool)
+    if not site.plain:
+        return Reader(site, constants, torch.ones(len(site.units), len(site.columns), dtype=torch.bool), never, never)
+    if not site.padded:
+        return Reader(site, constants, used(site.module), constants.isfinite(), never)
+    merge = constants.isfinite() & (constants != 0) if merging and groups_of(site.module) == 1 else never
+    return Reader(site, constants, used(site.module), (constants == 0) | merge, merge)
+
+
+def decide(found: Interpretation, readers: list[Reader], spare: Collection[str]) -> Fate:
+    needed = torch.zeros(found.units + 1, dtype=torch.bool)
+    needed[-1] = True
+    needed[torch.tensor(list(found.kept), dtype=torch.int64)] = True
+    for site in found.sites:
+        if site.name in spare:
+            needed[site.units] = True
+    fate = Fate(needed, needed.clone())
+    while True:
+        _close(needed, readers)
+        while _represent(found, needed, readers):
+            _close(needed, readers)
+        fate.kept |= needed
+        if boxed_again(found, fate, read_by(found.units, needed, readers)):
+            continue
+        empty = next((s for s in reversed(found.sites) if not fate.kept[s.units].any()), None)
+        if empty is None:
+            return fate
+        read = read_by(found.units, needed, readers)
+        idle = empty.units[~read[empty.units]]
+        one = int(idle[0] if len(idle) else empty.units[0])
+        fate.last.add(one)
+        fate.kept[one] = True
+        needed[one] = len(idle) == 0  # nobody reads an idle unit, so what it computes does not matter
+
+
+def _close(needed: Tensor, readers: list[Reader]) -> None:
+    """Add what needed rows read, until nothing changes. Backwards, so that a chain takes one pass."""
+    count = -1
+    while count != (count := int(needed.sum())):
+        for reader in reversed(readers):
+            rows = needed[reader.site.units]
+            columns = reader.used[rows].any(0) & ~reader.free
+            needed[reader.site.columns[columns]] = True
+
+
+def settle(found: Interpretation, readers: list[Reader], fate: Fate) -> bool:
+    """After more units were kept: those that are read have to be computed as well. True if that kept even more."""
+    before = int(fate.kept.sum())
+    while bool((more := fate.kept & ~fate.needed & read_by(found.units, fate.needed, readers)).any()):
+        fate.needed |= more
+        _close(fate.needed, readers)
+        while _represent(found, fate.needed, readers):
+            _close(fate.needed, readers)
+        fate.kept |= fate.needed
+    return int(fate.kept.sum()) > before
+
+
+def _represent(found: Interpretation, needed: Tensor, readers: list[Reader]) -> bool:
+    """Need one constant unit at every reader that merges and has none. True if units were added.
+
+    Greedy: first the unit that serves most readers per unit that is tied to it, then one that is constant without a
+    norm's help (its row reads nothing that changes), then the one with the largest constant.
+    """
+    sizes = []
+    for reader in readers:
+        gone = reader.merge & ~needed[reader.site.columns]
+        if bool(gone.any()) and bool((gone & reader.read(needed)).any()):
+            fit = reader.stand_ins(needed)
+            if not bool((fit & needed[reader.site.columns]).any()):
+                size = torch.zeros(found.units, dtype=torch.float64)
+                size.scatter_reduce_(0, reader.site.columns[fit], reader.constants[fit].abs(), "amax")
+                sizes.append(size)
+    if not sizes:
+        return False
+    members = torch.zeros(found.units + 1, dtype=torch.int64)
+    pure = torch.ones(found.units + 1, dtype=torch.bool)
+    for site in found.sites:
+        members.index_add_(0, site.units, torch.ones_like(site.units))
+        pure[site.units[site.value.isnan()]] = False
+    table = torch.stack(sizes)  # (readers, units): the constant there, 0 where the unit cannot serve
+    units = (table > 0).any(0).nonzero().flatten()
+    table = table[:, units]
+    while len(table):
+        served = (table > 0).sum(0)
+        smallest = torch.where(table > 0, table, torch.inf).amin(0)
+        best = torch.ones(len(units), dtype=torch.bool)
+        for score in (served / members[units], pure[units].double(), torch.where(served > 0, smallest, 0.0)):
+            best &= score == score[best].max()
+        one = int(best.nonzero()[0])
+        needed[units[one]] = True
+        table = table[table[:, one] == 0]
+    return True
+
+
+def read_by(units: int, needed: Tensor, readers: list[Reader]) -> Tensor:
+    """Ids that some needed row reads with a nonzero weight."""
+    read = torch.zeros(units + 1, dtype=torch.bool)
+    for reader in readers:
+        read[reader.site.columns[reader.read(needed)]] = True
+    return read

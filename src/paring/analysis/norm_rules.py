@@ -1,0 +1,162 @@
+"""Rules for operations with one parameter per channel: norms and PReLU.
+
+BatchNorm in eval: β + γ (c - μ)/√(σ² + ε), and β where γ = 0. In train mode an identically constant channel equals its
+batch mean, so it comes out as β; so it does from an InstanceNorm without running statistics. A GroupNorm mixes the
+channels of a group: they live or go together, and come out as constants when all of them come in as constants, or where
+γ = 0. A norm that is in eval mode while its network is in train mode (frozen) is one in eval mode. LayerNorm and RMSNorm
+mix all features: none can go (for a zero counts in the mean as well).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from paring.analysis.labels import along, spread, uniform
+from paring.analysis.layer_rules import argument, own
+from paring.analysis.state import NormSite, State, module_path, place
+
+if TYPE_CHECKING:
+    from paring.analysis.interpret import Interpreter
+
+_AFFINE = ("weight", "bias")
+_RUNNING = (*_AFFINE, "running_mean", "running_var")
+
+
+def batch_norm(run: Interpreter, node: fx.Node) -> object:
+    """BatchNorm over dimension 1."""
+    return _channel_norm(run, node, nn.modules.batchnorm._BatchNorm)
+
+
+def instance_norm(run: Interpreter, node: fx.Node) -> object:
+    """InstanceNorm over dimension 1, with running statistics or without."""
+    return _channel_norm(run, node, nn.modules.instancenorm._InstanceNorm)
+
+
+def _channel_norm(run: Interpreter, node: fx.Node, kind: type[nn.Module]) -> object:
+    x = run.states(node.args[0])
+    held = [run.values(a) for a in node.args[1:5]]
+    labels = _site(run, node, x, kind, dict(zip(_RUNNING, held, strict=True)))
+    if labels is None or not isinstance(x, State):
+        return run.barrier(node)
+    shape, channels = tuple(x.value.shape), x.value.shape[1]
+    gamma, beta, mean, variance = (
+        _vector(run, a, channels, default) for a, default in zip(node.args[1:5], (1.0, 0.0, 0.0, 1.0), strict=True)
+    )
+    frozen = run.net.training and not run.net.get_submodule(module_path(node)).training
+    if (run.training and not frozen) or held[2] is None or held[3] is None:
+        constant = torch.where((gamma == 0) | ~uniform(x.value, 1).isnan(), beta, torch.full_like(beta, torch.nan))
+        return State(x.labels.clone(), spread(constant, shape, 1))
+    scale = gamma / (variance + float(node.args[7])).sqrt()  # type: ignore[arg-type]
+    lie = [1, -1, *[1] * (len(shape) - 2)]
+    value = (x.value - mean.view(lie)).mul_(scale.view(lie)).masked_fill_((scale == 0).view(lie), 0.0)
+    return State(x.labels.clone(), value.add_(beta.view(lie)))
+
+
+def group_norm(run: Interpreter, node: fx.Node) -> object:
+    """GroupNorm over dimension 1: the channels of a group are coupled, so that only whole groups go."""
+    x = run.states(node.args[0])
+    groups = run.values(node.args[1])
+    weight, bias = argument(node, 2, "weight"), argument(node, 3, "bias")
+    held = dict(zip(_AFFINE, (run.values(weight), run.values(bias)), strict=True))
+    labels = (
+        _site(run, node, x, nn.GroupNorm, held) if held["weight"] is not None else None
+    )  # its size says how many go
+    if labels is None or not isinstance(x, State):
+        return run.barrier(node)
+    rows = labels.view(groups, -1)
+    run.couple(rows[:, :1].expand_as(rows), rows, "coupled by a group norm")
+    shape, channels = tuple(x.value.shape), x.value.shape[1]
+    eps = _eps(argument(node, 4, "eps"), 1e-5)
+    gathered = x.value.reshape(shape[0], groups, -1)
+    value = F.layer_norm(gathered, gathered.shape[2:], eps=eps)
+    value = value.masked_fill(_flat(gathered), 0.0).view(shape)
+    gamma, beta = _vector(run, weight, channels, 1.0), _vector(run, bias, channels, 0.0)
+    return State(x.labels.clone(), _affine(value, spread(gamma, shape, 1), spread(beta, shape, 1)))
+
+
+def layer_norm(run: Interpreter, node: fx.Node) -> object:
+    """LayerNorm over the last dimensions: keeps all that it reads."""
+    x, over = run.states(node.args[0]), list(run.values(node.args[1]))
+    if not isinstance(x, State):
+        return run.barrier(node)
+    run.keep(x.labels, f"read by layer_norm in {place(node)}")
+    eps = _eps(argument(node, 4, "eps"), 1e-5)
+    value = F.layer_norm(x.value, over, eps=eps)
+    flat = _flat(x.value.flatten(-len(over)))
+    value = value.masked_fill(flat.view(*x.value.shape[: -len(over)], *[1] * len(over)), 0.0)
+    return State(x.labels.clone(), _scaled(run, node, value))
+
+
+def rms_norm(run: Interpreter, node: fx.Node) -> object:
+    """RMSNorm over the last dimensions: keeps all that it reads."""
+    x, over = run.states(node.args[0]), list(run.values(node.args[1]))
+    if not isinstance(x, State):
+        return run.barrier(node)
+    run.keep(x.labels, f"read by rms_norm in {place(node)}")
+    eps = argument(node, 3, "eps")
+    dtype = node.args[0].meta["val"].dtype  # type: ignore[union-attr]
+    squares = x.value.square().flatten(-len(over)).mean(-1) + _eps(eps, torch.finfo(dtype).eps)
+    value = x.value / squares.sqrt().view(*squares.shape, *[1] * len(over))
+    return State(x.labels.clone(), _scaled(run, node, value, bias=False))
+
+
+def prelu(run: Interpreter, node: fx.Node) -> object:
+    """max(0, x) + a min(0, x), with one slope for all, or one per channel (dimension 1) that goes with its channel."""
+    x, slope = run.states(node.args[0]), run.states(node.args[1])
+    if not isinstance(x, State) or not isinstance(slope, State):
+        return run.barrier(node)
+    if slope.value.numel() > 1:
+        labels = _site(run, node, x, nn.PReLU, {"weight": run.values(node.args[1])})
+        if labels is None:
+            return run.barrier(node)
+    value = F.prelu(x.value, slope.value) if not slope.value.isnan().any() else torch.full_like(x.value, torch.nan)
+    return State(x.labels.clone(), value.masked_fill(x.value.isnan(), torch.nan).masked_fill(x.value == 0, 0.0))
+
+
+def _site(run: Interpreter, node: fx.Node, x: object, kind: type[nn.Module], held: dict[str, object]) -> Tensor | None:
+    """Note a call of a module with parameters per channel; the labels along dimension 1, None if it is not understood."""
+    path = module_path(node)
+    module = run.net.get_submodule(path)
+    if not isinstance(x, State) or not isinstance(module, kind) or x.labels.dim() < 2:
+        return None
+    if not all(value is None or own(module, leaf, value) for leaf, value in held.items()):
+        return None
+    labels = along(x.labels, 1)
+    if labels is not None:
+        (run.slopes if kind is nn.PReLU else run.norms).append(NormSite(path, module, node, labels))
+    return labels
+
+
+def _scaled(run: Interpreter, node: fx.Node, value: Tensor, bias: bool = True) -> Tensor:
+    """A normalised value times the weight (argument 2) plus the bias (argument 3) of its features."""
+    gamma, beta = argument(node, 2, "weight"), argument(node, 3, "bias") if bias else None
+    operands = []
+    for held, default in ((gamma, 1.0), (beta, 0.0)):
+        state = run.states(held)
+        if isinstance(state, State):
+            run.keep(state.labels, f"read as a parameter of a norm in {place(node)}")
+        operands.append(state.value if isinstance(state, State) else torch.tensor(default, dtype=torch.float64))
+    return _affine(value, operands[0], operands[1])
+
+
+def _affine(value: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+    """γ value + β, and β where γ = 0, whatever the value."""
+    return (value * gamma).masked_fill((gamma == 0).expand_as(value), 0.0) + beta
+
+
+def _flat(rows: Tensor) -> Tensor:
+    """Rows along the last dimension that hold one number only, where rounding would be divided by √ε."""
+    return (rows == rows[..., :1]).all(-1, keepdim=True)
+
+
+def _eps(held: object, default: float) -> float:
+    return float(held) if isinstance(held, int | float) else default
+
+
+def _vector(run: Interpreter, held: object, size: int, default: float) -> Tensor:
+    state = run.states(held)
+    return state.value if isinstance(state, State) else torch.full((size,), default, dtype=torch.float64)

@@ -1,0 +1,91 @@
+"""Linear maps whose weight is a loose parameter of some module: `in_proj_weight`, a transposed weight in addmm.
+
+They become sites like any layer, with a stand-in `nn.Linear` that shows the weight as (outputs, inputs); `Alias` says
+which parameter, and which of its dimensions, a cut of the stand-in means.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from paring.analysis import layer_rules
+from paring.analysis.labels import along, spread, uniform
+from paring.analysis.state import Ref, Site, State, shape_of
+
+if TYPE_CHECKING:
+    from paring.analysis.interpret import Interpreter
+
+
+@dataclass(frozen=True)
+class Alias:
+    """The parameter behind a stand-in's weight or bias; swapped: stored (inputs, outputs)."""
+
+    name: str
+    swapped: bool
+
+
+class Projection(nn.Linear):
+    """Stands for a loose weight (and bias): a view of the same numbers, no module of the network."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+        self.weight = nn.Parameter(weight.detach(), requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)  # type: ignore[assignment]
+
+
+def linear(run: Interpreter, node: fx.Node) -> object:
+    """A Linear; where sizes may change, also a linear map with a weight that no Linear owns."""
+    weight, bias = run.values(node.args[1]), run.values(layer_rules.argument(node, 2, "bias"))
+    if isinstance(weight, Ref) and (bias is None or isinstance(bias, Ref)):
+        owner = run.net.get_submodule(weight.name.rpartition(".")[0])
+        loose = not isinstance(owner, nn.Linear)
+        run.held_back |= loose
+        if loose and run.free:
+            return linear_site(run, node, node.args[0], weight, bias, swapped=False)
+    return layer_rules.linear(run, node)
+
+
+def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bias: Ref | None, swapped: bool) -> object:
+    """The site of x Wᵀ + b along the last dimension, W (inputs, outputs) when swapped."""
+    x = run.states(given)
+    held = {arg for arg in node.all_input_nodes if isinstance(run.values(arg), Ref)}
+    if not isinstance(x, State) or any(len(arg.users) > 1 for arg in held) or run.tied(weight, bias):
+        return run.barrier(node)
+    columns = along(x.labels, -1)
+    if columns is None:
+        return run.barrier(node)
+    path, _, leaf = weight.name.rpartition(".")
+    stem = leaf.removesuffix("weight").rstrip("_")
+    name = ".".join(part for part in (path, stem) if part)
+    module = Projection(weight.tensor.T if swapped else weight.tensor, None if bias is None else bias.tensor)
+    run.aliases[f"{name}.weight" if name else "weight"] = Alias(weight.name, swapped)
+    if bias is not None:
+        run.aliases[f"{name}.bias" if name else "bias"] = Alias(bias.name, False)
+    shape = shape_of(node.meta["val"])
+    units = run.new_units(name, shape[-1])
+    value = _constants(x.value, module)
+    constants = uniform(x.value, -1)
+    if bias is None:  # nowhere to fold a constant
+        constants = torch.where(constants == 0, constants, torch.nan)
+    positions = run.per_example(node, value[..., 0].numel())
+    run.sites.append(
+        Site(name, "linear", module, node, units, columns, constants, uniform(value, -1), False, positions, True)
+    )
+    return State(spread(units, shape, len(shape) - 1), value)
+
+
+def _constants(x: Tensor, module: Projection) -> Tensor:
+    """The result where it is constant: units without a weight on a dynamic input; NaN elsewhere."""
+    weight = module.weight.detach().to("cpu", torch.float64)
+    out = torch.full((*x.shape[:-1], len(weight)), torch.nan, dtype=torch.float64)
+    dynamic = x.flatten(0, -2).isnan().any(0)
+    rows = (~(weight[:, dynamic] != 0).any(1)).nonzero().flatten()
+    if len(rows):
+        bias = None if module.bias is None else module.bias.detach().to("cpu", torch.float64)[rows]
+        out[..., rows] = F.linear(x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf), weight[rows], bias)
+    return out

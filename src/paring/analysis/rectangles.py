@@ -1,0 +1,76 @@
+"""What products of activations and units in several dimensions mean for which units stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from paring.analysis.grids import Meeting, restore
+from paring.analysis.state import Site
+
+if TYPE_CHECKING:
+    from paring.analysis.interpret import Interpretation
+    from paring.analysis.liveness import Fate
+
+
+def boxed_again(found: Interpretation, fate: Fate, read: Tensor) -> bool:
+    """Keep more units where tensors would no longer be boxes; True if there were any. `read`: ids somebody reads."""
+    if not found.grids and not found.links:
+        return False
+    late = fate.kept & ~fate.needed & read
+    more = restore(found.grids, found.links, fate.kept, read)
+    fate.kept[more] = True
+    fate.needed |= late
+    fate.needed[more[read[more]]] = True
+    fate.boxed.update(more.tolist())
+    return len(more) > 0 or bool(late.any())
+
+
+def agreed_meetings(found: Interpretation, other: Interpretation | None) -> list[Meeting]:
+    """The meetings, with what holds in the other mode as well."""
+    if other is None:
+        return found.meetings
+    return [
+        replace(
+            a,
+            constants=torch.where(torch.isclose(a.constants, b.constants, rtol=1e-9, atol=0.0), a.constants, torch.nan),
+            used=a.used | b.used,
+            free=a.free & b.free,
+        )
+        for a, b in zip(found.meetings, other.meetings, strict=True)
+    ]
+
+
+def as_site(meeting: Meeting) -> tuple[Site, Tensor, Tensor]:
+    """The meeting as a layer without weights: site, used (rows, columns), free (columns,)."""
+    rows, width = meeting.columns.shape
+    if width == 1:
+        columns, at = torch.unique(meeting.columns.flatten(), return_inverse=True)
+        used = torch.zeros(rows, len(columns), dtype=torch.bool)
+        used[torch.arange(rows), at] = meeting.used.flatten()
+        free = torch.zeros(len(columns), dtype=torch.bool)
+        constants = torch.full((len(columns),), torch.nan, dtype=torch.float64)
+    else:
+        columns, free, constants = meeting.columns.flatten(), meeting.free.flatten(), meeting.constants.flatten()
+        used = torch.zeros(rows, rows, width, dtype=torch.bool)
+        used[torch.arange(rows), torch.arange(rows)] = meeting.used
+        used = used.view(rows, rows * width)
+    silent = torch.where(free, constants, torch.nan)
+    nothing = torch.full((rows,), torch.nan, dtype=torch.float64)
+    site = Site(
+        name=f"product in {meeting.node.name}",
+        kind="product",
+        module=nn.Identity(),
+        node=meeting.node,
+        units=meeting.units,
+        columns=columns,
+        constants=silent,
+        value=nothing,
+        padded=False,
+        positions=1,
+        plain=False,
+    )
+    return site, used, free

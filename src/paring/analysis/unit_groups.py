@@ -1,0 +1,224 @@
+"""Units that share a fate, and the modules where one gate has to act on all of them.
+
+Units that meet in a sum, a product or a depthwise convolution have one id in the interpretation. A `Group` collects
+the ids that live in the same layers: the stream of a residual stage, say, or the hidden units of one layer.
+
+A closed gate must leave zeros (or a constant) in every column that reads the group. The modules that can see to it are
+the *fronts*: walking back from each reader, the last Linear, convolution, embedding or BatchNorm on every path. In a
+ResNet these are the last norms of the blocks, in a pre-activation ResNet the norms that read the stream (a gate
+in front of a norm would get no gradient, and its zero would come out as the norm's shift). Of the factors of a product
+one is enough, two would square the gate: the one that something else needs anyway, else the one with the
+fewest nonlinearities behind it, never one that turns zero into something else, as a sigmoid does.
+
+An attention head is one group entry with many ids: its queries, keys and values, and what links them. A gate acts on its
+values alone: a head whose values are zero adds nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from paring.analysis import ops
+from paring.analysis.grids import Meeting
+from paring.analysis.interpret import Interpretation
+from paring.analysis.labels import representatives
+from paring.analysis.state import Site, packet
+
+_KEEPS_ZERO = ops.POINTWISE - {
+    *("sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "threshold", "exp", "cos", "log", "rsqrt", "reciprocal"),
+    *("clamp", "clamp_min", "clamp_max", "pow"),
+}
+_SUMS = ("add", "sub", "rsub")
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that can only go together.
+
+    ids (m,): in the order in which they appear in the first layer. layers: all layers with a row of each, in order of
+    execution. norms: BatchNorms that normalise them. coupling: what ties the layers ("" for one layer). reason: why the
+    units have to stay ("" if they may go). fronts: modules where a gate leaves zeros or constants for every reader. ends:
+    of each layer its own last affine module, for when a front cannot carry a gate. entry (m,): which gate of the group
+    each id belongs to, 0..n-1; one each, but for heads. gated (m,): ids on which a gate acts; the others follow. heads:
+    the entries are attention heads.
+    """
+
+    ids: Tensor
+    layers: tuple[str, ...]
+    norms: tuple[str, ...]
+    coupling: str
+    reason: str
+    fronts: tuple[str, ...]
+    ends: tuple[str, ...]
+    entry: Tensor
+    gated: Tensor
+    heads: bool = False
+
+    @property
+    def size(self) -> int:
+        """How many gates there are."""
+        return int(self.entry.max()) + 1
+
+
+@dataclass(frozen=True)
+class _Flow:
+    """What stands last before an activation: modules, whether their zero arrives as zero, nonlinearities on the way."""
+
+    fronts: frozenset[str]
+    zero: bool = True
+    bends: int = 0
+
+
+def find_groups(found: Interpretation) -> tuple[Group, ...]:
+    """All groups of an interpretation, in order of their first layer."""
+    firsts: dict[str, Site] = {}
+    owners: dict[int, dict[str, None]] = {}
+    for site in found.sites:
+        if site.name not in firsts:
+            firsts[site.name] = site
+            for unit in site.units[site.units >= 0].tolist():
+                owners.setdefault(unit, {})[site.name] = None
+    head_of = find_heads(found)
+    classes: dict[tuple[tuple[str, ...], str], list[int]] = {}
+    attentions: dict[int, list[int]] = {}
+    for unit, homes in owners.items():
+        if unit in head_of:
+            attentions.setdefault(head_of[unit][0], []).append(unit)
+        else:
+            classes.setdefault((tuple(homes), found.kept.get(unit, "")), []).append(unit)
+    groups = [
+        _group(found, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids)))
+        for (layers, reason), ids in classes.items()
+    ]
+    for ids in attentions.values():
+        places = tuple(name for name in firsts if any(name in owners[unit] for unit in ids))
+        reason = next((found.kept[unit] for unit in ids if unit in found.kept), "")
+        entry = torch.tensor([head_of[unit][1] for unit in ids])
+        groups.append(_group(found, firsts, places, reason, torch.tensor(ids), entry, heads=True))
+    order = {name: place for place, name in enumerate(firsts)}
+    return tuple(sorted(groups, key=lambda group: order[group.layers[0]]))
+
+
+def find_heads(found: Interpretation) -> dict[int, tuple[int, int]]:
+    """Attention units: id -> (attention, head). Slices that live together and the pairs that make them are one head."""
+    slices = [row for link in found.links for row in zip(*link.parts, strict=True)]
+    rows = [torch.cat([part.flatten() for part in row]) for row in slices]
+    if not rows:
+        return {}
+    rows += [
+        torch.cat([unit.view(1), columns])
+        for m in found.meetings
+        if not _is_sum(m)
+        for unit, columns in zip(m.units, m.columns, strict=True)
+    ]
+    rows = [row[row >= 0] for row in rows]
+    pairs = torch.cat([torch.stack([row[:1].expand_as(row), row]) for row in rows if len(row)], 1)
+    head = representatives(found.units, pairs)
+    linked = [torch.cat([row[0][:1] for row in zip(*link.parts, strict=True)]) for link in found.links]
+    heads = [head[first[first >= 0]] for first in linked]
+    whole = representatives(found.units, torch.cat([torch.stack([h[:1].expand_as(h), h]) for h in heads if len(h)], 1))
+    numbers: dict[int, dict[int, int]] = {}
+    result: dict[int, tuple[int, int]] = {}
+    for unit in torch.unique(torch.cat(rows)).tolist():
+        one = int(head[unit])
+        among = numbers.setdefault(int(whole[one]), {})
+        result[unit] = int(whole[one]), among.setdefault(one, len(among))
+    return result
+
+
+def _group(
+    found: Interpretation,
+    firsts: dict[str, Site],
+    layers: tuple[str, ...],
+    reason: str,
+    ids: Tensor,
+    entry: Tensor,
+    *,
+    heads: bool = False,
+) -> Group:
+    inside = torch.zeros(found.units + 1, dtype=torch.bool)  # the last entry answers for id -1
+    inside[ids] = True
+    norms = tuple(dict.fromkeys(norm.name for norm in found.norms if bool(inside[norm.labels].any())))
+    ends = tuple(dict.fromkeys(sole_norm(found, firsts[name]) or name for name in layers))
+    coupling = found.coupled.get(int(ids[0]), "coupled") if len(layers) > 1 else ""
+    if heads:
+        read = torch.zeros_like(inside)
+        for site in found.sites:
+            read[site.columns] = True
+        inside &= read
+        reason = reason or ("" if bool(inside.any()) else "no layer reads the heads")
+        coupling = "attention heads"
+    fronts = () if reason else _fronts(found, inside)
+    return Group(ids, layers, norms, coupling, reason, fronts or ends, ends, entry, inside[ids], heads)
+
+
+def sole_norm(found: Interpretation, site: Site) -> str | None:
+    """The BatchNorm that is the only reader of this call's output, and reads nothing else."""
+    readers = [n for n in found.norms if set(site.node.users) == {n.node}]
+    calls = Counter(n.name for n in found.norms)
+    return readers[0].name if readers and calls[readers[0].name] == 1 else None
+
+
+def _fronts(found: Interpretation, inside: Tensor) -> tuple[str, ...]:
+    """The modules that stand last before the readers of these ids, in order of execution."""
+    carriers = {site.node: (site.name, site.units) for site in found.sites}
+    carriers |= {norm.node: (norm.name, norm.labels) for norm in found.norms}
+    sources = {node: name for node, (name, labels) in carriers.items() if bool(inside[labels].any())}
+    if not sources:
+        return ()
+    readers = [site.node for site in found.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
+    readers += [m.node for m in found.meetings if _is_sum(m) and bool(inside[m.columns].any())]
+    needed: frozenset[str] = frozenset()
+    for settle in (False, True):  # first what sums and chains need, then the factors of products
+        flows = _flows(next(iter(sources)).graph, sources, carriers.keys(), needed, settle)
+        needed = needed.union(*(flows[n].fronts for node in readers for n in node.all_input_nodes if n in flows))
+    return tuple(dict.fromkeys(name for name in sources.values() if name in needed))
+
+
+def _is_sum(meeting: Meeting) -> bool:
+    """Are the units added up, rather than met in pairs?"""
+    return packet(meeting.node.target) == "sum"
+
+
+def _own(site: Site, inside: Tensor) -> bool:
+    """A grouped convolution whose columns live and die with its own units."""
+    columns = site.columns[inside[site.columns]]
+    return getattr(site.module, "groups", 1) > 1 and bool(torch.isin(columns, site.units).all())
+
+
+def _flows(
+    graph: fx.Graph,
+    sources: dict[fx.Node, str],
+    carriers: object,
+    needed: frozenset[str],
+    settle: bool,
+) -> dict[fx.Node, _Flow]:
+    """For every activation that the sources reach without another layer or norm between. settle: choose factors."""
+    flows: dict[fx.Node, _Flow] = {}
+    for node in graph.nodes:
+        if node in sources:
+            flows[node] = _Flow(frozenset({sources[node]}))
+        elif node not in carriers:  # type: ignore[operator]
+            held = [flows[n] for n in node.all_input_nodes if n in flows]
+            if held:
+                flows[node] = _step(node, held, needed, settle)
+    return flows
+
+
+def _step(node: fx.Node, held: list[_Flow], needed: frozenset[str], settle: bool) -> _Flow:
+    name = packet(node.target).rstrip("_")
+    if name == "mul" and len(held) == 2 and held[0].fronts != held[1].fronts:
+        if not settle:
+            return _Flow(frozenset(), held[0].zero or held[1].zero)
+        if held[0].zero or held[1].zero:
+            return min(held, key=lambda f: (not f.zero, not f.fronts <= needed, f.bends))
+    zero, bends = all(f.zero for f in held), max(f.bends for f in held)
+    if name in ops.POINTWISE:
+        zero, bends = zero and name in _KEEPS_ZERO, bends + 1
+    elif name in _SUMS and len(held) == 1 and len(set(node.args[:2])) == 2:
+        zero = False  # something is added that the group does not govern
+    return _Flow(frozenset().union(*(f.fronts for f in held)), zero, bends)

@@ -1,0 +1,158 @@
+"""Who reads whom: the layers of a network with the id of every unit and the unit behind every input column.
+
+Found from the captured graph (`interpret`), not from module names, so flattened channels, concatenations and residual
+adds need no special care by whoever reads it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from paring.analysis.alone import alone
+from paring.analysis.capture import capture
+from paring.analysis.interpret import Interpretation, interpret
+from paring.analysis.state import Site
+from paring.analysis.unit_groups import Group, find_groups, find_heads, sole_norm
+from paring.analysis.work import Product
+from paring.core import Example, unwrapped
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One Linear, convolution or embedding of the network.
+
+    weight: shape of the weight tensor. inputs: in_features, or in_channels of all groups together (0 for an embedding).
+    positions: per example, where the weights are applied (1, H·W, T, ...; of the input in a transposed convolution), summed
+    over repeated calls; written: where results are (0: there too). labels (outputs,): id of each
+    unit; units that residual adds tie together share one id. sources (inputs,): id of the unit that each input column
+    reads, -1 = network input or unknown. norm: path of the BatchNorm that alone reads the output. gateable: may its
+    units be gated or removed independently; reason: why not, for the user's eyes. foreign: why a gate in the module
+    would not act on all uses of its parameters ("" when it would).
+    """
+
+    name: str
+    kind: str
+    weight: tuple[int, ...]
+    bias: bool
+    outputs: int
+    inputs: int
+    groups: int
+    positions: int
+    labels: Tensor
+    sources: Tensor
+    norm: str | None
+    gateable: bool
+    reason: str
+    foreign: str = ""
+    written: int = 0
+
+    @property
+    def biased(self) -> int:
+        """Positions per example at which the bias is added."""
+        return self.written or self.positions
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One BatchNorm: labels (C,) are the ids of the units it normalises; affine: has a scale and a shift."""
+
+    name: str
+    kind: str
+    labels: Tensor
+    affine: bool
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Layers and norms in order of execution. units: ids lie in 0..units-1.
+
+    groups: the ids by the layers they live in. fixed (units,): which ids have to stay whatever their gates say; None
+    in a wiring made by hand, where the units of layers that are not gateable are. products: arithmetic outside of the
+    layers, such as attention and recurrent networks. uncounted: modules with arithmetic that is not known -> its name.
+    """
+
+    layers: tuple[Layer, ...]
+    norms: tuple[Norm, ...]
+    units: int
+    groups: tuple[Group, ...] = ()
+    fixed: Tensor | None = None
+    products: tuple[Product, ...] = ()
+    uncounted: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def parts(self) -> tuple[Layer | Norm, ...]:
+        """Layers and norms."""
+        return (*self.layers, *self.norms)
+
+    def layer(self, name: str) -> Layer:
+        """The layer with this module path. Raises `KeyError` with the names there are."""
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r} in the wiring; there are {', '.join(repr(x.name) for x in self.layers)}")
+
+    def readers(self, name: str) -> tuple[Layer, ...]:
+        """The layers that read some unit of this layer directly (through activations, norms and moves)."""
+        labels = self.layer(name).labels
+        return tuple(layer for layer in self.layers if bool(torch.isin(layer.sources, labels).any()))
+
+
+@alone()
+def wiring(net: nn.Module, example: Example) -> Wiring:
+    """The wiring of `net` on `example` (a tensor, a tuple of arguments or a mapping of keyword arguments; batch first). `net` is left as it was.
+
+    Raises `CaptureError` (a `ValueError`) when the network cannot be traced.
+    """
+    net = unwrapped(net)
+    captured = capture(net, example)
+    found = interpret(net, captured, training=net.training)
+    if found.held_back:
+        free = interpret(net, captured, training=net.training, free=True)
+        found = free if free.links else found  # the units of attention lie along heads
+    return describe(found)
+
+
+def describe(found: Interpretation) -> Wiring:
+    """The wiring of an interpretation."""
+    calls: dict[str, list[Site]] = {}
+    for site in found.sites:
+        calls.setdefault(site.name, []).append(site)
+    members = Counter(found_id for sites in calls.values() for found_id in sites[0].units.tolist())
+    heads = frozenset(find_heads(found))
+    layers = tuple(_layer(found, sites, members, heads) for sites in calls.values())
+    norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in found.norms}
+    fixed = torch.zeros(found.units, dtype=torch.bool)
+    fixed[torch.tensor(list(found.kept), dtype=torch.int64)] = True
+    groups = find_groups(found)
+    return Wiring(layers, tuple(norms.values()), found.units, groups, fixed, tuple(found.products), found.uncounted)
+
+
+def _layer(found: Interpretation, sites: list[Site], members: Counter[int], heads: frozenset[int]) -> Layer:
+    site = sites[0]
+    weight, groups = site.module.weight, site.module.__dict__.get("groups", 1)
+    assert isinstance(weight, Tensor)
+    reasons = [found.kept[u] for u in site.units.tolist() if u in found.kept]
+    reasons += [found.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
+    reasons += ["attention heads" for u in site.units.tolist() if u in heads]
+    return Layer(
+        name=site.name,
+        kind=site.kind,
+        weight=tuple(weight.shape),
+        bias=getattr(site.module, "bias", None) is not None,
+        outputs=len(site.units),
+        inputs=len(site.columns),
+        groups=groups,
+        positions=sum(s.positions for s in sites),
+        labels=site.units,
+        sources=site.columns,
+        norm=sole_norm(found, site) if len(sites) == 1 else None,
+        gateable=not reasons,
+        reason=reasons[0] if reasons else "",
+        foreign=site.foreign,
+        written=sum(s.written or s.positions for s in sites),
+    )

@@ -1,0 +1,143 @@
+"""What a file says of its network, checked before anything is believed or any memory taken.
+
+`load` and `unpack` read the same manifest (see `paring.files.file`) and check it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from paring.core.file_error import FileError
+from paring.core.nested import TYPES, Shape, allowed, as_inputs, understood
+from paring.core.select_linear import SelectLinear
+
+VERSION, GRAPH_VERSION = 1, 3
+SIZED: dict[str, type[nn.Module]] = {
+    c.__name__: c
+    for c in (
+        nn.Linear,
+        nn.modules.linear.NonDynamicallyQuantizableLinear,
+        SelectLinear,
+        nn.Embedding,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+        nn.GroupNorm,
+        nn.InstanceNorm1d,
+        nn.InstanceNorm2d,
+        nn.InstanceNorm3d,
+        nn.PReLU,
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.BatchNorm3d,
+        nn.SyncBatchNorm,
+        nn.Identity,
+    )
+}
+"""Stock layers with sizes, by the names that files know them under."""
+_KEYS = {"version", "ties", "modules", "units", "graph", "tensors"}
+_MOST_LEVELS = 1 << 16
+Held = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Name -> dtype and sizes of every tensor that a file really holds."""
+
+
+def checked(manifest: object, held: Held, path: object) -> dict[str, Any]:
+    """The manifest without `tensors`, if it makes sense with the tensors that are there.
+
+    Args:
+        manifest: what JSON gave.
+        held: the tensors that the file really holds.
+        path: for messages.
+
+    Raises:
+        FileError: it does not make sense, or is of another format version.
+    """
+    if not isinstance(manifest, dict):
+        raise FileError(f"{path} is damaged: its manifest is no list of names and values. {_AGAIN}")
+    version = manifest.get("version")
+    if type(version) is not int or version not in (VERSION, GRAPH_VERSION):
+        raise FileError(
+            f"{path} has format version {version}, this paring reads {VERSION} and {GRAPH_VERSION}. "
+            "Use a matching paring, or save it again from the network."
+        )
+    if problem := _problem(manifest, held):
+        raise FileError(f"{path} is damaged: {problem}. {_AGAIN}")
+    found = {key: manifest[key] for key in ("version", "ties", "modules", "units", "graph") if key in manifest}
+    if "graph" in found:
+        try:
+            _check_example(found["graph"]["example"], held)
+        except ValueError as error:
+            raise FileError(f"{path} is damaged: {error}. {_AGAIN}") from error
+    return found
+
+
+_AGAIN = "Save it again, or fetch it again."
+
+
+def _problem(manifest: dict[str, Any], held: Held) -> str:
+    """What makes no sense in a manifest; nothing if all does."""
+    if odd := sorted(str(key) for key in manifest.keys() - _KEYS):
+        return f"its manifest has an unknown part {odd[0]!r}"
+    ties, modules, units = manifest.get("ties"), manifest.get("modules"), manifest.get("units", {})
+    if not isinstance(ties, dict) or not all(type(owner) is str for owner in ties.values()):
+        return "its ties make no sense"
+    if any(owner not in held or alias in held for alias, owner in ties.items()):
+        return "its ties name tensors that are not there"
+    if not isinstance(modules, dict) or not all(type(kind) is str and kind in SIZED for kind in modules.values()):
+        return "its modules make no sense"
+    if not isinstance(units, dict) or not all(map(_is_unit, units.values())):
+        return "its units make no sense"
+    if "tensors" in manifest and manifest["tensors"] != {name: [dtype, list(s)] for name, (dtype, s) in held.items()}:
+        return "it holds other tensors than it says"
+    if ("graph" in manifest) != (manifest["version"] == GRAPH_VERSION):
+        return "its format version and its graph do not fit"
+    return "its graph makes no sense" if "graph" in manifest and not _is_graph(manifest["graph"]) else ""
+
+
+def _is_unit(spec: object) -> bool:
+    """Whether this is a name and positive numbers."""
+    return (
+        isinstance(spec, list)
+        and len(spec) > 0
+        and type(spec[0]) is str
+        and all(type(n) is int and 0 < n <= _MOST_LEVELS for n in spec[1:])
+    )
+
+
+def _is_graph(graph: object) -> bool:
+    """Whether this says which units go, and has something for an example."""
+    if not isinstance(graph, dict) or graph.keys() != {"gone", "example"} or not isinstance(graph["gone"], dict):
+        return False
+    return all(map(_is_gone, graph["gone"].values()))
+
+
+def _is_gone(given: object) -> bool:
+    """Whether this is a number of units and rising places among them."""
+    if not isinstance(given, list) or len(given) != 2 or type(given[0]) is not int or type(given[1]) is not list:
+        return False
+    places = given[1]
+    return all(type(n) is int for n in places) and all(
+        a < b for a, b in zip([-1, *places], [*places, given[0]], strict=True)
+    )
+
+
+def _check_example(given: object, held: Held) -> None:
+    """Raises `ValueError` when this describes no arguments of a network, or too large ones."""
+    found = understood(given)
+    as_inputs(found)
+    leaves = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Shape)]
+    needed, most = sum(leaf.nbytes for leaf in leaves), allowed(nbytes(held))
+    if needed > most:
+        raise ValueError(f"its example would take {needed:,} bytes, more than the {most:,} allowed")
+
+
+def nbytes(held: Held) -> int:
+    """Bytes of all tensors together."""
+    return sum(Shape(sizes, TYPES[dtype]).nbytes for dtype, sizes in held.values() if dtype in TYPES)

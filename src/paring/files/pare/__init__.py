@@ -1,0 +1,1 @@
+"""The `.pare` container and its entropy coder: see FORMAT.md."""

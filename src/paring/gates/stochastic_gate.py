@@ -1,0 +1,240 @@
+"""A gate drawn from a relaxed binary distribution (hard concrete and its relatives), one parameter per gate.
+
+While training, `forward` draws one sample per minibatch (or per example) from the relaxation; in eval mode it is the
+relaxation's test-time estimate. A gate can be *held*: from then on it shows its estimate in training too, and its
+parameters stop moving, so that the weights can settle on the network that will be kept. What a held gate shows is a
+constant, so the weights can *absorb* it: then it shows one where it is open, and costs nothing where nothing is closed.
+Held gates can go on to *drop out*, example by example, with a given probability: noise that regularises and moves nothing.
+
+A gate can *retire*, element by element: closed at test time and hardly ever open in training, for long enough, it is
+closed for good. That is an approximation, off unless asked for. A gate that was cut while training draws its noise for
+its original shape still and uses what is left of it, so that the other gates see the same noise as without the cut.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Gate, noise_dtype
+from paring.gates.relax import Relaxation
+
+_LOTS = 1 << 16
+
+
+def _lots(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Uniform 16-bit integers, four to a random number: what a drop costs is mostly its noise."""
+    count = math.prod(shape)
+    four = torch.empty(-(-count // 4), dtype=torch.int64, device=device).random_(-(1 << 63), None)
+    return four.view(torch.int16)[:count].view(shape)
+
+
+class StochasticGate(Gate):
+    """One stochastic gate per element of `shape`.
+
+    Attributes:
+        retired: boolean tensor of `shape`, closed for good; None while retirement is off.
+        absorbed: held, and the weights were multiplied by its value; it shows one where it is open.
+        quiet: for how many optimizer steps each element could have been retired; None while retirement is off.
+
+    Args:
+        relaxation: the distribution; its `clamp` is applied after every optimizer step.
+        shape: what the gate multiplies.
+        keep: probability in (0, 1) from which the initial log-alpha follows.
+        spread: standard deviation of the initial log-alpha (0.01 in the L0 paper's code).
+        per_example: draw one sample per example instead of one per minibatch.
+        shared: several modules hold this gate and must see the same sample: it is drawn at the first forward pass and
+            kept until `renew`, which ends an optimizer step.
+        lr_scale: learning rate as a multiple of the weights'.
+        drop: probability (in 65,536ths) with which a held gate shows zero to an example in training, and its value over
+            1 - drop otherwise.
+
+    Raises:
+        ValueError: `keep` is not in (0, 1), `spread` is negative, or `drop` is not in [0, 1).
+    """
+
+    retired: Tensor | None
+    quiet: Tensor | None
+
+    def __init__(
+        self,
+        relaxation: Relaxation,
+        shape: tuple[int, ...],
+        *,
+        keep: float = 0.5,
+        spread: float = 0.01,
+        per_example: bool = False,
+        shared: bool = False,
+        lr_scale: float = 1.0,
+        drop: float = 0.0,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if spread < 0:
+            raise ValueError(f"StochasticGate(spread={spread}): must not be negative")
+        if not 0 <= drop < 1:
+            raise ValueError(f"StochasticGate(drop={drop}): a probability, in [0, 1)")
+        self.relaxation = relaxation
+        self.lr_scale = lr_scale
+        self.drop = drop
+        self.held = False
+        self.absorbed = False
+        self._transparent = False
+        self._per_example = per_example
+        self._shared = shared
+        self._noise: Tensor | None = None
+        self._shown: Tensor | None = None
+        dtype = dtype or torch.get_default_dtype()
+        start = torch.randn(shape, device=device, dtype=noise_dtype(dtype)) * spread + relaxation.logits(keep)
+        self.log_alpha = nn.Parameter(start.to(dtype))
+        self.register_buffer("retired", None)
+        self.register_buffer("quiet", None)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.log_alpha.shape
+
+    @property
+    def per_example(self) -> bool:
+        return self.drop > 0 if self.held else self._per_example
+
+    def show(self, value: Tensor | None) -> None:
+        """Let `forward` return this (of any length, for a network of which a part is computed); None ends that."""
+        self._shown = value
+
+    def forward(self, batch: int | None = None) -> Tensor:
+        if self._shown is not None:
+            return self._shown
+        if self.held:
+            value = self._still(self.value())
+            if not (self.drop and self.training) or batch is None:
+                return value
+            dropped = min(round(self.drop * _LOTS), _LOTS - 1)
+            kept = self.part(self._draw((batch, *self.dense_shape))) >= dropped - _LOTS // 2
+            return value * kept.to(value.dtype).mul_(_LOTS / (_LOTS - dropped))
+        if not self.training:
+            return self.value()
+        shape = (batch, *self.dense_shape) if self._per_example and batch is not None else self.dense_shape
+        u = self._draw(shape)
+        return self._shut(self.relaxation.sample(self.log_alpha, self.part(u)))
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        """Uniform noise, from `rand` or, once held, `_lots`; a shared gate keeps it (and not the sample: each backward
+        pass has its own graph)."""
+        kept, a = self._noise, self.log_alpha
+        dtype = torch.int16 if self.held else noise_dtype(a.dtype)
+        if kept is not None and kept.shape == shape and kept.dtype == dtype and kept.device == a.device:
+            return kept
+        noise = _lots(shape, a.device) if self.held else torch.rand(shape, device=a.device, dtype=dtype)
+        if self._shared:
+            self._noise = noise
+        return noise
+
+    def renew(self) -> None:
+        self._noise = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_noise": None, "_shown": None}
+
+    def chance(self) -> Tensor:
+        if self.held:
+            return self.support().to(self.log_alpha.dtype)
+        return self._shut(self.relaxation.chance(self.log_alpha))
+
+    def value(self) -> Tensor:
+        value = self._shut(self.relaxation.estimate(self.log_alpha))
+        return (value != 0).to(value.dtype) if self.absorbed else value
+
+    def settled(self) -> Tensor:
+        if self.held:
+            return ~self.support()
+        return super().settled() if self.retired is None else self.retired.clone()
+
+    def _shut(self, value: Tensor) -> Tensor:
+        return value if self.retired is None else value.masked_fill(self.retired, 0.0)
+
+    def may_retire(self) -> None:
+        """From now on `retire` may be called; its counts are part of the gate's state."""
+        self.retired = torch.zeros(self.shape, dtype=torch.bool, device=self.log_alpha.device)
+        self.quiet = torch.zeros(self.shape, dtype=torch.int64, device=self.log_alpha.device)
+
+    @torch.no_grad()
+    def retire(self, below: float, steps: int, patience: int) -> None:
+        """Close for good what was closed at test time with P(open) < `below` at every look for `patience` steps.
+
+        steps: optimizer steps since the last look.
+        """
+        if self.held or self.retired is None or self.quiet is None:
+            return
+        closed = ~self.support() & (self.chance() < below)
+        self.quiet = torch.where(closed, self.quiet + steps, 0)
+        gone = self.retired | (self.quiet >= patience)
+        if bool(gone.all()):  # the likeliest one stays, or nothing would ever get through again
+            gone.view(-1)[int(self.log_alpha.argmax())] = False
+        self.retired = gone
+
+    def _still(self, value: Tensor) -> Tensor:
+        """`value` with a gradient of zero: what counts on every parameter having one (DDP) goes on undisturbed."""
+        if not (self.training and torch.is_grad_enabled() and self.log_alpha.requires_grad):
+            return value.detach()
+        return value.detach() + 0.0 * self.log_alpha
+
+    def hold(self) -> None:
+        """Stop sampling (but for `drop`) and stop moving: the gate keeps its present test-time value for good."""
+        self.held = True
+        self.rest()
+
+    def constant(self) -> Tensor:
+        value = self.value()
+        return value.masked_fill(value == 0, 1.0) if self.held else torch.ones_like(value)
+
+    def absorb(self) -> None:
+        if self.held:
+            self._set_absorbed(True)
+
+    def _set_absorbed(self, absorbed: bool) -> None:
+        if absorbed != self.absorbed:
+            self.log_alpha.requires_grad_(not absorbed)  # or DDP would wait for a gradient that never comes
+        self.absorbed = absorbed
+        self._look()
+
+    @property
+    def transparent(self) -> bool:
+        return self._transparent and self._shown is None and not (self.drop and self.training)
+
+    def _look(self) -> None:
+        self._transparent = self.absorbed and bool(self.support().all())
+
+    def note_cut(self, before: torch.Size, kept: Mapping[int, Tensor]) -> None:
+        super().note_cut(before, kept)
+        self._look()
+
+    @property
+    def frozen(self) -> bool:
+        return self.held
+
+    def rest(self) -> None:
+        if self.held:
+            self.log_alpha.grad = None
+
+    @torch.no_grad()
+    def constrain(self) -> None:
+        if self.relaxation.clamp is not None and not self.held:
+            self.log_alpha.clamp_(*self.relaxation.clamp)
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor(self.held + self.absorbed)  # 0: moves, 1: held, 2: held, and the weights hold its value
+
+    def set_extra_state(self, state: Any) -> None:
+        self.renew()
+        self.held = bool(state)
+        self._set_absorbed(int(state) == 2)
+        self.rest()
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.shape)}, {self.relaxation}, held={self.held}, absorbed={self.absorbed}"

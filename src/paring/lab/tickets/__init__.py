@@ -1,7 +1,0 @@
-"""Lottery tickets: find subnetworks, train them in isolation, and say which of them match the dense network."""
-
-from paring.lab.tickets.protocol import Plan, run_plan
-from paring.lab.tickets.retrain import Retrain
-from paring.lab.tickets.verdict import Level, Verdict, judge
-
-__all__ = ["Level", "Plan", "Retrain", "Verdict", "judge", "run_plan"]

@@ -1,0 +1,146 @@
+"""Which plan and which form: the largest removal that verifies.
+
+The module form comes first. Where sizes are written into the forward it does not run at the new sizes, and the graph
+form takes its place. In either form, what does not verify is found by bisection over layers and taken back; the form
+that then removes more is the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from paring.analysis.capture import Captured, capture
+from paring.analysis.input_groups import InputGroups
+from paring.core import Inputs
+from paring.removal.graph_form import GraphFormError
+from paring.removal.plan import ShrinkPlan
+from paring.removal.planner import Planner
+from paring.removal.report import Form, Mode
+from paring.removal.verify import verify
+
+Differs = Callable[[Sequence[str]], str]
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """One way to shrink: who plans it, the plan, the form, and layers that had to be spared."""
+
+    planner: Planner
+    plan: ShrinkPlan
+    form: Form = "module"
+    rolled_back: dict[str, str] = field(default_factory=dict)
+
+    def without(self, rolled_back: dict[str, str]) -> Shrunk:
+        """The same with these layers spared."""
+        return replace(self, plan=self.planner.plan(list(rolled_back)), rolled_back=rolled_back)
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Looks for the best way to shrink a network; `notes` is what the user should know of it."""
+
+    net: nn.Module
+    example: Inputs
+    mode: Mode
+    drop_inputs: bool
+    notes: list[str] = field(default_factory=list)
+    input_groups: InputGroups = field(default_factory=dict)
+
+    def graph_form(self, check: bool) -> Shrunk:
+        """The graph form. Raises `GraphFormError` when there is none that verifies."""
+        planner = Planner.of_graph(self.net, self.example, self.mode, self.drop_inputs, self.input_groups)
+        found = self._graph(planner) if check else Shrunk(planner, planner.plan(), "graph")
+        if isinstance(found, str):
+            raise GraphFormError(found)
+        return found
+
+    def module_form(self, check: bool, graph_too: bool) -> Shrunk:
+        """The module form; graph_too: or the graph form, where that removes more."""
+        captured = capture(self.net, self.example)
+        narrow = self._planner(captured, free=False)
+        done = Shrunk(narrow, narrow.plan())
+        if not check:
+            return done
+        differs = self._differs(narrow, "module")
+        free: Planner | None = None
+        if narrow.found.held_back:
+            free = self._planner(captured, free=True)
+        if free is not None and free.plan().removed > done.plan.removed:
+            if not self._differs(free, "module")(()):
+                return Shrunk(free, free.plan())
+        elif not differs(()):
+            return done
+        other: Shrunk | str = ""
+        if graph_too:
+            free = free or self._planner(captured, free=True)
+            other = self._graph(free)
+        if isinstance(other, str):
+            self.notes.extend([f"no graph form: {other}"] if other else [])
+        elif not other.rolled_back:
+            return other
+        if differs(()):
+            done = done.without(offenders(narrow.layers, differs))
+        return other if isinstance(other, Shrunk) and other.plan.removed > done.plan.removed else done
+
+    def _planner(self, captured: Captured, *, free: bool) -> Planner:
+        return Planner.of(
+            self.net,
+            captured,
+            self.example,
+            self.mode,
+            self.drop_inputs,
+            free=free,
+            input_groups=self.input_groups,
+        )
+
+    def _graph(self, planner: Planner) -> Shrunk | str:
+        """The graph form without what does not verify; or why there is none even when nothing is removed."""
+        whole, differs = Shrunk(planner, planner.plan(), "graph"), self._differs(planner, "graph")
+        if not differs(()):
+            return whole
+        return differs(planner.layers) or whole.without(offenders(planner.layers, differs))
+
+    def _differs(self, planner: Planner, form: Form) -> Differs:
+        """Layers to spare -> what is wrong with the result then, "" for nothing; asked once for each."""
+        seen: dict[frozenset[str], str] = {}
+
+        def ask(spare: Sequence[str]) -> str:
+            plan, train = planner.plan(spare), self.mode == "both"
+            if form == "module":
+                return verify(self.net, plan, self.example, train=train) if plan else ""
+            try:
+                return verify(self.net, plan, self.example, train=train, make=planner.maker(plan))
+            except GraphFormError as error:
+                return str(error)
+
+        def differs(spare: Sequence[str]) -> str:
+            key = frozenset(spare)
+            if key not in seen:
+                seen[key] = ask(spare)
+            return seen[key]
+
+        return differs
+
+
+def offenders(layers: Sequence[str], differs: Differs) -> dict[str, str]:
+    """Layers whose units must be spared so that the rest verifies, each with what it breaks."""
+    layers = list(dict.fromkeys(layers))
+    found: dict[str, str] = {}
+
+    def grow(allowed: list[str], candidates: list[str]) -> list[str]:
+        """The candidates that can shrink next to the allowed ones."""
+        why = differs([name for name in layers if name not in {*allowed, *candidates}])
+        if not why:
+            return candidates
+        if len(candidates) == 1:
+            found[candidates[0]] = why
+            return []
+        half = len(candidates) // 2
+        left = grow(allowed, candidates[:half])
+        return left + grow(allowed + left, candidates[half:])
+
+    grow([], layers)
+    return found

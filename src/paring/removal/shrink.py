@@ -1,0 +1,132 @@
+"""Make a network smaller without changing its function: capture, interpret, plan, verify, apply.
+
+`compact(net, example)` gives the smaller network, `shrink` also the `Report`. Nothing is kept that does not verify:
+the removals that made a difference are found by bisection over layers, taken back, and named in the report.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Literal
+
+from torch import nn
+
+from paring.analysis.alone import alone
+from paring.analysis.capture import check_copies, check_layers
+from paring.analysis.freeze_weights import like, still
+from paring.analysis.input_groups import InputGroups
+from paring.core import Example, Inputs, plain_net, unwrapped
+from paring.core.unwrap import seen_through
+from paring.removal.apply import apply
+from paring.removal.choose import Chooser
+from paring.removal.fuse import Fused, fuse, fused_copy
+from paring.removal.report import Mode, Report
+
+Wanted = Literal["auto", "module", "graph"]
+
+
+def compact(
+    net: nn.Module,
+    example: Example,
+    *,
+    inplace: bool = False,
+    verify: bool = True,
+    drop_inputs: bool = False,
+    mode: Mode | None = None,
+    form: Wanted = "auto",
+    fuse_norms: bool = False,
+    input_groups: InputGroups | None = None,
+) -> nn.Module:
+    """The network without the units that do not matter; see `shrink`."""
+    return shrink(
+        net,
+        example,
+        inplace=inplace,
+        verify=verify,
+        drop_inputs=drop_inputs,
+        mode=mode,
+        form=form,
+        fuse_norms=fuse_norms,
+        input_groups=input_groups,
+    )[0]
+
+
+@alone()
+def shrink(
+    net: nn.Module,
+    example: Example,
+    *,
+    inplace: bool = False,
+    verify: bool = True,
+    drop_inputs: bool = False,
+    mode: Mode | None = None,
+    form: Wanted = "auto",
+    fuse_norms: bool = False,
+    input_groups: InputGroups | None = None,
+) -> tuple[nn.Module, Report]:
+    """Remove every unit that is zero, constant or unread, where that is exact.
+
+    example: an input with the batch first, a tuple of inputs, or a mapping of keyword arguments. inplace: change `net` itself instead of a copy.
+    verify: run old and new and take back what differs; without it a size written into the user's forward shows up only
+    as an error later. drop_inputs: linear layers stop reading columns that have zero weights only but stay in their
+    input, such as inputs of the network or single positions of a flattened map (`SelectLinear`).
+    mode: "eval" keeps the function in eval mode, "both" in train mode as well; the default is "both"
+    for a network in train mode. Norms of it that are in eval mode (frozen) count as frozen in train mode.
+    form: "module" gives the user's own classes with smaller parameters, which their forward has to accept; "graph" the
+    captured computation with the sizes in it rewritten (`GraphNet`, same parameter names, any batch size, other sizes
+    as in the example); "auto" tries the first, then the second, before anything is taken back. A network that is
+    changed in place, or not verified, keeps its own form unless "graph" is asked for.
+    fuse_norms: first fuse every BatchNorm into the linear layer or convolution in front of it, where that one alone is
+    read by it; an `nn.Identity` stands in its place. The same function in eval mode; training does not go on from there.
+    input_groups: layer → m; that layer loses inputs in whole groups of m consecutive ones or not at all, so that an N:M
+    pattern of its weights stays one.
+
+    Raises `CaptureError` when the network cannot be traced, `GraphFormError` when only the graph form was wanted and
+    there is none that verifies, `ValueError` for `inplace` together with "graph", and for `fuse_norms` when train mode
+    should stay the same or the network is a `GraphNet`.
+    """
+    if inplace and form == "graph":
+        raise ValueError("inplace=True keeps the network's own modules; use inplace=False for form='graph'")
+    net = plain_net(net, "compact")
+    check_layers(net)
+    check_copies(net)
+    unknown = sorted(set(input_groups or ()) - {name for name, _ in net.named_modules()})
+    if unknown:
+        raise ValueError(f"input_groups names {unknown[0]!r}, which is no module of this {type(net).__name__}")
+    sizes = {unwrapped(net.get_submodule(name)): size for name, size in (input_groups or {}).items()}
+    with still(net), seen_through(net):
+        groups = {name: sizes[module] for name, module in net.named_modules() if module in sizes}
+        small, report = _shrunk(net, Inputs.of(example), inplace, verify, drop_inputs, mode, form, fuse_norms, groups)
+    return like(small, net), report
+
+
+def _shrunk(
+    net: nn.Module,
+    example: Inputs,
+    inplace: bool,
+    verify: bool,
+    drop_inputs: bool,
+    mode: Mode | None,
+    form: Wanted,
+    fuse_norms: bool,
+    input_groups: InputGroups,
+) -> tuple[nn.Module, Report]:
+    mode = mode or ("both" if net.training else "eval")
+    before = sum(p.numel() for p in net.parameters())
+    work, fused = fused_copy(net, example, mode, verify) if fuse_norms else (net, Fused())
+    chooser = Chooser(work, example, mode, drop_inputs, input_groups=input_groups)
+    done = (
+        chooser.graph_form(verify) if form == "graph" else chooser.module_form(verify, form == "auto" and not inplace)
+    )
+    notes = [*fused.notes, *chooser.notes, *done.planner.drift(mode, done.plan, list(done.rolled_back))]
+    small: nn.Module
+    if done.form == "graph":
+        small, size = done.planner.graph(work, done.plan)
+        notes.append(f"in graph form because of the size in {size}" if size else "in graph form")
+    else:
+        small = apply(fuse(net, fused.done) if inplace else copy.deepcopy(work), done.plan)
+    after = sum(p.numel() for p in small.parameters())
+    rolled_back = {**fused.rolled_back, **done.rolled_back}
+    return small, Report(
+        done.plan.rows, (before, after), mode, verify, rolled_back, tuple(notes), done.form, tuple(fused.done)
+    )

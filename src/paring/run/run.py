@@ -1,0 +1,358 @@
+"""The `Run` that `attach` returns: it drives one network's method from any training loop."""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from paring.core import Clock, Gate, Method, attached, concise, is_attached, unwrapped
+from paring.core.shared_gate import Spread
+from paring.cost import Cost
+from paring.gates import live, openness, support
+from paring.removal import Report
+from paring.run.conditional import conditional
+from paring.run.distributed.parallel import Parallel
+from paring.run.distributed.sharded import refuse_sharded, whole
+from paring.run.finish import finished
+from paring.run.followed import Loop
+from paring.run.optimizer_groups import check_groups, optimizer_groups
+from paring.run.probe import NetworkProbe
+from paring.run.rewind_point import Point
+from paring.run.saved import after_cuts, checked
+from paring.run.shrinking import Shrinking
+from paring.run.surgery.carry import Carried
+from paring.run.surgery.live_cut import check_copy, recall
+from paring.run.surgery.optimizer_memory import forget
+
+
+class Run:
+    """One network being trained with one method.
+
+    Attributes:
+        net: the network, gates included.
+        method: the attached method.
+        report: what `finish` removed; None before.
+    """
+
+    def __init__(
+        self, net: nn.Module, method: Method, probe: NetworkProbe, clock: Clock, batch: int | None = None
+    ) -> None:
+        self.net = net
+        self.method = method
+        self.probe = probe
+        self.clock = clock
+        self.report: Report | None = None
+        self._shrinking = Shrinking(net, method, probe, batch)
+        self._checked: weakref.ref[torch.optim.Optimizer] | None = None
+        self._loop = Loop(begun=clock)
+        self._point = Point()
+        self._shrinking.companions.append(self._point)
+        method.start(net, clock)
+        self._keep_point()
+
+    def parameter_groups(
+        self, lr: float, weight_decay: float = 0.0, *, gate_lr: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups: the weights, and the gates with their own learning rate and no weight decay.
+
+        Args:
+            lr: learning rate of the weights.
+            weight_decay: weight decay of the weights.
+            gate_lr: learning rate of all gates; by default each gate class's own multiple of `lr`.
+        """
+        return optimizer_groups(self.net, lr, weight_decay, gate_lr)
+
+    @property
+    def clock(self) -> Clock:
+        """Where training stands."""
+        return self._clock
+
+    @clock.setter
+    def clock(self, value: Clock) -> None:
+        if not isinstance(value, Clock):
+            raise TypeError(f"run.clock is a paring.core.Clock, not {value!r}")
+        self._clock = value
+
+    @property
+    def shared_gates(self) -> list[Gate]:
+        """Gates that act in several layers. FSDP2 wants each parameter in one place: `fully_shard` each of these first,
+        then the blocks, then the network.
+        """
+        return list(dict.fromkeys(gate for m in self.net.modules() if isinstance(m, Spread) for gate in m.gates()))
+
+    def penalty(self) -> Tensor:
+        """Scalar to add to the loss; a constant zero when the method has none."""
+        self._loop.read = True
+        with whole(self.net, weights=self.method.reads_weights):
+            value = self.method.penalty(self.net, self.clock)
+        if value is not None:
+            return value
+        first = next(self.net.parameters(), None)
+        return torch.zeros((), device=None if first is None else first.device)
+
+    def step(self, opt: torch.optim.Optimizer) -> None:
+        """`before_step(opt)`, `opt.step()`, `after_step(opt)`."""
+        self.before_step(opt)
+        opt.step()
+        self.after_step(opt)
+
+    def before_step(self, opt: torch.optim.Optimizer) -> None:
+        """What the method does with the gradients; call it right before `opt.step()`.
+
+        Raises:
+            ValueError: the optimizer lacks the gates' parameters, or the network is sharded and the method cannot train
+                it so (RigL, SET).
+        """
+        if self._checked is None:  # what was loaded, or came from another process, after attach counts
+            self._keep_point(buffers=False)
+        if self._checked is None or self._checked() is not opt:
+            check_groups(self.net, opt)
+            if self.method.needs_whole:
+                refuse_sharded(self.net, str(self.method), "Train it under DistributedDataParallel")
+            self._checked = weakref.ref(opt)
+        self.method.on_grads(self.net, self.clock)
+
+    def after_step(self, opt: torch.optim.Optimizer) -> None:
+        """What the method does after the optimizer moved; advances the clock."""
+        clock = self.clock
+        self._loop.stepped = True
+        self.clock = Clock(clock.step + 1, clock.round, clock.steps, clock.epoch_steps)
+        with whole(self.net, weights=self.method.reads_weights, write=True):
+            self.method.on_step(self.net, opt, self.clock)
+        self._keep_point()
+        if self._point.values is not None and self.method.goes_back(self.net, self.clock):
+            with whole(self.net, write=True):
+                self._point.restore(self.net)
+            self._shrinking.begin_anew(opt)
+            self._point.values = None
+        removal = self.method.removal(self.net, self.clock)
+        if removal is not None:
+            self._shrinking.look(opt, removal, self.clock.step)
+
+    def next_round(self, opt: torch.optim.Optimizer) -> bool:
+        """Begin the method's next round, now that this one is over; False when it was the last.
+
+        The method decides what stays, weights go back to the rewind point if it says so, and the optimizer forgets its
+        state. A loop of one's own is `while True: train(); if not run.next_round(opt): break`, with learning rates set
+        by `run.schedule_step`; an average of the weights has to be begun anew.
+
+        Raises:
+            ValueError: weights should go back, but the first round was shorter than the rewind point.
+        """
+        clock = self.clock
+        if clock.round + 1 >= self.method.rounds:
+            return False
+        following = Clock(0, clock.round + 1, clock.steps, clock.epoch_steps)
+        back = self.method.begin(following)
+        if back.weights and self.point is None:
+            raise ValueError(
+                f"weights should go back to step {self.method.point(clock)}, but the first round ended at step {clock.step}"
+            )
+        self.clock = Clock(back.step, following.round, clock.steps, clock.epoch_steps)
+        with whole(self.net, write=True):
+            self.method.on_round(self.net, clock)
+            if back.weights:
+                self._point.restore(self.net)
+            self.method.start(self.net, self.clock)
+        forget(opt)
+        return True
+
+    @property
+    def schedule_step(self) -> int:
+        """Step at which a learning-rate schedule stands now: the clock's, or the round's last one while fine-tuning."""
+        clock = self.clock
+        if clock.round > 0 and clock.steps is not None and self.method.begin(clock).flat:
+            return clock.steps - 1
+        return clock.step
+
+    @property
+    def point(self) -> dict[str, Tensor] | None:
+        """Weights and buffers of the rewind point by name; None before it, or without one."""
+        return None if self._point.values is None else dict(self._point.values)
+
+    def _keep_point(self, *, buffers: bool = True) -> None:
+        clock = self.clock
+        if clock.round == 0 and self.method.point(clock) == clock.step:
+            with whole(self.net):
+                self._point.keep(self.net, buffers=buffers)
+
+    @property
+    def shrinks(self) -> list[dict[str, Any]]:
+        """What was cut while training, and what was looked at and did not pay, one record each."""
+        return self._shrinking.records
+
+    def track(self, *companions: nn.Module | torch.optim.Optimizer | Carried) -> None:
+        """What has to shrink along with the network: an EMA, an `AveragedModel`, other copies, further optimizers.
+
+        The optimizer given to `step` needs no tracking.
+
+        Raises:
+            TypeError: it is none of these.
+            ValueError: a copy has other parameters than the network.
+        """
+        for other in companions:
+            if isinstance(other, nn.Module):
+                check_copy(self.net, unwrapped(other))
+            elif not isinstance(other, torch.optim.Optimizer | Carried):
+                raise TypeError(
+                    f"a {type(other).__name__} cannot shrink along: track modules, optimizers, or objects with a method "
+                    "shrink(cut) that replace each tensor they keep by cut(name, tensor)"
+                )
+        self._shrinking.companions += companions
+
+    def parallel(self, wrap: Callable[[nn.Module], nn.Module]) -> Parallel:
+        """`wrap(net)`, made anew after every cut: `ddp = run.parallel(lambda net: DistributedDataParallel(net))`."""
+        wrapper = Parallel(self.net, wrap)
+        self._shrinking.wrappers.append(wrapper)
+        return wrapper
+
+    def conditional(self, multiple_of: int = 16) -> Callable[..., Any]:
+        """The network as a function that does not compute units whose gates draw an exact zero in a step.
+
+        Call it instead of the network while training; outputs and gradients are the same up to rounding.
+
+        Args:
+            multiple_of: widths of convolutions are rounded up to a multiple of this, as processors like them.
+
+        Raises:
+            ValueError: nothing can be left out of this network; see `paring.run.conditional`.
+        """
+        present = self._shrinking.latest(lambda: conditional(self.net, self.probe.example, multiple_of))
+        return lambda *args, **kwargs: present()(*args, **kwargs)
+
+    def finish(
+        self,
+        net: nn.Module | None = None,
+        *,
+        inplace: bool = False,
+        drop_inputs: bool | None = None,
+        verify: bool = True,
+        early: bool = False,
+    ) -> nn.Module:
+        """The small network: gates multiplied into the weights, stock layers, what closed removed exactly.
+
+        A network under `fully_shard` (attached first, sharded then) is gathered: every process has to call this, and
+        each gets the same small network, plain and whole, with the buffers of the first process. Its memory has to hold
+        the whole network once. Shard the small one again to train on.
+
+        Args:
+            net: the network to finish, this run's by default; pass an EMA copy of it to finish that one.
+            inplace: turn the network itself into the small one instead of a copy.
+            drop_inputs: cut columns of linear layers whose weights are all zero although their input stays: inputs of
+                the network, or single positions of a flattened map. Such a layer becomes a `SelectLinear`, the one
+                layer of ours in a finished network. By default only when there are gates at "inputs", which ask for it.
+            verify: compare the outputs before and after, and roll back any removal that moved them.
+            early: this is a look at a training that is not over, or there was none to be: what it leaves undone is not
+                said, and nothing warns.
+
+        Returns:
+            The small network in eval mode. `run.report` says what was removed, kept and why, and what was asked of the
+            method and not done, which warns as well (`ParingWarning`). Where sizes written into the forward stand in the
+            way (attention heads) and it is not `inplace`, it is the captured graph with new sizes.
+
+        Raises:
+            RuntimeError: the network does not compute the same with its gates folded into the weights, because its
+                forward uses weights of a gated layer without calling it.
+            ValueError: `inplace` for a network that is sharded over processes.
+        """
+        there = is_attached(self.net)
+        small, self.report = finished(
+            self.net if net is None else net,
+            self.method,
+            self.probe,
+            inplace=inplace,
+            drop_inputs=drop_inputs,
+            verify=verify,
+            said=attached(self.net).said if there else (),
+            undone=self._undone() if there and not early else (),
+            quiet=early,
+        )
+        return small
+
+    def _undone(self) -> list[str]:
+        with whole(self.net, weights=False):
+            return self._loop.undone(self.net, self.method, self.clock)
+
+    def cost(self, ask: Callable[[Gate], Tensor] | None = None, *, dead: bool = False) -> Cost:
+        """What the network costs, layer by layer.
+
+        Args:
+            ask: `paring.gates.expected` or `paring.gates.support`; None counts everything as open (the dense network).
+            dead: with `support`, count units too that compute nothing or that nobody reads.
+
+        Raises:
+            paring.CaptureError: the network cannot be captured.
+        """
+        if ask is None:
+            return self.probe.costs()
+        with whole(self.net, weights=False):
+            found = openness(self.net, self.probe.wiring, ask)
+        return self.probe.costs(live(found, self.probe.wiring) if ask is support and not dead else found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_checked": None}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Clock, the method's own state and what was cut; gates are in the network's state dict."""
+        return {
+            "step": self.clock.step,
+            "round": self.clock.round,
+            "method": concise(self.method),
+            "shrinks": copy.deepcopy(self.shrinks),
+            "point": None if self.point is None else {k: v.clone() for k, v in self.point.items()},
+            "state": {name: value.clone() for name, value in attached(self.net).state.items()},
+            "said": list(attached(self.net).said),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`.
+
+        When the network had shrunk, this one (freshly built and attached) is cut alike, with what is tracked; so load
+        this state before those of the network, the optimizer and the averages.
+
+        Raises:
+            ValueError: the state belongs to another method, or to a network that is larger than this one now is, or is no
+                such state. Nothing was changed then.
+        """
+        self.check_state(state)
+        self._cut_like(state["state"])
+        self.clock = Clock(state["step"], state["round"], self.clock.steps, self.clock.epoch_steps)
+        self._shrinking.records = copy.deepcopy(state["shrinks"])
+        kept = state["point"]
+        self._point.values = None if kept is None else {name: value.clone() for name, value in kept.items()}
+        attached(self.net).recall(state["said"])
+
+    def check_state(self, state: Any) -> nn.Module:
+        """The network as `load_state_dict(state)` would leave it: itself, or a smaller copy. Nothing is changed.
+
+        Raises:
+            ValueError: as `load_state_dict` does.
+        """
+        return checked(state, self.net, self.method, self.probe.example)
+
+    def cut_like(self, state: Mapping[str, Tensor]) -> None:
+        """Take over the method's state of another run, and cut the network (with what is tracked) as that one's was.
+
+        Args:
+            state: `state_dict()["state"]`.
+
+        Raises:
+            ValueError: it belongs to a network that is larger than this one now is, or does not fit it otherwise. Nothing
+                was changed then.
+        """
+        after_cuts(state, self.net, self.probe.example)
+        self._cut_like(state)
+
+    def _cut_like(self, state: Mapping[str, Tensor]) -> None:
+        stored = attached(self.net).state
+        cuts = recall(stored, state)
+        if cuts:
+            along = self._shrinking.companions
+            self._shrinking.cut(cuts, [other for other in along if not isinstance(other, torch.optim.Optimizer)])
+        stored.clear()
+        stored.update({name: value.clone() for name, value in state.items()})

@@ -1,0 +1,1 @@
+"""Surgery on networks that train: cut parameters, optimizer state and copies alike."""

@@ -1,0 +1,223 @@
+"""What may go while training goes on, found on a twin: the network with its gates' final decisions and nothing else.
+
+The twin is a copy with stock layers whose parameters are generic (random, nowhere zero), with exact zeros where a gate
+is settled closed. So a weight that merely happens to be zero now, like a zero-initialised scale, removes nothing, and
+neither does a rectified sum of constants that merely happens to be negative: random signs and positive ones have to agree.
+The plan takes exact zeros only, in train and eval mode alike: no weight has to move, and what stays trains on unchanged.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from paring.analysis.alone import alone
+from paring.analysis.capture import capture
+from paring.analysis.interpret import Interpretation, interpret
+from paring.core import Gate, Gated, Inputs, Removal, SelectLinear, gated_layers, gates, release, set_attachment
+from paring.core.shared_gate import Spread
+from paring.gates import input_groups
+from paring.removal.choose import offenders
+from paring.removal.plan import ShrinkPlan, full_name, make_plan
+from paring.removal.slices import Dims
+from paring.removal.verify import verify
+from paring.run.surgery.carry import Cuts, gate_dims, shared_cuts, tensors_of
+from paring.run.surgery.gated_select import widen
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A cut that would be exact.
+
+    Attributes:
+        cuts: what stays.
+        spare: layers that have to stay whole, and why (a size written into the network's forward, say).
+        parameters: of the network, gates included, before and after.
+        macs: multiply-accumulates per example before and after.
+        widths: layer -> outputs, for the layers that get smaller.
+    """
+
+    cuts: Cuts
+    spare: dict[str, str]
+    parameters: tuple[int, int]
+    macs: tuple[int, int]
+    widths: dict[str, int]
+
+    @property
+    def saving(self) -> float:
+        """The larger of the two savings, as a fraction of what there is now."""
+        pairs = (self.parameters, self.macs)
+        return max((1 - after / before for before, after in pairs if before), default=0.0)
+
+
+@alone()
+def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection[str] = ()) -> Proposal | None:
+    """The largest exact cut of `net` as its settled gates stand; None when there is nothing to cut.
+
+    Args:
+        net: a gated network; it is left alone, and so is the random state.
+        example: example arguments of the network.
+        removal: how wide layers should stay.
+        spare: layers known to have to stay whole.
+
+    Raises:
+        paring.CaptureError: the network cannot be captured.
+    """
+    if not any(bool(gate.settled().any()) for _, _, gate in gates(net)):
+        return None
+    twin, groups = _twin(net), input_groups(net)
+    widths = widen(twin, example)
+    captured = capture(twin, example)
+    found, other = interpret(twin, captured, training=False), interpret(_positive(twin), captured, training=True)
+    spare = [*spare, *_fixed(twin, [site.name for site in found.sites])]
+    drop_inputs = bool(widths) or any(kind == "inputs" for _, kind, _ in gates(net))
+
+    def plan_for(spared: Sequence[str]) -> ShrinkPlan:
+        return make_plan(
+            found,
+            spare=[*spare, *spared],
+            drop_inputs=drop_inputs,
+            other=other,
+            zeros_only=True,
+            multiple_of=removal.multiple_of,
+            input_groups=groups,
+        )
+
+    def problem(spared: Sequence[str]) -> str:
+        plan = plan_for(spared)
+        return verify(twin, plan, example, train=True) if plan else ""
+
+    plan, bad = plan_for(()), {}
+    if problem(()):
+        bad = offenders([site.name for site in found.sites], problem)
+        plan = plan_for(list(bad))
+    cuts = _on_network(plan, net, widths)
+    return _proposal(cuts, net, found, bad) if cuts else None
+
+
+def _fixed(net: nn.Module, layers: list[str]) -> list[str]:
+    """Layers inside an `nn.MultiheadAttention`, which has its sizes written down and keeps them while training."""
+    inside = [path for path, module in net.named_modules() if isinstance(module, nn.MultiheadAttention)]
+    return [name for name in layers if any(name == path or name.startswith(f"{path}.") for path in inside)]
+
+
+class _Final(Gate):
+    """A gate's last word: zero where it is settled closed, one elsewhere."""
+
+    def __init__(self, is_open: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("is_open", is_open)
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.value().shape
+
+    def forward(self, batch: int | None = None) -> Tensor:
+        return self.value()
+
+    def chance(self) -> Tensor:
+        return self.value()
+
+    def value(self) -> Tensor:
+        return self.get_buffer("is_open").float()
+
+
+def _twin(net: nn.Module) -> nn.Module:
+    twin = copy.deepcopy(net)
+    set_attachment(twin, None)
+    for _, layer in gated_layers(twin):
+        for kind, gate in layer.gates().items():
+            closed = gate.settled()
+            if kind == "inputs" and bool(closed.all()):
+                closed[0] = False  # a layer has to read something
+            setattr(layer, _slot(layer, gate), _Final(~closed))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.grad = None
+            if parameter.is_floating_point():
+                parameter.copy_(_generic(parameter.shape, generator))
+    release(twin)
+    return twin
+
+
+def _positive(twin: nn.Module) -> nn.Module:
+    """The twin with other generic parameters, none of them negative."""
+    other = copy.deepcopy(twin)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.is_floating_point():
+                parameter.abs_()
+    return other
+
+
+def _generic(shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """Random, nowhere zero, and of a size that keeps activations in range."""
+    value = torch.rand(shape, generator=generator) + 0.5
+    if len(shape) < 2:
+        return value
+    sign = torch.randint(0, 2, shape, generator=generator) * 2 - 1
+    scaled: Tensor = value * sign / max(1.0, prod(shape[1:])) ** 0.5
+    return scaled
+
+
+def _slot(layer: Gated, gate: Gate) -> str:
+    return next(name for name, child in layer.named_children() if child is gate)
+
+
+def _on_network(plan: ShrinkPlan, net: nn.Module, widths: dict[str, int]) -> Cuts:
+    """The plan of the twin in terms of the network: gates too, and the columns that each `SelectLinear` holds."""
+    assert not plan.folds, "exact zeros leave nothing to fold"
+    assert not plan.merges, "exact zeros leave nothing to merge"
+    cuts, kept = Cuts(sizes=dict(plan.sizes)), dict[str, dict[int, Tensor]]()
+    for one in plan.cuts:
+        kept.setdefault(one.name, {})[one.dim] = one.keep
+    for name, reads in plan.selects.items():
+        if name not in widths:
+            cuts.reads[name] = reads
+    for name, width in widths.items():
+        layer, weight = net.get_submodule(name), full_name(name, "weight")
+        assert isinstance(layer, SelectLinear)
+        dims = kept.setdefault(weight, {})
+        held = torch.isin(layer.reads.cpu(), dims.pop(1, torch.arange(width)))
+        if not bool(held.all()):
+            dims[1] = held.nonzero().flatten()
+        if not dims:
+            del kept[weight]
+        cuts.reads[name] = plan.selects.get(name)
+    cuts.kept.update(kept)
+    for name, module in net.named_modules():
+        if isinstance(module, Gated):
+            for kind, gate in module.gates().items():
+                own = gate_dims(module, kind, cuts.kept.get(full_name(name, "weight"), {}))
+                if own and not isinstance(gate, Spread):
+                    cuts.kept.update(tensors_of(full_name(name, _slot(module, gate)), gate, own))
+    cuts.kept.update(shared_cuts(net, kept))
+    return cuts
+
+
+def _proposal(cuts: Cuts, net: nn.Module, found: Interpretation, bad: dict[str, str]) -> Proposal:
+    sizes = {name: parameter.shape for name, parameter in net.named_parameters()}
+    after = {name: _size(shape, cuts.kept.get(name, {})) for name, shape in sizes.items()}
+    whole = sum(product.macs * len(product.left) for product in found.products)  # attention keeps its size
+    macs, widths = [whole, whole], {}
+    for site in found.sites:
+        weight = full_name(site.name, "weight")
+        if site.kind != "embedding" and weight in sizes:
+            macs[0] += site.positions * sizes[weight].numel()
+            macs[1] += site.positions * after[weight]
+        unit = 1 if site.kind == "embedding" else 0
+        if unit in cuts.kept.get(weight, {}):
+            widths[site.name] = len(cuts.kept[weight][unit])
+    return Proposal(
+        cuts, bad, (sum(s.numel() for s in sizes.values()), sum(after.values())), (macs[0], macs[1]), widths
+    )
+
+
+def _size(shape: torch.Size, dims: Dims) -> int:
+    return prod(len(dims[d]) if d in dims else n for d, n in enumerate(shape))
