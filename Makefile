@@ -20,12 +20,12 @@ test: $(VENV)/.ready ## run the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.ready ## lint and type-check
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+	@$(BIN)/ruff check src evidence tests
+	@$(BIN)/ruff format --check src evidence tests
 	@$(BIN)/mypy
 
 docs: $(VENV)/.ready ## regenerate the tables and figures of README and docs from results/
-	@$(BIN)/paring docs
+	@$(BIN)/python -m evidence docs
 
 setup: $(VENV)/.ready ## only set up the virtual environment
 

@@ -56,12 +56,13 @@ def table(words: Sequence[str]) -> int:
     options = read(
         TableArguments,
         first_as("--name", words),
-        prog="paring table",
+        prog="python -m evidence table",
         description=(
             "Make a paper's table: results/NAME.json, one row per run. What is there already is not run again, and an "
-            f"interrupted run goes on.\n\ntables:\n{listing}\n\nexamples:\n  paring table louizos2018-mnist --seeds 3\n"
-            "  paring table louizos2018-mnist --only 'lenet_300_100 L0' --jobs 2\n  paring table louizos2018-mnist --seeds 1 --epochs 2\n"
-            "  paring table frankle2020 --epochs 1 --examples 1000 --only 'resnet20 IMP'"
+            f"interrupted run goes on.\n\ntables:\n{listing}\n\nexamples:\n  python -m evidence table louizos2018-mnist --seeds 3\n"
+            "  python -m evidence table louizos2018-mnist --only 'lenet_300_100 L0' --jobs 2\n"
+            "  python -m evidence table louizos2018-mnist --seeds 1 --epochs 2\n"
+            "  python -m evidence table frankle2020 --epochs 1 --examples 1000 --only 'resnet20 IMP'"
         ),
     )
     if options.name not in known:
@@ -75,7 +76,7 @@ def table(words: Sequence[str]) -> int:
         if value < least:
             raise CommandError(f"--{name} {value}: must be at least {least}")
     set_threads(options.threads)
-    command = f"paring table {options.name}"
+    command = f"python -m evidence table {options.name}"
     if options.name in COMPUTED:
         seeds = options.seeds or 3
         COMPUTED[options.name].run(options.results, options.runs, seeds, f"{command} --seeds {seeds}")
@@ -134,14 +135,14 @@ def bench(words: Sequence[str]) -> int:
     options = read(
         BenchArguments,
         first_as("--name", words),
-        prog="paring bench",
+        prog="python -m evidence bench",
         description=(
             "Measure, paired in one process: results/NAME.json, one row per measurement. What is there already is not "
             "measured again (--again does), and an interrupted benchmark goes on. Other libraries come with the extra "
-            f"'bench'.\n\nbenchmarks:\n{listing}\n\nexamples:\n  paring bench gates\n  paring bench removal\n"
-            "  paring bench removal --only resnet20/ --again\n  paring bench inference --repeats 30\n"
-            "  paring bench training-speed --only lenet5_caffe --seeds 1 --epochs 20\n  paring bench sweep --only processes\n"
-            "  paring bench codec --nncodec other-environment/bin/python"
+            f"'bench'.\n\nbenchmarks:\n{listing}\n\nexamples:\n  python -m evidence bench gates\n  python -m evidence bench removal\n"
+            "  python -m evidence bench removal --only resnet20/ --again\n  python -m evidence bench inference --repeats 30\n"
+            "  python -m evidence bench training-speed --only lenet5_caffe --seeds 1 --epochs 20\n  python -m evidence bench sweep --only processes\n"
+            "  python -m evidence bench codec --nncodec other-environment/bin/python"
         ),
     )
     if options.name not in BENCHES:
@@ -195,8 +196,11 @@ def docs(words: Sequence[str]) -> int:
     options = read(
         DocsArguments,
         words,
-        prog="paring docs",
-        description="Regenerate the tables and figures of README.md and docs/ from results/.\n\nexamples:\n  paring docs\n  paring docs --check",
+        prog="python -m evidence docs",
+        description=(
+            "Regenerate the tables and figures of README.md and docs/ from results/.\n\n"
+            "examples:\n  python -m evidence docs\n  python -m evidence docs --check"
+        ),
     )
     changed = regenerate(options.root, check=options.check)
     for path in changed:

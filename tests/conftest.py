@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
 from tests.missing import missing_extra
 
 _NEARBY = Path(__file__).resolve().parents[2] / "shared" / "data"

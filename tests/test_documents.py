@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from evidence.docs import regenerate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,7 @@ def test_readme_example_runs(
 
 
 def test_documents_are_in_step_with_the_results() -> None:
-    assert regenerate(ROOT, check=True) == [], "run: paring docs"
+    assert regenerate(ROOT, check=True) == [], "run: python -m evidence docs"
 
 
 def test_nothing_speaks_of_a_machine() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import paring as pr
-from paring import rules
+from paring import select
 from paring.data import load
 
 
@@ -43,14 +43,14 @@ def settings() -> list[pr.Method]:
         pr.L0(price=pr.Price(1e-6, layers={"conv1": 1e-5}), at=["units:Conv2d", "inputs:Linear"]),
         pr.L0(price=pr.Price(1e-6, layers=(("conv1", 1e-5),)), keep=(("fc1", 0.8),), at=("units", "inputs")),
         pr.L0(gate=pr.HardConcrete(), keep=0.8, drop=0.1, hold=0.3),
-        pr.IMP(prunings=1, rate=0.5, structure=rules.NM(2, 4), at="weights:!fc2", to="2ep"),
-        pr.GMP(density=0.1, ramp=(0.0, 0.5), every="1ep", allocation=rules.Global(least=1)),
-        pr.RigL(density=0.1, allocation=rules.Uniform(first_dense=True)),
+        pr.IMP(prunings=1, rate=0.5, structure=select.NM(2, 4), at="weights:!fc2", to="2ep"),
+        pr.GMP(density=0.1, ramp=(0.0, 0.5), every="1ep", allocation=select.Global(least=1)),
+        pr.RigL(density=0.1, allocation=select.Uniform(first_dense=True)),
         pr.ContinuousSparsification(density=0.1, ticket="prune", flat=False),
         pr.AtInit(score="synflow", density=0.05),
         pr.Slimming(density=0.3, at=["units:Conv2d"]),
         pr.STR(s_init=-10),
-        pr.Masked(structure=rules.NM(2, 4)),
+        pr.Masked(structure=select.NM(2, 4)),
         pr.Binarize("staircase", rule=None or pr.Binarize().rule),
         pr.Stack(pr.L0(price=pr.Budget(macs=0.25), at="units", hold=0.9), pr.Shrink(every="1ep", multiple_of=8)),
     ]

@@ -1,1 +1,1 @@
-"""The benchmarks, one file each; `paring bench NAME` runs them."""
+"""The benchmarks, one file each; `python -m evidence bench NAME` runs them."""

@@ -1,4 +1,4 @@
-"""`paring bench bits`: layers and networks of bits against torch in float32, in time and in bytes.
+"""`python -m evidence bench bits`: layers and networks of bits against torch in float32, in time and in bytes.
 
 Single layers: `ratio` compares the same layer with the same float32 input and output, so packing its input into bits and
 unpacking its sums is part of its time; `ratio_inside` is from bits to bits, as between two layers of a network (scale,

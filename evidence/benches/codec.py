@@ -1,4 +1,4 @@
-"""`paring bench codec`: weights of several kinds through coders: bits per weight against the entropy, and MB/s of float32.
+"""`python -m evidence bench codec`: weights of several kinds through coders: bits per weight against the entropy, and MB/s of float32.
 
 The kinds are drawn with fixed seeds, so that the sizes are the same everywhere. Times are CPU time of one process on one
 thread, encoding everything that is needed to decode (tables too), the best of the repeats. zstd, lzma and Huffman get

@@ -79,5 +79,5 @@ class Book:
         return self.path
 
     def _found(self) -> Results:
-        command = f"paring bench {self.name}"
+        command = f"python -m evidence bench {self.name}"
         return replace(load(self.path), command=command) if self.path.exists() else Results(self.name, command)

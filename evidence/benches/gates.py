@@ -1,4 +1,4 @@
-"""`paring bench gates`: what gates cost per training step, against dense, place by place."""
+"""`python -m evidence bench gates`: what gates cost per training step, against dense, place by place."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from evidence.benches.common import Asked, Book
 from paring.core import Method
-from paring.core.method import Dense
 from paring.cost import compare_times
 from paring.cost.latency import in_turns
-from paring.methods import L0, Budget
+from paring.methods import L0, Budget, Dense
 from paring.models import build
 from paring.run import attach
 

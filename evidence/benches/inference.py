@@ -1,4 +1,4 @@
-"""`paring bench inference`: how much of the saving in MACs is a saving in time.
+"""`python -m evidence bench inference`: how much of the saving in MACs is a saving in time.
 
 Latency depends on the shapes, not on the values: units chosen at random are closed in every layer alike (on residual
 streams too) until the asked share of the MACs is left, and `pr.compact` takes them out. Widths are either left as they

@@ -4,7 +4,7 @@ NNCodec wants numpy 1 and dozens of packages besides; its coder is one compiled 
 
     python -m venv nncodec && nncodec/bin/pip install 'numpy<2' && nncodec/bin/pip install --no-deps nncodec
 
-is enough for `paring bench codec --nncodec nncodec/bin/python`. It codes the integers of a matrix without loss; the values
+is enough for `python -m evidence bench codec --nncodec nncodec/bin/python`. It codes the integers of a matrix without loss; the values
 that they stand for are not charged. Context parameters are chosen by the encoder, as its own command does by default.
 """
 

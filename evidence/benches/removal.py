@@ -1,4 +1,4 @@
-"""`paring bench removal`: the same dead units, removed by three libraries. What moved, what is left, how long it took.
+"""`python -m evidence bench removal`: the same dead units, removed by three libraries. What moved, what is left, how long it took.
 
 All libraries run on one thread, as `pr.compact` does by itself, and every row says so.
 """

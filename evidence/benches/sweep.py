@@ -1,4 +1,4 @@
-"""`paring bench sweep`: the same trials one after another, and on two workers: wall-clock time, start-up included.
+"""`python -m evidence bench sweep`: the same trials one after another, and on two workers: wall-clock time, start-up included.
 
 A trial is a training of LeNet-5-Caffe on MNIST with L0 gates, a seed each, on one thread. Every sweep starts from nothing,
 in a folder of its own. `--seeds` is the number of trials and `--epochs` the length of each; a trial should take a minute

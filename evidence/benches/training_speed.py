@@ -1,4 +1,4 @@
-"""`paring bench training-speed`: training that shrinks while it goes, against dense training, at the same recipe.
+"""`python -m evidence bench training-speed`: training that shrinks while it goes, against dense training, at the same recipe.
 
 All start from the same weights and see the same batches; they train in turns, epoch by epoch, in one process, so that
 whatever else the machine does hits them alike. Time is that of the training steps (cuts, their checks and their
@@ -38,11 +38,10 @@ from evidence.benches.common import Asked, Book
 from paring.cli.experiment import Experiment
 from paring.cli.human import percent
 from paring.core import Method, Stack
-from paring.core.method import Dense
 from paring.cost import measure
 from paring.data import Dataset
 from paring.data import load as load_data
-from paring.methods import L0, Budget, Shrink
+from paring.methods import L0, Budget, Dense, Shrink
 from paring.train import Recipe, Trainer, evaluate
 
 WHOLE = 200

@@ -1,4 +1,4 @@
-"""Tables of papers, one file per paper; `paring table NAME` makes them."""
+"""Tables of papers, one file per paper; `python -m evidence table NAME` makes them."""
 
 from evidence.tables.ablations import ABLATIONS
 from evidence.tables.computed import Computed

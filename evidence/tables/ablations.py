@@ -19,9 +19,10 @@ from dataclasses import replace
 from evidence.tables.derived import Transplanted
 from evidence.tables.savarese2020 import SCALES, STR_DECAY, gates
 from evidence.tables.table import Entry, Table
-from paring import relax, rules
+from paring import select
 from paring.cli.experiment import Experiment
 from paring.core import Method
+from paring.gates import relax
 from paring.methods import GMP, STR, ConcreteDropout, ContinuousSparsification, EdgePopup, SparseVD, Supermask
 
 DENSITIES = (0.1, 0.02)
@@ -57,7 +58,11 @@ def _stochastic(density: float) -> Iterator[tuple[str, Method]]:
 
 
 def _magnitude(density: float) -> Iterator[tuple[str, Method]]:
-    for name, allocation in (("", rules.Uniform()), (", one threshold", rules.Global()), (", ERK", rules.ErdosRenyi())):
+    for name, allocation in (
+        ("", select.Uniform()),
+        (", one threshold", select.Global()),
+        (", ERK", select.ErdosRenyi()),
+    ):
         yield f"GMP{name}", GMP(density=density, allocation=allocation)
 
 

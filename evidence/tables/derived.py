@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from paring import rules
+from paring import select
 from paring.cli.config import digest
 from paring.cli.experiment import SMALL, Experiment
 from paring.cli.tickets.retrain import Control, Retrain
@@ -66,7 +66,7 @@ class Transplanted(Sourced):
         """The experiment that follows from the source's row."""
         assert isinstance(self.method, GMP)
         layers = tuple((name, layer["density"]) for name, layer in row["layers"].items())
-        method = replace(self.method, density=row["live_density"], allocation=rules.Given(layers))
+        method = replace(self.method, density=row["live_density"], allocation=select.Given(layers))
         return _plain(self, method)
 
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class Narrowed(Sourced):
         dense = widths(self.source.network(data))
         small = widths(load_net(lambda: self.source.network(data), root / self.source.name / SMALL))
         shares = tuple((name, small[name] / width) for name, width in dense.items() if name in small)
-        method = replace(self.method, density=min(share for _, share in shares), allocation=rules.Given(shares))
+        method = replace(self.method, density=min(share for _, share in shares), allocation=select.Given(shares))
         return _plain(self, method)
 
     def run(self, root: Path, *, progress: bool = True, data: Dataset | None = None) -> dict[str, Any]:

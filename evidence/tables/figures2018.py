@@ -5,7 +5,7 @@
   (−0.1, 1.1) and clipping makes: a density on (0, 1) and two atoms.
 * 2b: what replaces the L0 norm: P(z ≠ 0) of the hard concrete gate, its test-time estimate and its mean, against log α.
 * 3: expected FLOPs of one forward pass while training (one multiply and one add each), LeNet-300-100 and LeNet-5-Caffe,
-  read from the runs of `paring table louizos2018-mnist`.
+  read from the runs of `python -m evidence table louizos2018-mnist`.
 """
 
 from __future__ import annotations

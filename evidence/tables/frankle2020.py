@@ -24,8 +24,7 @@ from evidence.tables.table import Entry, Table
 from paring.cli.experiment import Experiment
 from paring.cli.tickets.retrain import CONTROLS
 from paring.core import Method
-from paring.core.method import Dense
-from paring.methods import IMP, ContinuousSparsification
+from paring.methods import IMP, ContinuousSparsification, Dense
 from paring.train import Recipe
 
 RECIPE = Recipe(

@@ -20,9 +20,8 @@ from typing import Any
 from evidence.tables.hard import HardExperiment
 from evidence.tables.table import Entry, Table
 from paring.core import Method
-from paring.core.method import Dense
 from paring.hard import STE, ApproxSign, GradientRule, Hinge, LogLoss, SaturatedSTE, SaturatingHinge, SoftHinge
-from paring.methods import Binarize
+from paring.methods import Binarize, Dense
 from paring.train import Recipe
 
 _MAIN: dict[str, GradientRule] = {

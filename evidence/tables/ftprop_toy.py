@@ -1,4 +1,4 @@
-"""What became of the two algorithms of Friesen and Domingos 2018, at a size where all is known: `paring table ftprop-toy`.
+"""What became of the two algorithms of Friesen and Domingos 2018, at a size where all is known: `python -m evidence table ftprop-toy`.
 
 Tasks: exclusive or and parity of ±1 bits, and random dichotomies of Gaussian points in 4 dimensions. Rows
 by "part":

@@ -24,10 +24,9 @@ from dataclasses import dataclass, replace
 from evidence.tables.derived import Narrowed
 from evidence.tables.frankle2020 import RECIPE as OPENLTH
 from evidence.tables.table import Entry, Table
-from paring import rules
+from paring import select
 from paring.cli.experiment import Experiment
-from paring.core.method import Dense
-from paring.methods import IMP, L0, Budget, Slimming
+from paring.methods import IMP, L0, Budget, Dense, Slimming
 from paring.train import Recipe
 
 SHARE = 0.5
@@ -75,11 +74,11 @@ def _experiments(model: str, task: Task, recipe: Recipe) -> Iterator[tuple[str, 
         rate=1 - task.uniform,
         rewind="none",
         at=f"weights:{task.layers}",
-        allocation=rules.Uniform(),
-        structure=rules.Units(),
+        allocation=select.Uniform(),
+        structure=select.Units(),
     )
     yield "uniform by magnitude, fine-tuned", replace(dense, method=uniform)
-    scales = Slimming(density=task.uniform, rate=0.0, at=f"units:{task.layers}", allocation=rules.Uniform())
+    scales = Slimming(density=task.uniform, rate=0.0, at=f"units:{task.layers}", allocation=select.Uniform())
     yield "uniform by scale, fine-tuned", replace(dense, method=scales)
     yield "L0's widths by scale, fine-tuned", Narrowed(model, task.data, scales, recipe, source=gates)
 

@@ -27,7 +27,7 @@ from typing import Any
 
 from evidence.tables.compression import Compression, mark_zero_loss
 from evidence.tables.table import Entry, Table
-from paring import rules
+from paring import select
 from paring.compress import (
     AdaptivePrecision,
     Codebooks,
@@ -43,8 +43,7 @@ from paring.compress import (
     Uniform,
 )
 from paring.core import Method
-from paring.core.method import Dense
-from paring.methods import GMP, L0, Binarize, Price
+from paring.methods import GMP, L0, Binarize, Dense, Price
 from paring.train import Recipe
 
 VALIDATION = 10_000
@@ -79,7 +78,7 @@ def combined(density: float, epochs: float, gates: L0 | None = None, values: int
         gates: for the units; None prunes weights alone.
         values: of each codebook, besides zero.
     """
-    pruning = GMP(density=density, every=50, ramp=(0.0, 0.5), allocation=rules.Global(least=1))
+    pruning = GMP(density=density, every=50, ramp=(0.0, 0.5), allocation=select.Global(least=1))
     first = () if gates is None else (Stage(gates, epochs=0.625 * epochs, lr=3e-3, drop_inputs=False),)
     books = Codebooks(values, keep_zeros=True, rounds=8, epochs=epochs / 32, mu=3e-3, growth=1.6, tune=epochs / 16)
     return Combined((*first, Stage(pruning, epochs=epochs, lr=5e-3)), books)

@@ -17,10 +17,9 @@ from dataclasses import replace
 from typing import Any
 
 from evidence.tables.table import Entry, Table
-from paring import relax
 from paring.cli.experiment import Experiment
-from paring.core.method import Dense
-from paring.methods import L0, Budget, Price
+from paring.gates import relax
+from paring.methods import L0, Budget, Dense, Price
 from paring.train import Recipe
 
 N = 60_000

@@ -19,11 +19,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from evidence.tables.table import Entry, Table
-from paring import rules
+from paring import select
 from paring.cli.experiment import Experiment
 from paring.core import Method
-from paring.core.method import Dense
-from paring.methods import GMP, IMP, L0, STR, AtInit, Budget, ContinuousSparsification, RigL, Slimming
+from paring.methods import GMP, IMP, L0, STR, AtInit, Budget, ContinuousSparsification, Dense, RigL, Slimming
 from paring.train import Recipe
 
 PRUNINGS = 21
@@ -84,10 +83,10 @@ def _asked(density: float, to: str, keep: float) -> dict[str, Method]:
         "CS": ContinuousSparsification(density=density, to=to),
         "L0": gates(density, keep),
         "GMP": GMP(density=density),
-        "GMP, one threshold": GMP(density=density, allocation=rules.Global()),
+        "GMP, one threshold": GMP(density=density, allocation=select.Global()),
         "RigL": RigL(density=density),
         "SNIP": AtInit(score="snip", density=density),
-        "random, ERK": AtInit(score="random", density=density, allocation=rules.ErdosRenyi()),
+        "random, ERK": AtInit(score="random", density=density, allocation=select.ErdosRenyi()),
     }
 
 

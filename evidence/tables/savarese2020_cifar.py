@@ -24,11 +24,10 @@ from dataclasses import replace
 from evidence.tables.frankle2020 import PRUNINGS
 from evidence.tables.frankle2020 import RECIPE as OPENLTH
 from evidence.tables.table import Entry, Table
-from paring import rules
+from paring import select
 from paring.cli.experiment import Experiment
 from paring.core import Method
-from paring.core.method import Dense
-from paring.methods import GMP, IMP, L0, STR, AtInit, Budget, ContinuousSparsification, RigL, Slimming
+from paring.methods import GMP, IMP, L0, STR, AtInit, Budget, ContinuousSparsification, Dense, RigL, Slimming
 from paring.train import Recipe
 
 RECIPE = replace(OPENLTH, epochs=85, nesterov=True, milestones=(56, 71))
@@ -50,13 +49,13 @@ def _asked(model: str, density: float) -> Iterator[tuple[str, Method]]:
     yield "CS, weights kept", replace(search, ticket="prune", flat=False)
     yield "L0", L0(price=Budget(params=1 - (1 - density) * CLOSABLE[model]), at=at, keep=STARTS[density])
     yield "GMP", GMP(density=density, at=at)
-    yield "GMP, one threshold", GMP(density=density, at=at, allocation=rules.Global())
+    yield "GMP, one threshold", GMP(density=density, at=at, allocation=select.Global())
     yield "RigL", RigL(density=density, at=at)
-    yield "RigL, uniform", RigL(density=density, at=at, allocation=rules.Uniform(first_dense=True))
+    yield "RigL, uniform", RigL(density=density, at=at, allocation=select.Uniform(first_dense=True))
     yield "SNIP", AtInit(score="snip", density=density, at=at)
     yield "GraSP", AtInit(score="grasp", density=density, at=at)
     yield "SynFlow", AtInit(score="synflow", density=density, at=at)
-    yield "random, ERK", AtInit(score="random", density=density, at=at, allocation=rules.ErdosRenyi())
+    yield "random, ERK", AtInit(score="random", density=density, at=at, allocation=select.ErdosRenyi())
 
 
 def _methods(model: str, recipe: Recipe) -> Iterator[tuple[str, Method, Recipe]]:

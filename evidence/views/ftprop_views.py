@@ -1,4 +1,4 @@
-"""Tables of `paring table ftprop-toy` in the docs."""
+"""Tables of `python -m evidence table ftprop-toy` in the docs."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
 small = run.finish()
 """
 
-from paring import methods, rules
+from paring import methods, select
 from paring.analysis import CaptureError
 from paring.core import Clock, FileError, Gate, Method, ParingWarning, Stack
 from paring.cost import report
@@ -42,8 +42,8 @@ __all__ = [
     "load",
     "pack",
     "report",
-    "rules",
     "save",
+    "select",
     "to_onnx",
     "unpack",
 ]

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.graph import transformers_zoo, zoo
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,6 +20,7 @@ from paring.cost import CostModel, Openness, measure, report
 from paring.gates import support
 from paring.removal import compact
 from paring.testing import nets as small
+from tests.removal import transformers_zoo, zoo
 
 pytestmark = BY_HAND
 

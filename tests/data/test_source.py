@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.missing import lacks
 
 from paring.data import DataError, Dataset, fetch, load, sets, status
 from paring.data.source import File
 from paring.data.source import cache as real_cache
+from tests.missing import lacks
 
 
 def same(a: Dataset, b: Dataset) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gates.nets import COUPLED, DenseCat, GatedUnits, HalfTied, Inverted, PostAct, PreAct, Squeeze, batch, shaken
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
@@ -22,6 +21,7 @@ from paring.gates import StochasticGate, expected, gate_of, sites, support
 from paring.methods.expected_l2 import expected_l2_of
 from paring.models import resnet20, wide_resnet
 from paring.testing import difference, is_stock, same_state
+from tests.gates.nets import COUPLED, DenseCat, GatedUnits, HalfTied, Inverted, PostAct, PreAct, Squeeze, batch, shaken
 
 pytestmark = [BY_HAND, CUT_SHORT]
 

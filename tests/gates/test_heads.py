@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.gates.nets import Attention, Library, PostAct, batch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from paring.analysis import wiring
 from paring.core import gates
 from paring.cost import measure
 from paring.gates import StochasticGate, gate_of, sites, support
+from tests.gates.nets import Attention, Library, PostAct, batch
 
 pytestmark = [BY_HAND, CUT_SHORT]
 

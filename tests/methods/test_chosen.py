@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import paring as pr
-from paring import rules
+from paring import select
 from paring.core import Method, Stack, gates
 from paring.methods import DNW, GMP, IMP, SET, AtInit, RigL, Shrink
 from paring.methods.chosen import put_last
@@ -49,9 +49,9 @@ def trained(method: Method, steps: int = 60) -> tuple[Any, list[int]]:
     "method",
     [
         IMP(prunings=4, rate=0.5, to=2),
-        IMP(prunings=4, rate=0.5, rewind="none", allocation=rules.Uniform()),
+        IMP(prunings=4, rate=0.5, rewind="none", allocation=select.Uniform()),
         GMP(density=0.0625, every=2, recover=False),
-        GMP(density=0.0625, every=2, recover=False, allocation=rules.Global()),
+        GMP(density=0.0625, every=2, recover=False, allocation=select.Global()),
         GMP(density=0.0625, every=2),
     ],
     ids=str,
@@ -68,9 +68,9 @@ def test_a_density_is_of_the_whole_network_also_where_it_shrinks(method: Method)
 @pytest.mark.parametrize(
     "method",
     [
-        IMP(prunings=21, rate=0.2, to=2, allocation=rules.Uniform()),
+        IMP(prunings=21, rate=0.2, to=2, allocation=select.Uniform()),
         GMP(density=0.0625, every=2, recover=False),
-        GMP(density=0.02, every=2, recover=False, allocation=rules.Global()),
+        GMP(density=0.02, every=2, recover=False, allocation=select.Global()),
     ],
     ids=str,
 )
@@ -96,7 +96,7 @@ def test_what_is_closed_for_good_stays_closed_while_the_network_shrinks(method: 
 
 def test_closed_pieces_stay_closed() -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-    method = IMP(prunings=3, rate=0.5, structure=rules.Units(), at="weights:0", allocation=rules.Uniform())
+    method = IMP(prunings=3, rate=0.5, structure=select.Units(), at="weights:0", allocation=select.Uniform())
     run = pr.attach(net, method, torch.zeros(2, 4), steps=1)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.0))
     before = None
@@ -113,17 +113,19 @@ def test_closed_pieces_stay_closed() -> None:
 
 def test_the_units_of_an_embedding_are_its_columns() -> None:
     net = nn.Sequential(nn.Embedding(12, 8), nn.Flatten(), nn.Linear(24, 2))
-    method = AtInit(score="magnitude", density=0.5, structure=rules.Units(), at="weights:0")
+    method = AtInit(score="magnitude", density=0.5, structure=select.Units(), at="weights:0")
     strength = net[0].weight.detach().abs().sum(0)
     pr.attach(net, method, torch.zeros(2, 3, dtype=torch.long))
     mask = next(gate.support() for _, _, gate in gates(net))
-    assert torch.equal(mask, rules.top(strength, 4).expand(12, 8))
+    assert torch.equal(mask, select.top(strength, 4).expand(12, 8))
 
 
 @pytest.mark.parametrize("at", ["weights", ("weights:4", "weights:2", "weights:0")])
 def test_the_first_layer_is_the_networks(at: Any) -> None:
     net = mlp()
-    pr.attach(net, RigL(density=0.2, allocation=rules.Uniform(first_dense=True), at=at), torch.zeros(2, 20), steps=1000)
+    pr.attach(
+        net, RigL(density=0.2, allocation=select.Uniform(first_dense=True), at=at), torch.zeros(2, 20), steps=1000
+    )
     found = {name: float(gate.support().float().mean()) for name, _, gate in gates(net)}
     assert found["0"] == 1
     assert [found["2"], found["4"]] == pytest.approx([0.2, 0.2], abs=0.01)
@@ -132,7 +134,7 @@ def test_the_first_layer_is_the_networks(at: Any) -> None:
 def test_n_of_m_follows_the_schedule() -> None:
     net = mlp()
     x = torch.randn(8, 20)
-    method = GMP(density=0.5, ramp=(0.25, 0.75), every=5, structure=rules.NM(2, 4))
+    method = GMP(density=0.5, ramp=(0.25, 0.75), every=5, structure=select.NM(2, 4))
     run = pr.attach(net, method, x[:2], steps=40)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.1))
     for _ in range(40):
@@ -147,10 +149,10 @@ def test_n_of_m_follows_the_schedule() -> None:
 @pytest.mark.parametrize(
     ("make", "text"),
     [
-        (lambda: GMP(structure=rules.NM(2, 4)), r"GMP\(density=0.1\) with structure NM\(n=2, m=4\): that keeps 0.5"),
-        (lambda: DNW(density=0.4, structure=rules.NM(2, 4)), "keeps 0.5 of the weights and nothing else, not 0.4"),
-        (lambda: AtInit(density=0.6, structure=rules.NM(1, 2)), "ask for this density"),
-        (lambda: IMP(prunings=2, rate=0.5, structure=rules.NM(2, 4)), "not 0.25"),
+        (lambda: GMP(structure=select.NM(2, 4)), r"GMP\(density=0.1\) with structure NM\(n=2, m=4\): that keeps 0.5"),
+        (lambda: DNW(density=0.4, structure=select.NM(2, 4)), "keeps 0.5 of the weights and nothing else, not 0.4"),
+        (lambda: AtInit(density=0.6, structure=select.NM(1, 2)), "ask for this density"),
+        (lambda: IMP(prunings=2, rate=0.5, structure=select.NM(2, 4)), "not 0.25"),
         (lambda: GMP(power=-1), "power=-1"),
         (lambda: GMP(power=float("nan")), "power=nan"),
         (lambda: GMP(ramp=(0, 0.5, 0.9)), "two fractions"),  # type: ignore[arg-type]
@@ -167,7 +169,7 @@ def test_what_cannot_be_is_refused(make: Any, text: str) -> None:
 
 def test_n_of_m_by_two_prunings() -> None:
     """Rates are rounded: two prunings of 29.3 % end at 0.49985."""
-    _, left = trained(IMP(prunings=2, rate=0.293, structure=rules.NM(2, 4)), steps=5)
+    _, left = trained(IMP(prunings=2, rate=0.293, structure=select.NM(2, 4)), steps=5)
     assert left[-1] == weights(mlp()) // 2
 
 

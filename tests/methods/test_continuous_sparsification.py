@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
-from paring import rules
+from paring import select
 from paring.core import gates
 from paring.data import load
 from paring.gates import SigmoidGate
@@ -206,7 +206,7 @@ def test_the_asked_density_is_hit_exactly(density: float, ticket: Any) -> None:
 def test_rounds_share_the_way_to_the_density_and_allocations_share_it_among_layers() -> None:
     method = ContinuousSparsification(density=0.125, searches=3)
     assert [method.asked(number) for number in range(3)] == pytest.approx([0.5, 0.25, 0.125])
-    given = rules.Given((("conv*", 0.5), ("fc1", 0.1), ("fc2", 1.0)))
+    given = select.Given((("conv*", 0.5), ("fc1", 0.1), ("fc2", 1.0)))
     net, _ = budget_run(ContinuousSparsification(density=0.01, searches=1, to=4, allocation=given), steps=20)
     for name, _, gate in gates(net):
         share = {"fc1": 0.1, "fc2": 1.0}.get(name, 0.5)
@@ -303,7 +303,7 @@ def test_resumes_bit_for_bit_in_every_round(tmp_path: Path, monkeypatch: pytest.
         ({"s0": math.inf}, r"s0=inf\): must be a finite number"),
         ({"per": "hour"}, r"per='hour'\): choose 'step' or 'epoch'"),
         ({"to": "soon"}, r"give optimizer steps"),
-        ({"allocation": rules.Uniform()}, r"shares a density among layers: give density"),
+        ({"allocation": select.Uniform()}, r"shares a density among layers: give density"),
     ],
 )
 def test_refusals(settings: dict[str, Any], why: str) -> None:

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 
 import paring as pr
 from marks import CUT_SHORT
-from paring import rules
+from paring import select
 from paring.core import gates
 from paring.gates import MaskGate
 from paring.methods import DNW, GMP, SET, AtInit, Masked, RigL, Slimming
@@ -102,7 +102,7 @@ def test_gmp_without_recovery_never_reopens() -> None:
 
 
 def test_a_transplanted_allocation_is_kept() -> None:
-    given = rules.Given((("conv*", 0.5), ("fc1", 0.05), ("fc2", 1.0)))
+    given = select.Given((("conv*", 0.5), ("fc1", 0.05), ("fc2", 1.0)))
     net, run, opt = attached(GMP(density=0.01, every=5, allocation=given))
     for _ in range(40):
         step(net, run, opt)
@@ -112,16 +112,16 @@ def test_a_transplanted_allocation_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    "structure", [rules.Units(), rules.Blocks(2, 2), rules.NM(1, 2)], ids=lambda one: type(one).__name__
+    "structure", [select.Units(), select.Blocks(2, 2), select.NM(1, 2)], ids=lambda one: type(one).__name__
 )
-def test_structures(structure: rules.Structure) -> None:
+def test_structures(structure: select.Structure) -> None:
     net, run, opt = attached(GMP(density=0.5, every=5, structure=structure, at="weights:!fc2"))
     for _ in range(30):
         step(net, run, opt)
     mask = masks(net)["fc1"].mask
-    if isinstance(structure, rules.Units):
+    if isinstance(structure, select.Units):
         assert bool(((mask.sum(1) == 0) | (mask.sum(1) == mask.shape[1])).all())
-    elif isinstance(structure, rules.NM):
+    elif isinstance(structure, select.NM):
         assert bool((mask.view(10, -1, 2).sum(2) == 1).all())
     else:
         blocks = mask.view(5, 2, -1, 2).sum((1, 3))
@@ -138,8 +138,8 @@ def by_hand(mask: Tensor, magnitude: Tensor, growth: Tensor, fraction: float) ->
     return torch.tensor([i in kept or i in new for i in range(len(flat))]).view(mask.shape)
 
 
-@pytest.mark.parametrize("allocation", [rules.ErdosRenyi(), rules.Uniform(first_dense=True)])
-def test_rigl_exchanges_by_gradient_and_skips_the_step(allocation: rules.Allocation) -> None:
+@pytest.mark.parametrize("allocation", [select.ErdosRenyi(), select.Uniform(first_dense=True)])
+def test_rigl_exchanges_by_gradient_and_skips_the_step(allocation: select.Allocation) -> None:
     net, run, opt = attached(RigL(density=0.3, every=5, allocation=allocation))
     start = {name: int(gate.mask.sum()) for name, gate in masks(net).items()}
     wanted = allocation.counts({name: gate.mask for name, gate in masks(net).items()}, 0.3)

@@ -16,8 +16,8 @@ from torch import nn
 
 import paring as pr
 from marks import CUT_SHORT
-from paring.core.method import Dense
 from paring.data import load
+from paring.methods import Dense
 from paring.testing import same_state
 from paring.train import CHECKPOINT, METRICS, CheckpointError, Fit, Recipe, Trainer, checkpoint, fit
 from paring.train.state_file import read

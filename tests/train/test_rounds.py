@@ -231,7 +231,7 @@ def test_two_methods_of_several_rounds_do_not_stack() -> None:
 
 def test_what_was_pruned_away_is_removed() -> None:
     """Units whose weights are all closed leave the network at the end."""
-    method = pr.IMP(prunings=2, rate=0.7, structure=pr.rules.Units())
+    method = pr.IMP(prunings=2, rate=0.7, structure=pr.select.Units())
     torch.manual_seed(0)
     net = Chain().double()
     run = by_hand(net, method, 10)

@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from paring import hard, methods, relax, rules
+from paring import hard, methods, select
 from paring.core import At, Method, Places
+from paring.gates import relax
 from paring.methods import Budget, Price
 from paring.methods.by_layer import ByLayer, named, pairs_of
 
@@ -36,16 +37,16 @@ METHODS: dict[str, type[Method]] = {
     "edge_popup": methods.EdgePopup,
     "binarize": methods.Binarize,
 }
-ALLOCATIONS: dict[str, type[rules.Allocation]] = {
-    "global": rules.Global,
-    "uniform": rules.Uniform,
-    "erdos_renyi": rules.ErdosRenyi,
+ALLOCATIONS: dict[str, type[select.Allocation]] = {
+    "global": select.Global,
+    "uniform": select.Uniform,
+    "erdos_renyi": select.ErdosRenyi,
 }
-STRUCTURES: dict[str, type[rules.Structure]] = {
-    "weights": rules.Weights,
-    "units": rules.Units,
-    "blocks": rules.Blocks,
-    "nm": rules.NM,
+STRUCTURES: dict[str, type[select.Structure]] = {
+    "weights": select.Weights,
+    "units": select.Units,
+    "blocks": select.Blocks,
+    "nm": select.NM,
 }
 GRADIENT_RULES: dict[str, type[hard.GradientRule]] = {
     "ste": hard.STE,
@@ -122,7 +123,7 @@ def parse_relaxation(text: str) -> relax.Relaxation:
     return cast(relax.Relaxation, _parse_named("gate", RELAXATIONS, text))
 
 
-def parse_allocation(text: str) -> rules.Allocation:
+def parse_allocation(text: str) -> select.Allocation:
     """Read an allocation: `global`, `uniform:first_dense=true`, `erdos_renyi`, or `given:conv1=0.5,fc*=0.1`.
 
     Raises:
@@ -130,8 +131,8 @@ def parse_allocation(text: str) -> rules.Allocation:
     """
     name, _, rest = text.partition(":")
     if name == "given":
-        return rules.Given(tuple(_numbers(text, rest).items()))
-    return cast(rules.Allocation, _parse_named("allocation", ALLOCATIONS, text))
+        return select.Given(tuple(_numbers(text, rest).items()))
+    return cast(select.Allocation, _parse_named("allocation", ALLOCATIONS, text))
 
 
 def parse_rule(text: str) -> hard.GradientRule:
@@ -143,13 +144,13 @@ def parse_rule(text: str) -> hard.GradientRule:
     return cast(hard.GradientRule, _parse_named("rule", GRADIENT_RULES, text))
 
 
-def parse_structure(text: str) -> rules.Structure:
+def parse_structure(text: str) -> select.Structure:
     """Read a structure: `weights`, `units`, `blocks:outputs=4,inputs=4`, `nm:n=2,m=4`.
 
     Raises:
         ValueError: unknown name or field.
     """
-    return cast(rules.Structure, _parse_named("structure", STRUCTURES, text))
+    return cast(select.Structure, _parse_named("structure", STRUCTURES, text))
 
 
 def _parse_named(what: str, table: Mapping[str, type[Any]], text: str) -> Any:
@@ -184,7 +185,7 @@ def _value(text: str, kind: str, value: str) -> Any:
 
 def _show_named(table: Mapping[str, type[Any]]) -> Callable[[Any], list[str]]:
     def show(value: Any) -> list[str]:
-        if isinstance(value, rules.Given):
+        if isinstance(value, select.Given):
             return ["given:" + ",".join(f"{name}={density}" for name, density in value.densities)]
         name = next(name for name, kind in table.items() if type(value) is kind)
         fields = [f for f in dataclasses.fields(value) if getattr(value, f.name) != f.default and f.name != "clamp"]
@@ -256,14 +257,14 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
         forms: dict[Any, tuple[str, Callable[[str], Any], Callable[[Any], list[str]], Any]] = {
             float | Price | Budget: ("RATE|budget:NAME=F", parse_price, _show_price, (int, float, Price, Budget)),
             relax.Relaxation: (_words(RELAXATIONS), parse_relaxation, _show_relaxation, relax.Relaxation),
-            rules.Allocation: (
+            select.Allocation: (
                 _words(ALLOCATIONS) + "|given:LAYER=F",
                 parse_allocation,
                 _show_named(ALLOCATIONS),
-                rules.Allocation,
+                select.Allocation,
             ),
             hard.GradientRule: (_words(GRADIENT_RULES), parse_rule, _show_named(GRADIENT_RULES), hard.GradientRule),
-            rules.Structure: (_words(STRUCTURES), parse_structure, _show_named(STRUCTURES), rules.Structure),
+            select.Structure: (_words(STRUCTURES), parse_structure, _show_named(STRUCTURES), select.Structure),
         }
         if info.type == At:
             return tyro.constructors.PrimitiveConstructorSpec(

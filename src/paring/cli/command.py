@@ -14,10 +14,11 @@ class CommandError(ValueError):
 
 @dataclass(frozen=True)
 class Command:
-    """One subcommand: a line for the overview and what runs it."""
+    """One subcommand: a line for the overview, what runs it, and what is said when it was interrupted."""
 
     about: str
     run: Callable[[Sequence[str]], int]
+    resumes: str = "run it again"
 
 
 def set_threads(count: int) -> None:

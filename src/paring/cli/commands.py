@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence.command_line import bench, docs, table
 
 from paring.cli.arguments import first_as, read
 from paring.cli.command import Command, CommandError, set_threads
@@ -226,15 +225,18 @@ def _info(words: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("train, shrink and prove, on real digits, in a minute", _demo),
-    "train": Command("train one network with one method, resumable", _train),
-    "sweep": Command("train a grid of settings, several at a time, resumable", _sweep),
+    "train": Command(
+        "train one network with one method, resumable", _train, "the same command goes on from the last checkpoint"
+    ),
+    "sweep": Command(
+        "train a grid of settings, several at a time, resumable",
+        _sweep,
+        "the same command goes on: finished trials are kept, stopped ones go on from their last epoch",
+    ),
     "tickets": Command("look for lottery tickets, train them in isolation, and judge", _tickets),
     "report": Command("layer by layer, what a run kept", _report),
     "pack": Command("write a network to a .pare file, losing nothing or within a bound on the loss", _pack),
     "unpack": Command("decode a .pare file into a .safetensors file", _unpack),
     "info": Command("tensor by tensor, what a .pare file holds and costs", _info),
     "data": Command("list, fetch and check the data sets", _data),
-    "table": Command("make a paper's table", table),
-    "bench": Command("measure speed, paired", bench),
-    "docs": Command("regenerate the docs' tables from results/", docs),
 }

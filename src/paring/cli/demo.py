@@ -13,12 +13,11 @@ from torch import nn
 from paring.cli.experiment import SMALL, outputs_differ
 from paring.cli.human import speed_up
 from paring.cli.page import run_page
-from paring.core.method import Dense
 from paring.cost import compare, latency, measure, report
 from paring.data import Dataset
 from paring.data import load as load_data
 from paring.files import load, save
-from paring.methods import L0, Budget
+from paring.methods import L0, Budget, Dense
 from paring.models import build
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic
 

@@ -21,13 +21,13 @@ from paring.cli.freed_memory import keep_freed_memory
 from paring.cli.reading import RunError, read_result
 from paring.cli.rounds import epochs, keep_decided, rounds
 from paring.core import Method, Stack
-from paring.core.method import Dense
 from paring.core.plain_json import shown
 from paring.cost import Cost, measure
 from paring.data import Dataset
 from paring.data import load as load_data
 from paring.files import save as save_net
 from paring.gates import expected, support
+from paring.methods import Dense
 from paring.models import build, drawn_norm_scales
 from paring.run import Run, attach
 from paring.train import Fit, Recipe, evaluate, fit, write_atomic

@@ -15,8 +15,7 @@ from paring.cli.arguments import METHODS, read
 from paring.cli.command import CommandError
 from paring.cli.experiment import Experiment
 from paring.core import Method, Stack
-from paring.core.method import Dense
-from paring.methods import Shrink
+from paring.methods import Dense, Shrink
 from paring.train import Recipe
 
 

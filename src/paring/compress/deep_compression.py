@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paring import rules
+from paring import select
 from paring.compress.huffman import estimate
 from paring.compress.pruning import prune, retrain
 from paring.compress.task import Compressor, Task, working_copy
@@ -36,7 +36,7 @@ class DeepCompression(Compressor):
     """
 
     densities: tuple[float, ...] = (0.3, 0.15, 0.08, 0.05)
-    allocation: rules.Allocation = rules.Global(least=1)  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.Global(least=1)  # noqa: RUF009  # a frozen value
     dense_values: int = 32
     conv_values: int = 256
     epochs: float = 3.0

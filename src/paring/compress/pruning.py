@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from paring import rules
+from paring import select
 from paring.compress.tensors import weights_of
 from paring.compress.training import Descent, Training
 
 
 @torch.no_grad()
-def prune(net: nn.Module, density: float, allocation: rules.Allocation) -> dict[str, Tensor]:
+def prune(net: nn.Module, density: float, allocation: select.Allocation) -> dict[str, Tensor]:
     """Set the smallest weights to zero; the masks of what stays, by name.
 
     Args:
@@ -20,7 +20,7 @@ def prune(net: nn.Module, density: float, allocation: rules.Allocation) -> dict[
         allocation: how the tensors share it.
     """
     weights = weights_of(net)
-    masks = rules.masks(rules.magnitude(weights), density, allocation, rules.Weights())
+    masks = select.masks(select.magnitude(weights), density, allocation, select.Weights())
     for name, mask in masks.items():
         weights[name].mul_(mask)
     return dict(masks)

@@ -3,12 +3,14 @@
 from paring.core.attachment import Attachment, attached, is_attached, set_attachment
 from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, steps_or_share, whole_number
+from paring.core.file_error import FileError
 from paring.core.gate import Gate, noise_dtype
 from paring.core.inputs import Example, Inputs
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Method, Probe, Removal, Rewind, Stack
 from paring.core.mount import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
+from paring.core.select_linear import SelectLinear
 from paring.core.sharding import is_sharded
 from paring.core.shared_gate import Spread
 from paring.core.short_repr import concise
@@ -24,6 +26,7 @@ __all__ = [
     "Attachment",
     "Clock",
     "Example",
+    "FileError",
     "Gate",
     "Gated",
     "Inputs",
@@ -35,6 +38,7 @@ __all__ = [
     "Probe",
     "Removal",
     "Rewind",
+    "SelectLinear",
     "Spread",
     "Stack",
     "adopt",

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, whole_number
 from paring.gates import Site, clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
@@ -36,8 +36,8 @@ class AtInit(Method):
         score: which weights matter, see above.
         density: share of the weights (with a structure, of its pieces) that stays, in (0, 1].
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
-        allocation: how the layers share the density: `rules.Global()` as in the papers; with "random" an allocation such as
-            `rules.ErdosRenyi()` or `rules.Given(...)` is the control that the others have to beat.
+        allocation: how the layers share the density: `select.Global()` as in the papers; with "random" an allocation such as
+            `select.ErdosRenyi()` or `select.Given(...)` is the control that the others have to beat.
         structure: what is kept or closed together.
         iterations: how often to score and prune on the way to the density, by the same factor each time; None: 100 for
             "synflow", once for the others.
@@ -51,8 +51,8 @@ class AtInit(Method):
     score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = "snip"
     density: float = 0.1
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
-    allocation: rules.Allocation = rules.Global()  # noqa: RUF009  # a frozen value
-    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.Global()  # noqa: RUF009  # a frozen value
+    structure: select.Structure = select.Weights()  # noqa: RUF009  # a frozen value
     iterations: int | None = None
     temperature: float = 200.0
     seed: int = 0
@@ -95,15 +95,15 @@ class AtInit(Method):
         layers = [site.layer for site in found]
         names = [f"{layer}.weight" for layer in layers]
         if self.score == "magnitude":
-            return rules.magnitude(weights_of(net, found))
+            return select.magnitude(weights_of(net, found))
         if self.score == "random":
-            return rules.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
+            return select.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
         if self.score == "synflow":
-            scores = rules.synflow(net, names, probe.example.args, probe.example.kwargs)
+            scores = select.synflow(net, names, probe.example.args, probe.example.kwargs)
         elif self.score == "snip":
-            scores = rules.snip(net, names, probe.loss)
+            scores = select.snip(net, names, probe.loss)
         else:
-            scores = rules.grasp(net, names, lambda twin: probe.loss(_cooler(twin, self.temperature)))
+            scores = select.grasp(net, names, lambda twin: probe.loss(_cooler(twin, self.temperature)))
         return dict(zip(layers, scores.values(), strict=True))
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from paring import rules
+from paring import select
 from paring.gates import Site, gate_of, masks_of
 
 
@@ -16,8 +16,8 @@ def chosen(
     found: Sequence[Site],
     scores: Mapping[str, Tensor],
     density: float,
-    allocation: rules.Allocation,
-    structure: rules.Structure,
+    allocation: select.Allocation,
+    structure: select.Structure,
 ) -> dict[str, Tensor]:
     """What stays: one boolean mask per layer.
 
@@ -37,7 +37,7 @@ def chosen(
     turned = {
         site.layer
         for site in found
-        if isinstance(net.get_submodule(site.module), nn.Embedding) and structure != rules.Weights()
+        if isinstance(net.get_submodule(site.module), nn.Embedding) and structure != select.Weights()
     }
     dense = {}
     for layer, gate in gates.items():
@@ -46,7 +46,7 @@ def chosen(
             left = gate.whole(torch.ones_like(score)) > 0
             score = put_last(gate.whole(score), ~left)
         dense[layer] = score.T if layer in turned else score
-    masks = rules.masks(dense, density, allocation, structure)
+    masks = select.masks(dense, density, allocation, structure)
     return {layer: gates[layer].part(mask.T if layer in turned else mask) for layer, mask in masks.items()}
 
 
@@ -55,8 +55,8 @@ def narrowed(
     found: Sequence[Site],
     scores: Mapping[str, Tensor],
     density: float,
-    allocation: rules.Allocation,
-    structure: rules.Structure,
+    allocation: select.Allocation,
+    structure: select.Structure,
 ) -> dict[str, Tensor]:
     """What stays of what is open now, as in `chosen`; what is closed stays closed, and scores, magnitudes, decide on the rest."""
     open_now = masks_of(net, found)

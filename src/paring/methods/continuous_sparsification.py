@@ -31,7 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from paring import rules
+from paring import select
 from paring.core import (
     At,
     Clock,
@@ -67,7 +67,7 @@ class ContinuousSparsification(Method):
         flat: `ticket="prune"` trains at the last learning rate; False repeats the whole schedule.
         density: share of the weights to keep, in (0, 1], instead of whatever λ and s0 lead to.
         steer: shift the logits towards the density while searching; False only ranks them at the end.
-        allocation: how the layers share the density; `rules.Global()` is one threshold for all.
+        allocation: how the layers share the density; `select.Global()` is one threshold for all.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         per: whether β grows with every "step" or every "epoch".
         rescale: the authors' factor 1/σ(s0) on all masks, and with them in the penalty.
@@ -86,7 +86,7 @@ class ContinuousSparsification(Method):
     flat: bool = True
     density: float | None = None
     steer: bool = True
-    allocation: rules.Allocation = rules.Global()  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.Global()  # noqa: RUF009  # a frozen value
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     per: Literal["step", "epoch"] = "step"
     rescale: bool = False
@@ -109,7 +109,7 @@ class ContinuousSparsification(Method):
             raise ValueError(f"{name}(per={self.per!r}): choose 'step' or 'epoch'")
         if self.density is not None and not 0 < self.density <= 1:
             raise ValueError(f"{name}(density={self.density}): must lie in (0, 1]")
-        if self.density is None and self.allocation != rules.Global():
+        if self.density is None and self.allocation != select.Global():
             raise ValueError(f"{name}(allocation=...) shares a density among layers: give density=... as well")
         if self.to is not None:
             in_steps(f"{name}(to=...)", self.to, 1, least=0)
@@ -132,7 +132,7 @@ class ContinuousSparsification(Method):
                 f"ContinuousSparsification(final_beta={self.final_beta}): the temperature grows within a round; tell "
                 f"attach how long that is with {lacking}=..."
             )
-        grow = rules.Geometric(self.final_beta)
+        grow = select.Geometric(self.final_beta)
         if self.per == "step" or clock.epoch_steps is None:
             return grow(clock.step / clock.steps)
         last = math.ceil(clock.steps / clock.epoch_steps) - 1
@@ -246,13 +246,13 @@ class ContinuousSparsification(Method):
     def _ranked(self, net: nn.Module, density: float) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Logits and the mask of the highest of them, by layer."""
         logits = {site.layer: gate.s.detach() for site, gate in self._gates(net)}
-        return logits, rules.masks(logits, density, self.allocation, rules.Weights())
+        return logits, select.masks(logits, density, self.allocation, select.Weights())
 
     @torch.no_grad()
     def _shift(self, net: nn.Module, density: float) -> None:
         """Shift logits so that as many are positive as asked: all alike, or by layer for other allocations."""
         logits, masks = self._ranked(net, density)
-        if isinstance(self.allocation, rules.Global):
+        if isinstance(self.allocation, select.Global):
             middle = _border(logits, masks)
             for logit in logits.values():
                 logit.sub_(middle)

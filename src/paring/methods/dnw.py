@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
@@ -25,7 +25,7 @@ class DNW(Method):
         density: share of the weights (with a structure, of its pieces) that the network sees, in (0, 1].
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density; the same in every layer as in the paper
-            (`rules.Uniform(first_dense=True)` is its variant with a dense first layer).
+            (`select.Uniform(first_dense=True)` is its variant with a dense first layer).
         structure: what is kept or closed together.
 
     Raises:
@@ -34,8 +34,8 @@ class DNW(Method):
 
     density: float = 0.1
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
-    allocation: rules.Allocation = rules.Uniform()  # noqa: RUF009  # a frozen value
-    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.Uniform()  # noqa: RUF009  # a frozen value
+    structure: select.Structure = select.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
@@ -63,5 +63,5 @@ class DNW(Method):
 
     def _choose(self, net: nn.Module) -> None:
         found = sites_of(net, self)
-        scores = rules.magnitude(weights_of(net, found))
+        scores = select.magnitude(weights_of(net, found))
         set_masks(net, found, chosen(net, found, scores, self.density, self.allocation, self.structure))

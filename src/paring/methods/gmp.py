@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
 from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
 from paring.methods.chosen import chosen, narrowed
@@ -33,7 +33,7 @@ class GMP(Method):
             where that is shorter.
         power: of the schedule (3: the paper's).
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
-        allocation: how the layers share the density: `rules.Uniform()` as in the paper, `rules.Global()`, `ErdosRenyi`,
+        allocation: how the layers share the density: `select.Uniform()` as in the paper, `select.Global()`, `ErdosRenyi`,
             `Given`.
         structure: what is pruned together.
         recover: let closed weights come back.
@@ -47,8 +47,8 @@ class GMP(Method):
     every: str | int | None = None
     power: float = 3.0
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
-    allocation: rules.Allocation = rules.Uniform()  # noqa: RUF009  # a frozen value
-    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.Uniform()  # noqa: RUF009  # a frozen value
+    structure: select.Structure = select.Weights()  # noqa: RUF009  # a frozen value
     recover: bool = True
 
     def __post_init__(self) -> None:
@@ -64,9 +64,9 @@ class GMP(Method):
         self.structure.check(f"GMP(density={self.density})", self.density)
 
     @property
-    def schedule(self) -> rules.Cubic:
+    def schedule(self) -> select.Cubic:
         """Sparsity as a function of the fraction of training that is over."""
-        return rules.Cubic(1 - self.density, begin=self.ramp[0], end=self.ramp[1], power=self.power)
+        return select.Cubic(1 - self.density, begin=self.ramp[0], end=self.ramp[1], power=self.power)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at, self.structure)
@@ -119,7 +119,7 @@ class GMP(Method):
 
     def _prune(self, net: nn.Module, density: float) -> None:
         found = sites_of(net, self)
-        scores = rules.magnitude(latent_of(net, found))
+        scores = select.magnitude(latent_of(net, found))
         if self.recover:
             put_aside(net, found, chosen(net, found, scores, density, self.allocation, self.structure))
         else:

@@ -21,7 +21,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, in_steps, settle_places, whole_number
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import narrowed
@@ -39,7 +39,7 @@ class IMP(Method):
         rewind: how the next round begins, see above.
         to: rewind point as epochs of the first round ("2ep") or optimizer steps (500); 0 is the initialisation.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
-        allocation: how the layers share the density; `rules.Global()` is one threshold for all.
+        allocation: how the layers share the density; `select.Global()` is one threshold for all.
         structure: what is pruned together.
 
     Raises:
@@ -51,8 +51,8 @@ class IMP(Method):
     rewind: Literal["weights", "lr", "finetune", "none"] = "weights"
     to: str | int = 0
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
-    allocation: rules.Allocation = rules.Global()  # noqa: RUF009  # a frozen value
-    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.Global()  # noqa: RUF009  # a frozen value
+    structure: select.Structure = select.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
@@ -100,7 +100,7 @@ class IMP(Method):
 
     def on_round(self, net: nn.Module, clock: Clock) -> None:
         found = sites_of(net, self)
-        scores = rules.magnitude(weights_of(net, found))
+        scores = select.magnitude(weights_of(net, found))
         masks = narrowed(net, found, scores, self.density(clock.round + 1), self.allocation, self.structure)
         set_masks(net, found, masks)
         for site in found:

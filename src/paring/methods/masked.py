@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 
@@ -22,7 +22,7 @@ class Masked(Method):
 
     Args:
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
-        structure: of their pattern; `rules.NM(2, 4)` lets removal keep it.
+        structure: of their pattern; `select.NM(2, 4)` lets removal keep it.
         factor: multiplies them, in the forward pass; `finish` folds it away (Continuous Sparsification's 1/sigma(s0)).
 
     Raises:
@@ -31,7 +31,7 @@ class Masked(Method):
 
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     factor: float = 1.0
-    structure: rules.Structure = rules.Weights()  # noqa: RUF009  # a frozen value
+    structure: select.Structure = select.Weights()  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")

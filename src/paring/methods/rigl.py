@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
@@ -34,7 +34,7 @@ class RigL(Method):
         drop: share of a layer's open weights that the first exchange replaces, in (0, 1].
         end: fraction of training after which nothing is exchanged any more.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
-        allocation: how the layers share the density: `rules.ErdosRenyi()` is ERK, `rules.Uniform(first_dense=True)`
+        allocation: how the layers share the density: `select.ErdosRenyi()` is ERK, `select.Uniform(first_dense=True)`
             the paper's "uniform".
         seed: of the first masks, which are random.
 
@@ -47,7 +47,7 @@ class RigL(Method):
     drop: float = 0.3
     end: float = 0.75
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
-    allocation: rules.Allocation = rules.ErdosRenyi()  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.ErdosRenyi()  # noqa: RUF009  # a frozen value
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,21 +59,21 @@ class RigL(Method):
         _ = self.schedule
 
     @property
-    def schedule(self) -> rules.CosineDrop:
+    def schedule(self) -> select.CosineDrop:
         """Fraction to exchange as a function of the fraction of training that is over."""
-        return rules.CosineDrop(self.drop, self.end)
+        return select.CosineDrop(self.drop, self.end)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at)
         attached(net).notes[self] = found
-        scores = rules.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
-        set_masks(net, found, rules.masks(scores, self.density, self.allocation, rules.Weights()))
+        scores = select.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
+        set_masks(net, found, select.masks(scores, self.density, self.allocation, select.Weights()))
         clear_closed(net, found)
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
             raise ValueError("RigL follows a schedule over the whole training: tell attach its length with steps=...")
-        if problem := rules.no_exchanges("RigL", self._every(clock), self.end, clock.steps):
+        if problem := select.no_exchanges("RigL", self._every(clock), self.end, clock.steps):
             attached(net).say(problem)
         self._look(net, clock)
 
@@ -85,7 +85,7 @@ class RigL(Method):
         for site in sites_of(net, self):
             gate, weight = mask_of(net, site), weight_of(net, site)
             grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            found = rules.exchange(gate.mask, weight.detach().abs(), grad.abs(), fraction)
+            found = select.exchange(gate.mask, weight.detach().abs(), grad.abs(), fraction)
             gate.mask.copy_(found.mask)
             gate.fresh = found.fresh
         for parameter in net.parameters():

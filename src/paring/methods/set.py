@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
@@ -30,7 +30,7 @@ class SET(Method):
         drop: share of a layer's open weights that an exchange replaces, in (0, 1].
         end: fraction of training after which nothing is exchanged any more.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
-        allocation: how the layers share the density: `rules.ErdosRenyi(kernel=False)` as in the paper.
+        allocation: how the layers share the density: `select.ErdosRenyi(kernel=False)` as in the paper.
         seed: of the first masks and of what opens.
 
     Raises:
@@ -42,7 +42,7 @@ class SET(Method):
     drop: float = 0.3
     end: float = 1.0
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
-    allocation: rules.Allocation = rules.ErdosRenyi(kernel=False)  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.ErdosRenyi(kernel=False)  # noqa: RUF009  # a frozen value
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -56,15 +56,15 @@ class SET(Method):
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at)
         attached(net).notes[self] = found
-        scores = rules.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
-        set_masks(net, found, rules.masks(scores, self.density, self.allocation, rules.Weights()))
+        scores = select.random(weights_of(net, found), torch.Generator().manual_seed(self.seed))
+        set_masks(net, found, select.masks(scores, self.density, self.allocation, select.Weights()))
         clear_closed(net, found)
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         every = self._every(clock)
         if clock.steps is None and self.end < 1:
             raise ValueError(f"SET(end={self.end}) needs the length of training: tell attach with steps=...")
-        if clock.steps is not None and (problem := rules.no_exchanges("SET", every, self.end, clock.steps)):
+        if clock.steps is not None and (problem := select.no_exchanges("SET", every, self.end, clock.steps)):
             attached(net).say(problem)
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
@@ -74,10 +74,10 @@ class SET(Method):
         over = part is not None and part >= self.end
         if clock.step % every == 0 and not over:
             draw = torch.Generator().manual_seed(self.seed * 1_000_003 + clock.step)
-            growth = rules.random(weights_of(net, found), draw)
+            growth = select.random(weights_of(net, found), draw)
             for site in found:
                 gate, weight = mask_of(net, site), weight_of(net, site)
-                swap = rules.exchange(gate.mask, weight.detach().abs(), growth[site.layer], self.drop)
+                swap = select.exchange(gate.mask, weight.detach().abs(), growth[site.layer], self.drop)
                 gate.mask.copy_(swap.mask)
                 forget(opt, weight, swap.fresh)
         for site in found:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paring import rules
+from paring import select
 from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, settle_places
 from paring.gates import MaskGate, ScaleGate, Site, gate_of, put_gate, sites, sites_of
 
@@ -29,7 +29,7 @@ class Slimming(Method):
         density: share of the units that stays, in (0, 1].
         rate: of the L1 penalty on the scales (1e-4 for VGG, 1e-5 for ResNets in the paper).
         at: which units: "units", or a selection such as "units:Conv2d".
-        allocation: how the layers share the density; `rules.Global(least=1)`: one threshold, no layer disappears.
+        allocation: how the layers share the density; `select.Global(least=1)`: one threshold, no layer disappears.
 
     Raises:
         ValueError: a number out of its range.
@@ -38,7 +38,7 @@ class Slimming(Method):
     density: float = 0.3
     rate: float = 1e-4
     at: At = Places(("units",))  # noqa: RUF009  # a frozen value
-    allocation: rules.Allocation = rules.Global(least=1)  # noqa: RUF009  # a frozen value
+    allocation: select.Allocation = select.Global(least=1)  # noqa: RUF009  # a frozen value
 
     def __post_init__(self) -> None:
         settle_places(self, "units", "heads")
@@ -77,7 +77,7 @@ class Slimming(Method):
 
     def on_round(self, net: nn.Module, clock: Clock) -> None:
         scores = {site.layer: _score(_scales(net, site)) for site in sites_of(net, self)}
-        found = rules.masks(scores, self.density, self.allocation, rules.Weights())
+        found = select.masks(scores, self.density, self.allocation, select.Weights())
         for site in sites_of(net, self):
             gate = gate_of(net, site)
             assert isinstance(gate, MaskGate)

@@ -8,6 +8,7 @@ from paring.select.score import Loss, grasp, magnitude, random, snip, synflow
 from paring.select.structure import NM, Blocks, Structure, Units, Weights, masks
 
 __all__ = [
+    "NM",
     "Allocation",
     "Blocks",
     "CosineDrop",
@@ -18,7 +19,6 @@ __all__ = [
     "Given",
     "Global",
     "Loss",
-    "NM",
     "Structure",
     "Uniform",
     "Units",

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from paring import methods as m
-from paring import relax, rules
+from paring import select
 from paring.core import Method, Stack
+from paring.gates import relax
 from paring.hard import ApproxSign, Hinge
 from paring.testing.nets import Chain, ModuleChain
 
@@ -63,11 +64,11 @@ ZOO: tuple[Row, ...] = (
     ),
     Row("imp", lambda: m.IMP(prunings=2, rate=0.4, to=4)),
     Row("gmp", lambda: m.GMP(density=0.3, every=5)),
-    Row("gmp without recovery", lambda: m.GMP(density=0.3, every=5, recover=False, allocation=rules.Global())),
+    Row("gmp without recovery", lambda: m.GMP(density=0.3, every=5, recover=False, allocation=select.Global())),
     Row("rigl", lambda: m.RigL(density=0.4, every=5)),
     Row("set", lambda: m.SET(density=0.4, every=5)),
     Row("dnw", lambda: m.DNW(density=0.4)),
-    Row("random at initialisation", lambda: m.AtInit(score="random", density=0.4, allocation=rules.ErdosRenyi())),
+    Row("random at initialisation", lambda: m.AtInit(score="random", density=0.4, allocation=select.ErdosRenyi())),
     Row("synflow", lambda: m.AtInit(score="synflow", density=0.4, iterations=5)),
     Row("snip", lambda: m.AtInit(score="snip", density=0.4)),
     Row("grasp", lambda: m.AtInit(score="grasp", density=0.6)),

@@ -8,7 +8,8 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-from paring.cli.main import BUG, main
+from paring.cli.dispatch import BUG
+from paring.cli.main import main
 from paring.core.printable import printable_lines
 from paring.testing.fuzz import Case, Format, Seed, network, pare
 

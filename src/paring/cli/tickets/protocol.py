@@ -25,9 +25,8 @@ from paring.cli.experiment import Experiment
 from paring.cli.tickets.retrain import Control, Retrain
 from paring.cli.tickets.verdict import Verdict, judge
 from paring.core import Clock, Method, Places, Stack
-from paring.core.method import Dense
 from paring.data import Dataset
-from paring.methods import L0
+from paring.methods import L0, Dense
 from paring.train import Diverged, Recipe
 
 

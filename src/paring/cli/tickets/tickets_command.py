@@ -16,7 +16,7 @@ from paring.cli.tickets.protocol import Plan, run_plan
 from paring.cli.tickets.show import lines, tickets_page
 from paring.cli.tickets.verdict import Verdict
 from paring.cli.vary import read_grid
-from paring.core.method import Dense
+from paring.methods import Dense
 from paring.train import write_atomic
 
 _DESCRIPTION = (

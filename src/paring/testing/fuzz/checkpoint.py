@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from paring.core import Method, Stack
-from paring.core.method import Dense
 from paring.data import Dataset, Split
-from paring.methods import L0, Budget, Shrink
+from paring.methods import L0, Budget, Dense, Shrink
 from paring.testing.fuzz.format import Case, Format, Seed
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
 from paring.train import CHECKPOINT, CheckpointError, Recipe, Trainer, checkpoint

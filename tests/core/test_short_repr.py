@@ -1,0 +1,42 @@
+"""Settings as text: what is at its default is left out, so that an option that is added changes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, make_dataclass
+
+from paring import select
+from paring.core import Stack, concise
+from paring.methods import GMP, IMP, L0, Budget, Dense
+from paring.train import Recipe
+
+
+def test_only_what_was_set() -> None:
+    assert concise(Dense()) == "Method()"
+    assert concise(IMP(rate=0.5)) == "IMP(rate=0.5)"
+    assert concise(GMP(allocation=select.Global(), ramp=(0.0, 0.5))) == "GMP(ramp=(0.0, 0.5,), allocation=Global())"
+    assert (
+        concise(L0(price=Budget(macs=0.5), at=("units", "inputs")))
+        == "L0(price=Budget(macs=0.5), at=('units', 'inputs',))"
+    )
+    assert concise(Stack(IMP(), Dense())) == "Stack(methods=(IMP(), Method(),))"
+    assert concise(Recipe(lr=0.5)) == "Recipe(lr=0.5)"
+
+
+def test_an_option_more_changes_nothing() -> None:
+    old = make_dataclass("Same", [("a", int, field(default=1))], frozen=True)
+    new = make_dataclass(
+        "Same", [("a", int, field(default=1)), ("b", tuple, field(default_factory=tuple))], frozen=True
+    )
+    for a in (1, 2):
+        assert concise(old(a)) == concise(new(a))
+    assert concise(new(1, (3,))) != concise(new(1))
+    assert concise(IMP(rate=0.5)) != concise(IMP(rate=0.25))
+
+
+def test_what_has_no_default_is_always_told() -> None:
+    @dataclass(frozen=True)
+    class Given:
+        name: str
+
+    assert concise(Given("x")) == "Given(name='x')"
+    assert [one.name for one in fields(Given)] == ["name"]

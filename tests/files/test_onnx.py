@@ -1,0 +1,95 @@
+"""ONNX files compute what the network computes, at any batch size."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from paring.files import OnnxError, to_onnx
+from paring.removal import compact
+from tests.removal.transformers_zoo import GPT
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+runtime = pytest.importorskip("onnxruntime")
+
+
+def run(path: Path, *inputs: Tensor) -> Tensor:
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [one.name for one in session.get_inputs()]
+    return torch.from_numpy(session.run(None, dict(zip(names, (x.numpy() for x in inputs), strict=True)))[0])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="the exporter of torch 2.6 fails on BatchNorm")
+def test_shrunk_networks_of_both_forms(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    conv = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
+    gpt = GPT().eval()
+    with torch.no_grad():
+        conv[0].weight[:2], conv[0].bias[:2] = 0, 0
+        gpt.blocks[0].attention.qkv.weight[32:36] = 0
+    image, words = torch.randn(4, 1, 8, 8), torch.randint(0, 11, (2, 6))
+    for net, x in ((conv, image), (gpt, words)):
+        small = compact(net.eval(), x, verify=False, form="module" if net is conv else "graph")
+        to_onnx(small.train(), x, tmp_path / "net.onnx")
+        assert small.training
+        small.eval()
+        for batch in (x, torch.cat([x, x, x])):
+            assert torch.allclose(run(tmp_path / "net.onnx", batch), net(batch), atol=1e-5)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"paring\[onnx\]"):
+        to_onnx(nn.Linear(2, 2), torch.randn(2, 2), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_exported_leaves_the_old_file(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 2 if bool(x.sum() > 0) else x
+
+    (tmp_path / "net.onnx").write_text("old")
+    with pytest.raises(OnnxError, match=r"Branches cannot be exported|it was not kept"):
+        to_onnx(Branches(), torch.randn(2, 2), tmp_path / "net.onnx")
+    assert (tmp_path / "net.onnx").read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["module", "graph"])
+def test_networks_that_take_any_number_of_inputs(form: str, tmp_path: Path) -> None:
+    class Many(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(5, 8), nn.Linear(8, 3)
+
+        def forward(self, first: Tensor, *others: Tensor) -> Tensor:
+            return self.out(torch.relu(self.into(torch.cat([first, *others], 1))))
+
+    torch.manual_seed(0)
+    net, inputs = Many().eval(), (torch.randn(4, 2), torch.randn(4, 1), torch.randn(4, 2))
+    with torch.no_grad():
+        net.into.weight[:3], net.into.bias[:3] = 0, 0
+    small = compact(net, inputs, form=form)  # type: ignore[arg-type]
+    assert small.into.out_features == 5
+    assert torch.allclose(small(*inputs), net(*inputs), atol=1e-5)
+    to_onnx(small, inputs, tmp_path / "net.onnx")
+    assert torch.allclose(torch.export.export(small, inputs).module()(*inputs), net(*inputs), atol=1e-5)
+
+
+def test_the_reason_of_a_failed_export_is_that_of_the_network(tmp_path: Path) -> None:
+    class Broken(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise RuntimeError("no such thing")
+
+    with pytest.raises(OnnxError, match="RuntimeError: no such thing"):
+        to_onnx(Broken(), torch.randn(2, 2), tmp_path / "net.onnx")
