@@ -130,4 +130,4 @@ def _command(name: str, view: str) -> str:
     """The command that makes results of this name."""
     from evidence.bench import BENCHES
 
-    return f"paring {'bench' if view == 'bench' or name in BENCHES else 'table'} {name}"
+    return f"python -m evidence {'bench' if view == 'bench' or name in BENCHES else 'table'} {name}"

@@ -240,6 +240,9 @@ def _tidy(svg: str, inputs: str, stamp: str, title: str) -> str:
     body = re.sub(r"<style[^>]*>.*?</style>", f"<style>{_STYLE}</style>", body, count=1, flags=re.DOTALL)
     body = body.replace(_INK, "currentColor").replace("xlink:href=", "href=")
     body = re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", body)
+    clips = list(dict.fromkeys(re.findall(r'<clipPath id="([^"]+)"', body)))  # matplotlib hashes their coordinates
+    for number, clip in enumerate(clips, 1):
+        body = body.replace(f'"{clip}"', f'"clip{number}"').replace(f"#{clip})", f"#clip{number})")
     body = re.sub(r'(id="|href="#|url\(#)', rf"\1c{inputs}-", body)
     name = html.escape(title, quote=True)
     attributes = f'class="paring-chart" {box.group()} role="img" aria-label="{name}"'
