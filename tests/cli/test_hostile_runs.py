@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from paring.cli.dispatch import BUG
 from paring.cli.experiment import RESULT, SMALL, Experiment
 from paring.cli.fuzz.result_format import DEMO, ROW
 from paring.cli.fuzz.run_format import _METRICS, CONFIG
-from paring.cli.main import BUG, main
+from paring.cli.main import main
 from paring.core import ParingWarning
 from paring.files import save
 from paring.methods import Dense
