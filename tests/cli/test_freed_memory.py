@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from marks import CUT_SHORT
+from paring.cli import freed_memory
 from paring.cli.experiment import Experiment
 from paring.data import Dataset
-from paring.cli import freed_memory
 from paring.methods import L0, Budget
 from paring.train import Recipe
 

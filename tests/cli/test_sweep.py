@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import forked
 
 from cli import sweep_trials as work
 from paring.cli.results import load
 from paring.cli.sweep import Executor, Job, Outcome, Processes, Ray, Serial, run_trials, sweep
+from tests import forked
 
 
 @pytest.fixture(scope="module", autouse=True)

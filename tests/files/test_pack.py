@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests import forked
 from torch import Tensor, nn
 
 import paring as pr
@@ -19,6 +18,7 @@ from paring.files import File, Shards
 from paring.files.pare import container
 from paring.files.shards import save_stream
 from paring.models import build
+from tests import forked
 
 
 class Tied(nn.Module):

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests import forked
 from torch import nn
 
 import paring as pr
@@ -20,6 +19,7 @@ from paring.data import load
 from paring.models import build
 from paring.testing import same_state
 from paring.train import CHECKPOINT, METRICS, CheckpointError, Diverged, Recipe, fit
+from tests import forked
 
 pytestmark = CUT_SHORT
 

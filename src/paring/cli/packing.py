@@ -85,7 +85,7 @@ def pack_command(words: Sequence[str]) -> int:
         told,
         prog="paring pack",
         description=(
-            "Write a network to a .pare file (src/paring/codec/FORMAT.md). Without --max-loss-increase every number comes "
+            "Write a network to a .pare file (src/paring/files/pare/FORMAT.md). Without --max-loss-increase every number comes "
             "back exactly. With it, a compressor looks for the smallest file whose decoded network keeps the loss and the "
             "error within the bounds on the split; the file is decoded, measured again, and refused if they do not hold.\n\n"
             f"compressors: {', '.join(COMPRESSORS)}; settings follow a colon, lists joined by +. 'smallest' rounds to grids "

@@ -17,7 +17,7 @@ from typing import Any, final
 
 from paring.cli.sweep.executor import Crew, Executor, Job, Reply, perform, told
 
-_IMPORTED = ["paring.lab.experiment"]  # by the process that all others are copies of: torch takes seconds
+_IMPORTED = ["paring.cli.experiment"]  # by the process that all others are copies of: torch takes seconds
 _LEAVE = 10.0  # seconds that a process has to end after its reply
 
 
