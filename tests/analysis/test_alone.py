@@ -204,10 +204,11 @@ def test_eight_threads(tmp_path: Path) -> None:
         compacts(dead(normed, "0"), row, "0", mode="eval"),
         compacts(dead(Attends(), "fc1"), torch.randn(2, 5, 8), "fc1"),
         lambda: finishes(Chain(), image),
-        lambda: onnx(dead(Chain(), "conv1"), image, tmp_path / "net.onnx"),
         lambda: bits(row),
         lambda: loads(dead(Heads(), "q", "v"), tokens, tmp_path / "net.safetensors"),
     ]
+    if torch.__version__ >= (2, 7):  # the lowest for `to_onnx`
+        jobs.append(lambda: onnx(dead(Chain(), "conv1"), image, tmp_path / "net.onnx"))
     with ThreadPoolExecutor(len(jobs)) as pool:
         for done in [pool.submit(job) for job in jobs]:
             done.result()

@@ -80,7 +80,8 @@ class Untraceable(Base):
     """Runs, but asks for something that a fake tensor does not have."""
 
     def forward(self, x: Tensor) -> Tensor:
-        x.untyped_storage().data_ptr()
+        if type(x) is not Tensor:
+            raise TypeError(f"no plain tensor: {type(x).__name__}")
         y: Tensor = self.fc(x)
         return y
 
@@ -198,7 +199,8 @@ def test_nothing_is_printed(capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     assert [handler.filters for handler in logging.getLogger("torch").handlers] == handlers
     monkeypatch.setenv("PARING_DEBUG", "1")
     refusal(Branches(), X)
-    assert "torch.ops.aten.linear" in capfd.readouterr().err
+    if torch.__version__ >= (2, 7):  # 2.6 prints no graph
+        assert "torch.ops.aten.linear" in capfd.readouterr().err
 
 
 def test_quiet_hears_the_others(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
