@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.analysis.liveness import Fate, agreed, product_readers, readers_of, settle
+from paring.analysis.liveness import Fate, Reader, agreed, product_readers, readers_of, settle
 from paring.removal.plan import _pays
 from tests.analysis.test_conv_kinds import IMAGE, exact, kill, left
 
@@ -33,6 +33,20 @@ def test_a_constant_stands_for_one_that_is_sixty_four_times_as_large_and_no_larg
     kill(net.a, [0], constant)
     kill(net.b, [0, 1], 1.0)
     assert left(exact(net, IMAGE)[1])[:2] == [4, stays]
+
+
+def test_only_constants_that_go_and_are_read_say_how_large_a_stand_in_has_to_be() -> None:
+    """The largest that goes is 10: an unread one and one that stays are a hundred times as large."""
+    constants = torch.tensor([1.0, 10.0, 1000.0, 1000.0, 0.1, 10 / 64, 1000.0], dtype=torch.float64)
+    every = torch.ones(7, dtype=torch.bool)
+    used, needed, merge = every[None].clone(), torch.zeros(9, dtype=torch.bool), every.clone()
+    used[0, 2] = merge[6] = False  # unread; no constant of this reader
+    needed[[3, 7, 8]] = True  # one that stays, the only row, and what lies outside
+    site = SimpleNamespace(units=torch.tensor([7]), columns=torch.arange(7))
+    reader = Reader(site, constants, used, every, merge)  # type: ignore[arg-type]
+    assert reader.stand_ins(needed).tolist() == [True, True, True, True, False, True, False]
+    needed[:7] = True
+    assert not reader.stand_ins(needed).any(), "nothing goes"
 
 
 def test_constants_of_the_two_modes_agree_up_to_rounding() -> None:
