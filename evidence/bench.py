@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from evidence.benches import bits, codec, gates, inference, removal, sweep, training_speed
-from evidence.benches.common import Asked, Bench
+from evidence.benches.book import Asked, Bench
 
 BENCHES: dict[str, Bench] = {
     "gates": Bench("what gates cost per training step, against dense", 200, gates.run),

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from evidence.benches.dead import randomise
 from evidence.benches.runtimes import FORMATS, Formatted
 from paring.bits import pack_bits

@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from evidence.benches import nncodec
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from paring.files import File, write
 
 Floats = NDArray[np.float32]

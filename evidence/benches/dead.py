@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from evidence.benches import nets
+from evidence.benches import bench_nets
 from paring.models import build
 
 Kind = Literal["zero", "constant", "sign"]
@@ -89,13 +89,13 @@ def _model(name: str, shape: tuple[int, int, int], groups: tuple[Group, ...]) ->
 _VGG16 = _chain(*((f"conv{i}", f"bn{i}") for i in range(1, 14)))
 SUBJECTS: dict[str, Subject] = {
     "lenet_300_100": _model("lenet_300_100", (1, 28, 28), _chain(("fc1", None), ("fc2", None))),
-    "mlp_bn": Subject(nets.mlp_bn, (1, 28, 28), _chain(("fc1", "bn1"), ("fc2", "bn2"))),
-    "conv_bn": Subject(nets.conv_bn, (3, 32, 32), _chain(("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))),
+    "mlp_bn": Subject(bench_nets.mlp_bn, (1, 28, 28), _chain(("fc1", "bn1"), ("fc2", "bn2"))),
+    "conv_bn": Subject(bench_nets.conv_bn, (3, 32, 32), _chain(("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))),
     "lenet5_caffe": _model("lenet5_caffe", (1, 28, 28), _chain(("conv1", None), ("conv2", None), ("fc1", None))),
     "vgg16": _model("vgg16", (3, 32, 32), _VGG16),
     "resnet20": _model("resnet20", (3, 32, 32), _residual((3, 3, 3), 1)),
-    "resnet50": Subject(nets.resnet50, (3, 224, 224), _residual((3, 4, 6, 3), 2)),
-    "vit": Subject(nets.Vit, (3, 32, 32), _transformer(6, 32)),
+    "resnet50": Subject(bench_nets.resnet50, (3, 224, 224), _residual((3, 4, 6, 3), 2)),
+    "vit": Subject(bench_nets.Vit, (3, 32, 32), _transformer(6, 32)),
 }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from paring.core import Method
 from paring.cost import compare_times
 from paring.cost.latency import in_turns

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from evidence.benches.dead import SUBJECTS, Subject, kill, width
 from evidence.benches.runtimes import has_onnxruntime, variants
 from paring.cli.human import milliseconds

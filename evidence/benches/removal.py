@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from evidence.benches.dead import KINDS, SUBJECTS, Kind, half_dead
 from evidence.benches.tools import FUSED, TOOLS, Dead, Missing, Remove, lenient, tool_version, unverified
 from paring.analysis.alone import alone

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from paring.cli.experiment import Experiment
 from paring.cli.sweep import Executor, Processes, Ray, Serial, run_trials
 from paring.data import fetch

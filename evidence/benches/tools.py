@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 import paring
+from evidence.benches.bench_nets import Attention
 from evidence.benches.dead import Group, rows
-from evidence.benches.nets import Attention
 from paring.removal import compact
 
 Dead = Sequence[tuple[Group, Tensor]]

@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from paring.cli.experiment import Experiment
 from paring.cli.human import percent
 from paring.core import Method, Stack

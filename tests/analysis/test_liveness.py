@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.analysis.liveness import Fate, Reader, agreed, product_readers, readers_of, settle
+from paring.analysis.liveness import Reader, agreed, product_readers, readers_of, settle
+from paring.analysis.state import Liveness
 from paring.removal.plan import _pays
 from tests.analysis.test_conv_kinds import IMAGE, exact, kill, left
 
@@ -104,9 +105,9 @@ def test_what_is_kept_in_addition_is_computed_only_where_it_is_read() -> None:
     needed[found.sites[2].units] = True
     kept = needed.clone()
     kept[second[0]] = True
-    fate = Fate(needed, kept)
-    assert settle(found, readers, fate), "its inputs have to stay as well"
-    assert bool(fate.needed[second[0]])
-    assert bool(fate.kept[first].all())
-    assert not settle(found, readers, fate), "and nothing else"
-    assert not fate.kept[second[1:]].any()
+    liveness = Liveness(needed, kept)
+    assert settle(found, readers, liveness), "its inputs have to stay as well"
+    assert bool(liveness.needed[second[0]])
+    assert bool(liveness.kept[first].all())
+    assert not settle(found, readers, liveness), "and nothing else"
+    assert not liveness.kept[second[1:]].any()

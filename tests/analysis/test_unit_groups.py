@@ -1,4 +1,4 @@
-"""Units that share a fate, and the modules where a gate reaches everyone who reads them; by hand."""
+"""Units that go or stay together, and the modules where a gate reaches everyone who reads them; by hand."""
 
 from __future__ import annotations
 

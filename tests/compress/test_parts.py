@@ -20,9 +20,8 @@ from paring.compress.grid_rounding import rounded
 from paring.compress.hashed import Hash, hashed
 from paring.compress.huffman import estimate, huffman_bits
 from paring.compress.noise import dropout
-from paring.compress.small_tensors import gridded
 from paring.compress.soft_sharing import Mixture, looked_up
-from paring.compress.tensors import float_bytes, is_binary, ties, weights_of
+from paring.compress.tensors import float_bytes, gridded, is_binary, ties, weights_of
 from paring.compress.through_file import through_file
 from paring.compress.training import Descent
 from paring.core import ParingWarning

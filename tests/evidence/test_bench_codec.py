@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evidence.benches import codec
-from evidence.benches.common import Asked
+from evidence.benches.book import Asked
 from paring.cli.results import load
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evidence.benches.common import Asked, Book
+from evidence.benches.book import Asked, Book
 from paring.cli.results import ResultsError, load
 
 

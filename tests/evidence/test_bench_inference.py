@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evidence.benches import inference
-from evidence.benches.common import Asked
+from evidence.benches.book import Asked
 from evidence.benches.dead import SUBJECTS, width
 from evidence.benches.runtimes import FORMATS, Formatted, Session, has_onnxruntime
 from paring.cli.results import load

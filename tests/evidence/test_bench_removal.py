@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evidence.benches import removal
-from evidence.benches.common import Asked
+from evidence.benches.book import Asked
 from evidence.benches.dead import KINDS, Kind
 from evidence.benches.tools import FUSED
 from paring.cli.results import load

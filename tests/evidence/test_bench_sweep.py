@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evidence.benches import sweep
-from evidence.benches.common import Asked
+from evidence.benches.book import Asked
 from paring.cli.experiment import Experiment
 from paring.cli.results import load
 from paring.cli.sweep import Serial

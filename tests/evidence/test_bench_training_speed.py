@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evidence.benches import training_speed
-from evidence.benches.common import Asked
+from evidence.benches.book import Asked
 from evidence.benches.training_speed import Race, Runner, compare, shrunk
 from marks import CUT_SHORT
 from paring.cli.experiment import Experiment

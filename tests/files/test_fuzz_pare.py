@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paring.files import File, PareError, unpack
 from paring.testing.fuzz import campaign, sown
-from paring.testing.fuzz.pare import LARGEST, Pare, forged, good, taken_apart
+from paring.testing.fuzz.pare_format import LARGEST, Pare, forged, good, taken_apart
 
 GOOD = good()
 

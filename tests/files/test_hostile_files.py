@@ -19,8 +19,8 @@ import paring as pr
 from paring.core import FileError
 from paring.files import load, save
 from paring.testing.fuzz import Seed, campaign, sown
-from paring.testing.fuzz.nets import Written
-from paring.testing.fuzz.network import FILE, Network, signed, taken_apart
+from paring.testing.fuzz.fuzz_nets import Written
+from paring.testing.fuzz.network_format import FILE, Network, signed, taken_apart
 
 SEEDS: dict[str, Seed] = {seed.name: seed for seed in Network().seeds()}
 

@@ -72,14 +72,14 @@ def test_every_fault_is_counted(outcome: str, then: Callable[[bytes], object]) -
 
 
 def test_memory_that_is_really_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paring.testing.fuzz.engine.BYTES", 30 << 20)
+    monkeypatch.setattr("paring.testing.fuzz.fuzzer.BYTES", 30 << 20)
     for size, outcome in ((1, 0), (150, 1)):
         counts = campaign(One(lambda data, size=size: np.ones(size << 20, np.uint8)[:0].sum() * 0), cases=1)
         assert counts.outcomes["over memory"] == outcome
 
 
 def test_time_and_hanging(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paring.testing.fuzz.engine.SECONDS", 0.02)
+    monkeypatch.setattr("paring.testing.fuzz.fuzzer.SECONDS", 0.02)
     assert campaign(One(lambda data: spend(0.05)), cases=1).outcomes["over time"] == 1
     monkeypatch.setattr(limits, "HANGS", 0.05)
     assert campaign(One(lambda data: limits.time.sleep(20)), cases=1).outcomes["over time"] == 1

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from paring.analysis.interpret import Interpretation
-from paring.analysis.liveness import Fate
+from paring.analysis.state import Liveness
 from paring.analysis.weights import groups_of
 
 InputGroups = Mapping[str, int]
 """Layer name → m. Layers with groups of their own lose no single columns anyway."""
 
 
-def keep_groups(found: Interpretation, fate: Fate, input_groups: InputGroups) -> bool:
+def keep_groups(found: Interpretation, liveness: Liveness, input_groups: InputGroups) -> bool:
     """Keep the units of every group of which one input stays. True if that kept any more.
 
     They are kept without being needed, as in `round_up`.
@@ -31,14 +31,14 @@ def keep_groups(found: Interpretation, fate: Fate, input_groups: InputGroups) ->
         for site in found.sites:
             size = input_groups.get(site.name, 1)
             if size > 1 and groups_of(site.module) == 1:
-                kept = fate.kept[site.columns]
+                kept = liveness.kept[site.columns]
                 more.append(site.columns[_whole(kept, size) & ~kept])
         units = torch.cat([*more, torch.empty(0, dtype=torch.int64)]).unique()
         if not len(units):
             return changed
         changed = True
-        fate.kept[units] = True
-        fate.grouped.update(units.tolist())
+        liveness.kept[units] = True
+        liveness.grouped.update(units.tolist())
 
 
 def whole_groups(gone: Tensor, size: int) -> Tensor:

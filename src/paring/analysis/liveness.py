@@ -11,14 +11,14 @@ No layer loses its last unit.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from paring.analysis.interpret import Interpretation
-from paring.analysis.rectangles import agreed_meetings, as_site, boxed_again
-from paring.analysis.state import Site
+from paring.analysis.rectangles import agreed_meetings, as_site, keep_rectangles
+from paring.analysis.state import Liveness, Site
 from paring.analysis.weights import groups_of, used
 
 HEALTHY = 1 / 64  # a representative's constant is at least this share of the largest that it stands for
@@ -48,21 +48,6 @@ class Reader:
         gone = self.merge & ~needed[self.site.columns] & self.read(needed)
         least = HEALTHY * size[gone].max() if bool(gone.any()) else torch.inf
         return self.merge & (size >= least)
-
-
-@dataclass
-class Fate:
-    """Per group id (one more at the end for -1, always true): needed = has to be computed, kept = stays.
-
-    last: the last units of their layers. boxed: units that stay because slices of a tensor have to be of one size.
-    grouped: units that stay because a layer reads them in groups (see `input_groups`).
-    """
-
-    needed: Tensor
-    kept: Tensor
-    last: set[int] = field(default_factory=set)
-    boxed: set[int] = field(default_factory=set)
-    grouped: set[int] = field(default_factory=set)
 
 
 def agreed(found: Interpretation, other: Interpretation | None) -> list[Tensor]:
@@ -102,29 +87,29 @@ def _reader(site: Site, constants: Tensor, merging: bool) -> Reader:
     return Reader(site, constants, used(site.module), (constants == 0) | merge, merge)
 
 
-def decide(found: Interpretation, readers: list[Reader], spare: Collection[str]) -> Fate:
+def decide(found: Interpretation, readers: list[Reader], spare: Collection[str]) -> Liveness:
     needed = torch.zeros(found.units + 1, dtype=torch.bool)
     needed[-1] = True
     needed[torch.tensor(list(found.kept), dtype=torch.int64)] = True
     for site in found.sites:
         if site.name in spare:
             needed[site.units] = True
-    fate = Fate(needed, needed.clone())
+    liveness = Liveness(needed, needed.clone())
     while True:
         _close(needed, readers)
         while _represent(found, needed, readers):
             _close(needed, readers)
-        fate.kept |= needed
-        if boxed_again(found, fate, read_by(found.units, needed, readers)):
+        liveness.kept |= needed
+        if keep_rectangles(found, liveness, read_by(found.units, needed, readers)):
             continue
-        empty = next((s for s in reversed(found.sites) if not fate.kept[s.units].any()), None)
+        empty = next((s for s in reversed(found.sites) if not liveness.kept[s.units].any()), None)
         if empty is None:
-            return fate
+            return liveness
         read = read_by(found.units, needed, readers)
         idle = empty.units[~read[empty.units]]
         one = int(idle[0] if len(idle) else empty.units[0])
-        fate.last.add(one)
-        fate.kept[one] = True
+        liveness.last.add(one)
+        liveness.kept[one] = True
         needed[one] = len(idle) == 0  # nobody reads an idle unit, so what it computes does not matter
 
 
@@ -138,16 +123,16 @@ def _close(needed: Tensor, readers: list[Reader]) -> None:
             needed[reader.site.columns[columns]] = True
 
 
-def settle(found: Interpretation, readers: list[Reader], fate: Fate) -> bool:
+def settle(found: Interpretation, readers: list[Reader], liveness: Liveness) -> bool:
     """After more units were kept: those that are read have to be computed as well. True if that kept even more."""
-    before = int(fate.kept.sum())
-    while bool((more := fate.kept & ~fate.needed & read_by(found.units, fate.needed, readers)).any()):
-        fate.needed |= more
-        _close(fate.needed, readers)
-        while _represent(found, fate.needed, readers):
-            _close(fate.needed, readers)
-        fate.kept |= fate.needed
-    return int(fate.kept.sum()) > before
+    before = int(liveness.kept.sum())
+    while bool((more := liveness.kept & ~liveness.needed & read_by(found.units, liveness.needed, readers)).any()):
+        liveness.needed |= more
+        _close(liveness.needed, readers)
+        while _represent(found, liveness.needed, readers):
+            _close(liveness.needed, readers)
+        liveness.kept |= liveness.needed
+    return int(liveness.kept.sum()) > before
 
 
 def _represent(found: Interpretation, needed: Tensor, readers: list[Reader]) -> bool:

@@ -9,23 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis.grids import Meeting, restore
-from paring.analysis.state import Site
+from paring.analysis.state import Liveness, Site
 
 if TYPE_CHECKING:
     from paring.analysis.interpret import Interpretation
-    from paring.analysis.liveness import Fate
 
 
-def boxed_again(found: Interpretation, fate: Fate, read: Tensor) -> bool:
+def keep_rectangles(found: Interpretation, liveness: Liveness, read: Tensor) -> bool:
     """Keep more units where tensors would no longer be boxes; True if there were any. `read`: ids somebody reads."""
     if not found.grids and not found.links:
         return False
-    late = fate.kept & ~fate.needed & read
-    more = restore(found.grids, found.links, fate.kept, read)
-    fate.kept[more] = True
-    fate.needed |= late
-    fate.needed[more[read[more]]] = True
-    fate.boxed.update(more.tolist())
+    late = liveness.kept & ~liveness.needed & read
+    more = restore(found.grids, found.links, liveness.kept, read)
+    liveness.kept[more] = True
+    liveness.needed |= late
+    liveness.needed[more[read[more]]] = True
+    liveness.boxed.update(more.tolist())
     return len(more) > 0 or bool(late.any())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx, nn
@@ -119,3 +119,18 @@ def ties_of(net: nn.Module) -> dict[str, str]:
         if parameter.numel():
             names.setdefault(parameter.untyped_storage().data_ptr(), []).append(name)
     return {name: group[1 if name == group[0] else 0] for group in names.values() if len(group) > 1 for name in group}
+
+
+@dataclass
+class Liveness:
+    """Which units stay. Per group id (one more at the end for -1, always true): needed = has to be computed, kept = stays.
+
+    last: the last units of their layers. boxed: units that stay because slices of a tensor have to be of one size.
+    grouped: units that stay because a layer reads them in groups (see `input_groups`).
+    """
+
+    needed: Tensor
+    kept: Tensor
+    last: set[int] = field(default_factory=set)
+    boxed: set[int] = field(default_factory=set)
+    grouped: set[int] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Units that share a fate, and the modules where one gate has to act on all of them.
+"""Units that go or stay together, and the modules where one gate has to act on all of them.
 
 Units that meet in a sum, a product or a depthwise convolution have one id in the interpretation. A `Group` collects
 the ids that live in the same layers: the stream of a residual stage, say, or the hidden units of one layer.

@@ -18,8 +18,7 @@ from typing import Any
 from torch import nn
 
 from paring.compress.objective import Objective
-from paring.compress.small_tensors import on_grid
-from paring.compress.tensors import halved, is_binary
+from paring.compress.tensors import halved, is_binary, on_grid
 from paring.compress.through_file import through_file
 from paring.compress.training import Training
 

@@ -77,3 +77,32 @@ def ties(net: nn.Module) -> dict[str, str]:
         if owner != name:
             found[name] = owner
     return found
+
+
+@torch.no_grad()
+def on_grid(net: nn.Module, bits: int) -> nn.Module:
+    """A copy with its biases, norms and other small parameters on grids of so many bits; statistics stay as they are.
+
+    Args:
+        net: any module.
+        bits: at least 2.
+    """
+    twin = copy.deepcopy(net)
+    for tensor in small_of(twin).values():
+        if isinstance(tensor, nn.Parameter):
+            tensor.copy_(gridded(tensor, bits))
+    return twin
+
+
+def gridded(tensor: Tensor, bits: int) -> Tensor:
+    """The nearest multiples of a step, at most 2^bits - 1 of them around zero; the step is a float16.
+
+    Args:
+        tensor: any shape, finite.
+        bits: at least 2.
+    """
+    largest = float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+    step = torch.tensor(largest / (2 ** (bits - 1) - 1)).half().to(tensor.dtype)
+    if not 0 < float(step) < float("inf"):
+        return tensor.detach().clone()
+    return ((tensor.detach() / step).round() * step).half().to(tensor.dtype) + 0.0

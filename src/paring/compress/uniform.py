@@ -10,10 +10,9 @@ from functools import partial
 
 import torch
 
-from paring.compress.small_tensors import gridded
 from paring.compress.step_sizes import largest, short, spread, until_within, while_within
 from paring.compress.task import Compressor, Step, Task, working_copy
-from paring.compress.tensors import weights_of
+from paring.compress.tensors import gridded, weights_of
 
 WIDEST = 12
 

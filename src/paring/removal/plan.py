@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from paring.analysis.input_groups import InputGroups, keep_groups, whole_groups
 from paring.analysis.interpret import Interpretation
-from paring.analysis.liveness import Fate, Reader, agreed, decide, product_readers, readers_of, settle
-from paring.analysis.state import NormSite, Site
+from paring.analysis.liveness import Reader, agreed, decide, product_readers, readers_of, settle
+from paring.analysis.state import Liveness, NormSite, Site
 from paring.analysis.weights import columns_of, dims, groups_of, used
 from paring.core.select_linear import SelectLinear
 from paring.removal.report import Row, rows_of
@@ -120,11 +120,11 @@ def make_plan(
     if zeros_only:
         constants = [torch.where(c == 0, c, torch.nan) for c in constants]
     readers = readers_of(found, constants, grouped) + product_readers(found, other)
-    fate = decide(found, readers, spare)
-    round_up(found, fate, multiple_of)
-    while keep_groups(found, fate, grouped) | settle(found, readers, fate):
-        round_up(found, fate, multiple_of)
-    merges = [merge for reader in readers if (merge := _merge(reader, fate)) is not None]
+    liveness = decide(found, readers, spare)
+    round_up(found, liveness, multiple_of)
+    while keep_groups(found, liveness, grouped) | settle(found, readers, liveness):
+        round_up(found, liveness, multiple_of)
+    merges = [merge for reader in readers if (merge := _merge(reader, liveness)) is not None]
     merging = {reader.site.name: reader.merge for reader in readers}
     cuts: list[Cut] = []
     folds: list[Fold] = []
@@ -134,47 +134,47 @@ def make_plan(
         if site.name in done or not site.plain:
             continue
         done.add(site.name)
-        fold = _fold(found, site, constant, fate, merging[site.name]) if site.name in merging else None
+        fold = _fold(found, site, constant, liveness, merging[site.name]) if site.name in merging else None
         if fold is not None:
             folds.append(fold)
-        read = fate.kept[site.columns]  # index -1 is kept
+        read = liveness.kept[site.columns]  # index -1 is kept
         if drop_inputs and type(site.module) in (nn.Linear, SelectLinear) and not site.shared:
-            unread = _unread_columns(site, fate)
+            unread = _unread_columns(site, liveness)
             if site.name in grouped:
                 unread &= whole_groups(unread | ~read, grouped[site.name])
             if _pays(int(unread.sum()), int(read.sum()), multiple_of):
                 selects[site.name] = (read.cumsum(0) - 1)[read & ~unread]
                 read = read & ~unread
-        cuts += _layer_cuts(site, fate.kept[site.units], read, fold)
+        cuts += _layer_cuts(site, liveness.kept[site.units], read, fold)
     sizes: dict[str, int] = {}
     for norm in {n.name: n for n in [*found.norms, *found.slopes]}.values():
-        kept = fate.kept[norm.labels]
+        kept = liveness.kept[norm.labels]
         own = [leaf for leaf in PER_CHANNEL if getattr(norm.module, leaf, None) is not None]
         cuts += [one for leaf in own for one in _cut(full_name(norm.name, leaf), 0, kept)]
         if not own and not bool(kept.all()):
             sizes[norm.name] = int(kept.sum())
-    rows = rows_of(found, readers, fate, spare)
-    return ShrinkPlan(tuple(cuts), tuple(folds), selects, rows, tuple(merges), sizes, fate.kept)
+    rows = rows_of(found, readers, liveness, spare)
+    return ShrinkPlan(tuple(cuts), tuple(folds), selects, rows, tuple(merges), sizes, liveness.kept)
 
 
-def _merge(reader: Reader, fate: Fate) -> Merge | None:
+def _merge(reader: Reader, liveness: Liveness) -> Merge | None:
     """Constant columns that go, into the needed one with the largest constant."""
     site = reader.site
-    gone = reader.merge & ~fate.kept[site.columns] & reader.read(fate.needed)
+    gone = reader.merge & ~liveness.kept[site.columns] & reader.read(liveness.needed)
     if not bool(gone.any()):
         return None
-    stand_ins = reader.stand_ins(fate.needed) & fate.needed[site.columns]
+    stand_ins = reader.stand_ins(liveness.needed) & liveness.needed[site.columns]
     into = int(torch.where(stand_ins, reader.constants.abs(), -1.0).argmax())
     others = gone.nonzero().flatten()
     factors = reader.constants[others] / reader.constants[into]
     return Merge(full_name(site.name, "weight"), dims(site.module)[1], into, others, factors)
 
 
-def _fold(found: Interpretation, site: Site, constants: Tensor, fate: Fate, merging: Tensor) -> Fold | None:
-    gone = ~fate.kept[site.columns] & (constants != 0) & constants.isfinite() & ~merging
+def _fold(found: Interpretation, site: Site, constants: Tensor, liveness: Liveness, merging: Tensor) -> Fold | None:
+    gone = ~liveness.kept[site.columns] & (constants != 0) & constants.isfinite() & ~merging
     if not bool(gone.any()) or groups_of(site.module) > 1:  # a whole group goes: no row is left that reads it
         return None
-    amount = (columns_of(site.module, gone) @ constants[gone]) * fate.needed[site.units]
+    amount = (columns_of(site.module, gone) @ constants[gone]) * liveness.needed[site.units]
     if not bool((amount != 0).any()):
         return None
     if getattr(site.module, "bias", None) is None and (norm := _sole_norm(found, site)) is not None:
@@ -193,10 +193,10 @@ def _sole_norm(found: Interpretation, site: Site) -> NormSite | None:
     return None
 
 
-def _unread_columns(site: Site, fate: Fate) -> Tensor:
+def _unread_columns(site: Site, liveness: Liveness) -> Tensor:
     """Columns that stay in the layer's input but have zero weights in all rows that matter; one column stays."""
-    read = fate.kept[site.columns]
-    unread = read & ~used(site.module)[fate.needed[site.units]].any(0)
+    read = liveness.kept[site.columns]
+    unread = read & ~used(site.module)[liveness.needed[site.units]].any(0)
     if bool(unread.any()) and bool((unread | ~read).all()):
         unread[int(unread.nonzero()[0])] = False
     return unread

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from paring.analysis.interpret import Interpretation
-from paring.analysis.liveness import Fate, Reader, read_by
-from paring.analysis.state import Site
+from paring.analysis.liveness import Reader, read_by
+from paring.analysis.state import Liveness, Site
 
 Mode = Literal["eval", "both"]
 Form = Literal["module", "graph"]
@@ -85,7 +85,9 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def rows_of(found: Interpretation, readers: list[Reader], fate: Fate, spare: Collection[str]) -> tuple[Row, ...]:
+def rows_of(
+    found: Interpretation, readers: list[Reader], liveness: Liveness, spare: Collection[str]
+) -> tuple[Row, ...]:
     zero = torch.ones(found.units + 1, dtype=torch.bool)
     constant = zero.clone()
     padded: dict[int, str] = {}
@@ -96,16 +98,16 @@ def rows_of(found: Interpretation, readers: list[Reader], fate: Fate, spare: Col
         seen[site.columns] = True
         zero[site.columns[reader.constants != 0]] = False
         constant[site.columns[site.constants.isnan()]] = False
-        merged[site.columns[reader.merge & reader.read(fate.needed)]] = True
+        merged[site.columns[reader.merge & reader.read(liveness.needed)]] = True
         for unit in site.columns[(~reader.free | reader.merge) & site.constants.isfinite()].tolist():
             padded.setdefault(unit, _obstacle(site))
-    read = read_by(found.units, fate.needed, readers)
+    read = read_by(found.units, liveness.needed, readers)
     constant &= seen
     rows: dict[str, Row] = {}
     for site in found.sites:
         if site.name in rows:
             continue
-        kept = fate.kept[site.units]
+        kept = liveness.kept[site.units]
         gone, stay = site.units[~kept], site.units[kept]
         nothing = gone[zero[gone] & seen[gone]]
         unread = gone[~(zero[gone] & seen[gone]) & ~read[gone]]
@@ -113,9 +115,9 @@ def rows_of(found: Interpretation, readers: list[Reader], fate: Fate, spare: Col
         dead = constant[stay] | (seen[stay] & ~read[stay]) | site.value[kept].isfinite()
         for unit in stay[dead].tolist():
             reason = "removing it changed the outputs" if site.name in spare else found.kept.get(unit, "")
-            reason = reason or ("all heads keep the same number" if unit in fate.boxed else "")
-            reason = reason or ("inputs of an N:M layer go in whole groups" if unit in fate.grouped else "")
-            reason = reason or ("the last unit of its layer" if unit in fate.last else padded.get(unit, ""))
+            reason = reason or ("all heads keep the same number" if unit in liveness.boxed else "")
+            reason = reason or ("inputs of an N:M layer go in whole groups" if unit in liveness.grouped else "")
+            reason = reason or ("the last unit of its layer" if unit in liveness.last else padded.get(unit, ""))
             reason = reason or found.coupled.get(unit, "")
             reasons[reason] += bool(reason)
         moved = len(gone) - len(nothing) - len(unread)

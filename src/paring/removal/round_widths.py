@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from paring.analysis.interpret import Interpretation
-from paring.analysis.liveness import Fate
+from paring.analysis.state import Liveness
 
 
-def round_up(found: Interpretation, fate: Fate, multiple_of: int) -> None:
+def round_up(found: Interpretation, liveness: Liveness, multiple_of: int) -> None:
     """Keep dead units until every layer that loses some has a multiple of `multiple_of` left, or at most half of it.
 
     They are kept without being needed: what they compute does not matter, so what they read may still go. Units that
@@ -15,10 +15,10 @@ def round_up(found: Interpretation, fate: Fate, multiple_of: int) -> None:
     while multiple_of > 1:
         changed = False
         for site in found.sites:
-            kept = fate.kept[site.units]
+            kept = liveness.kept[site.units]
             count = int(kept.sum())
             lacking = -count % multiple_of if 2 * count > multiple_of else 0
             for unit in site.units[~kept][:lacking].tolist():
-                fate.kept[unit] = changed = True
+                liveness.kept[unit] = changed = True
         if not changed:
             return

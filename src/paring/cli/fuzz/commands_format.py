@@ -11,7 +11,7 @@ from pathlib import Path
 from paring.cli.dispatch import BUG
 from paring.cli.main import main
 from paring.core.printable import printable_lines
-from paring.testing.fuzz import Case, Format, Seed, network, pare
+from paring.testing.fuzz import Case, Format, Seed, network_format, pare_format
 
 OUT = "out"
 
@@ -27,7 +27,7 @@ class Commands(Format):
     errors = (Refused,)
 
     def __init__(self) -> None:
-        self._pare, self._network = pare.Pare(), network.Network()
+        self._pare, self._network = pare_format.Pare(), network_format.Network()
 
     def seeds(self) -> list[Seed]:
         packed = {seed.name: seed.files for seed in self._pare.seeds() if not seed.name.endswith("its tensors")}
@@ -42,7 +42,7 @@ class Commands(Format):
         return self._of(seed).planted(seed, every)
 
     def _of(self, seed: Seed) -> Format:
-        return self._pare if pare.FILE in seed.files else self._network
+        return self._pare if pare_format.FILE in seed.files else self._network
 
 
 def _said(*words: object) -> str:
@@ -58,15 +58,15 @@ def _said(*words: object) -> str:
 
 
 def _info(folder: Path) -> object:
-    return _said("info", folder / pare.FILE, "--max-bytes", pare.LARGEST)
+    return _said("info", folder / pare_format.FILE, "--max-bytes", pare_format.LARGEST)
 
 
 def _unpack(folder: Path) -> object:
-    _said("unpack", folder / pare.FILE, "--out", folder / OUT, "--max-bytes", pare.LARGEST)
-    table, manifest, body = network.taken_apart((folder / OUT).read_bytes())
+    _said("unpack", folder / pare_format.FILE, "--out", folder / OUT, "--max-bytes", pare_format.LARGEST)
+    table, manifest, body = network_format.taken_apart((folder / OUT).read_bytes())
     return table, manifest, body
 
 
 def _pack(folder: Path) -> object:
-    _said("pack", folder / network.FILE, "--out", folder / OUT)
+    _said("pack", folder / network_format.FILE, "--out", folder / OUT)
     return (folder / OUT).read_bytes()

@@ -18,8 +18,8 @@ file takes, and messages with raw control characters.
 A format is one file: a class deriving from `Format`, and its line in `registry.FORMATS`.
 """
 
-from paring.testing.fuzz.engine import Counts, campaign, sown
 from paring.testing.fuzz.format import Case, Format, Seed
+from paring.testing.fuzz.fuzzer import Counts, campaign, sown
 from paring.testing.fuzz.registry import FORMATS, made
 
 __all__ = ["FORMATS", "Case", "Counts", "Format", "Seed", "campaign", "made", "sown"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from paring.testing.fuzz.engine import campaign, sown
+from paring.testing.fuzz.fuzzer import campaign, sown
 from paring.testing.fuzz.registry import FORMATS, made
 
 

@@ -7,10 +7,10 @@ import importlib
 from paring.testing.fuzz.format import Format
 
 FORMATS: dict[str, str] = {
-    "safetensors": "paring.testing.fuzz.network:Network",
-    "pare": "paring.testing.fuzz.pare:Pare",
+    "safetensors": "paring.testing.fuzz.network_format:Network",
+    "pare": "paring.testing.fuzz.pare_format:Pare",
     "commands": "paring.cli.fuzz.commands_format:Commands",
-    "checkpoint": "paring.testing.fuzz.checkpoint:Checkpoint",
+    "checkpoint": "paring.testing.fuzz.checkpoint_format:Checkpoint",
     "result": "paring.cli.fuzz.result_format:Result",
     "run": "paring.cli.fuzz.run_format:RunFolder",
     "sweep": "paring.cli.fuzz.sweep_format:Sweep",

@@ -18,9 +18,9 @@ from paring.files import File, PareError, pack, unpack, write
 from paring.files.pare.container import MAGIC, VERSION
 from paring.files.pare.dictionary import DICTIONARY
 from paring.testing.fuzz.format import Case, Format, Seed
+from paring.testing.fuzz.fuzz_nets import examples
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
-from paring.testing.fuzz.nets import examples
-from paring.testing.fuzz.network import held
+from paring.testing.fuzz.network_format import held
 
 FILE = "net.pare"
 LARGEST = 1 << 22

@@ -17,8 +17,8 @@ from paring.files import load, save
 from paring.files.file import KEY, _digest
 from paring.files.shards import CODES
 from paring.testing.fuzz.format import Case, Format, Seed
+from paring.testing.fuzz.fuzz_nets import examples
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere, flipped
-from paring.testing.fuzz.nets import examples
 
 FILE = "net.safetensors"
 
