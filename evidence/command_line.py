@@ -44,6 +44,7 @@ class TableArguments:
 
 
 def table(words: Sequence[str]) -> int:
+    """`table`: make a paper's table."""
     from evidence.tables import COMPUTED, TABLES
     from evidence.tables.table import run_table
     from paring.cli.sweep import Ray
@@ -129,6 +130,7 @@ class BenchArguments:
 
 
 def bench(words: Sequence[str]) -> int:
+    """`bench`: measure one benchmark."""
     from evidence.bench import BENCHES, Asked
 
     listing = "\n".join(f"  {name:<16} {bench.about}" for name, bench in BENCHES.items())
@@ -191,6 +193,7 @@ class DocsArguments:
 
 
 def docs(words: Sequence[str]) -> int:
+    """`docs`: regenerate the docs' tables and figures."""
     from evidence.docs import regenerate
 
     options = read(

@@ -170,8 +170,10 @@ class Held(nn.Module):
 
 @torch.no_grad()
 def made(subject: Subject, share: float) -> nn.Sequential:
-    """The subject with norms as after training and ±1 weights, this share of them positive; a whole network keeps the
-    weights of its first and last layer."""
+    """The subject with norms as after training and ±1 weights, this share of them positive.
+
+    A whole network keeps the weights of its first and last layer.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = subject.make().eval()
@@ -216,8 +218,10 @@ def _file(net: nn.Module) -> int:
 
 
 def cpu_seconds(nets: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str, list[float]]:
-    """CPU seconds of this process for one pass of each network, all in turns: what other work on the machine takes
-    from the clock does not count."""
+    """CPU seconds of this process for one pass of each network, all in turns.
+
+    What other work on the machine takes from the clock does not count.
+    """
     found: dict[str, list[float]] = {name: [] for name in nets}
     with torch.inference_mode():
         for _ in range(repeats):

@@ -153,8 +153,10 @@ class Compression(Experiment):
 
 
 def mark_zero_loss(results: Results) -> Results:
-    """Say which rows are at zero loss: for each network and compressor the operating point with the fewest bytes whose mean
-    validation error is within one standard error of the dense mean.
+    """Say which rows are at zero loss.
+
+    For each network and compressor that is the operating point with the fewest bytes whose mean validation error is within one
+    standard error of the dense mean.
 
     The standard error is that of all dense networks of the table (0 for a single one); a point is compared with the mean of
     the networks that it compressed, so that points of fewer seeds are compared like with like. A row's compressor is its

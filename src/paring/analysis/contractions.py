@@ -37,7 +37,7 @@ def matmul(run: Interpreter, node: fx.Node) -> object:
 
 
 def baddbmm(run: Interpreter, node: fx.Node) -> object:
-    """input + batch of matrix products, input a mask."""
+    """Input + batch of matrix products, input a mask."""
     added, a, b = (run.states(arg) for arg in node.args[:3])
     if not all(isinstance(s, State) for s in (added, a, b)):
         return run.barrier(node)

@@ -145,7 +145,7 @@ def _spans(state: State, full: Tensor) -> set[int]:
 
 
 def addmm(run: Interpreter, node: fx.Node) -> object:
-    """x W + b with a parameter W of (inputs, outputs); without a parameter a product of activations."""
+    """X W + b with a parameter W of (inputs, outputs); without a parameter a product of activations."""
     bias, x, weight = (None, *node.args[:2]) if len(node.args) == 2 else node.args[:3]
     held, shift = run.values(weight), run.values(bias)
     plain = run.values((node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1))) == (1, 1)

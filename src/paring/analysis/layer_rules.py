@@ -24,7 +24,7 @@ _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def linear(run: Interpreter, node: fx.Node) -> object:
-    """y = x Wᵀ + b along the last dimension."""
+    """Y = x Wᵀ + b along the last dimension."""
     return _layer(run, node, "linear", (nn.Linear,), -1)
 
 

@@ -88,6 +88,7 @@ def _reader(site: Site, constants: Tensor, merging: bool) -> Reader:
 
 
 def decide(found: Interpretation, readers: list[Reader], spare: Collection[str]) -> Liveness:
+    """The least set of units that has to stay; spare: layers that keep all of theirs."""
     needed = torch.zeros(found.units + 1, dtype=torch.bool)
     needed[-1] = True
     needed[torch.tensor(list(found.kept), dtype=torch.int64)] = True

@@ -262,8 +262,9 @@ def binary(weight: Tensor) -> bool:
 
 
 def split(weight: Tensor, constant: Tensor) -> tuple[Tensor, Tensor | None] | None:
-    """The weights as ±1 times a scale, and what is left of channels that never change: exact removal gathers in one
-    channel what closed units gave, so that its weights are whole multiples of the scale.
+    """The weights as ±1 times a scale, and what is left of channels that never change.
+
+    Exact removal gathers in one channel what closed units gave, so that its weights are whole multiples of the scale.
 
     Args:
         weight: (O, C, kh, kw).

@@ -143,8 +143,10 @@ class Sites:
         return found is not None
 
     def _constant(self, base: fx.Node) -> Tensor:
-        """(C,) the value of channels that never change, 0 elsewhere: what is above has no weights for them, or the chain is
-        on one level from -1e30 to 1e30 (a norm of scale zero)."""
+        """(C,) the value of channels that never change, 0 elsewhere.
+
+        What is above has no weights for them, or the chain is on one level from -1e30 to 1e30 (a norm of scale zero).
+        """
         source = self._climb(self._unit(base))
         chain, module = self.chain(source), self.traced.module(source.top)
         ends = torch.full((chain.channels,), 1e30)

@@ -22,6 +22,7 @@ class Command:
 
 
 def set_threads(count: int) -> None:
+    """Use so many CPU threads; 0 leaves the number alone."""
     if count < 0:
         raise CommandError(f"--threads {count}: must be 0 (all) or a positive number")
     if count:

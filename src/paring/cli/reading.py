@@ -85,8 +85,9 @@ def read_validation(path: Path) -> int:
 
 
 def architecture_of(row: Mapping[str, Any], path: Path) -> tuple[str, tuple[int, int, int], int]:
-    """Model, shape of its inputs and number of classes, as a result names them; compared with what there is before
-    anything is built.
+    """Model, shape of its inputs and number of classes, as a result names them.
+
+    All is compared with what there is before anything is built.
 
     Raises:
         RunError: the result names another model or data set than there are, or other sizes than the data set has.

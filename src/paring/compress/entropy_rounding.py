@@ -1,5 +1,6 @@
-"""Scalar rounding with a learned entropy penalty (after Oktay et al., "Scalable Model Compression by Entropy Penalized
-Reparameterization", ICLR 2020).
+"""Scalar rounding with a learned entropy penalty.
+
+After Oktay et al., "Scalable Model Compression by Entropy Penalized Reparameterization", ICLR 2020.
 
 Every weight is s q, q = round(theta / s), with a latent theta and a step s for each tensor. Learned together, by descent on
 

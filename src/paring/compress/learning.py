@@ -96,7 +96,7 @@ class Alternation:
                 weight.copy_(torch.clamp(weight, v - self.radius, v + self.radius))
 
     def targets(self) -> dict[str, Tensor]:
-        """w - lambda / (mu s), what the codebooks are fitted to."""
+        """W - lambda / (mu s), what the codebooks are fitted to."""
         if not self.augmented:
             return {name: weight.detach() for name, weight in self.latent.items()}
         return {

@@ -47,7 +47,7 @@ class Mixture:
         self.logits = torch.zeros(components - 1, device=weights.device).requires_grad_()
 
     def log_joint(self, value: Tensor) -> Tensor:
-        """log pi_j N(value; mu_j, sigma_j^2): (n, j).
+        """Log pi_j N(value; mu_j, sigma_j^2): (n, j).
 
         Args:
             value: (n,).

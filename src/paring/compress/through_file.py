@@ -27,8 +27,9 @@ def through_file(net: nn.Module) -> tuple[nn.Module, int]:
 
 
 def bits_per_weight(net: nn.Module) -> dict[str, float]:
-    """Bits of a file for each entry of each tensor of two or more dimensions, by name: what a file with this tensor alone
-    has more than one without any.
+    """Bits of a file for each entry of each tensor of two or more dimensions, by name.
+
+    That is what a file with this tensor alone has more than one without any.
     """
     matrices = {name: value for name, value in unique(net).items() if value.dim() > 1 and value.numel()}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,7 @@
-"""Gates into layers and out again: `put` and `share` swap a layer's class and hang a gate on it, `release` folds all gates
-into the weights and gives the stock classes back.
+"""Gates into layers and out again.
+
+`put` and `share` swap a layer's class and hang a gate on it, `release` folds all gates into the weights and gives the stock
+classes back.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 
 def printable(text: object, longest: int = 2000) -> str:
-    """The text on one line: what is no printable character is escaped as Python writes it, and what is too long is cut.
+    r"""The text on one line: what is no printable character is escaped as Python writes it, and what is too long is cut.
 
-    Line ends, terminal escapes, marks that turn the direction of writing and lone surrogates become `\\n`, `\\x1b`, `\\u202e`,
-    `\\udc80`. longest: characters that are shown at most.
+    Line ends, terminal escapes, marks that turn the direction of writing and lone surrogates become `\n`, `\x1b`, `\u202e`,
+    `\udc80`. longest: characters that are shown at most.
     """
     whole = str(text)
     if not whole.isprintable():

@@ -17,7 +17,7 @@ from paring.analysis.work import Product
 
 
 def indices(wiring: Wiring) -> dict[str, Tensor]:
-    """The constants of ``CostModel``, with U labels, N units, M columns and S (layer, group) segments:
+    """The constants of ``CostModel``, with U labels, N units, M columns and S (layer, group) segments.
 
     ``label`` (N,), ``source`` (M,), ``norm_label``: position in 0..U of a unit's, a column's or a norm channel's label,
     U where there is none. ``writer``: units by label, ``joined`` (U,): how many, only if some label has several.

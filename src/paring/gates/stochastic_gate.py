@@ -124,8 +124,10 @@ class StochasticGate(Gate):
         return self._shut(self.relaxation.sample(self.log_alpha, self.part(u)))
 
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Uniform noise, from `rand` or, once held, `_lots`; a shared gate keeps it (and not the sample: each backward
-        pass has its own graph)."""
+        """Uniform noise, from `rand` or, once held, `_lots`.
+
+        A shared gate keeps it (and not the sample: each backward pass has its own graph).
+        """
         kept, a = self._noise, self.log_alpha
         dtype = torch.int16 if self.held else noise_dtype(a.dtype)
         if kept is not None and kept.shape == shape and kept.dtype == dtype and kept.device == a.device:

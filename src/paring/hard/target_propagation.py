@@ -288,7 +288,7 @@ class _Pass:
 
 
 def _value(unit: nn.Module, loss: UnitLoss, z: Tensor, target: Tensor) -> Tensor:
-    """l of a unit in its own coordinates; a staircase has slope 2 in those of the rules, which the half takes back."""
+    """L of a unit in its own coordinates; a staircase has slope 2 in those of the rules, which the half takes back."""
     if not isinstance(unit, Staircase):
         return loss.value(z, target)
     if not unit.each:

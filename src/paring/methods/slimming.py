@@ -98,7 +98,7 @@ def _score(scales: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _norms(net: nn.Module, site: Site) -> list[tuple[Tensor, Tensor]]:
-    """gamma of the norms behind the site's units, and which units each has; empty when one of the modules is no norm."""
+    """Gamma of the norms behind the site's units, and which units each has; empty when one of the modules is no norm."""
     if not site.taps:
         module = net.get_submodule(site.module)
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):

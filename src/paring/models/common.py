@@ -43,8 +43,10 @@ def initialised(net: Net) -> Net:
 
 
 def drawn_norm_scales(net: Net) -> Net:
-    """`net` itself, the scales of its BatchNorms drawn from (0, 1), as OpenLTH (Frankle et al. 2020) begins, from torch's
-    global generator, layer by layer in the order of its modules."""
+    """`net` itself, the scales of its BatchNorms drawn from (0, 1), as OpenLTH (Frankle et al. 2020) begins.
+
+    They come from torch's global generator, layer by layer in the order of its modules.
+    """
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight)

@@ -1,5 +1,6 @@
-"""VGG for CIFAR: the convolutions of Simonyan and Zisserman 2015 (arXiv:1409.1556), each with BatchNorm, and one
-linear classifier on the 512 averaged maps in place of the three layers for ImageNet, as the pruning papers have it.
+"""VGG for CIFAR: the convolutions of Simonyan and Zisserman 2015 (arXiv:1409.1556), each with BatchNorm.
+
+One linear classifier on the 512 averaged maps stands in place of the three layers for ImageNet, as the pruning papers have it.
 
 The convolutions have no bias: the BatchNorm that follows would take it away again.
 """

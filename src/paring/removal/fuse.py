@@ -140,7 +140,7 @@ def fuse(net: nn.Module, chosen: Collection[Fusion]) -> nn.Module:
 
 
 def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tensor]:
-    """s and t of y = s x + t, what the norm computes in eval mode: (units,) float64 each."""
+    """S and t of y = s x + t, what the norm computes in eval mode: (units,) float64 each."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()

@@ -88,6 +88,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 def rows_of(
     found: Interpretation, readers: list[Reader], liveness: Liveness, spare: Collection[str]
 ) -> tuple[Row, ...]:
+    """One row per layer: what went, what stays, and why."""
     zero = torch.ones(found.units + 1, dtype=torch.bool)
     constant = zero.clone()
     padded: dict[int, str] = {}

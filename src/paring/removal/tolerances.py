@@ -50,8 +50,9 @@ def differs(
 
 
 def gap(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:
-    """Largest difference relative to the largest magnitude of each output; infinite for other shapes, or where NaNs and
-    infinities are in other places.
+    """Largest difference relative to the largest magnitude of each output.
+
+    Infinite for other shapes, or where NaNs and infinities are in other places.
 
     What is exactly the same counts as at most `CONSTANT` times what is not, or constants such as a mask's -1e9 would hide
     the rest.
@@ -116,8 +117,10 @@ def _tensors(net: nn.Module) -> list[tuple[str, Tensor, str]]:
 
 @contextmanager
 def one_path() -> Iterator[None]:
-    """`nn.MultiheadAttention` without its fast path meanwhile, which gives NaN for rows that are masked fully, where the other
-    gives numbers, and is taken by some networks only."""
+    """`nn.MultiheadAttention` without its fast path meanwhile.
+
+    That gives NaN for rows that are masked fully, where the other gives numbers, and is taken by some networks only.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -80,8 +80,9 @@ class Run:
 
     @property
     def shared_gates(self) -> list[Gate]:
-        """Gates that act in several layers. FSDP2 wants each parameter in one place: `fully_shard` each of these first,
-        then the blocks, then the network.
+        """Gates that act in several layers.
+
+        FSDP2 wants each parameter in one place: `fully_shard` each of these first, then the blocks, then the network.
         """
         return list(dict.fromkeys(gate for m in self.net.modules() if isinstance(m, Spread) for gate in m.gates()))
 

@@ -55,7 +55,7 @@ def snip(net: nn.Module, names: Sequence[str], loss: Loss) -> dict[str, Tensor]:
 
 
 def grasp(net: nn.Module, names: Sequence[str], loss: Loss) -> dict[str, Tensor]:
-    """w (H g), g the gradient and H the Hessian of the loss with respect to the scored weights.
+    """W (H g), g the gradient and H the Hessian of the loss with respect to the scored weights.
 
     Removing a weight changes the gradient norm to first order by -2 w (H g): weights whose removal lowers
     it most (the most negative -w (H g)) are kept.

@@ -1,6 +1,6 @@
-"""A file of nested values and tensors: what a checkpoint is made of. No pickle, and a digest over every byte.
+r"""A file of nested values and tensors: what a checkpoint is made of. No pickle, and a digest over every byte.
 
-    b"paring state 2\\n"
+    b"paring state 2\n"
     length of the header, 8 bytes, little-endian
     header: JSON {"tensors": [[dtype, shape, strides], ...], "state": ...}
     the tensors' bytes, one after another

@@ -59,6 +59,7 @@ class SweepArguments:
 
 
 def run(words: Sequence[str]) -> int:
+    """`paring sweep`."""
     grid, what, options = read_grid(words, prog="paring sweep", description=_DESCRIPTION, first=SweepArguments)
     executor = _executor(options)
     name = options.name or _name(grid)

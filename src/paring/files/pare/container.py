@@ -51,8 +51,9 @@ _UNSIGNED: dict[int, tuple[np.dtype[Any], torch.dtype]] = {
 
 
 def decodes_to(size: int) -> int:
-    """Bytes to which a file of this size may decode without being asked for: 2000 times as many, but no more than 256 MiB
-    or 32 times as many, whichever is more. 16 MiB are always free.
+    """Bytes to which a file of this size may decode without being asked for.
+
+    2000 times as many, but no more than 256 MiB or 32 times as many, whichever is more. 16 MiB are always free.
     """
     return max(FREE_BYTES, min(SMALL_RATIO * size, SMALL_BYTES), LARGE_RATIO * size)
 

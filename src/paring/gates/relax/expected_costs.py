@@ -56,7 +56,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _like(chance: Tensor, value: Tensor | float, name: str) -> Tensor | float:
-    """value if it is a number or has one entry per gate; broadcasting would silently count gates many times."""
+    """Value if it is a number or has one entry per gate; broadcasting would silently count gates many times."""
     if not isinstance(value, Tensor):
         return value
     if value.shape != chance.shape:

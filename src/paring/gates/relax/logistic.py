@@ -74,7 +74,7 @@ def censored_kl(a: Tensor, b: Tensor, low: float, high: float) -> Tensor:
 
 
 def _x_coth_x_minus_1(x: Tensor) -> Tensor:
-    """x coth(x) - 1 >= 0, by its Taylor series where the direct form would cancel."""
+    """X coth(x) - 1 >= 0, by its Taylor series where the direct form would cancel."""
     small = x.abs() < 0.25
     far = torch.where(small, 1.0, x)
     square = torch.where(small, x, 0.0).square()

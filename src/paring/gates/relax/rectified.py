@@ -46,7 +46,7 @@ class RectifiedGaussian(Relaxation):
         return log_alpha.clamp(0, 1)
 
     def _mean(self, log_alpha: Tensor) -> Tensor:
-        """sigma [G(m) - G(n)] with m = log_alpha / sigma, n = (log_alpha - 1) / sigma, G(t) = t Phi(t) + phi(t)."""
+        """Sigma [G(m) - G(n)] with m = log_alpha / sigma, n = (log_alpha - 1) / sigma, G(t) = t Phi(t) + phi(t)."""
         m, n = log_alpha / self.sigma, (log_alpha - 1) / self.sigma
         return self.sigma * (m * _normal_cdf(m) + _normal_density(m) - n * _normal_cdf(n) - _normal_density(n))
 
@@ -93,7 +93,7 @@ class RectifiedLogistic(Relaxation):
         return log_alpha.clamp(0, 1)
 
     def _mean(self, log_alpha: Tensor) -> Tensor:
-        """scale [softplus(log_alpha / scale) - softplus((log_alpha - 1) / scale)]; softplus(t) = -ln sigmoid(-t)."""
+        """Scale [softplus(log_alpha / scale) - softplus((log_alpha - 1) / scale)]; softplus(t) = -ln sigmoid(-t)."""
         return self.scale * (logsigmoid((1 - log_alpha) / self.scale) - logsigmoid(-log_alpha / self.scale))
 
     def _cdf(self, x: Tensor, log_alpha: Tensor) -> Tensor:

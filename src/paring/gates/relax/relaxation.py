@@ -45,7 +45,7 @@ class Relaxation(ABC):
         return self._sample(a, v.clamp(margin, 1 - margin)).to(log_alpha.dtype)
 
     def chance(self, log_alpha: Tensor) -> Tensor:
-        """P(z != 0), differentiable in log_alpha. (For `Concrete`, which is never zero: see there.)"""
+        """P(z != 0), differentiable in log_alpha; for `Concrete`, which is never zero, see there."""
         (a,) = _full(log_alpha)
         return self._chance(a).to(log_alpha.dtype)
 

@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Parallel:
-    """A wrapper around a network, such as DistributedDataParallel, that is made anew whenever the network shrinks or
-    other parameters are trained.
+    """A wrapper around a network, such as DistributedDataParallel, that is made anew when it has to be.
 
-    Call it like the wrapper; its attributes and methods (`no_sync`, ...) are those of the present wrapper.
+    That is whenever the network shrinks or other parameters are trained. Call it like the wrapper; its attributes
+    and methods (`no_sync`, ...) are those of the present wrapper.
 
     Attributes:
         wrapped: the present wrapper.
