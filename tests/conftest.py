@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
@@ -30,6 +31,12 @@ def _steady() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now, half a million objects, out of garbage collections: each would take half a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def _again_or_skip(error: Exception, module: bool = False) -> NoReturn:
