@@ -16,8 +16,7 @@ import torch
 
 import paring as pr
 from marks import CUT_SHORT
-from paring.cli.commands import COMMANDS
-from paring.cli.main import main
+from paring.cli.main import COMMANDS, main
 
 pytestmark = CUT_SHORT
 

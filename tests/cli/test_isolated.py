@@ -29,6 +29,12 @@ def search(method: Method, **recipe: Any) -> Experiment:
     return Experiment("lenet_300_100", "digits", method, replace(RECIPE, **recipe))
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs: what one test has trained, another one reads."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.mark.parametrize(
     "method",
     [
@@ -38,15 +44,15 @@ def search(method: Method, **recipe: Any) -> Experiment:
     ],
     ids=lambda one: type(one).__name__,
 )
-def test_methods_of_several_rounds_shrink(tmp_path: Path, method: Method) -> None:
+def test_methods_of_several_rounds_shrink(runs: Path, method: Method) -> None:
     one = search(Stack(method, SHRINK))
-    row = one.run(tmp_path, progress=False, data=DATA)
+    row = one.run(runs, progress=False, data=DATA)
     assert len(row["rounds"]) == method.rounds
     assert row["rounds"][-1]["error"] == pytest.approx(row["error"])
     densities = [record["weight_density"] for record in row["rounds"]]
     assert densities == sorted(densities, reverse=True)
     assert densities[0] > 2 * densities[-1] or isinstance(method, ContinuousSparsification)
-    lines = (tmp_path / one.name / "metrics.jsonl").read_text().splitlines()
+    lines = (runs / one.name / "metrics.jsonl").read_text().splitlines()
     assert any("shrinks" in json.loads(line) for line in lines)
 
 
@@ -59,12 +65,12 @@ def test_methods_of_several_rounds_shrink(tmp_path: Path, method: Method) -> Non
     ],
     ids=lambda one: type(one).__name__,
 )
-def test_a_ticket_of_a_search_that_shrank(tmp_path: Path, method: Method) -> None:
+def test_a_ticket_of_a_search_that_shrank(runs: Path, method: Method) -> None:
     """Its mask is of the whole network's size, and what is left of the rewind point lies in its old place."""
     one = search(Stack(method, SHRINK))
-    row = one.run(tmp_path, progress=False, data=DATA)
+    row = one.run(runs, progress=False, data=DATA)
     last = method.tickets[-1]
-    net, start, _ = Retrain(one, last).network(tmp_path, DATA)
+    net, start, _ = Retrain(one, last).network(runs, DATA)
     assert start == (2 if method.rounds > 1 else 0)
     weights = [module.weight for module in net.modules() if isinstance(module, nn.Linear)]
     assert [tuple(weight.shape) for weight in weights] == [(300, 64), (100, 300), (10, 100)]
@@ -75,14 +81,14 @@ def test_a_ticket_of_a_search_that_shrank(tmp_path: Path, method: Method) -> Non
         for mine, first in zip(weights, (m.weight for m in begun.modules() if isinstance(m, nn.Linear)), strict=True):
             assert torch.equal(mine, torch.where(mine != 0, first, 0.0))
     else:
-        search(method).run(tmp_path, progress=False, data=DATA)
+        search(method).run(runs, progress=False, data=DATA)
         for round in method.tickets:
-            mine, theirs = (Retrain(each, round).network(tmp_path, DATA)[0] for each in (one, search(method)))
+            mine, theirs = (Retrain(each, round).network(runs, DATA)[0] for each in (one, search(method)))
             for own, other in zip(mine.parameters(), theirs.parameters(), strict=True):
                 both = (own != 0) & (other != 0)
                 assert bool(both.any()) or round > 1
                 assert torch.equal(own[both], other[both])
-    assert Retrain(one, last).run(tmp_path, progress=False, data=DATA)["weight_density"] == pytest.approx(kept)
+    assert Retrain(one, last).run(runs, progress=False, data=DATA)["weight_density"] == pytest.approx(kept)
 
 
 @pytest.mark.parametrize("s0", [0.0, -0.3])

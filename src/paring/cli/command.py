@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 
 class CommandError(ValueError):
     """The command line asks for something that cannot be."""
@@ -23,6 +21,8 @@ class Command:
 
 def set_threads(count: int) -> None:
     """Use so many CPU threads; 0 leaves the number alone."""
+    import torch
+
     if count < 0:
         raise CommandError(f"--threads {count}: must be 0 (all) or a positive number")
     if count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from paring.cli.arguments import first_as, read
-from paring.cli.command import Command, CommandError, set_threads
+from paring.cli.command import CommandError, set_threads
 from paring.cli.experiment import RESULT, SMALL
 from paring.cli.reading import architecture_of, read_result
 from paring.cli.train_options import read_training
@@ -223,20 +223,15 @@ def _info(words: Sequence[str]) -> int:
     return info_command(words)
 
 
-COMMANDS: dict[str, Command] = {
-    "demo": Command("train, shrink and prove, on real digits, in a minute", _demo),
-    "train": Command(
-        "train one network with one method, resumable", _train, "the same command goes on from the last checkpoint"
-    ),
-    "sweep": Command(
-        "train a grid of settings, several at a time, resumable",
-        _sweep,
-        "the same command goes on: finished trials are kept, stopped ones go on from their last epoch",
-    ),
-    "tickets": Command("look for lottery tickets, train them in isolation, and judge", _tickets),
-    "report": Command("layer by layer, what a run kept", _report),
-    "pack": Command("write a network to a .pare file, losing nothing or within a bound on the loss", _pack),
-    "unpack": Command("decode a .pare file into a .safetensors file", _unpack),
-    "info": Command("tensor by tensor, what a .pare file holds and costs", _info),
-    "data": Command("list, fetch and check the data sets", _data),
+RUNS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": _demo,
+    "train": _train,
+    "sweep": _sweep,
+    "tickets": _tickets,
+    "report": _report,
+    "pack": _pack,
+    "unpack": _unpack,
+    "info": _info,
+    "data": _data,
 }
+"""What runs each command; `paring.cli.main` says what each is for."""

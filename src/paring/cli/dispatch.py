@@ -9,8 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from paring.cli.command import Command, CommandError
-from paring.core import ParingWarning
-from paring.core.printable import printable_lines
 
 
 def dispatch(prog: str, words: Sequence[str], commands: Mapping[str, Command], overview: str) -> int:
@@ -30,6 +28,8 @@ def dispatch(prog: str, words: Sequence[str], commands: Mapping[str, Command], o
 
 
 def _guarded(prog: str, name: str, command: Command, words: Sequence[str]) -> int:
+    from paring.core.printable import printable_lines  # with torch, which the overview does without
+
     def say(text: object) -> None:
         print(f"{prog} {name}: {printable_lines(str(text))}", file=sys.stderr)
 
@@ -66,6 +66,9 @@ BUG = "this is a fault of paring's own"
 @contextmanager
 def _warnings_in_a_line(name: str) -> Iterator[None]:
     """Meanwhile what was asked and not done is told without the line of code that says it."""
+    from paring.core import ParingWarning
+    from paring.core.printable import printable_lines
+
     before = warnings.formatwarning
 
     def line(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from paring.cli.commands import COMMANDS
+from paring.cli.command import Command
 from paring.cli.dispatch import dispatch
 
 TOP = """paring: train networks that come out small
@@ -21,6 +21,38 @@ examples:
   paring sweep --method gmp --vary density=0.5,0.2,0.1 seed=0,1,2 --workers 2
   paring report runs/demo
 """
+
+
+def _late(name: str) -> Callable[[Sequence[str]], int]:
+    """The command of this name, imported when it is run: the overview needs no torch."""
+
+    def run(words: Sequence[str]) -> int:
+        from paring.cli.commands import RUNS
+
+        return RUNS[name](words)
+
+    return run
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command("train, shrink and prove, on real digits, in a minute", _late("demo")),
+    "train": Command(
+        "train one network with one method, resumable",
+        _late("train"),
+        "the same command goes on from the last checkpoint",
+    ),
+    "sweep": Command(
+        "train a grid of settings, several at a time, resumable",
+        _late("sweep"),
+        "the same command goes on: finished trials are kept, stopped ones go on from their last epoch",
+    ),
+    "tickets": Command("look for lottery tickets, train them in isolation, and judge", _late("tickets")),
+    "report": Command("layer by layer, what a run kept", _late("report")),
+    "pack": Command("write a network to a .pare file, losing nothing or within a bound on the loss", _late("pack")),
+    "unpack": Command("decode a .pare file into a .safetensors file", _late("unpack")),
+    "info": Command("tensor by tensor, what a .pare file holds and costs", _late("info")),
+    "data": Command("list, fetch and check the data sets", _late("data")),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
