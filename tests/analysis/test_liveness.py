@@ -36,6 +36,20 @@ def test_a_constant_stands_for_one_that_is_sixty_four_times_as_large_and_no_larg
     assert left(exact(net, IMAGE)[1])[:2] == [4, stays]
 
 
+def test_constants_are_merged_by_whole_layers_that_may_take_them_over() -> None:
+    from paring.analysis.capture import capture
+    from paring.analysis.interpret import interpret
+
+    net, x = Beside().double().eval(), IMAGE.double()
+    kill(net.a, [0], 1.0)
+    found = interpret(net, capture(net, x), training=False)
+    for unmerged, number in (((), 1), (("near",), 0)):
+        readers = {reader.site.name: reader for reader in readers_of(found, agreed(found, None), unmerged)}
+        assert int(readers["near"].merge.sum()) == number
+        assert not readers["own"].merge.any(), "a depthwise convolution has no other column to take it over"
+        assert torch.equal(readers["near"].free, readers["near"].merge)
+
+
 def test_only_constants_that_go_and_are_read_say_how_large_a_stand_in_has_to_be() -> None:
     """The largest that goes is 10: an unread one and one that stays are a hundred times as large."""
     constants = torch.tensor([1.0, 10.0, 1000.0, 1000.0, 0.1, 10 / 64, 1000.0], dtype=torch.float64)
