@@ -133,6 +133,11 @@ def test_no_bit_takes_no_bytes_and_one_bit_is_read_back() -> None:
         assert np.array_equal(found, written)
 
 
+def test_adapted_tables_are_halved_no_sooner_than_they_have_to_be_and_rare_symbols_have_entropy() -> None:
+    assert adapted(np.array([(1 << 30) - 1])).tolist() == [LARGEST_SUM]
+    assert entropy(np.array([0, 0, 1, 2], dtype=np.int32), 3) == pytest.approx(1.5)
+
+
 def test_frequencies_stay_below_the_largest_sum() -> None:
     counts = frequencies(np.zeros(10, dtype=np.int32), 3)
     assert counts.tolist() == [10, 1, 1]
