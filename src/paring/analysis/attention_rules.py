@@ -19,6 +19,7 @@ from paring.analysis.contractions import beside, product
 from paring.analysis.grids import boxed, grid_dims, slices
 from paring.analysis.labels import varying
 from paring.analysis.ops import CASTS, MOVES
+from paring.analysis.repeats import carries, filled, once
 from paring.analysis.state import State, known, packet
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def attention(run: Interpreter, node: fx.Node) -> object:
         rows = slices(q.labels, heads) if heads else boxed(q.labels, dims).unsqueeze(0)
         run.scaled.append(Scaled(node, q.value.shape[-1], rows))
     certain = not run.training and not given.get("dropout_p") and _open(mask, given.get("attn_mask"))
-    nothing = torch.full_like(scores.value, torch.nan)
+    nothing = filled(scores.value.shape, torch.nan)
     weights = State(scores.labels, nothing, -1 if certain else None)
     result = product(run, node, weights, v, lead + "qk", terms[2] + "kx", lead + "qx")
     return run.barrier(node) if result is None else result
@@ -76,8 +77,8 @@ def softmax(run: Interpreter, node: fx.Node, first: State) -> object:
         return run.barrier(node)
     value = torch.softmax(first.value, dim)
     if packet(node.target) in ("log_softmax", "_log_softmax"):
-        return State(first.labels.clone(), torch.log_softmax(first.value, dim))
-    return State(first.labels.clone(), value, dim - first.value.dim())
+        return State(first.labels, torch.log_softmax(first.value, dim))
+    return State(first.labels, value, dim - first.value.dim())
 
 
 def mask_copies(node: fx.Node) -> int | None:
@@ -113,13 +114,14 @@ def choose(run: Interpreter, node: fx.Node, name: str) -> object:
     first, second = (x if isinstance(x, State) else known(torch.tensor(float(x))) for x in (first, second))
     if not isinstance(mask, State):
         return run.barrier(node)
-    carrier, other = (first, second) if bool((first.labels >= 0).any()) else (second, first)
-    if bool((other.labels >= 0).any()):
+    carrier, other = (first, second) if carries(first.labels) else (second, first)
+    if carries(other.labels):
         return run.barrier(node)
     shape = torch.broadcast_shapes(mask.value.shape, first.value.shape, second.value.shape)
-    whole = State(carrier.labels.expand(shape).clone(), carrier.value.expand(shape).clone())
+    whole = State(carrier.labels.expand(shape), carrier.value.expand(shape))
     for meets in (mask, other):
         beside(run, node, whole, meets)
     yes, no = (first, second) if name == "where" else (second, first)
-    value = torch.where(mask.value != 0, yes.value, no.value).masked_fill(mask.value.isnan(), torch.nan)
-    return State(whole.labels, value)
+    held, here, there = once(mask.value), once(yes.value), once(no.value)
+    value = torch.where(held.isnan(), torch.nan, torch.where(held != 0, here, there))
+    return State(whole.labels, value.expand(shape))

@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from paring.analysis.grids import Link, Meeting
 from paring.analysis.labels import distinct_pairs, varying
+from paring.analysis.repeats import carries, either, filled, once, shortened, unlabelled
 from paring.analysis.state import State, module_path, packet, place
 from paring.analysis.work import Product
 
@@ -78,7 +79,7 @@ def beside(run: Interpreter, node: fx.Node, first: State, other: State) -> State
         d for d in range(len(shape)) if d - len(shape) >= -other.value.dim() and other.value.shape[d - len(shape)] > 1
     }
     run.pin(first.labels, spanned - copies, f"meets a tensor that cannot shrink in {place(node)}")
-    return State(first.labels, torch.full(shape, torch.nan, dtype=torch.float64))
+    return State(first.labels, filled(shape, torch.nan))
 
 
 def product(
@@ -99,8 +100,8 @@ def product(
     value = _value(a, b, one, two, out, sums)
     contracted = set(one) & set(two) - set(out)
     if not ways_a and not ways_b:
-        alone = bool((a.labels >= 0).any()) or bool((b.labels >= 0).any())
-        return None if alone else State(torch.full(value.shape, -1), value)
+        alone = carries(a.labels) or carries(b.labels)
+        return None if alone else State(unlabelled(value.shape), value)
     pairs_a, pairs_b = ways_a & contracted, ways_b & contracted
     free_a, free_b = ways_a - set(two), ways_b - set(one)
     run.held_back = True
@@ -121,7 +122,7 @@ def product(
     else:
         left, right = _spread(a.labels, one, out, sizes), _spread(b.labels, two, out, sizes)
         run.couple(left, right, f"coupled by a product in {place(node)}")
-        labels = torch.where(left >= 0, left, right)
+        labels = either(left, right)
     _record(run, node, a, b, one, two, sizes, meets=bool(pairs_a or pairs_b))
     return State(labels, value)
 
@@ -150,12 +151,12 @@ def _side(state: State, term: str, sizes: dict[str, int]) -> tuple[State, set[st
 
 def _value(a: State, b: State, one: str, two: str, out: str, sums: str) -> Tensor:
     equation = f"{one},{two}->{out}"
-    dynamic_a, dynamic_b = a.value.isnan(), b.value.isnan()
     shape = torch.einsum(
         equation, torch.empty_like(a.value, device="meta"), torch.empty_like(b.value, device="meta")
     ).shape
-    value = torch.full(shape, torch.nan, dtype=torch.float64)
-    if not (bool(dynamic_a.all()) and bool(dynamic_b.all())):
+    value = filled(shape, torch.nan)
+    if not all(bool(once(s.value).isnan().all()) for s in (a, b)):
+        dynamic_a, dynamic_b = a.value.isnan(), b.value.isnan()
         parts = [s.value.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf) for s in (a, b)]
         some_a, some_b = dynamic_a | (a.value != 0), dynamic_b | (b.value != 0)
         moving = torch.einsum(equation, dynamic_a.float(), some_b.float()) + torch.einsum(
@@ -176,7 +177,7 @@ def _align(tensor: Tensor, term: str, out: str, shape: torch.Size) -> Tensor:
     """A tensor with these letters, expanded to those of the result."""
     order = sorted(range(len(term)), key=lambda d: out.index(term[d]))
     there = iter(tensor.permute(order).shape)
-    return tensor.permute(order).reshape([next(there) if x in term else 1 for x in out]).expand(shape).clone()
+    return tensor.permute(order).reshape([next(there) if x in term else 1 for x in out]).expand(shape)
 
 
 def _spread(labels: Tensor, term: str, out: str, sizes: dict[str, int]) -> Tensor:
@@ -199,12 +200,12 @@ def _pairs(run: Interpreter, node: fx.Node, a: State, b: State, one: str, two: s
     zero_a, zero_b = known_a == 0, known_b == 0
     idle = zero_b | ~known_b.isnan() if shifts else zero_b
     count = full[: len(rows)].numel()
-    labels = torch.full([sizes[x] for x in out], -1)
+    labels = unlabelled([sizes[x] for x in out])
     units = torch.full((count,), -1)
     if rows:
         units = run.new_units(f"{node.name}: slices", count)
         shape = [sizes[x] if x in rows else 1 for x in out]
-        labels = units.view(shape).expand(labels.shape).clone()
+        labels = units.view(shape).expand(labels.shape)
     run.links.append(Link((left.reshape(count, -1), right.reshape(count, -1), units[:, None])))
     run.meetings.append(
         Meeting(
@@ -227,10 +228,14 @@ def _gather(
     rest = [d for d, x in enumerate(term) if x not in kept]
     order = [term.index(x) for x in kept]
     shape = [sizes[x] if x in term else 1 for x in (*rows, *pairs)]
-    value = state.value.permute(*order, *rest).reshape([*(sizes[x] for x in kept), -1])
+    stored = once(state.value, *order)
+    value = stored.permute(*order, *rest).reshape([*(sizes[x] for x in kept), -1])
     first = value[..., 0]
     same = torch.isclose(value, first.unsqueeze(-1), rtol=1e-12, atol=0.0).all(-1)
-    labels = state.labels.permute(*order, *rest).reshape([*(sizes[x] for x in kept), -1])[..., 0]
+    labels = state.labels
+    for d in rest:
+        labels = labels.narrow(d, 0, 1)
+    labels = labels.permute(*order, *rest).reshape([sizes[x] for x in kept])
     known = torch.where(same, first, torch.full_like(first, torch.nan))
     return labels.reshape(shape).expand(full).clone(), known.reshape(shape).expand(full).clone()
 
@@ -242,7 +247,7 @@ def _passing(
     if not varying(other.labels):
         return
     met = _spread(other.labels, letters, out, sizes)
-    both = torch.stack([labels.flatten(), met.flatten()])
+    both = torch.stack([part.flatten() for part in shortened(labels, met)])
     seen = distinct_pairs(both[:, (both[0] >= 0) & (both[1] >= 0)])
     dynamic = torch.full((seen.shape[1], 1), torch.nan, dtype=torch.float64)
     used = torch.ones(seen.shape[1], 1, dtype=torch.bool)

@@ -17,6 +17,7 @@ from paring.analysis.contractions import matmul
 from paring.analysis.grids import Meeting, boxed, grid_dims, slices
 from paring.analysis.labels import along, varying
 from paring.analysis.projection import linear_site
+from paring.analysis.repeats import carries, cat, once, shortened
 from paring.analysis.state import Ref, State, place
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ def _box(labels: Tensor) -> Tensor:
 
 
 def _line(labels: Tensor, dim: int) -> Tensor:
-    return labels.movedim(dim, 0).flatten(1)[:, 0]
+    for d in {*range(labels.dim())} - {dim}:
+        labels = labels.narrow(d, 0, 1)
+    return labels.flatten()
 
 
 def _cut(run: Interpreter, node: fx.Node, name: str, labels: Tensor, outs: list[Tensor]) -> None:
@@ -90,7 +93,7 @@ def _where(run: Interpreter, node: fx.Node, name: str) -> tuple[int, int]:
 def joined(run: Interpreter, node: fx.Node, name: str, states: list[State], dim: int) -> State | None:
     """Units along several dimensions, put one behind the other along the innermost or along a new one."""
     lying = {d for s in states for d in varying(s.labels)}
-    if any(bool((s.labels < 0).any()) for s in states):
+    if any(bool((once(s.labels) < 0).any()) for s in states):
         return None
     if dim in lying:
         outer = sorted(lying - {dim})
@@ -106,7 +109,7 @@ def joined(run: Interpreter, node: fx.Node, name: str, states: list[State], dim:
         heads = [s.labels.narrow(dim, 0, 1) for s in states]
         for other in heads[1:]:
             run.couple(heads[0], other, f"coupled by {name}")
-    return State(torch.cat([s.labels for s in states], dim), torch.cat([s.value for s in states], dim))
+    return State(cat([s.labels for s in states], dim), cat([s.value for s in states], dim))
 
 
 def meeting(run: Interpreter, node: fx.Node, a: State, b: State, left: Tensor, right: Tensor) -> Tensor | None:
@@ -116,14 +119,14 @@ def meeting(run: Interpreter, node: fx.Node, a: State, b: State, left: Tensor, r
         return None
     spans_a, spans_b = _spans(a, left), _spans(b, right)
     reason = f"meets a tensor that cannot shrink in {place(node)}"
-    bare_a, bare_b = not bool((a.labels >= 0).any()), not bool((b.labels >= 0).any())
+    bare_a, bare_b = not carries(a.labels), not carries(b.labels)
     if bare_a or bare_b:
         full, spanned = (right, spans_a) if bare_a else (left, spans_b)
         if len(varying(full)) == 1 and varying(full)[0] in spanned:
             return None
         run.pin(full, spanned, reason)
-        return full.clone()
-    if bool((left < 0).any()) or bool((right < 0).any()) or ways_a == ways_b:
+        return full
+    if bool((once(left) < 0).any()) or bool((once(right) < 0).any()) or ways_a == ways_b:
         return None
     (small, few), (large, many) = sorted([(left, ways_a), (right, ways_b)], key=lambda pair: len(pair[1]))
     if not few or not few < many:
@@ -132,11 +135,11 @@ def meeting(run: Interpreter, node: fx.Node, a: State, b: State, left: Tensor, r
         return None
     dims = sorted(few)
     run.link([(small, dims), (large, dims)])
-    seen = torch.unique(torch.stack([large.flatten(), small.flatten()]), dim=1)
+    seen = torch.unique(torch.stack([part.flatten() for part in shortened(large, small)]), dim=1)
     used = torch.ones(seen.shape[1], 1, dtype=torch.bool)
     dynamic = torch.full((seen.shape[1], 1), torch.nan, dtype=torch.float64)
     run.meetings.append(Meeting(node, seen[0], seen[1][:, None], dynamic, used, ~used))
-    return large.clone()
+    return large
 
 
 def _spans(state: State, full: Tensor) -> set[int]:

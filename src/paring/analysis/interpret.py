@@ -30,7 +30,9 @@ from paring.analysis.attention_scale import Scaled
 from paring.analysis.capture import Captured
 from paring.analysis.grids import Grid, Layout, Link, Meeting, boxed, grid_dims, layout, slices
 from paring.analysis.labels import distinct, distinct_pairs, representatives, varying
+from paring.analysis.memory import is_view, shared
 from paring.analysis.projection import Alias
+from paring.analysis.repeats import carries, once, settled
 from paring.analysis.rules import apply_rule, dead_nodes
 from paring.analysis.state import NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
 from paring.analysis.work import Product, moving, whole_product, work
@@ -88,6 +90,7 @@ class Interpreter:
         self.products: list[Product] = []
         self.uncounted: dict[str, str] = {}
         self.held_back = False
+        self.shared: set[fx.Node] = set()
         self._moving = moving(list(captured.nodes), {*captured.tensors, *captured.constants})
         self._layouts: dict[fx.Node, list[Layout]] = {}
         self.sites: list[Site] = []
@@ -105,6 +108,7 @@ class Interpreter:
         ending: dict[fx.Node, list[fx.Node]] = {}
         for used, node in last.items():
             ending.setdefault(node, []).append(used)
+        self.shared = shared(self.captured.nodes)
         dead = dead_nodes(self.captured.nodes) if self.free else set()
         for node in self.captured.nodes:
             if node in dead:
@@ -118,15 +122,31 @@ class Interpreter:
                     self.keep(state.labels, "network output")
             else:
                 self._env[node] = self._counted_call(node)
-            if self.free and node.op != "output":
-                states = _states(self._env[node])
-                if any(bool((state.labels >= 0).any()) for state in states):
-                    self._layouts[node] = [layout(state.labels) for state in states]
+            states = _states(self._env.get(node))
+            self._store(node, states)
+            if self.free and any(carries(state.labels) for state in states):
+                self._layouts[node] = [layout(state.labels) for state in states]
             for spent in ending.get(node, ()):
                 if not isinstance(self._env.get(spent), Ref):
                     self._env.pop(spent, None)
         self._keep_shared()
         return self._finish()
+
+    def _store(self, node: fx.Node, states: list[State]) -> None:
+        """Once where entries repeat themselves; what is written into through a view gets memory of its own."""
+        if node not in self.shared:
+            for state in states:
+                state.labels, state.value = settled(state.labels), settled(state.value)
+            return
+        sources = _states(self.values(node.args[:1])) if is_view(node) else []
+        there = {part.untyped_storage().data_ptr() for state in sources for part in (state.labels, state.value)}
+
+        def own(part: Tensor) -> Tensor:
+            view = part.untyped_storage().data_ptr() in there
+            return part if view else part.clone(memory_format=torch.contiguous_format)
+
+        for state in states:
+            state.labels, state.value = own(state.labels), own(state.value)
 
     def _placeholder(self, node: fx.Node) -> object:
         written = any(packet(user.target).endswith("_") and user.args[0] is node for user in node.users)
@@ -205,7 +225,7 @@ class Interpreter:
     def barrier(self, node: fx.Node) -> object:
         """Keep all that the node reads; its result is unknown."""
         states = _states(self.states((node.args, node.kwargs)))
-        if states and all(bool((s.labels < 0).all()) and not bool(s.value.isnan().any()) for s in states):
+        if states and all(not carries(s.labels) and not bool(once(s.value).isnan().any()) for s in states):
             return self._computed(node)
         for state in states:
             self.keep(state.labels, f"read by {packet(node.target).rstrip('_')} in {place(node)}")

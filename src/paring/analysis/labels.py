@@ -9,10 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from paring.analysis.repeats import once
+
 
 def varying(labels: Tensor) -> list[int]:
     """The dimensions along which labels are not all the same."""
     found = []
+    labels = once(labels)
     for d in reversed(range(labels.dim())):
         first = labels.narrow(d, 0, min(1, labels.shape[d]))
         if labels.shape[d] > 1 and bool((labels != first).any()):
@@ -26,7 +29,9 @@ def along(labels: Tensor, dim: int) -> Tensor | None:
     """The labels of the slices along `dim`, (size,); None if some slice holds several."""
     if set(varying(labels)) - {dim % labels.dim()} or labels.numel() == 0:
         return None
-    return labels.movedim(dim, 0).flatten(1)[:, 0].clone() if labels.dim() > 1 else labels.clone()
+    for d in {*range(labels.dim())} - {dim % labels.dim()}:
+        labels = labels.narrow(d, 0, 1)
+    return labels.flatten().clone()
 
 
 def uniform(values: Tensor, dim: int) -> Tensor:
@@ -34,6 +39,7 @@ def uniform(values: Tensor, dim: int) -> Tensor:
 
     Vector and scalar code round the same function differently, so entries may be 1e-12 of it apart.
     """
+    values = once(values, dim % values.dim())
     rows = values.movedim(dim, 0).reshape(values.shape[dim], -1)
     first = rows[:, 0].clone()
     here = (~first.isnan()).nonzero().flatten()
@@ -49,7 +55,7 @@ def spread(vector: Tensor, shape: tuple[int, ...], dim: int) -> Tensor:
     """A tensor of the shape that holds vector[i] all over slice i along `dim`."""
     ones = [1] * len(shape)
     ones[dim] = len(vector)
-    return vector.view(ones).expand(shape).clone()
+    return vector.view(ones).expand(shape)
 
 
 def representatives(count: int, pairs: Tensor) -> Tensor:
@@ -70,6 +76,7 @@ def representatives(count: int, pairs: Tensor) -> Tensor:
 
 def distinct(labels: Tensor) -> Tensor:
     """The different ids in a label tensor, sorted, without -1."""
+    labels = once(labels)
     found: Tensor = torch.unique(labels[labels >= 0])
     return found
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from paring.analysis.labels import along, spread, uniform
+from paring.analysis.repeats import filled, once
 from paring.analysis.state import Ref, Site, State, module_path, shape_of
 from paring.analysis.weights import TRANSPOSED, dims, groups_of, used, weight_of
 
@@ -57,12 +58,12 @@ def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Mo
         columns = torch.full((inputs,), -1)
     if groups > 1:
         _couple_groups(run, units, columns, groups)
-    value = torch.full(shape, torch.nan, dtype=torch.float64)
+    value = filled(shape, torch.nan)
     if not plain:
         run.keep(columns, f"read by '{name}', whose weight is computed in the forward")
         run.keep(units, "its weight is computed in the forward")
     else:
-        _constants(run, node, x.value, value, dim, module)
+        value = _constants(run, node, x.value, shape, dim, module)
     counted = x.value if isinstance(module, TRANSPOSED) else value  # every input position meets the whole kernel there
     run.sites.append(
         Site(
@@ -92,32 +93,44 @@ def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int
     run.couple(head.expand_as(outs), outs, reason)
 
 
-def _constants(run: Interpreter, node: fx.Node, x: Tensor, out: Tensor, dim: int, module: nn.Module) -> None:
-    """Write the values of constant units into `out`."""
-    bias = module.bias
-    others = [d for d in range(x.dim()) if d != dim % x.dim()]
+def _constants(
+    run: Interpreter, node: fx.Node, x: Tensor, shape: tuple[int, ...], dim: int, module: nn.Module
+) -> Tensor:
+    """The result where it is constant; NaN elsewhere."""
+    bias, at = module.bias, dim % x.dim()
+    others = [d for d in range(x.dim()) if d != at]
+    alike = isinstance(module, nn.Linear) or (_pointwise(module) and not _padded(run, node, module))
+    x = once(x, *range(at, at + 1 if alike else x.dim()))  # examples, and positions that all give the same
     dynamic = x.isnan()
     rows = (~used(module)[:, dynamic.any(others)].any(1)).nonzero().flatten()
     if len(rows) == 0:
-        return
+        return filled(shape, torch.nan)
     shift = bias.detach().cpu().double() if isinstance(bias, Tensor) else None
     live = ((x != 0) & ~dynamic).any(others).nonzero().flatten()
     if len(live):
-        weight, at, (unit, column) = weight_of(module), dim % x.dim(), dims(module)
+        weight, (unit, column) = weight_of(module), dims(module)
         if alone := groups_of(module) == 1:  # only what matters: the other channels are zero or not asked for
             weight, x = weight.index_select(unit, rows).index_select(column, live), x.index_select(at, live)
             shift = None if shift is None else shift[rows]
-        filled = x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
+        known = x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
         rest, kwargs = run.values((node.args[3:], node.kwargs))
         kwargs = {key: v for key, v in kwargs.items() if key != "bias"}
-        values = node.target(filled, weight.double(), shift, *rest, **kwargs)  # type: ignore[operator]
+        values = node.target(known, weight.double(), shift, *rest, **kwargs)  # type: ignore[operator]
         values = values if alone else values.index_select(at, rows)
     else:
-        size = list(out.shape)
-        size[dim] = len(rows)
         shift = torch.zeros(len(rows), dtype=torch.float64) if shift is None else shift[rows]
-        values = spread(shift, tuple(size), dim % len(size))
-    out.index_copy_(dim % out.dim(), rows, values)
+        values = shift.view(-1, *[1] * (x.dim() - 1 - at))
+    size = [1] * (len(shape) - values.dim()) + list(values.shape)
+    size[dim] = shape[dim]
+    out = torch.full(size, torch.nan, dtype=torch.float64)
+    return out.index_copy_(
+        dim % len(shape), rows, values.expand(*size[:dim], len(rows), *size[len(size) + dim + 1 :])
+    ).expand(shape)
+
+
+def _pointwise(module: nn.Module) -> bool:
+    """Is it a convolution without neighbours?"""
+    return isinstance(module, _CONVS) and all(n == 1 for n in module.kernel_size)
 
 
 def _padded(run: Interpreter, node: fx.Node, module: nn.Module) -> bool:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from paring.analysis.labels import along, spread, uniform
 from paring.analysis.layer_rules import argument, own
+from paring.analysis.repeats import filled, once
 from paring.analysis.state import NormSite, State, module_path, place
 
 if TYPE_CHECKING:
@@ -49,11 +50,11 @@ def _channel_norm(run: Interpreter, node: fx.Node, kind: type[nn.Module]) -> obj
     frozen = run.net.training and not run.net.get_submodule(module_path(node)).training
     if (run.training and not frozen) or held[2] is None or held[3] is None:
         constant = torch.where((gamma == 0) | ~uniform(x.value, 1).isnan(), beta, torch.full_like(beta, torch.nan))
-        return State(x.labels.clone(), spread(constant, shape, 1))
+        return State(x.labels, spread(constant, shape, 1))
     scale = gamma / (variance + float(node.args[7])).sqrt()  # type: ignore[arg-type]
     lie = [1, -1, *[1] * (len(shape) - 2)]
-    value = (x.value - mean.view(lie)).mul_(scale.view(lie)).masked_fill_((scale == 0).view(lie), 0.0)
-    return State(x.labels.clone(), value.add_(beta.view(lie)))
+    value = (once(x.value) - mean.view(lie)).mul_(scale.view(lie)).masked_fill_((scale == 0).view(lie), 0.0)
+    return State(x.labels, value.add_(beta.view(lie)).expand(shape))
 
 
 def group_norm(run: Interpreter, node: fx.Node) -> object:
@@ -75,7 +76,7 @@ def group_norm(run: Interpreter, node: fx.Node) -> object:
     value = F.layer_norm(gathered, gathered.shape[2:], eps=eps)
     value = value.masked_fill(_flat(gathered), 0.0).view(shape)
     gamma, beta = _vector(run, weight, channels, 1.0), _vector(run, bias, channels, 0.0)
-    return State(x.labels.clone(), _affine(value, spread(gamma, shape, 1), spread(beta, shape, 1)))
+    return State(x.labels, _affine(value, spread(gamma, shape, 1), spread(beta, shape, 1)))
 
 
 def layer_norm(run: Interpreter, node: fx.Node) -> object:
@@ -85,10 +86,11 @@ def layer_norm(run: Interpreter, node: fx.Node) -> object:
         return run.barrier(node)
     run.keep(x.labels, f"read by layer_norm in {place(node)}")
     eps = _eps(argument(node, 4, "eps"), 1e-5)
-    value = F.layer_norm(x.value, over, eps=eps)
-    flat = _flat(x.value.flatten(-len(over)))
-    value = value.masked_fill(flat.view(*x.value.shape[: -len(over)], *[1] * len(over)), 0.0)
-    return State(x.labels.clone(), _scaled(run, node, value))
+    rows = _rows(x, over)
+    value = F.layer_norm(rows, over, eps=eps)
+    flat = _flat(rows.flatten(-len(over)))
+    value = value.masked_fill(flat.view(*rows.shape[: -len(over)], *[1] * len(over)), 0.0)
+    return State(x.labels, _scaled(run, node, value).expand(x.value.shape))
 
 
 def rms_norm(run: Interpreter, node: fx.Node) -> object:
@@ -99,9 +101,10 @@ def rms_norm(run: Interpreter, node: fx.Node) -> object:
     run.keep(x.labels, f"read by rms_norm in {place(node)}")
     eps = argument(node, 3, "eps")
     dtype = node.args[0].meta["val"].dtype  # type: ignore[union-attr]
-    squares = x.value.square().flatten(-len(over)).mean(-1) + _eps(eps, torch.finfo(dtype).eps)
-    value = x.value / squares.sqrt().view(*squares.shape, *[1] * len(over))
-    return State(x.labels.clone(), _scaled(run, node, value, bias=False))
+    rows = _rows(x, over)
+    squares = rows.square().flatten(-len(over)).mean(-1) + _eps(eps, torch.finfo(dtype).eps)
+    value = rows / squares.sqrt().view(*squares.shape, *[1] * len(over))
+    return State(x.labels, _scaled(run, node, value, bias=False).expand(x.value.shape))
 
 
 def prelu(run: Interpreter, node: fx.Node) -> object:
@@ -113,8 +116,8 @@ def prelu(run: Interpreter, node: fx.Node) -> object:
         labels = _site(run, node, x, nn.PReLU, {"weight": run.values(node.args[1])})
         if labels is None:
             return run.barrier(node)
-    value = F.prelu(x.value, slope.value) if not slope.value.isnan().any() else torch.full_like(x.value, torch.nan)
-    return State(x.labels.clone(), value.masked_fill(x.value.isnan(), torch.nan).masked_fill(x.value == 0, 0.0))
+    value = F.prelu(x.value, slope.value) if not slope.value.isnan().any() else filled(x.value.shape, torch.nan)
+    return State(x.labels, value.masked_fill(x.value.isnan(), torch.nan).masked_fill(x.value == 0, 0.0))
 
 
 def _site(run: Interpreter, node: fx.Node, x: object, kind: type[nn.Module], held: dict[str, object]) -> Tensor | None:
@@ -146,6 +149,12 @@ def _scaled(run: Interpreter, node: fx.Node, value: Tensor, bias: bool = True) -
 def _affine(value: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """γ value + β, and β where γ = 0, whatever the value."""
     return (value * gamma).masked_fill((gamma == 0).expand_as(value), 0.0) + beta
+
+
+def _rows(x: State, over: list[int]) -> Tensor:
+    """The values that a norm over the last dimensions mixes, those of alike rows once."""
+    last = x.value.dim() - len(over)
+    return once(x.value, *range(last, x.value.dim()))
 
 
 def _flat(rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from paring.analysis import layer_rules
 from paring.analysis.labels import along, spread, uniform
+from paring.analysis.repeats import once
 from paring.analysis.state import Ref, Site, State, shape_of
 
 if TYPE_CHECKING:
@@ -72,15 +73,16 @@ def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bia
     constants = uniform(x.value, -1)
     if bias is None:  # nowhere to fold a constant
         constants = torch.where(constants == 0, constants, torch.nan)
-    positions = run.per_example(node, value[..., 0].numel())
+    positions = run.per_example(node, torch.Size(shape[:-1]).numel())
     run.sites.append(
         Site(name, "linear", module, node, units, columns, constants, uniform(value, -1), False, positions, True)
     )
-    return State(spread(units, shape, len(shape) - 1), value)
+    return State(spread(units, shape, len(shape) - 1), value.expand(shape))
 
 
 def _constants(x: Tensor, module: Projection) -> Tensor:
-    """The result where it is constant: units without a weight on a dynamic input; NaN elsewhere."""
+    """The result where it is constant: units without a weight on a dynamic input; NaN elsewhere. Alike rows come once."""
+    x = once(x, x.dim() - 1)
     weight = module.weight.detach().to("cpu", torch.float64)
     out = torch.full((*x.shape[:-1], len(weight)), torch.nan, dtype=torch.float64)
     dynamic = x.flatten(0, -2).isnan().any(0)

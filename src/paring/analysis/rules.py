@@ -5,7 +5,7 @@ A rule may assume nothing about its inputs: when they are not what it understand
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,8 +19,10 @@ from paring.analysis.free_rules import addmm, joined, meeting, moved
 from paring.analysis.grids import Meeting
 from paring.analysis.labels import along, distinct, spread, uniform, varying
 from paring.analysis.layer_rules import conv, conv_transpose, embedding
+from paring.analysis.memory import is_inplace
 from paring.analysis.norm_rules import batch_norm, group_norm, instance_norm, layer_norm, prelu, rms_norm
 from paring.analysis.projection import linear
+from paring.analysis.repeats import carries, cat, either, once, unlabelled
 from paring.analysis.shuffle_rules import channel_shuffle, glu, pixel_shuffle, rrelu
 from paring.analysis.state import State, blank, known, packet, place
 
@@ -79,17 +81,17 @@ def _unknown_number() -> type[Exception]:
 
 def apply_rule(run: Interpreter, node: fx.Node, name: str) -> object:
     """The result of a node that has tensor arguments. In-place operations also write into their first argument."""
-    inplace = name.endswith("_") and not name.endswith("__")
+    inplace = is_inplace(name)
     try:
         result = _pure(run, node, name.rstrip("_") if inplace else name)
     except _unknown_number():  # a number that a tensor was turned into
         result = run.barrier(node)
     target = run.values(node.args[0]) if inplace and node.args else None
     if isinstance(target, State) and isinstance(result, State):
-        if target.value.shape == result.value.shape:
+        if node in run.shared and target.value.shape == result.value.shape:
             target.labels.copy_(result.labels)
             target.value.copy_(result.value)
-        else:  # transpose_ and the like
+        else:  # nothing else holds this memory, or it is transpose_ and the like
             target.labels, target.value = result.labels, result.value
         return target
     return result
@@ -119,11 +121,12 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
         return _cast(run, node, first)
     if len(tensors) == 1:
         if name in ops.POINTWISE:
-            return State(first.labels.clone(), _masked(_run(run, node, "value"), first.value.isnan()))
+            value = _masked(_run(run, node, _stored), once(first.value).isnan())
+            return State(first.labels, value.expand(first.value.shape))
         if name in ops.DROPOUTS:
             return _dropout(run, node, name, first)
         if name in ops.LIKE:
-            return known(_run(run, node, "value"))
+            return known(_run(run, node, _value))
         if name in ops.REDUCTIONS:
             return _reduce(run, node, name, first)
         if name in ops.SOFTMAXES:
@@ -138,15 +141,28 @@ def _pure(run: Interpreter, node: fx.Node, name: str) -> object:
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 
-def _run(run: Interpreter, node: fx.Node, part: str) -> Tensor:
-    """Execute the operation itself, out of place, on the labels or the values of its arguments."""
+def _labels(state: State) -> Tensor:
+    return state.labels
+
+
+def _value(state: State) -> Tensor:
+    return state.value
+
+
+def _stored(state: State) -> Tensor:
+    return once(state.value)
+
+
+def _run(run: Interpreter, node: fx.Node, part: Callable[[State], Tensor]) -> Tensor:
+    """Execute the operation itself, out of place, on this part of its arguments."""
     args, kwargs = pytree.tree_map(
-        lambda v: getattr(v, part) if isinstance(v, State) else v, run.states((node.args, node.kwargs))
+        lambda v: part(v) if isinstance(v, State) else v, run.states((node.args, node.kwargs))
     )
     call = node.target
     name = packet(call)
-    if name.endswith("_") and not name.endswith("__"):
-        args = (args[0].clone(), *args[1:])
+    if is_inplace(name):
+        others = [v.shape for v in args[1:] if isinstance(v, Tensor)] if part is _stored else []
+        args = (args[0].expand(torch.broadcast_shapes(args[0].shape, *others)).clone(), *args[1:])
     kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "dtype", "layout", "pin_memory")}
     if call in _VIEWS:
         call = torch.ops.aten.reshape.default  # strides of labels and values are not those of the activation
@@ -161,11 +177,14 @@ def _masked(value: Tensor, dynamic: Tensor) -> Tensor:
 
 
 def _move(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
-    labels, values = _run(run, node, "labels"), _run(run, node, "value")
+    if name in ("contiguous", "clone") and node not in run.shared:
+        labels, values = first.labels, first.value
+    else:
+        labels, values = _run(run, node, _labels), _run(run, node, _value)
     before = distinct(first.labels) if name in ops.CUTS else None
     outs = list(labels) if isinstance(labels, list | tuple) else [labels]
     if run.free:
-        if not bool((first.labels >= 0).any()) and (dim := mask_copies(node)) is not None:
+        if not carries(first.labels) and (dim := mask_copies(node)) is not None:
             size = outs[0].shape[dim]
             labels = outs[0] = spread(run.new_units(f"{node.name}: copies", size), tuple(outs[0].shape), dim)
         moved(run, node, name, first, outs)
@@ -202,18 +221,18 @@ def _cat(run: Interpreter, node: fx.Node, name: str) -> object:
         head = states[0].labels.narrow(dim, 0, 1)
         for other in states[1:]:
             run.couple(head, other.labels.narrow(dim, 0, 1), f"coupled by {name}")
-    labels = torch.cat([p.labels for p in states], dim)
-    return State(labels, torch.cat([p.value for p in states], dim))
+    return State(cat([p.labels for p in states], dim), cat([p.value for p in states], dim))
 
 
 def _pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:
     second = run.states(node.args[1])
     b = second if isinstance(second, State) else known(torch.tensor(second, dtype=torch.float64))
     assert isinstance(b, State)
-    value = _run(run, node, "value")
+    value = _run(run, node, _stored)
     if name == "mul":
-        value = value.masked_fill((a.value == 0) | (b.value == 0), 0.0)
-    shape = value.shape
+        value = value.masked_fill((once(a.value) == 0) | (once(b.value) == 0), 0.0)
+    shape = torch.broadcast_shapes(a.value.shape, b.value.shape)
+    value = value.expand(shape)
     left, right = a.labels.expand(shape), b.labels.expand(shape)
     if run.free and (met := meeting(run, node, a, b, left, right)) is not None:
         return State(met, value)
@@ -228,8 +247,8 @@ def _pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:
         reason = ops.PAIRWISE[name]
         if a.value.numel() > 1 and b.value.numel() > 1:
             run.couple(left, right, reason)
-        labels = torch.where(left >= 0, left, right)
-    return State(labels.clone(), value)
+        labels = either(left, right)
+    return State(labels, value)
 
 
 def _size(tensor: Tensor, dim: int) -> int:
@@ -241,17 +260,17 @@ def _cast(run: Interpreter, node: fx.Node, first: State) -> object:
     result = node.meta.get("val")
     if not isinstance(result, Tensor) or not result.dtype.is_floating_point:
         return run.barrier(node)
-    return State(first.labels.clone(), first.value.clone(), first.sums)
+    return State(first.labels, first.value, first.sums)
 
 
 def _dropout(run: Interpreter, node: fx.Node, name: str, first: State) -> State:
     told = node.args[2] if len(node.args) > 2 else node.kwargs.get("train")
     active = run.training or (told is True and not run.net.training)  # a dropout that is on in eval mode
-    value = first.value.clone()
+    value = once(first.value)
     if active and node.args[1:2] != (0.0,):
         keeps = (value == 0) if "alpha" not in name else torch.zeros_like(value, dtype=torch.bool)
         value = value.masked_fill(~keeps, torch.nan)
-    return State(first.labels.clone(), value, None if active else first.sums)
+    return State(first.labels, value.expand(first.value.shape), None if active else first.sums)
 
 
 def _reduce(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
@@ -263,11 +282,11 @@ def _reduce(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
         return _sum(run, node, first, lying[0])
     if over & set(lying):
         return run.barrier(node)
-    value = _run(run, node, "value")
+    value = _run(run, node, _value)
     labels = first.labels
     for d in sorted(over, reverse=True):
         labels = labels.narrow(d, 0, 1)
-    return State(labels.reshape(value.shape).clone(), value)
+    return State(labels.reshape(value.shape), value)
 
 
 def _sum(run: Interpreter, node: fx.Node, first: State, dim: int) -> object:
@@ -277,8 +296,8 @@ def _sum(run: Interpreter, node: fx.Node, first: State, dim: int) -> object:
         return run.barrier(node)
     zero = (constants == 0)[None]
     run.meetings.append(Meeting(node, torch.tensor([-1]), units[None], constants[None], torch.ones_like(zero), zero))
-    value = _run(run, node, "value")
-    return State(torch.full(value.shape, -1), value)
+    value = _run(run, node, _value)
+    return State(unlabelled(value.shape), value)
 
 
 def _pool(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
@@ -287,29 +306,31 @@ def _pool(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     units = along(first.labels, channel)
     if units is None:
         return run.barrier(node)
-    result = _run(run, node, "value")
+    places = range(channel + 1, channel + 1 + spatial)
+    result = _run(run, node, lambda state: once(state.value, *places))  # positions count: padding is among them
     value = result[0] if isinstance(result, tuple | list) else result
-    dynamic = first.value.isnan().movedim(channel, 0).flatten(1).any(1)
-    value = _masked(value, spread(dynamic, tuple(value.shape), channel))
-    state = State(spread(units, tuple(value.shape), channel), value)
-    return (state, blank(tuple(value.shape))) if isinstance(result, tuple | list) else state
+    dynamic = once(first.value, channel).isnan().movedim(channel, 0).flatten(1).any(1)
+    value = torch.where(dynamic.view(-1, *[1] * spatial), torch.nan, value)
+    shape = (*first.value.shape[: channel + 1], *value.shape[channel + 1 :])
+    state = State(spread(units, shape, channel), value.expand(shape))
+    return (state, blank(shape)) if isinstance(result, tuple | list) else state
 
 
 def _pad(run: Interpreter, node: fx.Node, first: State) -> object:
-    value = _run(run, node, "value")
+    value = _run(run, node, _value)
     grown = [d for d in range(value.dim()) if value.shape[d] != first.value.shape[d]]
     lies = varying(first.labels)
     if not lies:
         units = first.labels.flatten()[:1] if first.labels.numel() else None
         if units is None or int(units) >= 0:
             return run.barrier(node)
-        return State(torch.full(value.shape, -1), value)
+        return State(unlabelled(value.shape), value)
     if set(grown) & set(lies):
         return _pad_units(run, node, first, value)
     labels = first.labels
     for d in grown:
         labels = labels.narrow(d, 0, 1)
-    return State(labels.expand(value.shape).clone(), value)
+    return State(labels.expand(value.shape), value)
 
 
 def _pad_units(run: Interpreter, node: fx.Node, first: State, value: Tensor) -> object:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from paring.analysis.labels import along, spread
 from paring.analysis.layer_rules import argument
+from paring.analysis.repeats import either
 from paring.analysis.state import State
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def glu(run: Interpreter, node: fx.Node) -> object:
     dim = dim if isinstance(dim, int) else -1
     (left, right), (value, gate) = x.labels.chunk(2, dim), x.value.chunk(2, dim)
     run.couple(left, right, "coupled by a gated linear unit")
-    labels = torch.where(left >= 0, left, right)
-    return State(labels, (value * gate.sigmoid()).masked_fill(value == 0, 0.0))
+    return State(either(left, right), (value * gate.sigmoid()).masked_fill(value == 0, 0.0))
 
 
 def rrelu(run: Interpreter, node: fx.Node) -> object:
@@ -57,7 +57,7 @@ def rrelu(run: Interpreter, node: fx.Node) -> object:
         return run.barrier(node)
     lower, upper = (_number(argument(node, i, name), default) for i, name, default in _SLOPES)
     value: Tensor = F.leaky_relu(x.value, (lower + upper) / 2)
-    return State(x.labels.clone(), value.masked_fill(x.value < 0, torch.nan) if run.training else value)
+    return State(x.labels, value.masked_fill(x.value < 0, torch.nan) if run.training else value)
 
 
 _SLOPES = ((1, "lower", 1 / 8), (2, "upper", 1 / 3))

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from paring.analysis.repeats import filled, unlabelled
+
 
 @dataclass
 class State:
     """One activation: labels (int64, -1 none) and value (float64, NaN dynamic), both of its shape.
+
+    What repeats itself along a dimension may be stored once there (stride 0, see `repeats`).
 
     sums: its entries sum to one along this dimension (counted from the end), whatever the input.
     """
@@ -70,12 +74,12 @@ class NormSite:
 def known(tensor: Tensor) -> State:
     """A tensor that is the same for every input of the network."""
     value = tensor.detach().to("cpu", torch.float64, copy=True)
-    return State(torch.full(value.shape, -1), value)
+    return State(unlabelled(value.shape), value)
 
 
 def blank(shape: tuple[int, ...]) -> State:
     """No labels, nothing known."""
-    return State(torch.full(shape, -1), torch.full(shape, torch.nan, dtype=torch.float64))
+    return State(unlabelled(shape), filled(shape, torch.nan))
 
 
 def unknown(node: fx.Node) -> object:
