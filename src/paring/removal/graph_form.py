@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +20,7 @@ from paring.core import Example, Inputs
 from paring.core.nested import as_nested, as_shapes
 from paring.core.select_linear import SelectLinear
 from paring.removal.graph_net import NAMES, GraphNet, Recipe, Script
+from paring.removal.modes import same_in_both_modes
 from paring.removal.plan import full_name
 from paring.removal.rewrite import RewriteError, rewrite
 
@@ -63,6 +65,8 @@ class Captures:
         """The graph in this mode for parameters of this type. Raises `CaptureError`, `GraphFormError`."""
         if dtype != self.dtype and not _names_types(self.of(mode, self.dtype)[0]):
             return self.of(mode, self.dtype)
+        if mode != self.net.training and self.one_for_both:
+            mode = self.net.training
         if (mode, dtype) not in self._made:
             try:
                 self._made[mode, dtype] = self._make(mode, dtype)
@@ -72,6 +76,11 @@ class Captures:
         if isinstance(made, ValueError):
             raise made
         return made
+
+    @cached_property
+    def one_for_both(self) -> bool:
+        """Does the network do the same in both modes, so that one capture will do?"""
+        return same_in_both_modes(self.net, self.example)
 
     def _make(self, mode: bool, dtype: torch.dtype) -> tuple[Captured, Interpretation]:
         net, example = self.net, self.example
@@ -117,9 +126,13 @@ def graph_form(
     scripts: dict[bool, Script | str] = dict.fromkeys((False, True), "it was not asked for")
     changed = ""
     own = captures.net.training
+    written: dict[int, tuple[Script, str]] = {}
     for mode in sorted(modes, key=lambda mode: mode != own):
         try:
-            scripts[mode], size = _script(*captures.of(mode, _dtype(small)), small, keeps)
+            captured, found = captures.of(mode, _dtype(small))
+            if id(captured) not in written:  # one may serve both modes
+                written[id(captured)] = _script(captured, found, small, keeps)
+            scripts[mode], size = written[id(captured)]
             changed = changed or size
         except (CaptureError, GraphFormError, RewriteError) as error:
             if mode == own or len(modes) == 1:
