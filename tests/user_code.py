@@ -57,7 +57,8 @@ def settings() -> list[pr.Method]:
 
 
 def compacted(net: nn.Module, x: Tensor, path: Path) -> nn.Module:
-    small: nn.Module = pr.compact(net, x, drop_inputs=True, input_groups={"fc1": 4})
+    small, report = pr.compact(net, x, drop_inputs=True, input_groups={"fc1": 4})
+    print(report, report.parameters[1])
     pr.save(small, path)
     pr.pack(small, path.with_suffix(".pare"))
     pr.unpack(path.with_suffix(".pare"))

@@ -145,7 +145,7 @@ def _small(subject: Subject, widths: Sequence[int]) -> tuple[nn.Module, int]:
         order = torch.randperm(width(net, group), generator=generator)
         kill(net, group, order[kept:].sort().values, "zero", generator)
     example = torch.randn(2, *subject.shape, generator=generator)
-    net = compact(net, example, inplace=True, verify=False)
+    net, _ = compact(net, example, inplace=True, verify=False)
     left = tuple(width(net, group) for group in subject.groups)
     if left != tuple(widths):
         raise RuntimeError(f"asked for {widths} units, but {left} are left: some could not be removed")

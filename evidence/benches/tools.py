@@ -46,17 +46,17 @@ def _module(name: str, package: str) -> Any:
 
 def ours(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
     """`pr.compact`, which finds what is dead by itself and verifies what it does."""
-    return compact(net, x)
+    return compact(net, x)[0]
 
 
 def unverified(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
     """`pr.compact` without the check."""
-    return compact(net, x, verify=False)
+    return compact(net, x, verify=False)[0]
 
 
 def ours_fused(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
     """The same with BatchNorm fused into the layers, which ends training: what torch-simplify does to convolutions."""
-    return compact(net, x, fuse_norms=True)
+    return compact(net, x, fuse_norms=True)[0]
 
 
 def torch_pruning(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:

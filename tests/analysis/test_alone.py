@@ -146,7 +146,7 @@ def compacts(net: nn.Module, x: Tensor, layer: str, **settings: object) -> Calla
 
     def run() -> None:
         for _ in range(2):
-            small = pr.compact(net, x, **settings)  # type: ignore[arg-type]
+            small, _ = pr.compact(net, x, **settings)  # type: ignore[arg-type]
             assert len(small.get_submodule(layer).weight) == len(net.get_submodule(layer).weight) - 2  # type: ignore[arg-type]
             assert torch.allclose(small(x), before, atol=1e-5)
 
@@ -184,7 +184,7 @@ def bits(x: Tensor) -> None:
 
 
 def loads(net: nn.Module, x: Tensor, path: Path) -> None:
-    small = pr.compact(net, x, form="graph")
+    small, _ = pr.compact(net, x, form="graph")
     pr.save(small, path)
     loaded = pr.load(Heads, path).eval()
     assert torch.allclose(loaded(x), net(x), atol=1e-5)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from paring.files import load, save
-from paring.removal import Report, shrink
-from tests.removal.test_shrink import gap
+from paring.removal import Report, compact
+from tests.removal.test_compact import gap
 
 IMAGE = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(1)).double()
 
@@ -39,7 +39,7 @@ def kill(layer: nn.Module, units: list[int], bias: float | None = 0.0) -> None:
 
 
 def exact(net: nn.Module, x: Tensor) -> tuple[nn.Module, Report]:
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert not report.rolled_back
     for size in (x.shape[-1], x.shape[-1] + 2):
         more = torch.randn(3, *x.shape[1:-2], *[size] * min(2, x.dim() - 2)).double()
@@ -119,12 +119,12 @@ def test_whole_groups_of_several_channels_go() -> None:
         nn.Linear(9 * 81, 2),
     )
     kill(net[2], [0, 1, 2, 4])
-    small, report = shrink(net, IMAGE)
+    small, report = compact(net, IMAGE)
     assert gap(net, small, IMAGE) < 1e-10
     assert left(report) == [4, 6, 2]
     assert report.rows[1].kept == {"coupled by a grouped convolution: whole groups go": 1}
     assert (small[2].groups, small[2].in_channels, small[2].out_channels) == (2, 4, 6)
-    assert shrink(small, IMAGE)[1].rows[1].after == 6
+    assert compact(small, IMAGE)[1].rows[1].after == 6
 
 
 def test_everything_dead_leaves_one_group() -> None:
@@ -143,7 +143,7 @@ def test_transposed_convolutions(dims: int) -> None:
     kill(net[0], [0, 3], None)  # constants: one stands for both, since they meet other taps at other positions
     kill(net[2], [1, 2], None)  # constants into a pointwise convolution
     x = torch.randn(2, 3, *[5] * dims).double()
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert gap(net, small, torch.randn(3, 3, *[4] * dims).double()) < 1e-10
     assert left(report) == [4, 4, 2]
     assert (report.rows[0].merged, report.rows[1].folded) == (1, 2)
@@ -203,7 +203,7 @@ def test_shuffled_channels_go_in_step() -> None:
         nn.Conv2d(3, 4, 1), nn.PixelUnshuffle(3), nn.ReLU(), nn.Conv2d(36, 2, 3), nn.Flatten(), nn.Linear(2, 2)
     )
     kill(back[0], [2])
-    small, report = shrink(back, IMAGE)
+    small, report = compact(back, IMAGE)
     assert gap(back, small, IMAGE) < 1e-10
     assert (report.rows[0].after, small[3].in_channels) == (3, 27)
 
@@ -249,7 +249,7 @@ def test_random_slopes_leave_no_constants_in_train_mode() -> None:
     net = chain(nn.Conv2d(3, 4, 3), nn.RReLU(), nn.Conv2d(4, 2, 3), *head(2))
     kill(net[0], [0], -0.7)
     kill(net[0], [2], 0.7)
-    assert left(shrink(net.train(), IMAGE)[1])[0] == 3
+    assert left(compact(net.train(), IMAGE)[1])[0] == 3
 
 
 def test_files_of_networks_with_groups_and_norms(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_files_of_networks_with_groups_and_norms(tmp_path: Path) -> None:
     net = make()
     with torch.no_grad():
         net[5].weight[:3], net[5].bias[:3] = 0, 0  # the first half of all, up to the first layer
-    small, report = shrink(net, IMAGE)
+    small, report = compact(net, IMAGE)
     assert left(report) == [4, 4, 3, 2]
     save(small, tmp_path / "net.safetensors")
     loaded = load(make, tmp_path / "net.safetensors").eval()

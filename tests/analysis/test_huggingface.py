@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.removal import GraphNet, shrink
+from paring.removal import GraphNet, compact
 
 transformers = pytest.importorskip("transformers")
 
@@ -37,7 +37,7 @@ def test_bert() -> None:
         for layer in net.encoder.layer:
             layer.attention.self.value.weight[8:16] = 0  # the second head
             layer.intermediate.dense.weight[::3] = 0
-    small, report = shrink(net, words(2))
+    small, report = compact(net, words(2))
     assert report.form == "module"  # its forward takes the number of heads from the width
     for layer in small.encoder.layer:
         own = layer.attention.self
@@ -48,7 +48,7 @@ def test_bert() -> None:
         for layer in net.encoder.layer:
             layer.attention.self.key.weight[::8] = 0  # a pair of each head, with a constant key
             layer.attention.self.value.weight[1::8] = 0
-    small, report = shrink(net, words(2), verify=False, form="graph")
+    small, report = compact(net, words(2), verify=False, form="graph")
     for layer in small.encoder.layer:
         own = layer.attention.self
         assert [m.out_features for m in (own.query, own.key, own.value)] == [21, 21, 21]
@@ -65,7 +65,7 @@ def test_gpt2(attention: str) -> None:
             _, key, value = block.attn.c_attn.weight.chunk(3, 1)  # (in, out)
             value[:, 8:16], key[:, ::8], value[:, 1::8] = 0, 0, 0
             block.mlp.c_fc.weight[:, ::3] = 0
-    small, report = shrink(net, words(2), verify=attention == "sdpa", form="auto" if attention == "sdpa" else "graph")
+    small, report = compact(net, words(2), verify=attention == "sdpa", form="auto" if attention == "sdpa" else "graph")
     assert isinstance(small, GraphNet)
     assert not report.rolled_back
     for block in small.transformer.h:
@@ -97,7 +97,7 @@ def test_llama_with_a_cache_that_begins_empty() -> None:
         layer.self_attn.v_proj.weight[4:] = 0  # the second of two groups
         layer.mlp.up_proj.weight[::3] = 0
     for form in ("auto", "graph"):
-        small, report = shrink(net, words(2), form=form)
+        small, report = compact(net, words(2), form=form)
         assert not report.rolled_back
         own = small.net.model.layers[0]
         assert [len(own.self_attn.get_submodule(f"{x}_proj").weight) for x in "qkv"] == [8, 4, 4]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis.input_groups import whole_groups
-from paring.removal import shrink
+from paring.removal import compact
 from paring.select import NM
 
 
@@ -79,14 +79,14 @@ def test_random_dead_units_in_front_of_patterns(seed: int, drop_inputs: bool) ->
     x = torch.randn(4, 3, 6, 6, dtype=torch.float64)
     before = net(x)
     groups = {name: m for name, (_, m) in SIZES.items()}
-    small, report = shrink(net, x, input_groups=groups, drop_inputs=drop_inputs)
+    small, report = compact(net, x, input_groups=groups, drop_inputs=drop_inputs)
     assert not report.rolled_back
     for old, new in zip(before, small(x), strict=True):
         assert float((old - new).detach().abs().max()) < 1e-10
     for name, (n, m) in SIZES.items():
         weight = small.get_submodule(name).weight
         assert worst(weight, m) <= n, (name, tuple(weight.shape))
-    free, _ = shrink(net, x, drop_inputs=drop_inputs)
+    free, _ = compact(net, x, drop_inputs=drop_inputs)
     count = [sum(p.numel() for p in one.parameters()) for one in (net, small, free)]
     assert count[2] <= count[1] < count[0]
 
@@ -97,11 +97,11 @@ def test_whole_groups_of_dead_inputs_go_and_single_ones_stay_with_the_reason() -
     sparsen(net, ["2"], 2, 4)
     kill(net[0], [1, 4, 5, 6, 7, 12, 13, 15], -1.0)
     x = torch.randn(3, 5, dtype=torch.float64)
-    small, report = shrink(net, x, input_groups={"2": 4})
+    small, report = compact(net, x, input_groups={"2": 4})
     assert small[2].weight.shape == (4, 12)
     assert torch.equal(small[2].weight, net[2].weight[:, [*range(4), *range(8, 16)]])
     assert report.rows[0].kept == {"inputs of an N:M layer go in whole groups": 4}
-    assert shrink(net, x)[0][2].weight.shape == (4, 8)
+    assert compact(net, x)[0][2].weight.shape == (4, 8)
 
 
 def test_groups_of_channels_of_a_flattened_map_and_a_shorter_last_group() -> None:
@@ -110,7 +110,7 @@ def test_groups_of_channels_of_a_flattened_map_and_a_shorter_last_group() -> Non
     sparsen(net, ["3"], 2, 4)  # groups: channels 0 and 1, 2 and 3, 4 alone
     kill(net[0], [1, 2, 3, 4], -1.0)
     x = torch.randn(3, 2, 3, 4, dtype=torch.float64)
-    small, _ = shrink(net, x, input_groups={"3": 4})
+    small, _ = compact(net, x, input_groups={"3": 4})
     assert small[0].out_channels == 2
     assert float((small(x) - net(x)).detach().abs().max()) < 1e-12
 
@@ -121,15 +121,15 @@ def test_columns_of_constants_are_not_merged_into_one_of_a_pattern() -> None:
     sparsen(net, ["2"], 2, 4)
     kill(net[0], [0, 1, 2, 3, 4], 0.5)
     x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
-    small, _ = shrink(net, x, input_groups={"2": 4})
+    small, _ = compact(net, x, input_groups={"2": 4})
     assert worst(small[2].weight, 4) <= 2
     assert float((small(x) - net(x)).detach().abs().max()) < 1e-12
-    assert any(row.merged for row in shrink(net, x)[1].rows), "without the pattern they are"
+    assert any(row.merged for row in compact(net, x)[1].rows), "without the pattern they are"
 
 
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="input_groups names 'fc'"):
-        shrink(nn.Linear(2, 2), torch.ones(1, 2), input_groups={"fc": 4})
+        compact(nn.Linear(2, 2), torch.ones(1, 2), input_groups={"fc": 4})
 
 
 def test_only_whole_groups_count() -> None:

@@ -14,7 +14,7 @@ import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.core import gates
 from paring.cost import latency
-from paring.removal import shrink
+from paring.removal import compact
 from paring.removal.graph_net import GraphNet
 
 pytestmark = [BY_HAND, CUT_SHORT]
@@ -70,7 +70,7 @@ def half_dead(net: nn.Module, *layers: str) -> nn.Module:
 def test_compact(kind: type) -> None:
     net = half_dead(Scaled(), "a")
     given = kind(example())
-    small, report = shrink(net, given)
+    small, report = compact(net, given)
     assert small.a.out_features == 4
     assert not report.rolled_back
     for other in (example(), example(5)):
@@ -81,7 +81,7 @@ def test_compact(kind: type) -> None:
 def test_graph_form(tmp_path: Path) -> None:
     net = half_dead(Heads(), "q", "v")
     given = tokens()
-    small = pr.compact(net, given)
+    small, _ = pr.compact(net, given)
     assert isinstance(small, GraphNet)
     assert small.q.out_features == 4
     path = tmp_path / "net.safetensors"
@@ -101,7 +101,7 @@ def test_graph_form(tmp_path: Path) -> None:
             one(**given, mask=x)
         with pytest.raises(TypeError, match="got x twice"):
             one(x, x=x, bias=bias, gain=gain)
-    again, report = shrink(small, given, form="graph")
+    again, report = compact(small, given, form="graph")
     assert report.parameters[0] == report.parameters[1]
     assert torch.allclose(again(**given), net(**given), atol=1e-5)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.gates import groups
-from paring.removal import shrink
+from paring.removal import compact
 
 X = torch.randn(3, 5, 16, generator=torch.Generator().manual_seed(0)).double()
 
@@ -93,7 +93,7 @@ def same(net: nn.Module, small: nn.Module, kind: str) -> bool:
 def test_heads_of_multihead_attention_go_beside_a_padding_mask(need_weights: bool, positions: str, kind: str) -> None:
     torch.manual_seed(0)
     net = weakened(Padded(need_weights, positions), (1, 3))
-    small, report = shrink(net, (X, padding(3, kind)), mode="both")
+    small, report = compact(net, (X, padding(3, kind)), mode="both")
     assert not report.rolled_back
     assert small.attention.in_proj_weight.shape == (24, 16)
     assert same(net, small, kind)
@@ -105,7 +105,7 @@ def test_heads_of_attention_by_hand_go_with_their_copy_of_the_mask(how: str) -> 
     kind = "float" if how == "add" else "bool"
     net = weakened(Copied(how), (0, 2))
     example = (X, padding(3, kind))
-    small, report = shrink(net, example, mode="both")
+    small, report = compact(net, example, mode="both")
     assert not report.rolled_back
     assert small.qkv.weight.shape == (24, 16)
     assert same(net, small, kind)
@@ -115,11 +115,11 @@ def test_heads_of_attention_by_hand_go_with_their_copy_of_the_mask(how: str) -> 
 def test_one_head_stays_where_all_are_dead_and_live_ones_stay() -> None:
     torch.manual_seed(0)
     net = weakened(Padded(False, ""), ())
-    live, _ = shrink(net, (X, padding(3, "bool")))
+    live, _ = compact(net, (X, padding(3, "bool")))
     assert live.attention.in_proj_weight.shape == (48, 16)
     with torch.no_grad():
         net.attention.out_proj.weight.zero_()
-    small, report = shrink(net, (X, padding(3, "bool")))
+    small, report = compact(net, (X, padding(3, "bool")))
     assert not report.rolled_back
     assert small.attention.in_proj_weight.shape == (3, 16)
     assert same(net, small, "bool")
@@ -137,7 +137,7 @@ def test_a_mask_of_its_own_for_each_head_keeps_the_heads() -> None:
     torch.manual_seed(0)
     net = weakened(Own(""), (1,))
     x, mask = X, torch.rand(3, 5).double()
-    small, report = shrink(net, (x, mask))
+    small, report = compact(net, (x, mask))
     assert not report.rolled_back
     assert small.qkv.weight.shape[0] > 24
     assert torch.allclose(net(x, mask), small(x, mask), rtol=0, atol=1e-10)
@@ -159,7 +159,7 @@ def test_an_encoder_layer_with_padding() -> None:
         net.layer.self_attn.in_proj_bias[36:40] = 0
         net.layer.linear1.weight[3:9] = 0
         net.layer.linear1.bias[3:9] = 0
-    small, report = shrink(net, (X, padding(3, "bool")))
+    small, report = compact(net, (X, padding(3, "bool")))
     assert not report.rolled_back
     assert small.layer.self_attn.out_proj.in_features == 12
     assert small.layer.linear1.out_features == 14

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.removal import shrink
+from paring.removal import compact
 from tests.analysis.test_conv_kinds import IMAGE, chain, exact, head, kill, left
-from tests.removal.test_shrink import gap
+from tests.removal.test_compact import gap
 
 
 @pytest.mark.parametrize("tracked", [False, True])
@@ -28,7 +28,7 @@ def test_instance_norm(tracked: bool, affine: bool, mode: str) -> None:
         with torch.no_grad():
             norm.weight[4] = 0
     net.train(mode == "both")
-    small, report = shrink(net, IMAGE, mode=mode)
+    small, report = compact(net, IMAGE, mode=mode)
     known = tracked and mode == "both"  # then a constant is another one in eval mode: it stays
     assert left(report)[0] == 5 - (0 if known else 2) - affine
     assert not report.rolled_back
@@ -66,7 +66,7 @@ def test_a_frozen_batch_norm_is_one_in_eval_mode_while_the_network_trains(frozen
     net.train()
     if frozen:
         body[1].eval()
-    small, report = shrink(net, IMAGE)
+    small, report = compact(net, IMAGE)
     assert not report.rolled_back
     assert left(report)[:2] == [3 if frozen else 5, 3]
     assert report.form == ("graph" if sized else "module")
@@ -98,7 +98,7 @@ def test_a_group_of_constants_comes_out_of_a_group_norm_as_constants() -> None:
 def test_group_norm_without_parameters_is_a_barrier() -> None:
     net = chain(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4, affine=False), nn.ReLU(), nn.Conv2d(4, 2, 1))
     kill(net[0], [0, 1])
-    report = shrink(net, IMAGE)[1]
+    report = compact(net, IMAGE)[1]
     assert report.rows[0].kept == {"read by group_norm in '1'": 2}
 
 
@@ -110,7 +110,7 @@ def test_features_of_a_layer_norm_stay_but_constants_behind_it_count(kind: type[
         net[1].weight[[1, 2]] = 0
         net[3].weight[1, [0, 3, 4, 5]] = 0  # reads constants alone
     x = torch.randn(3, 5).double()
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert left(report) == [6, 3, 2]
     assert gap(net, small, torch.randn(7, 5).double()) < 1e-10
 
@@ -119,7 +119,7 @@ def test_batch_norm_that_averages_over_all_steps() -> None:
     net = chain(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, momentum=None), nn.ReLU(), nn.Conv2d(5, 2, 3), *head(2)).train()
     with torch.no_grad():
         net[1].weight[[0, 2]], net[1].bias[[0, 2]] = 0, 0.5
-    small, report = shrink(net, IMAGE)
+    small, report = compact(net, IMAGE)
     assert report.mode == "both"
     assert left(report)[0] == 3
     assert net[1].momentum is small[1].momentum is None
@@ -149,6 +149,6 @@ def test_norms_called_twice_stay() -> None:
     net = Twice().double()
     kill(net.a, [0, 1])
     kill(net.b, [0, 1])
-    report = shrink(net, IMAGE)[1]
+    report = compact(net, IMAGE)[1]
     assert left(report) == [4, 4, 2]
     assert report.rows[0].kept == {"'norm' is called 2 times": 2}

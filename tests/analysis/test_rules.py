@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.removal import shrink
+from paring.removal import compact
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 
@@ -129,7 +129,7 @@ def test_every_second_unit_dead(
             (layer.weight.T if isinstance(layer, nn.Embedding) else layer.weight)[::2] = 0
             if getattr(layer, "bias", None) is not None:
                 layer.bias[::2] = 0
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert not report.rolled_back
     assert report.verified
     assert {row.layer.removeprefix("parts."): row.after for row in report.rows if row.layer != "parts.out"} == left
@@ -144,8 +144,8 @@ def test_dropout_in_train_mode_leaves_only_zeros_known() -> None:
     with torch.no_grad():
         net[0].weight[:3] = 0  # 0.5 or 1 or 0 after dropout: stays in train mode
         net[3].weight[:2], net[3].bias[:2] = 0, 0
-    assert [row.after for row in shrink(net.train(), ROW)[1].rows] == [6, 2, 2]
-    assert [row.after for row in shrink(net.eval(), ROW)[1].rows] == [3, 2, 2]
+    assert [row.after for row in compact(net.train(), ROW)[1].rows] == [6, 2, 2]
+    assert [row.after for row in compact(net.eval(), ROW)[1].rows] == [3, 2, 2]
 
 
 def test_lstm_and_attention_are_barriers_around_which_the_rest_shrinks() -> None:
@@ -162,7 +162,7 @@ def test_lstm_and_attention_are_barriers_around_which_the_rest_shrinks() -> None
     with torch.no_grad():
         for layer in (net.first, net.encoder.linear1):
             layer.weight[::2], layer.bias[::2] = 0, 0
-    small, report = shrink(net, torch.randn(2, 5, 4))
+    small, report = compact(net, torch.randn(2, 5, 4))
     rows = {row.layer: row for row in report.rows}
     assert rows["first"].kept == {"read by lstm in 'lstm'": 3}
     assert rows["encoder.linear1"].after == 4
@@ -174,7 +174,7 @@ def test_reduced_precision_networks() -> None:
     net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).bfloat16().eval()
     with torch.no_grad():
         net[0].weight[1:4] = 0  # constants of relu(bias)
-    small, report = shrink(net, ROW.bfloat16())
+    small, report = compact(net, ROW.bfloat16())
     assert report.rows[0].after == 3
     assert small[2].bias.dtype == torch.bfloat16
 
@@ -194,7 +194,7 @@ def test_a_sum_over_units_reads_all_but_zeros(keepdim: bool) -> None:
         for name, units in (("a", [0, 3]), ("b", [3, 6]), ("c", [2])):
             net.parts[name].weight[units], net.parts[name].bias[units] = 0, 0
         net.parts["a"].weight[7] = 0  # a constant is added: it stays
-    small, report = shrink(net, torch.randn(3, 10).double())
+    small, report = compact(net, torch.randn(3, 10).double())
     assert not report.rolled_back
     assert [row.after for row in report.rows] == [5, 5, 6]  # the sigmoid of zero is added as well
     x = torch.randn(7, 10).double()
@@ -210,7 +210,7 @@ def test_numbers_that_are_stacked_are_no_units() -> None:
     net = Net(losses, a=nn.Linear(4, 6), b=nn.Linear(6, 2)).double().eval()
     with torch.no_grad():
         net.parts["a"].weight[2], net.parts["a"].bias[2] = 0, 0
-    small, report = shrink(net, torch.randn(3, 4).double())
+    small, report = compact(net, torch.randn(3, 4).double())
     assert [row.after for row in report.rows] == [5, 2]
     x = torch.randn(5, 4).double()
     assert torch.allclose(net(x), small(x), rtol=0, atol=1e-10)
@@ -240,6 +240,6 @@ def test_views_of_other_strides_move_units_and_views_of_bits_stop_them(bits: boo
     with torch.no_grad():
         net.conv.weight[:3], net.conv.bias[:3] = 0, 0
     x = torch.randn(2, 3, 6, 6).to(memory_format=torch.channels_last)
-    small, _ = shrink(net, x)
+    small, _ = compact(net, x)
     assert small.conv.out_channels == left
     assert torch.allclose(small(x), net(x), atol=1e-6)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from paring.removal import shrink
-from tests.removal.test_shrink import gap
+from paring.removal import compact
+from tests.removal.test_compact import gap
 
 
 class Words(nn.Module):
@@ -30,7 +30,7 @@ def test_a_head_that_is_the_embedding_stays_so() -> None:
         net.emb.weight[:, 0] = 0
     x = torch.randint(0, 11, (2, 6))
     for inplace in (False, True):
-        small, report = shrink(net, x, inplace=inplace)
+        small, report = compact(net, x, inplace=inplace)
         assert small.head.weight is small.emb.weight
         assert [row.after for row in report.rows] == [8, 7, 8, 11]
         assert not report.rolled_back
@@ -57,7 +57,7 @@ def test_a_weight_of_two_convolutions_is_kept_with_the_reason() -> None:
         net.a.weight[:2], net.a.bias[:2] = 0, 0  # dead in one, a constant in the other
         net.first.weight[0], net.first.bias[0] = 0, 0
     x = torch.randn(2, 3, 6, 6).double()
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert small.a.weight is small.b.weight
     rows = {row.layer: row for row in report.rows}
     assert rows["a"].kept == {"'a.weight' is tied to 'b.weight'": 2}
@@ -81,7 +81,7 @@ def test_a_bias_of_two_norms_and_a_slope_used_twice_stay() -> None:
     with torch.no_grad():
         net.m.weight[:2], net.n.weight[1:3] = 0, 0
     x = torch.randn(2, 3, 6, 6).double()
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert small.m.bias is small.n.bias
     assert [row.after for row in report.rows] == [4, 4, 2]
     assert all("is tied to" in reason for row in report.rows[:2] for reason in row.kept)

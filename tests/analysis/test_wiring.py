@@ -13,7 +13,7 @@ from paring.analysis import CaptureError, wiring
 from paring.analysis.capture import capture
 from paring.analysis.interpret import interpret
 from paring.analysis.wiring import describe
-from tests.removal.test_shrink import Block
+from tests.removal.test_compact import Block
 
 
 class LeNet5(nn.Module):

@@ -201,7 +201,7 @@ def test_after_exact_removal() -> None:
         for norm in (net[1], net[4], net[8]):
             norm.weight[::2] = 0  # constant signs
     x = torch.randn(3, 3, 6, 6)
-    compact = pr.compact(net, x)
+    compact, _ = pr.compact(net, x)
     packed = pack_bits(compact, x)
     assert packed.report is not None
     assert [line.name for line in packed.report.lines if line.bits] == ["3", "7"]

@@ -75,7 +75,7 @@ def test_everything_sees_through(name: str, tmp_path: Path) -> None:
     assert str(pr.report(wrapped, X)) == net_like
     assert str(pr.groups(wrapped, X)) == str(pr.groups(net, X))
     expected = net(X)
-    small = pr.compact(wrapped, X)
+    small, _ = pr.compact(wrapped, X)
     assert type(small) is nn.Sequential
     assert small[0].out_features == 7
     assert torch.allclose(small(X), expected, atol=1e-6)
@@ -265,7 +265,7 @@ def test_parts_that_are_wrapped_have_the_names_of_the_network(name: str, tmp_pat
         net.get_submodule("blocks.0").weight[:5] = 0  # type: ignore[index, operator]
         net.get_submodule("blocks.0").bias[:5] = 0  # type: ignore[index, operator]
     expected, names = answer(net), list(net.state_dict())
-    small = pr.compact(net, X)
+    small, _ = pr.compact(net, X)
     assert list(net.state_dict()) == names
     assert torch.allclose(answer(small), expected, atol=1e-6)
     plain = Parts(lambda part: part)

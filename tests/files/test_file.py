@@ -38,7 +38,7 @@ def small() -> nn.Module:
     with torch.no_grad():
         net[1].weight[:2] = 0  # folds into 4, which gets a bias
         net[4].weight[3:] = 0
-    return compact(net, torch.randn(2, 1, 8, 8))
+    return compact(net, torch.randn(2, 1, 8, 8))[0]
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -72,7 +72,7 @@ def test_selected_inputs_and_other_dtypes(tmp_path: Path) -> None:
     net = mlp().eval()
     with torch.no_grad():
         net[0].weight[:, :3] = 0
-    net = compact(net, torch.randn(2, 8), drop_inputs=True).bfloat16()
+    net = compact(net, torch.randn(2, 8), drop_inputs=True)[0].bfloat16()
     save(net, tmp_path / "a")
     back = load(mlp, tmp_path / "a")
     assert same(net, back)
@@ -116,7 +116,7 @@ def test_the_graph_form_comes_back_without_code(tmp_path: Path) -> None:
         for block in net.blocks:
             block.attention.qkv.weight[36:40], block.attention.qkv.bias[36:40] = 0, 0
             block.mlp[0].weight[:3] = 0
-    small = compact(net, x, verify=False, form="graph")
+    small, _ = compact(net, x, verify=False, form="graph")
     save(small, tmp_path / "a")
     back = load(GPT, tmp_path / "a").eval()
     assert isinstance(back, GraphNet)
@@ -137,7 +137,7 @@ def test_the_graph_form_comes_back_without_code(tmp_path: Path) -> None:
     with pytest.raises(FileError, match="another architecture"):
         load(lambda: GPT("softmax"), tmp_path / "a")
     with pytest.raises(FileError, match="compacted again"):
-        save(compact(small, x, verify=False, form="graph"), tmp_path / "c")
+        save(compact(small, x, verify=False, form="graph")[0], tmp_path / "c")
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def compacted(*example: Any) -> nn.Module:
     net = Nested().eval()
     with torch.no_grad():
         net.first.weight[:3], net.first.bias[:3] = 0, -10
-    return pr.compact(net, example, verify=False, form="graph")
+    return pr.compact(net, example, verify=False, form="graph")[0]
 
 
 def test_nested_inputs_come_back(tmp_path: Path) -> None:
@@ -247,13 +247,13 @@ def test_a_large_batch_is_written_small(tmp_path: Path) -> None:
     net = Wide().eval()
     with torch.no_grad():
         net.first.weight[:3], net.first.bias[:3] = 0, -10
-    small = pr.compact(net, torch.zeros(70, 20_000, 4), verify=False, form="graph")
+    small, _ = pr.compact(net, torch.zeros(70, 20_000, 4), verify=False, form="graph")
     save(small, tmp_path / "a")
     _, manifest, _ = taken_apart((tmp_path / "a").read_bytes())
     assert manifest["graph"]["example"] == {"tuple": [{"tensor": [[52, 20_000, 4], "float32"]}]}
     x = torch.randn(1, 20_000, 4)
     assert torch.equal(small(x), load(Wide, tmp_path / "a")(x))
-    wider = pr.compact(net, torch.zeros(2, 600_000, 4), verify=False, form="graph")
+    wider, _ = pr.compact(net, torch.zeros(2, 600_000, 4), verify=False, form="graph")
     with pytest.raises(FileError, match="may ask for 16,777,216; compact the network with a smaller example"):
         save(wider, tmp_path / "b")
 

@@ -35,7 +35,7 @@ def test_shrunk_networks_of_both_forms(tmp_path: Path) -> None:
         gpt.blocks[0].attention.qkv.weight[32:36] = 0
     image, words = torch.randn(4, 1, 8, 8), torch.randint(0, 11, (2, 6))
     for net, x in ((conv, image), (gpt, words)):
-        small = compact(net.eval(), x, verify=False, form="module" if net is conv else "graph")
+        small, _ = compact(net.eval(), x, verify=False, form="module" if net is conv else "graph")
         to_onnx(small.train(), x, tmp_path / "net.onnx")
         assert small.training
         small.eval()
@@ -79,7 +79,7 @@ def test_networks_that_take_any_number_of_inputs(form: str, tmp_path: Path) -> N
     net, inputs = Many().eval(), (torch.randn(4, 2), torch.randn(4, 1), torch.randn(4, 2))
     with torch.no_grad():
         net.into.weight[:3], net.into.bias[:3] = 0, 0
-    small = compact(net, inputs, form=form)  # type: ignore[arg-type]
+    small, _ = compact(net, inputs, form=form)  # type: ignore[arg-type]
     assert small.into.out_features == 5
     assert torch.allclose(small(*inputs), net(*inputs), atol=1e-5)
     to_onnx(small, inputs, tmp_path / "net.onnx")

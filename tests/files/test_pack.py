@@ -82,7 +82,7 @@ def test_a_network_of_other_widths_comes_back(tmp_path: Path) -> None:
     with torch.no_grad():
         net[0].weight[:17] = 0
         net[0].bias[:17] = 0
-    small = pr.compact(net, x)
+    small, _ = pr.compact(net, x)
     pr.pack(small, tmp_path / "a.pare")
     found = pr.unpack(tmp_path / "a.pare", mlp)
     assert found[0].out_features == 13

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from paring.analysis.capture import Captured
 from paring.analysis.interpret import Interpretation
 from paring.core import Inputs
-from paring.removal import GraphFormError, choose, compact, graph_form, shrink
+from paring.removal import GraphFormError, choose, compact, graph_form
 from paring.removal.choose import Chooser, Shrunk, offenders
 from paring.removal.graph_form import Keeps
 from paring.removal.graph_net import Script
 from paring.removal.rewrite import RewriteError
-from tests.removal.test_shrink import gap
+from tests.removal.test_compact import gap
 from tests.removal.transformers_zoo import Attention
 
 
@@ -58,7 +58,7 @@ def test_the_graph_form_rolls_back(form: str, first: int, monkeypatch: pytest.Mo
         for m in (net.attention.q, net.attention.k, net.attention.v):
             m.weight[4:8], m.bias[4:8] = 0, 0
         net.wide.weight[first : first + 4], net.wide.bias[first : first + 4] = 0, 0
-    small, report = shrink(net, x, form=form)
+    small, report = compact(net, x, form=form)
     assert report.form == "graph"
     assert list(report.rolled_back) == ["wide"]
     assert report.rolled_back["wide"].startswith("outputs differ" if first else "not this one")
@@ -82,7 +82,7 @@ def test_without_any_graph_form_the_module_form_rolls_back() -> None:
         for m in (net[0].q, net[0].k, net[0].v):
             m.weight[4:8], m.bias[4:8] = 0, 0
         net[1].weight[:3], net[1].bias[:3] = 0, 0
-    small, report = shrink(net, x.double())
+    small, report = compact(net, x.double())
     assert report.form == "module"
     assert small[1].out_features == 5
     assert any("no graph form" in note and "len(x)" in note for note in report.notes)

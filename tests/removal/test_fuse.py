@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from paring.files import load, save
-from paring.removal import GraphNet, compact, shrink
-from tests.removal.test_shrink import gap
+from paring.removal import GraphNet, compact
+from tests.removal.test_compact import gap
 from tests.removal.transformers_zoo import Attention
 
 
@@ -42,7 +42,7 @@ LAYERS = {
 def test_every_kind_of_layer(name: str) -> None:
     layer, norm, shape = copy.deepcopy(LAYERS[name])
     net = lively(nn.Sequential(layer, norm, nn.Tanh()))
-    small, report = shrink(net, torch.randn(2, *shape).double(), fuse_norms=True)
+    small, report = compact(net, torch.randn(2, *shape).double(), fuse_norms=True)
     assert [(one.layer, one.norm) for one in report.fused] == [("0", "1")]
     assert "fused 1 into 0" in str(report)
     assert type(small[1]) is nn.Identity
@@ -82,8 +82,8 @@ def killed() -> nn.Module:
 @pytest.mark.parametrize("inplace", [False, True])
 def test_dead_units_go_as_well(inplace: bool, tmp_path: Path) -> None:
     net, x = killed(), torch.randn(2, 1, 6, 6).double()
-    kept, plain = copy.deepcopy(net), compact(copy.deepcopy(net), x)
-    small, report = shrink(net, x, inplace=inplace, fuse_norms=True)
+    kept, plain = copy.deepcopy(net), compact(copy.deepcopy(net), x)[0]
+    small, report = compact(net, x, inplace=inplace, fuse_norms=True)
     assert (small is net) is inplace
     assert (small[0].out_channels, small[3].out_channels, len(report.fused)) == (5, 4, 2)
     assert gap(kept, small, torch.randn(5, 1, 6, 6).double()) < 1e-10
@@ -114,7 +114,7 @@ def test_graph_form_and_norms_that_stay(tmp_path: Path) -> None:
     with torch.no_grad():
         for m in (net.attention.q, net.attention.k, net.attention.v):
             m.weight[4:8], m.bias[4:8] = 0, 0
-    small, report = shrink(net, x, fuse_norms=True)
+    small, report = compact(net, x, fuse_norms=True)
     assert report.form == "graph"
     assert [one.norm for one in report.fused] == ["norm"]
     assert small.attention.v.out_features == 12
@@ -143,7 +143,7 @@ class Asks(nn.Module):
 
 def test_what_moves_the_outputs_is_rolled_back_and_named() -> None:
     net, x = lively(Asks()), torch.randn(3, 4).double()
-    small, report = shrink(net, x, fuse_norms=True)
+    small, report = compact(net, x, fuse_norms=True)
     assert list(report.rolled_back) == ["norm"]
     assert "AttributeError" in report.rolled_back["norm"]
     assert [one.norm for one in report.fused] == ["other"]
@@ -154,11 +154,11 @@ def test_shared_layers_and_train_mode() -> None:
     net = lively(nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)))
     net.append(nn.Linear(4, 4))
     net[2].weight = net[0].weight
-    _, report = shrink(net.double(), torch.randn(2, 4).double(), fuse_norms=True)
+    _, report = compact(net.double(), torch.randn(2, 4).double(), fuse_norms=True)
     assert not report.fused
     assert "'0' in front of it is shared" in " ".join(report.notes)
     net.train()
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(ValueError, match="eval mode alone"):
-        shrink(net, torch.randn(2, 4).double(), fuse_norms=True, inplace=True)
+        compact(net, torch.randn(2, 4).double(), fuse_norms=True, inplace=True)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())

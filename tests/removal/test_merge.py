@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.removal import Report, shrink
+from paring.removal import Report, compact
 from tests.analysis.test_conv_kinds import IMAGE, chain, exact, head, kill, left
-from tests.removal.test_shrink import gap
+from tests.removal.test_compact import gap
 
 
 def constant(norm: nn.Module, values: dict[int, float]) -> None:
@@ -31,7 +31,7 @@ def test_one_constant_stands_for_all_of_its_producer() -> None:
     assert torch.allclose(small[3].weight[:, 2], merged, atol=1e-12)  # the largest stays: channels 1 4 5 7
     assert torch.equal(small[3].weight[:, [0, 1, 3]], before[:, [1, 4, 7]])
     assert "merged" in str(report)
-    assert left(shrink(small, IMAGE)[1]) == left(report)  # nothing is left to merge
+    assert left(compact(small, IMAGE)[1]) == left(report)  # nothing is left to merge
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -47,7 +47,7 @@ def test_merging_holds_in_train_mode_too_and_the_networks_stay_equal(training: b
     )
     constant(net[1], {0: 0.5, 2: -1.0, 3: 0.25})
     net.train(training)
-    small, report = shrink(net, IMAGE)
+    small, report = compact(net, IMAGE)
     assert (left(report)[0], report.rows[0].merged, report.mode) == (6, 2, "both" if training else "eval")
     twin = copy.deepcopy(net)
     for size in (6, 9, 12):
@@ -62,8 +62,8 @@ def test_where_the_modes_disagree_nothing_is_merged() -> None:
     kill(net[0], [0, 1], None)
     with torch.no_grad():
         net[1].running_mean.normal_()
-    assert left(shrink(net.train(), IMAGE)[1])[0] == 6
-    assert left(shrink(net.eval(), IMAGE)[1])[0] == 5
+    assert left(compact(net.train(), IMAGE)[1])[0] == 6
+    assert left(compact(net.eval(), IMAGE)[1])[0] == 5
 
 
 class Fork(nn.Module):
@@ -170,7 +170,7 @@ def test_rounded_widths_keep_what_their_units_need(multiple: int) -> None:
 def test_float32_rows_of_the_report() -> None:
     net = chain(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(4, 2, 1)).float()
     kill(net[0], [0, 1, 2], 0.7)
-    small, report = shrink(net, IMAGE.float())
+    small, report = compact(net, IMAGE.float())
     assert isinstance(report, Report)
     assert report.rows[0].merged == 2
     assert gap(net, small, torch.randn(2, 3, 11, 11)) < 1e-5

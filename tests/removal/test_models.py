@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from paring.removal import shrink
+from paring.removal import compact
 from paring.removal.report import Mode
-from tests.removal.test_shrink import gap
+from tests.removal.test_compact import gap
 from tests.removal.zoo import SPOTS, Bottleneck, Spot, decoy, resnet50, shake
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
@@ -71,7 +71,7 @@ def test_dead_units_of_well_known_networks_go(make: Callable[[], nn.Module], mod
     }
     expected = {**widths, **hurt(net, SPOTS[make], mode, generator)}
     x = torch.randn(4, 3, 12, 12, generator=generator).double()
-    small, report = shrink(net, x, mode=mode)
+    small, report = compact(net, x, mode=mode)
     assert not report.rolled_back
     assert report.form == "module"
     found = {row.layer: row.after for row in report.rows}
@@ -81,7 +81,7 @@ def test_dead_units_of_well_known_networks_go(make: Callable[[], nn.Module], mod
     if mode == "both" and not noisy:
         assert gap(net, small, x) < 1e-10
         assert gap(net.eval(), small.eval(), x) < 1e-10  # running statistics were moved alike
-    again = shrink(small, x, mode=mode, verify=False)[1]
+    again = compact(small, x, mode=mode, verify=False)[1]
     assert {row.layer: row.after for row in again.rows} == found
 
 
@@ -93,7 +93,7 @@ def test_a_resnet50_takes_seconds() -> None:
             norm.weight[::2], norm.bias[::4], norm.bias[2::4] = 0, -1, 0.5
     x = torch.randn(2, 3, 64, 64)
     start = time.process_time()
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert time.process_time() - start < 15
     assert not report.rolled_back
     after = {row.layer: row.after for row in report.rows}

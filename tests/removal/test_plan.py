@@ -13,11 +13,11 @@ from torch.nn.utils import parametrizations
 from paring.analysis.capture import capture
 from paring.analysis.interpret import interpret
 from paring.core import Inputs, SelectLinear
-from paring.removal import shrink
+from paring.removal import compact
 from paring.removal.apply import apply
 from paring.removal.plan import ShrinkPlan, make_plan
 from tests.analysis.test_conv_kinds import IMAGE, exact, kill, left
-from tests.removal.test_shrink import gap
+from tests.removal.test_compact import gap
 
 
 class Normed(nn.Module):
@@ -43,7 +43,7 @@ class Normed(nn.Module):
 def test_a_running_mean_takes_a_constant_only_where_nobody_but_the_norm_reads_it(skip: bool) -> None:
     net, x = Normed(skip).double().eval(), torch.randn(8, 4).double()
     kill(net.a, [0, 1], 0.7)
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert not report.rolled_back
     assert small.a.out_features == 4
     assert (small.b.bias is not None) == skip
@@ -56,7 +56,7 @@ def test_a_unit_that_nobody_reads_gets_no_constant() -> None:
     kill(net[0], [0, 1, 2], 0.5)
     with torch.no_grad():
         net[4].weight.zero_()
-    small, report = shrink(net, torch.randn(3, 4).double())
+    small, report = compact(net, torch.randn(3, 4).double())
     assert not report.rolled_back
     assert [small[0].out_features, small[2].out_features] == [1, 1]
     assert bool(small[2].bias.isfinite().all())
@@ -89,7 +89,7 @@ def test_layers_whose_weights_are_computed_read_everything() -> None:
         nn.Linear(4, 6), nn.ReLU(), parametrizations.spectral_norm(nn.Linear(6, 5)), nn.Linear(5, 2)
     ).eval()
     kill(net[0], [0], 0.0)
-    small, report = shrink(copy.deepcopy(net), torch.randn(3, 4))
+    small, report = compact(copy.deepcopy(net), torch.randn(3, 4))
     assert not report.rolled_back
     assert small[0].out_features == 6
 
@@ -132,7 +132,7 @@ def test_a_bias_that_is_made_trains_as_its_weight_does_and_marks_on_weights_stay
     kill(net[0], [0, 1], 0.5)
     net[2].weight.requires_grad_(trained)
     net[2].weight.mark = "of mine"
-    small, _ = shrink(net, torch.randn(3, 4).double(), inplace=True)
+    small, _ = compact(net, torch.randn(3, 4).double(), inplace=True)
     assert small[2].weight.shape == (5, 4)
     assert small[2].bias.requires_grad == small[2].weight.requires_grad == trained
     assert small[2].weight.mark == "of mine"

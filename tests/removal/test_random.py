@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from paring.removal import compact, shrink
+from paring.removal import compact
 from tests.reference.removal import survivors
-from tests.removal.test_shrink import gap, widths
+from tests.removal.test_compact import gap, widths
 
 ACTS = [nn.ReLU, nn.Sigmoid, nn.Tanh, nn.GELU, nn.Hardswish, nn.Softplus, nn.LeakyReLU, nn.Identity]
 QUICK = settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -102,10 +102,10 @@ def _fits(parts: list[nn.Module], extra: nn.Module, x: Tensor) -> bool:
 @given(mlps())
 def test_random_mlps_keep_their_function_and_nothing_else(case: tuple[nn.Sequential, Tensor]) -> None:
     net, x = case
-    small, report = shrink(net, x, verify=False)
+    small, report = compact(net, x, verify=False)
     assert gap(net, small, torch.randn(16, 5).double()) < 1e-10
     assert widths(small) == survivors(net, x) == [row.after for row in report.rows]
-    again = compact(small, x, verify=False)
+    again, _ = compact(small, x, verify=False)
     assert widths(again) == widths(small)
 
 
@@ -113,7 +113,7 @@ def test_random_mlps_keep_their_function_and_nothing_else(case: tuple[nn.Sequent
 @given(convnets())
 def test_random_convnets_keep_their_function_and_nothing_else(case: tuple[nn.Sequential, Tensor]) -> None:
     net, x = case
-    small, report = shrink(net, x, verify=False)
+    small, report = compact(net, x, verify=False)
     assert gap(net, small, torch.randn_like(x)) < 1e-10
     assert widths(small) == survivors(net, x) == [row.after for row in report.rows]
 
@@ -123,7 +123,7 @@ def test_random_convnets_keep_their_function_and_nothing_else(case: tuple[nn.Seq
 def test_mode_both_keeps_the_function_in_train_mode_too(case: tuple[nn.Sequential, Tensor]) -> None:
     net, _ = case
     x = torch.randn(8, 5).double()
-    small = compact(net.train(), x, verify=False)
+    small, _ = compact(net.train(), x, verify=False)
     assert small.training
     assert gap(copy.deepcopy(net).eval(), copy.deepcopy(small).eval(), x) < 1e-9
     assert gap(net, small, x) < 1e-7  # a constant channel has no variance: rounding is divided by sqrt(eps)

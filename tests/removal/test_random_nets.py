@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.removal import shrink
-from tests.removal.test_shrink import gap
+from paring.removal import compact
+from tests.removal.test_compact import gap
 
 QUICK = settings(
     max_examples=12,
@@ -125,9 +125,9 @@ def hurt(net: nn.Sequential, draw: st.DrawFn) -> None:
 @given(nets())
 def test_random_nets_keep_their_function(case: tuple[nn.Sequential, Tensor]) -> None:
     net, x = case
-    small, report = shrink(net, x, verify=False)
+    small, report = compact(net, x, verify=False)
     assert gap(net, small, torch.randn_like(x)) < 1e-9
-    again = shrink(small, x, verify=False)[1]
+    again = compact(small, x, verify=False)[1]
     if not any("the last unit of its layer" in row.kept for row in report.rows):  # one group left is no group any more
         assert [row.after for row in again.rows] == [row.after for row in report.rows]
 
@@ -136,6 +136,6 @@ def test_random_nets_keep_their_function(case: tuple[nn.Sequential, Tensor]) -> 
 @given(nets())
 def test_random_nets_keep_their_function_in_train_mode(case: tuple[nn.Sequential, Tensor]) -> None:
     net, x = case
-    small, _ = shrink(net.train(), x, verify=False)
+    small, _ = compact(net.train(), x, verify=False)
     assert gap(copy.deepcopy(net), copy.deepcopy(small), x) < 1e-7
     assert gap(net.eval(), small.eval(), x) < 1e-9

@@ -144,7 +144,7 @@ def test_outputs_that_are_nan_everywhere_are_no_comparison_and_here_and_there_th
     with pytest.raises(ValueError, match="own output is NaN on the example in all of its 12 entries"):
         pr.compact(net, -x)
     x[1] *= -1
-    assert pr.compact(net, x).a.out_features == 4
+    assert pr.compact(net, x)[0].a.out_features == 4
     refuse_nan(net, [net(x)])
     refuse_nan(net, [torch.zeros(0), torch.zeros(2, dtype=torch.int64)])
     with pytest.raises(ValueError, match="own output is infinite"):

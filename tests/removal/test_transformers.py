@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.removal import GraphNet, compact, shrink
+from paring.removal import GraphNet, compact
 from tests.reference.heads import attention_sizes, joined
-from tests.removal.test_shrink import gap
+from tests.removal.test_compact import gap
 from tests.removal.transformers_zoo import GPT, Attention, Block, ViT
 
 STYLES = ["sdpa", "fused", "chunked", "gpt", "softmax", "einsum"]
@@ -77,7 +77,7 @@ def test_vision_transformers(style: str) -> None:
         hurt(block.attention, random.Random(i))
         with torch.no_grad():
             block.mlp[0].weight[3:9] = 0
-    small, report = shrink(net, torch.randn(2, 3, 8, 8).double(), verify=False, form="graph")
+    small, report = compact(net, torch.randn(2, 3, 8, 8).double(), verify=False, form="graph")
     assert report.form == "graph"
     for n in (1, 5):
         assert gap(net, small, torch.randn(n, 3, 8, 8).double()) < 1e-10
@@ -102,7 +102,7 @@ def attentions(draw: st.DrawFn) -> tuple[Attention, Tensor]:
 @given(attentions())
 def test_random_attention_keeps_its_function_and_nothing_else(case: tuple[Attention, Tensor]) -> None:
     net, x = case
-    small = compact(net, x, verify=False, form="graph")
+    small, _ = compact(net, x, verify=False, form="graph")
     assert gap(net, small, torch.randn(4, *x.shape[1:]).double()) < 1e-10
     heads, pairs, values = expected(net)
     assert found(small) == (heads * pairs, heads * pairs, heads * values)
@@ -118,7 +118,7 @@ def gpt() -> GPT:
 
 def test_the_graph_form_is_a_network_like_any_other() -> None:
     net, x = gpt(), torch.randint(0, 11, (3, 6))
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert isinstance(small, GraphNet)
     assert report.form == "graph"
     assert "split in 'blocks.0.attention'" in report.notes[0]
@@ -133,16 +133,16 @@ def test_the_graph_form_is_a_network_like_any_other() -> None:
     more = torch.randint(0, 11, (7, 6))
     assert torch.allclose(program.module()(more), net(more), atol=1e-10)
     assert gap(copy.deepcopy(net).float(), copy.deepcopy(small).float(), x) < 1e-4
-    assert compact(small, x).state_dict().keys() == small.state_dict().keys()
+    assert compact(small, x)[0].state_dict().keys() == small.state_dict().keys()
     with pytest.raises(ValueError, match=r"takes \(any, 6\), not \(3, 5\)"):
         small(torch.randint(0, 11, (3, 5)))
     with pytest.raises(ValueError, match="inplace"):
-        shrink(net, x, inplace=True, form="graph")
+        compact(net, x, inplace=True, form="graph")
 
 
 def test_training_goes_on_alike() -> None:
     net, x = gpt(), torch.randint(0, 11, (3, 6))
-    small = compact(net, x, verify=False, form="graph")
+    small, _ = compact(net, x, verify=False, form="graph")
     for one in (net.train(), small.train()):
         F.cross_entropy(one(x).flatten(0, 1), x.flatten()).backward()
     grads = dict(small.named_parameters())
@@ -168,7 +168,7 @@ def test_batch_norm_and_dropout_follow_the_mode() -> None:
     with torch.no_grad():
         net.attention.v.weight[:4], net.attention.v.bias[:4] = 0, 0
     x = torch.randn(4, 3, 8).double()
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert report.form == "graph"
     assert small.training
     for one in (net, small):
@@ -197,11 +197,11 @@ def test_module_form_and_graph_form_agree() -> None:
     net, x = Sized().double().eval(), torch.randn(2, 3, 16).double()
     with torch.no_grad():
         net.v.weight[4:8], net.v.bias[4:8] = 0, 0
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert report.form == "module"
     assert type(small) is Sized
     assert [m.out_features for m in (small.q, small.k, small.v)] == [12, 12, 12]
-    graph = compact(net, x, form="graph", verify=False)
+    graph, _ = compact(net, x, form="graph", verify=False)
     for one in (small, graph):
         one(x).square().sum().backward()
     for a, b in zip(small.parameters(), graph.parameters(), strict=True):
@@ -226,7 +226,7 @@ def test_the_scale_of_attention_stays_in_module_form() -> None:
         for part in range(3):
             net.qkv.weight[part * 16 + 1 : part * 16 + 16 : 4] = 0
             net.qkv.bias[part * 16 + 1 : part * 16 + 16 : 4] = 0
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert report.form == "module"
     assert net.qkv.out_features - small.qkv.out_features == 12
     assert gap(net, small, torch.randn(5, 3, 16).double()) < 1e-10
@@ -241,7 +241,7 @@ def test_multihead_attention_and_its_encoder_layer() -> None:
         for i in (0, 9, 14):
             key[i], value[i] = 0, 0
         net.linear1.weight[3:9] = 0
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert report.form == "graph"
     assert small.self_attn.in_proj_weight.shape == (27, 16)
     assert small.self_attn.out_proj.in_features == 9
@@ -256,7 +256,7 @@ def test_gated_hidden_units_go_in_pairs() -> None:
         for block in net.blocks:
             for unit in (0, 5, 15, 20):  # 15 and 20 are values, 0 and 5 gates of 12
                 block.mlp.both.weight[unit], block.mlp.both.bias[unit] = 0, 0
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert report.form == "module"  # both halves shrink alike, so that chunk(2) goes on cutting in the middle
     assert small.blocks[0].mlp.both.out_features == 16
     assert gap(net, small, torch.randn(3, 3, 8, 8).double()) < 1e-10
@@ -286,7 +286,7 @@ def test_rotary_and_grouped_queries_go_by_whole_groups() -> None:
     with torch.no_grad():
         net.v.weight[:4], net.v.bias[:4] = 0, 0
         net.k.weight[4], net.k.bias[4] = 0, 0  # turned into its neighbour: has to stay
-    small, report = shrink(net, x)
+    small, report = compact(net, x)
     assert not report.rolled_back
     assert [len(m.weight) for m in (small.q, small.k, small.v)] == [8, 4, 4]
     assert small.proj.in_features == 8
@@ -306,13 +306,13 @@ def test_masks_that_come_from_outside_are_no_ground_for_constants() -> None:
     with torch.no_grad():
         net.v.weight[:2] = 0  # constant: not behind a row that is masked fully
         net.v.weight[5], net.v.bias[5] = 0, 0
-    small = compact(net, (x, mask), verify=False, form="graph")
+    small, _ = compact(net, (x, mask), verify=False, form="graph")
     mask[1] = False
     assert torch.allclose(net(x, mask), small(x, mask), atol=1e-10)
     assert small.v.out_features == 8
     with torch.no_grad():
         net.v.weight[1], net.v.bias[1] = 0, 0
-    small = compact(net, (x, mask), verify=False, form="graph")
+    small, _ = compact(net, (x, mask), verify=False, form="graph")
     assert small.v.out_features == 6
     assert torch.allclose(net(x, mask), small(x, mask), atol=1e-10)
 
@@ -322,6 +322,6 @@ def test_a_whole_block_without_attention_left() -> None:
     net, x = Block(Attention()).double().eval(), torch.randn(2, 3, 16).double()
     with torch.no_grad():
         net.attention.proj.weight.zero_()
-    small = compact(net, x, verify=False, form="graph")
+    small, _ = compact(net, x, verify=False, form="graph")
     assert found(small.attention) == (1, 1, 1)
     assert gap(net, small, torch.randn(3, 3, 16).double()) < 1e-10

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 
 import paring as pr
 from paring.analysis import CaptureError
-from paring.removal import shrink
+from paring.removal import compact
 from paring.removal.plan import Fold, ShrinkPlan
 from paring.removal.verify import verify
 
@@ -41,7 +41,7 @@ def test_large_constants_in_the_output_hide_nothing() -> None:
     torch.manual_seed(0)
     net, x, mask = Masked().eval(), torch.randn(4, 5), torch.rand(4, 6) < 0.5
     kill(net.a, 8)
-    small, _ = shrink(net, (x, mask))
+    small, _ = compact(net, (x, mask))
     assert (net(x, mask) - small(x, mask))[~mask].abs().max() < 1e-6
 
 
@@ -63,7 +63,7 @@ def test_sums_over_positions_are_not_folded_for_one_length_alone(kind: str) -> N
     phi, dim, shape = (nn.Linear(3, 16), 1, (4, 10, 3)) if kind == "set" else (nn.Conv1d(3, 16, 3), -1, (4, 3, 10))
     net = Pooled(phi, 16, dim).eval()
     kill(phi, 8, 0.5)
-    small, report = shrink(net, torch.randn(shape), form="module")
+    small, report = compact(net, torch.randn(shape), form="module")
     longer = torch.randn(*(2 * n if d == dim % 3 else n for d, n in enumerate(shape)))
     assert torch.allclose(net(longer), small(longer), atol=1e-5)
     assert report.rolled_back
@@ -85,7 +85,7 @@ def test_train_mode_is_checked_though_there_is_dropout() -> None:
     net = Auxiliary().eval()
     with torch.no_grad():
         net.o.weight[:, :4] = 0
-    small = pr.compact(net, torch.randn(4, 5), mode="both")
+    small, _ = pr.compact(net, torch.randn(4, 5), mode="both")
     a, b = (one.train() for one in (net, small))
     for part in (a.drop, b.drop):
         part.eval()
@@ -99,9 +99,9 @@ def test_dropout_that_is_on_in_eval_mode_is_noise() -> None:
     kill(net[0], 4, 1.0)
     net.eval()
     net[2].train()
-    small = pr.compact(net, torch.randn(4, 4))
+    small, _ = pr.compact(net, torch.randn(4, 4))
     assert small[0].out_features == 8
-    assert pr.compact(net.eval(), torch.randn(4, 4))[0].out_features == 4
+    assert pr.compact(net.eval(), torch.randn(4, 4))[0][0].out_features == 4
 
 
 class Spectral(nn.Module):
@@ -120,7 +120,7 @@ def test_spectral_norms_stand_still_while_looked_at(tmp_path: Path) -> None:
     with torch.no_grad():
         net.b.parametrizations.weight.original.normal_()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    small = pr.compact(net, x)
+    small, _ = pr.compact(net, x)
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     assert net.b.parametrizations.weight.training
     assert small.b.parametrizations.weight.training
@@ -135,7 +135,7 @@ def test_spectral_norms_stand_still_while_looked_at(tmp_path: Path) -> None:
 def test_a_single_example_without_a_batch() -> None:
     net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     kill(net[0], 4, 0.3)
-    small, x = pr.compact(net, torch.randn(5)), torch.randn(5)
+    small, x = pr.compact(net, torch.randn(5))[0], torch.randn(5)
     assert small[0].out_features == 4
     assert torch.allclose(net(x), small(x), atol=1e-6)
 
@@ -153,7 +153,7 @@ class Scalar(nn.Module):
 def test_numbers_read_from_tensors_are_barriers() -> None:
     net = Scalar().eval()
     kill(net.a, 4)
-    small, x = pr.compact(net, torch.randn(4, 5)), torch.randn(4, 5)
+    small, x = pr.compact(net, torch.randn(4, 5))[0], torch.randn(4, 5)
     assert small.a.out_features == 4
     assert torch.allclose(net(x), small(x), atol=1e-6)
 
@@ -173,7 +173,7 @@ def test_attention_with_a_smaller_output_loads_again(tmp_path: Path) -> None:
     kill(net.m.out_proj, 0)
     with torch.no_grad():
         net.m.out_proj.weight[4:], net.m.out_proj.bias[4:] = 0, 0
-    small = pr.compact(net, given)
+    small, _ = pr.compact(net, given)
     assert small.m.out_proj.weight.shape == (4, 8)
     pr.save(small, tmp_path / "a.safetensors")
     assert torch.equal(pr.load(Attending, tmp_path / "a.safetensors").eval()(*given), small(*given))
@@ -187,7 +187,7 @@ def test_what_cannot_be_looked_at_is_said() -> None:
     prune.remove(pruned[0], "weight")
     with torch.no_grad():
         pruned[0].bias.masked_fill_(~pruned[0].weight.any(1), 0.0)
-    assert pr.compact(pruned, torch.randn(4, 5))[0].out_features == 4
+    assert pr.compact(pruned, torch.randn(4, 5))[0][0].out_features == 4
     with pytest.raises(CaptureError, match="the example is empty"):
         pr.compact(pruned, torch.randn(0, 5))
 

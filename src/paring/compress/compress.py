@@ -72,7 +72,7 @@ def compress(
     if fold_norms:
         if example is None:
             raise ValueError("compress(fold_norms=True) captures the network: give example=x[:2], an example input")
-        base = compact(base, example, fuse_norms=True)
+        base, _ = compact(base, example, fuse_norms=True)
     task = Task(base, bound, training, example, small_bits or 0, watch)
     if compressor.trains:
         _ = task.training

@@ -1,7 +1,7 @@
 """Make a network smaller without changing its function: capture, interpret, plan, verify, apply.
 
-`compact(net, example)` gives the smaller network, `shrink` also the `Report`. Nothing is kept that does not verify:
-the removals that made a difference are found by bisection over layers, taken back, and named in the report.
+`small, report = compact(net, example)`. Nothing is kept that does not verify: the removals that made a difference are
+found by bisection over layers, taken back, and named in the report.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from paring.removal.report import Mode, Report
 Wanted = Literal["auto", "module", "graph"]
 
 
+@alone()
 def compact(
     net: nn.Module,
     example: Example,
@@ -36,35 +37,8 @@ def compact(
     form: Wanted = "auto",
     fuse_norms: bool = False,
     input_groups: InputGroups | None = None,
-) -> nn.Module:
-    """The network without the units that do not matter; see `shrink`."""
-    return shrink(
-        net,
-        example,
-        inplace=inplace,
-        verify=verify,
-        drop_inputs=drop_inputs,
-        mode=mode,
-        form=form,
-        fuse_norms=fuse_norms,
-        input_groups=input_groups,
-    )[0]
-
-
-@alone()
-def shrink(
-    net: nn.Module,
-    example: Example,
-    *,
-    inplace: bool = False,
-    verify: bool = True,
-    drop_inputs: bool = False,
-    mode: Mode | None = None,
-    form: Wanted = "auto",
-    fuse_norms: bool = False,
-    input_groups: InputGroups | None = None,
 ) -> tuple[nn.Module, Report]:
-    """Remove every unit that is zero, constant or unread, where that is exact.
+    """The network without its units that are zero, constant or unread, where that is exact, and the report of it.
 
     example: an input with the batch first, a tuple of inputs, or a mapping of keyword arguments. inplace: change `net` itself instead of a copy.
     verify: run old and new and take back what differs; without it a size written into the user's forward shows up only

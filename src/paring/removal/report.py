@@ -1,4 +1,4 @@
-"""What a shrink did, layer by layer, for the user's eyes."""
+"""What removal did, layer by layer, for the user's eyes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Fusion:
 
 @dataclass(frozen=True)
 class Report:
-    """What `shrink` did. parameters: before and after. rolled_back: layer -> what differed. notes: what to know.
+    """What `compact` did. parameters: before and after. rolled_back: layer -> what differed. notes: what to know.
 
     form: "module" is the user's own classes with smaller parameters, "graph" their captured computation (`GraphNet`).
     fused: norms that are part of the layer in front of them now.

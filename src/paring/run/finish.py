@@ -13,7 +13,7 @@ from paring.analysis.autocast import check_forward, is_autocast, take_off
 from paring.core import Inputs, Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped
 from paring.core.sharding import is_flat
 from paring.gates import input_groups
-from paring.removal import Report, shrink
+from paring.removal import Report, compact
 from paring.removal.tolerances import differs
 from paring.run.distributed.sharded import alike, gathered
 from paring.run.missed import Asked
@@ -79,7 +79,9 @@ def finished(
     _fold(small, example)
     for parameter in small.parameters():
         parameter.grad = None
-    small, report = shrink(small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs, input_groups=groups)
+    small, report = compact(
+        small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs, input_groups=groups
+    )
     for message in size.missed(small, report, example):
         memory.say(message)
     return small, replace(report, notes=(*memory.said, *notes, *report.notes))

@@ -193,7 +193,7 @@ def test_older_ways_of_wrapping_and_plain_compact() -> None:
         net.a.weight[:5], net.a.bias[:5] = 0, 0
     expected = net(X)
     net.forward = torch.autocast("cpu", dtype=torch.bfloat16)(net.forward)  # type: ignore[method-assign]
-    small = pr.compact(net, X)
+    small, _ = pr.compact(net, X)
     assert small.a.out_features == 7
     run = attached(net)
     assert "forward" not in vars(run.finish())

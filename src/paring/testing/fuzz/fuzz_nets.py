@@ -80,7 +80,7 @@ def _thinned(net: nn.Module, x: Tensor, drop_inputs: bool = False) -> nn.Module:
     assert isinstance(first, Tensor)
     with torch.no_grad():
         first[:1] = 0
-    return compact(net, x, verify=False, drop_inputs=drop_inputs)
+    return compact(net, x, verify=False, drop_inputs=drop_inputs)[0]
 
 
 def _selected() -> nn.Module:
@@ -94,4 +94,4 @@ def _graph() -> nn.Module:
     net = Written().eval()
     with torch.no_grad():
         net.first.weight[:3], net.first.bias[:3] = 0, -10
-    return compact(net, ((torch.randn(2, 4), torch.zeros(2, 1)), 1.0), verify=False, form="graph")
+    return compact(net, ((torch.randn(2, 4), torch.zeros(2, 1)), 1.0), verify=False, form="graph")[0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from paring.analysis.wiring import wiring
 from paring.core import SelectLinear
-from paring.removal import compact, shrink
+from paring.removal import compact
 
 
 def widths(net: nn.Module) -> list[int]:
@@ -67,7 +67,7 @@ def test_inner_channels_of_residual_blocks_go(training: bool) -> None:
     kill(net[1].bn1, [0, 3, 5])
     kill(net[2].bn1, [1, 2], -0.5)  # relu makes it zero
     kill(net[2].bn1, [4], 0.5)  # a constant into a padded convolution stays
-    small, report = shrink(net, torch.randn(4, 3, 9, 9))
+    small, report = compact(net, torch.randn(4, 3, 9, 9))
     rows = {row.layer: row for row in report.rows}
     assert (rows["1.conv1"].after, rows["2.conv1"].after) == (5, 6)
     assert rows["2.conv1"].kept == {"constant but not zero at the padded convolution '2.conv2'": 1}
@@ -82,12 +82,12 @@ def test_inner_channels_of_residual_blocks_go(training: bool) -> None:
 def test_units_joined_by_adds_go_only_together() -> None:
     net = resnet().eval()
     kill(net[1].bn2, [0])
-    alone = compact(net, torch.randn(2, 3, 9, 9))
+    alone, _ = compact(net, torch.randn(2, 3, 9, 9))
     assert alone[0].out_channels == 6
     with torch.no_grad():
         net[0].weight[0], net[0].bias[0] = 0, 0
     kill(net[2].bn2, [0])
-    together = compact(net, torch.randn(2, 3, 9, 9))
+    together, _ = compact(net, torch.randn(2, 3, 9, 9))
     assert [together[0].out_channels, together[1].conv2.out_channels, together[5].in_features] == [5, 5, 5]
 
 
@@ -96,7 +96,7 @@ def test_decoys_whose_weights_sum_to_zero_stay() -> None:
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor([1.0, -1, 1, -1]).expand(6, 4))
         net[0].bias.zero_()
-    assert compact(net, torch.randn(2, 4))[0].out_features == 6
+    assert compact(net, torch.randn(2, 4))[0][0].out_features == 6
 
 
 def test_a_fold_makes_a_bias_or_moves_the_running_mean() -> None:
@@ -106,12 +106,12 @@ def test_a_fold_makes_a_bias_or_moves_the_running_mean() -> None:
     normed = nn.Sequential(plain[0], plain[1], plain[2], nn.BatchNorm1d(5), plain[3]).double()
     with torch.no_grad():
         plain[0].weight[:3] = 0
-    small, report = shrink(plain.eval(), x)
+    small, report = compact(plain.eval(), x)
     assert report.rows[0].folded == 3
     assert small[2].bias is not None
     assert small[2].in_features == 3
     assert gap(plain, small, x) < 1e-10
-    lean, report = shrink(normed.train(), x, mode="both")
+    lean, report = compact(normed.train(), x, mode="both")
     assert report.rows[0].folded == 3
     assert lean[2].bias is None
     twin = copy.deepcopy(normed)
@@ -126,8 +126,8 @@ def test_a_constant_that_training_sees_differently() -> None:
     with torch.no_grad():
         net[0].weight[:2] = 0
     x = torch.randn(8, 4)
-    assert compact(net.train(), x)[0].out_features == 6
-    small, report = shrink(net.eval(), x)
+    assert compact(net.train(), x)[0][0].out_features == 6
+    small, report = compact(net.eval(), x)
     assert small[0].out_features == 4
     assert "train mode" in report.notes[0]
     assert "train mode" in str(report)
@@ -138,12 +138,12 @@ def test_everything_dead_leaves_one_unit_per_layer() -> None:
     with torch.no_grad():
         net[2].weight.zero_()
         net[2].bias.zero_()
-    small, report = shrink(net, torch.randn(2, 4))
+    small, report = compact(net, torch.randn(2, 4))
     assert widths(small) == [1, 1, 2]
     assert "the last unit of its layer" in report.rows[1].kept
     with torch.no_grad():
         net[4].weight.zero_()
-    assert widths(compact(net, torch.randn(2, 4))) == [1, 1, 2]
+    assert widths(compact(net, torch.randn(2, 4))[0]) == [1, 1, 2]
 
 
 def test_names_grads_flags_and_the_original_stay() -> None:
@@ -153,7 +153,7 @@ def test_names_grads_flags_and_the_original_stay() -> None:
     net[0].weight.requires_grad_(False)
     net(torch.randn(2, 1, 8, 8)).sum().backward()
     state, seed = copy.deepcopy(net.state_dict()), torch.get_rng_state()
-    small, _ = shrink(net, torch.randn(2, 1, 8, 8, generator=torch.Generator()))
+    small, _ = compact(net, torch.randn(2, 1, 8, 8, generator=torch.Generator()))
     assert torch.equal(seed, torch.get_rng_state())
     assert net.training
     assert all(torch.equal(state[k], v) for k, v in net.state_dict().items())
@@ -162,7 +162,7 @@ def test_names_grads_flags_and_the_original_stay() -> None:
     assert type(small[0]) is nn.Conv2d
     assert small[1].running_var.shape == (2,)
     grad, columns = net[4].weight.grad, torch.cat([torch.arange(0, 36), torch.arange(108, 144)])
-    same = compact(net, torch.randn(2, 1, 8, 8), inplace=True)
+    same, _ = compact(net, torch.randn(2, 1, 8, 8), inplace=True)
     assert same is net
     assert net[0].out_channels == 2
     assert torch.equal(net[4].weight.grad, grad[:, columns])
@@ -187,7 +187,7 @@ def test_what_does_not_verify_is_rolled_back_and_named() -> None:
         for layer in (net.conv, net.hidden):
             layer.weight[:2] = 0
             layer.bias[:2] = 0
-    small, report = shrink(net, torch.randn(2, 1, 8, 8), form="module")
+    small, report = compact(net, torch.randn(2, 1, 8, 8), form="module")
     assert list(report.rolled_back) == ["conv"]
     assert "rolled back conv" in str(report)
     assert (small.conv.out_channels, small.hidden.out_features) == (4, 6)
@@ -202,14 +202,14 @@ def test_inputs_that_nobody_reads_are_dropped_on_request() -> None:
         net[1].weight[:, ::2] = 0
         net[1].weight[0], net[1].bias[0] = 0, 0
     x = torch.randn(3, 4, 4)
-    assert compact(net, x)[1].in_features == 16
-    small = compact(net, x, drop_inputs=True)
+    assert compact(net, x)[0][1].in_features == 16
+    small, _ = compact(net, x, drop_inputs=True)
     assert isinstance(small[1], SelectLinear)
     assert small[1].weight.shape == (4, 8)
     assert gap(net, small, torch.randn(5, 4, 4)) < 1e-6
     assert [layer.inputs for layer in wiring(small, x).layers] == [8, 4]
     with torch.no_grad():
         small[1].weight[:, 0] = 0
-    smaller = compact(small, x, drop_inputs=True)
+    smaller, _ = compact(small, x, drop_inputs=True)
     assert smaller[1].reads.tolist() == [3, 5, 7, 9, 11, 13, 15]
     assert gap(small, copy.deepcopy(smaller), x) < 1e-6
