@@ -1,4 +1,4 @@
-"""Tables and figures of README.md and docs/*.md, made from `results/`.
+"""Tables and figures of README.md and of the pages in docs/, made from `results/`.
 
     <!-- paring:table NAME [VIEW] -->        <!-- paring:figure NAME [VIEW] -->
     ...                                      ...
@@ -6,11 +6,13 @@
 
 Each marker stands alone on its line, from the first column (an indented or quoted one is text). What lies between is
 replaced by the view of `results/NAME.json` (see `evidence.views.views`; default "rows") and a line that says which command
-made the numbers, when and on what; a figure goes to `docs/figures/NAME[-VIEW].svg` and is linked.
+made the numbers, when and on what; a figure goes to `docs/figures/NAME[-VIEW].svg` and is linked. A table of more than
+`LONG` lines is folded: readers see how long it is, and open it.
 """
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from collections.abc import Iterator
@@ -23,6 +25,8 @@ from paring.train import write_atomic
 
 _OPEN = re.compile(r"<!-- paring:(?P<kind>\S+) (?P<name>[\w.-]+)(?: (?P<view>[\w.-]+))? -->")
 _CLOSE = "<!-- /paring -->"
+_TITLE = re.compile(r'<svg [^>]*aria-label="(?P<title>[^"]*)"')
+LONG = 12  # lines of a table that are shown unfolded
 
 
 class DocsError(ValueError):
@@ -58,7 +62,7 @@ def regenerate(root: Path, check: bool = False) -> list[Path]:
 
 
 def _documents(root: Path) -> Iterator[Path]:
-    yield from (path for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))) if path.is_file())
+    yield from (path for path in (root / "README.md", *sorted((root / "docs").rglob("*.md"))) if path.is_file())
 
 
 def _write(path: Path, text: str, check: bool) -> None:
@@ -108,13 +112,28 @@ def _block(root: Path, document: Path, marker: str, where: str) -> tuple[list[st
         return _frame(f"Not measured yet: results/{source.name} is missing (`{_command(name, view)}` makes it)."), {}
     results = load(source)
     if tabulate is not None:
-        return _frame(tabulate(results), _made(results)), {}
+        return _frame(*_folded(tabulate(results)), _made(results)), {}
     svg = draw(results) if draw is not None else None
     if svg is None:
         return _frame(f"Not measured yet: results/{source.name} has no rows for this figure."), {}
     path = root / "docs" / "figures" / (f"{name}-{found['view']}.svg" if found["view"] else f"{name}.svg")
     link = Path(os.path.relpath(path, document.parent)).as_posix()
-    return _frame(f"![{name} {found['view'] or ''}".rstrip() + f"]({link})", _made(results)), {path: svg}
+    return _frame(f"![{_title(svg)}]({link})", _made(results)), {path: svg}
+
+
+def _title(svg: str) -> str:
+    """The chart's title, for those who do not see it."""
+    found = _TITLE.match(svg)
+    assert found is not None, "charts carry their title"
+    return html.unescape(found["title"]).replace("[", "(").replace("]", ")")
+
+
+def _folded(table: str) -> list[str]:
+    """The table, or the table in an element that opens on request."""
+    lines = len(table.splitlines()) - 2
+    if lines <= LONG:
+        return [table]
+    return [f'<details markdown="1">\n<summary>The table: {lines} lines</summary>', table, "</details>"]
 
 
 def _frame(*parts: str) -> list[str]:

@@ -10,6 +10,8 @@ from paring.cli.human import DASH, exact, seconds
 from paring.cli.plots import line_chart
 from paring.cli.results import Results, Row
 
+_TOP = 10.0  # percent
+
 
 def _groups(results: Results) -> dict[tuple[str, str], list[Row]]:
     """Network and method -> rows, networks and compressors in order of appearance, the fewest bytes last."""
@@ -96,13 +98,18 @@ def _bits(row: Row, name: str) -> float:
 
 
 def bytes_chart(results: Results, model: str) -> str | None:
-    """Test error against kilobytes of the file, one line per compressor, bands of one standard deviation."""
+    """Test error against kilobytes of the file, one line per compressor, bands of one standard deviation.
+
+    Points above `_TOP` are in the table only: they would press all others into one line.
+    """
     points: dict[str, list[tuple[float, float, float]]] = {}
     for (network, method), rows in _groups(results).items():
         if network == model and rows[0]["source"] == "measured":
             errors = [row["error"] for row in rows]
             width = statistics.stdev(errors) if len(errors) > 1 else 0.0
             kilobytes = statistics.fmean(row["bytes"] for row in rows) / 1000
+            if statistics.fmean(errors) > _TOP:
+                continue
             points.setdefault(method.partition(":")[0], []).append((kilobytes, statistics.fmean(errors), width))
     series: dict[str, Any] = {}
     for name, found in points.items():
@@ -115,5 +122,11 @@ def bytes_chart(results: Results, model: str) -> str | None:
                 [m - p[2] for m, p in zip(means, found, strict=True)],
                 [p[1] + p[2] for p in found],
             )
+    if not series:
+        return None
+    dense = {row["seed"]: row["dense_error"] for row in results.rows if row["model"] == model and "dense_error" in row}
+    levels = {"dense network": statistics.fmean(dense.values())} if dense else {}
     title = f"{NETWORKS.get(model, model)}: error against bytes"
-    return line_chart(series, "kilobytes of the file", "test error, %", title, logx=True, logy=True) if series else None
+    return line_chart(
+        series, "kilobytes of the file", f"test error, % (up to {_TOP:g})", title, logx=True, logy=True, levels=levels
+    )

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from paring.cli.grid import NETWORKS, markdown
+from paring.cli.grid import DATA, NETWORKS, markdown
 from paring.cli.human import DASH, seconds
 from paring.cli.plots import line_chart
 from paring.cli.results import Results, Row
@@ -164,15 +164,20 @@ def density_chart(results: Results, model: str, data: str, names: Sequence[str] 
     if methods is None:
         return None
     series: dict[str, Any] = {}
+    levels: dict[str, float] = {}
     for name, rows in methods.items():
+        if name == "dense" or (name.startswith("dense, ") and any(one.endswith(name[5:]) for one in names)):
+            levels[f"dense network{name[5:]}"] = statistics.fmean(row["error"] for row in rows)
         found = points(rows) if not _is_dense(name) and (name in names or not names) else []
         if found:
             means, half = [point.error for point in found], [spread(point.errors) for point in found]
             low = [mean - width for mean, width in zip(means, half, strict=True)]
             high = [mean + width for mean, width in zip(means, half, strict=True)]
             series[name] = ([100 * point.density for point in found], means, low, high)
-    title = f"{NETWORKS.get(model, model)}, {data}: error against density"
-    return line_chart(series, "open weights, %", "test error, %", title, logx=True, logy=True) if series else None
+    if not series:
+        return None
+    title = f"{NETWORKS.get(model, model)} on {DATA.get(data, data)}: error against density"
+    return line_chart(series, "open weights, %", "test error, %", title, logx=True, logy=True, levels=levels)
 
 
 def choice_view(results: Results) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 
 from evidence.tables.table import is_shortened
-from paring.cli.grid import NETWORKS, grid, key_column, stat_column
+from paring.cli.grid import DATA, NETWORKS, grid, key_column, stat_column
 from paring.cli.human import DASH, percent, seconds
+from paring.cli.looks import in_words
 from paring.cli.plots import bar_chart
 from paring.cli.results import Results, summarise
 
 UNITS = {"sign": "sign", "2-bit": "4 levels", "3-bit": "6 levels", "saturated": "saturated ReLU", "real": "ReLU"}
-DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10"}
 
 
 def _error(value: float | None) -> str:
@@ -60,13 +60,24 @@ def _difference(a: float | None, b: float | None) -> float | None:
 
 
 def hard_chart(results: Results, model: str, data: str) -> str | None:
-    """One bar per units and rule: mean test error, lowest to highest over seeds. Checks with few examples are no bars."""
+    """One bar per units and rule: mean test error, lowest to highest over seeds; the ReLU network's is marked.
+
+    Checks with few examples are no bars.
+    """
     rows = [row for row in results.rows if "units" in row and not is_shortened(row["method"])]
     found = [row for row in rows if (row.get("model"), row.get("data")) == (model, data)]
     bars: dict[str, tuple[float, float, float]] = {}
+    methods: dict[str, str] = {}
+    reference = None
     for group in summarise(found, ("units", "method", "source"), ("error",)):
         errors = [row["error"] for row in group.rows]
-        name = f"{UNITS.get(group.key['units'], group.key['units'])}: {group.key['method']}"
-        bars[textwrap.fill(name, 36)] = (group.stats["error"].mean, min(errors), max(errors))
-    title = f"{NETWORKS.get(model, model)}, {DATA.get(data, data)}"
-    return bar_chart(bars, "test error in %", title) if bars else None
+        units, method = group.key["units"], group.key["method"]
+        name = textwrap.fill(f"{UNITS.get(units, units)}: {in_words(method)}", 36)
+        bars[name] = (group.stats["error"].mean, min(errors), max(errors))
+        methods[name] = method
+        if method == "relu":
+            reference = group.stats["error"].mean
+    if not bars:
+        return None
+    title = f"{NETWORKS.get(model, model)} on {DATA.get(data, data)}: error by unit and rule"
+    return bar_chart(bars, "test error, % (the line: ReLU)", title, reference=reference, methods=methods)

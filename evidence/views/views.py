@@ -191,8 +191,8 @@ def rows_chart(results: Results, model: str | None = None) -> str | None:
         xs, ys = series.setdefault(name, ([], []))
         xs.append(row["parameters"])
         ys.append(row["error"])
-    title = f"{NETWORKS.get(model, model) if model else results.name}: error against size"
-    return scatter_chart(series, "parameters", "error in %", title, logx=True) if series else None
+    title = f"{NETWORKS.get(model, model)}: error against size" if model else "Error against size"
+    return scatter_chart(series, "parameters", "test error, %", title, logx=True) if series else None
 
 
 def bench_chart(results: Results) -> str | None:
@@ -204,7 +204,8 @@ def bench_chart(results: Results) -> str | None:
         network = NETWORKS.get(str(row.get("model")), row.get("model"))
         rows.setdefault(": ".join(str(part) for part in (network, row["setting"]) if part), []).append(row)
     bars = {name: _ratio(members) for name, members in rows.items()}
-    return bar_chart(bars, "times as fast", results.name, reference=1.0) if bars else None
+    title = f"How many times as fast: {results.name.replace('-', ' ')}"
+    return bar_chart(bars, "times as fast (the line: as before)", title, reference=1.0) if bars else None
 
 
 def curve_chart(

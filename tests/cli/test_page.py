@@ -12,6 +12,7 @@ import pytest
 
 from paring.cli import human
 from paring.cli.blocks import Html, callout, figure, heading, page, paragraph, table, tiles
+from paring.cli.looks import colour_of, looks
 from paring.cli.page import run_page
 from paring.cli.plots import PlotError, bar_chart, line_chart, same_chart, scatter_chart
 
@@ -292,3 +293,24 @@ def test_charts_refuse_what_cannot_be_drawn() -> None:
 )
 def test_numbers_are_written_as_people_read_them(text: str, wanted: str) -> None:
     assert text == wanted
+
+
+def test_a_method_has_one_colour_in_every_chart() -> None:
+    assert [look.colour for look in looks(["GMP, one threshold", "L0"])] == [colour_of("GMP"), colour_of("L0")]
+    assert colour_of("GMP: 5 %") == colour_of("GMP") != colour_of("L0 0.1/N") == colour_of("L0")
+    assert colour_of("fc1") is None
+    assert colour_of("L0x") is None
+    variants = looks(["L0", "L0, 16 epochs", "L0, concrete", "fc1", "fc2"])
+    assert len({(look.colour, str(look.dash)) for look in variants}) == 5
+    assert len({look.marker for look in variants}) == 5
+    line, points = (chart({"IMP": ([1, 2], [3, 4])}, "x", "y", "T") for chart in (line_chart, scatter_chart))
+    bars = bar_chart({"a bar": 1.0}, "x", "T", methods={"a bar": "IMP"})
+    assert all(str(colour_of("IMP")) in svg for svg in (line, points, bars))
+
+
+def test_a_chart_names_methods_in_words_and_marks_the_dense_network() -> None:
+    svg = line_chart({"CS, weights kept": ([1, 2], [3, 4])}, "x", "y", "T", levels={"dense network": 2.0})
+    told = [one.text for one in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert "Continuous Sparsification, weights kept" in told
+    assert "dense network" in told
+    assert svg.count("stroke-dasharray") == 2, "the level, and the level in the legend"

@@ -74,16 +74,16 @@ def test_the_chart_and_the_names_of_the_views() -> None:
     results = Results("savarese2020-small", "python -m evidence table savarese2020-small", ROWS)
     svg = density_chart(results, "lenet_300_100", "mnist")
     assert svg is not None
-    assert "GMP" in svg
+    assert "gradual pruning" in svg
     assert density_chart(results, "conv4_16", "mnist") is None
     assert find(VIEWS, "savarese2020-small", "rows") is density_view
     assert find(FIGURES, "savarese2020-small", "lenet_300_100-mnist-all")(results) == svg
     more = Results("savarese2020-small", "x", [*ROWS, row("CS: 10 %", 0, 0.1, 3.0)])
     few = find(FIGURES, "savarese2020-small", "lenet_300_100-mnist")(more)
     assert few is not None
-    assert "IMP" in few
-    assert "CS" in few
-    assert "GMP" not in few, "not one of the main lines"
+    assert "iterative pruning" in few
+    assert "Continuous Sparsification" in few
+    assert "gradual pruning" not in few, "not one of the main lines"
     cost = find(FIGURES, "savarese2020-small", "lenet_300_100-mnist-cost")(
         Results(
             "savarese2020-small", "x", [row(f"{name}: 2 %", 0, 0.02, 3.0) for name in ("CS", "L0, 16 epochs", "L0")]

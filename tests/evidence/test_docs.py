@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from evidence.docs import DocsError, regenerate
+from evidence.docs import LONG, DocsError, regenerate
 from evidence.views.views import FIGURES, VIEWS, find, spread
 from paring.cli.human import exact, percent, seconds
 from paring.cli.results import Results, ResultsError, Stat
@@ -95,7 +95,7 @@ def test_a_figure_is_drawn_linked_and_checked(root: Path) -> None:
     assert set(regenerate(root, check=True)) == {readme, page, svg, other}
     assert not svg.exists()
     regenerate(root)
-    assert "](docs/figures/plain.svg)" in readme.read_text(encoding="utf-8")
+    assert "![Error against size](docs/figures/plain.svg)" in readme.read_text(encoding="utf-8")
     assert "](figures/plain.svg)" in page.read_text(encoding="utf-8")
     assert regenerate(root, check=True) == []
     svg.write_text(svg.read_text(encoding="utf-8") + "<!-- edited -->", encoding="utf-8")
@@ -258,3 +258,16 @@ def test_a_spread_is_written_once_per_unit() -> None:
     assert spread(Stat(5.0, 0.0, 3), exact) == "5"
     assert spread(Stat(125.0, 2.0, 3), seconds) == "2 min 05 s ± 2.0 s"
     assert spread(None, exact) == "–"
+
+
+def test_long_tables_are_folded(root: Path) -> None:
+    rows = [_measured(f"r{n}", method=f"way {n}", error=1.0 + n) for n in range(LONG + 1)]
+    for name, count in (("long", LONG + 1), ("short", LONG)):
+        Results(name, "c", rows[:count], date="2026-01-02").save(root / "results" / f"{name}.json")
+    (root / "docs/how").mkdir()
+    path = _write(root, "table long", "table short", name="docs/how/page.md")
+    regenerate(root)
+    text = path.read_text(encoding="utf-8")
+    assert text.count("<details") == text.count("</details>") == 1
+    assert f"<summary>The table: {LONG + 1} lines</summary>\n\n| network" in text
+    assert regenerate(root, check=True) == []

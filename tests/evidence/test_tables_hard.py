@@ -111,7 +111,7 @@ def test_the_view_and_the_figure() -> None:
     )
     svg = find(FIGURES, "friesen2018-small", "convnet4_8-mnist")(results)
     assert svg is not None
-    assert "sign: ftp-sh" in svg
+    assert "sign: soft hinge" in svg
     assert hard_chart(results, "convnet4", "cifar10") is None
 
 
@@ -142,5 +142,5 @@ def test_checks_are_rows_but_no_bars() -> None:
     assert "1 epochs" in hard_view(results)
     chart = hard_chart(results, whole["model"], whole["data"])
     assert chart is not None
-    assert "sste" in chart
+    assert "sign: saturated straight-through" in chart
     assert "1 epochs" not in chart

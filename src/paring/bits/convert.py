@@ -101,7 +101,7 @@ def _nothing(sites: Sites) -> NoReturn:
     told = "; ".join(f"{node.target}: {reason}" for node, reason in list(sites.reasons.items())[:5])
     raise BitsError(
         f"no layer can run on bits ({told or 'there is no layer with weights'}). Put Sign or Staircase units between the "
-        "layers and make the weights ±1 times a scale per output channel; see docs/bits.md"
+        "layers and make the weights ±1 times a scale per output channel; see docs/how/bits.md"
     )
 
 

@@ -22,6 +22,7 @@ NETWORKS |= {
     "convnet4_8": "ConvNet4 (8)",
     "convnet8": "ConvNet8",
 }
+DATA = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST", "cifar10": "CIFAR-10", "digits": "digits"}
 NETWORKS |= {"mlp_bn": "MLP with BatchNorm", "conv_bn": "padded conv + BatchNorm", "vit": "ViT"}
 
 

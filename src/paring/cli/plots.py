@@ -17,21 +17,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from paring.cli.human import short
+from paring.cli.looks import INK, PALETTE, colour_of, looks
 
 Numbers = Sequence[float]
 Points = tuple[Numbers, Numbers]
 Band = tuple[Numbers, Numbers, Numbers, Numbers]
 
-_COLOURS = ("#2f7ed8", "#d9652b", "#1a9c78", "#c667a8", "#d09a1a", "#55a9d6", "#8f6fd1")
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
-_MARKERS = "osD^vPX<>*"
-_INK = "#123456"  # drawn with this, written as currentColor
+_MARKS = 12  # a line of more points than that has a mark at every so many only
 _SETTINGS: Any = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 14,
     "text.parse_math": False,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 _STYLE = ".paring-chart{color:#3b4450}@media(prefers-color-scheme:dark){.paring-chart{color:#b9c3ce}}"
 
@@ -49,8 +47,9 @@ def line_chart(
     logy: bool = False,
     percent: bool = False,
     atoms: Collection[str] = (),
+    levels: Mapping[str, float] | None = None,
 ) -> str:
-    """One line per series, with a band around it where the series has one.
+    """One line per series with its marks, and a band around it where the series has one.
 
     Args:
         series: name → (xs, ys), or (xs, ys, low, high) for a band.
@@ -58,6 +57,7 @@ def line_chart(
         logx, logy: logarithmic axes.
         percent: ys are fractions, shown as percent.
         atoms: names of series that are no line but separate points, drawn on stems.
+        levels: name → y of lines to compare with, across the whole chart: the dense network's error.
 
     Raises:
         ImportError: matplotlib is not there.
@@ -66,18 +66,22 @@ def line_chart(
     _check(series, (2, 4))
 
     def draw(axes: Any) -> None:
-        for index, (name, values) in enumerate(series.items()):
-            colour, dash = _COLOURS[index % len(_COLOURS)], _DASHES[index // len(_COLOURS) % len(_DASHES)]
-            style = {"color": colour, "linewidth": 2.4, "label": _label(name)}
+        for (name, values), look in zip(series.items(), looks(series), strict=True):
+            style = {"color": look.colour, "linewidth": 2.2, "marker": look.marker, "label": _label(look.name)}
             if name in atoms:
-                axes.vlines(values[0], 0, values[1], color=colour, linewidth=1.6)
-                axes.plot(values[0], values[1], marker="o", markersize=9, **(style | {"linewidth": 0}))
+                axes.vlines(values[0], 0, values[1], color=look.colour, linewidth=1.6)
+                axes.plot(values[0], values[1], markersize=9, **(style | {"linewidth": 0}))
                 continue
-            axes.plot(values[0], values[1], linestyle=dash, marker="o" if len(values[0]) == 1 else "", **style)
+            every = max(1, len(values[0]) // _MARKS)
+            axes.plot(values[0], values[1], linestyle=look.dash, markersize=6.5, markevery=every, **style)
             if len(values) == 4:
-                axes.fill_between(values[0], values[2], values[3], color=colour, alpha=0.2, linewidth=0)
+                axes.fill_between(values[0], values[2], values[3], color=look.colour, alpha=0.15, linewidth=0)
+        for index, (name, level) in enumerate((levels or {}).items()):
+            dash = (0, (6, 3)) if index == 0 else (0, (2, 2))
+            axes.axhline(level, color=INK, linewidth=1.8, linestyle=dash, label=_label(name), zorder=1.5)
 
-    return _chart("line", draw, series, xlabel, ylabel, title, logx, logy, percent, sorted(atoms))
+    extra = [sorted(atoms), list((levels or {}).items())]
+    return _chart("line", draw, series, xlabel, ylabel, title, logx, logy, percent, extra, tuple(levels or ()))
 
 
 def scatter_chart(
@@ -93,9 +97,9 @@ def scatter_chart(
     _check(series, (2,))
 
     def draw(axes: Any) -> None:
-        for index, (name, (xs, ys)) in enumerate(series.items()):
-            colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
-            axes.scatter(xs, ys, s=70, color=colour, marker=marker, alpha=0.9, linewidths=0, label=_label(name))
+        for (xs, ys), look in zip(series.values(), looks(series), strict=True):
+            style = {"color": look.colour, "marker": look.marker, "label": _label(look.name)}
+            axes.scatter(xs, ys, s=70, alpha=0.9, linewidths=0, **style)
 
     return _chart("scatter", draw, series, xlabel, ylabel, title, logx, logy, percent)
 
@@ -106,6 +110,7 @@ def bar_chart(
     title: str,
     percent: bool = False,
     reference: float | None = None,
+    methods: Mapping[str, str] | None = None,
 ) -> str:
     """Horizontal bars from top to bottom, each a value or (value, low, high).
 
@@ -114,6 +119,7 @@ def bar_chart(
         xlabel, title: text, units included.
         percent: values are fractions, shown as percent.
         reference: a value to mark by a line, e.g. 1 for "as fast as before".
+        methods: name of a bar → the method whose colour it has; bars of no method have the first one.
 
     Raises:
         ImportError: matplotlib is not there.
@@ -127,16 +133,18 @@ def bar_chart(
             raise PlotError(f"the bar {name!r} of {title!r} has the value {value} outside its spread {low} to {high}")
 
     def draw(axes: Any) -> None:
-        for place, (value, low, high) in enumerate(rows.values()):
-            axes.barh(place, value, height=0.6, color=_COLOURS[0], alpha=0.85)
+        for place, (name, (value, low, high)) in enumerate(rows.items()):
+            colour = colour_of((methods or {}).get(name, "")) or PALETTE[0]
+            axes.barh(place, value, height=0.6, color=colour, alpha=0.85)
             if high > low:
-                axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=_INK, capsize=4, linewidth=1.6)
+                axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=INK, capsize=4, linewidth=1.6)
         axes.set_yticks(range(len(rows)), list(rows))
         axes.invert_yaxis()
         if reference is not None:
-            axes.axvline(reference, color=_INK, linewidth=1.2, linestyle=(0, (4, 3)))
+            axes.axvline(reference, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
 
-    return _chart("bar", draw, rows, xlabel, "", title, percent=percent, extra=reference)
+    extra = [reference, sorted((methods or {}).items())]
+    return _chart("bar", draw, rows, xlabel, "", title, percent=percent, extra=extra)
 
 
 def same_chart(old: str, new: str) -> bool:
@@ -171,6 +179,7 @@ def _chart(
     logy: bool = False,
     percent: bool = False,
     extra: object = None,
+    levels: Sequence[str] = (),
 ) -> str:
     try:
         import matplotlib
@@ -193,8 +202,9 @@ def _chart(
     told = json.dumps([kind, list(data.items()), xlabel, ylabel, title, logx, logy, percent, extra], default=list)
     inputs = hashlib.sha256(told.encode()).hexdigest()[:12]
     whole = kind == "line" and all(float(x).is_integer() for xs, *_ in data.values() for x in xs)
-    columns = max(1, min(len(data), 60 // (max(map(len, data)) + 6)))
-    legend = -(-len(data) // columns) if kind != "bar" and len(data) > 1 else 0
+    names = [*(look.name for look in looks(data)), *levels]
+    columns = max(1, min(len(names), 60 // (max(map(len, names)) + 6)))
+    legend = -(-len(names) // columns) if kind != "bar" and len(names) > 1 else 0
     height = 1.3 + 0.5 * len(data) if kind == "bar" else 3.8 + 0.25 * legend
     text = io.StringIO()
     with matplotlib.rc_context():
@@ -204,11 +214,14 @@ def _chart(
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         draw(axes)
-        axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=12)
+        if kind == "bar":  # the names of bars take much of the width, the title wants all of it
+            figure.suptitle(title, x=0.01, ha="left", fontsize=15, fontweight="bold")
+        else:
+            axes.set_title(title, loc="left", fontsize=15, fontweight="bold", pad=12)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="x" if kind == "bar" else "y", color=_INK, alpha=0.15)
+        axes.grid(axis="x" if kind == "bar" else "y", color=INK, alpha=0.15)
         axes.set_axisbelow(True)
         values = axes.xaxis if kind == "bar" else axes.yaxis
         for axis, log in ((axes.xaxis, logx), (axes.yaxis, logy)):
@@ -238,7 +251,7 @@ def _tidy(svg: str, inputs: str, stamp: str, title: str) -> str:
     box = re.search(r'viewBox="[^"]*"', opening)
     assert box is not None
     body = re.sub(r"<style[^>]*>.*?</style>", f"<style>{_STYLE}</style>", body, count=1, flags=re.DOTALL)
-    body = body.replace(_INK, "currentColor").replace("xlink:href=", "href=")
+    body = body.replace(INK, "currentColor").replace("xlink:href=", "href=")
     body = re.sub(r"font-family: [^;\"]+", "font-family: sans-serif", body)
     clips = list(dict.fromkeys(re.findall(r'<clipPath id="([^"]+)"', body)))  # matplotlib hashes their coordinates
     for number, clip in enumerate(clips, 1):

@@ -1,6 +1,6 @@
 """What gets furthest, with something at hand early: grid rounding, which takes seconds, then entropy rounding.
 
-Of the compressors here entropy rounding needs the fewest bytes by far (docs/khoram2018.md); its price of a bit rises until
+Of the compressors here entropy rounding needs the fewest bytes by far (docs/results/khoram2018.md); its price of a bit rises until
 the bound breaks for good. Where learning finds nothing within the bound, the best grid remains.
 """
 
