@@ -31,7 +31,7 @@ def twenty_lines() -> nn.Module:
         run.step(opt)
     small = run.finish()
     pr.save(small, "small.safetensors")
-    again: nn.Module = pr.load(lambda: network(), "small.safetensors")
+    again: nn.Module = pr.load(network, "small.safetensors")
     print(run.report)
     print(pr.report(again, data.test.x[:2]))
     return small
@@ -42,8 +42,8 @@ def settings() -> list[pr.Method]:
         pr.L0(price=0.1 / 60_000, keep={"fc1": 0.8, "fc2": 0.5}, drop={"fc*": 0.2}, hold=0.5),
         pr.L0(price=pr.Price(1e-6, layers={"conv1": 1e-5}), at=["units:Conv2d", "inputs:Linear"]),
         pr.L0(price=pr.Price(1e-6, layers=(("conv1", 1e-5),)), keep=(("fc1", 0.8),), at=("units", "inputs")),
-        pr.L0(gate=pr.HardConcrete(), keep=0.8, drop=0.1, hold=0.3),
-        pr.IMP(prunings=1, rate=0.5, structure=select.NM(2, 4), at="weights:!fc2", to="2ep"),
+        pr.L0(gate=pr.gates.relax.HardConcrete(), keep=0.8, drop=0.1, hold=0.3),
+        pr.IMP(prunings=1, rate=0.5, structure=select.NM(2, 4), at="weights:!fc2", rewind="2ep"),
         pr.GMP(density=0.1, ramp=(0.0, 0.5), every="1ep", allocation=select.Global(least=1)),
         pr.RigL(density=0.1, allocation=select.Uniform(first_dense=True)),
         pr.ContinuousSparsification(density=0.1, ticket="prune", flat=False),
@@ -61,9 +61,29 @@ def compacted(net: nn.Module, x: Tensor, path: Path) -> nn.Module:
     print(report, report.parameters[1])
     pr.save(small, path)
     pr.pack(small, path.with_suffix(".pare"))
-    pr.unpack(path.with_suffix(".pare"))
+    tensors = pr.unpack(None, path.with_suffix(".pare"))
+    print(sum(tensor.numel() for tensor in tensors.values()))
+    again: nn.Module = pr.unpack(net, path.with_suffix(".pare"))
     print(pr.groups(net, x))
-    return pr.load(network, path)
+    return pr.load(again, path)
+
+
+def told(progress: pr.core.Progress) -> None:
+    print(progress.done, progress.total, progress.what)
+
+
+def compressed(net: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
+    objective = pr.Objective.of(F.cross_entropy, x, y)
+    kind = pr.compression.GridRounding()
+    found = pr.compress(net, objective, max_loss_increase=0.01, compressor=kind, fuse_norms=True, example=x, watch=told)
+    pr.pack(found.net, "net.pare", watch=told)
+    return found.net
+
+
+def hard_thresholds(net: nn.Module, x: Tensor) -> nn.Module:
+    run = pr.binarize(net, x, "sign", rule=pr.hard.SoftHinge())
+    print(pr.ftprop([[0.0, 1.0], [1.0, 0.0]], [1, -1], hidden=(2,)))
+    return pr.pack_bits(run.finish(fuse_norms=False), x)
 
 
 def fitted() -> nn.Module:

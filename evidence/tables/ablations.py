@@ -37,7 +37,7 @@ _RELAXATIONS: tuple[tuple[str, relax.Relaxation], ...] = (
 
 
 def _searches(density: float) -> Iterator[tuple[str, Method]]:
-    plain = ContinuousSparsification(density=density, to="1ep")
+    plain = ContinuousSparsification(density=density, rewind="1ep")
     yield "CS", plain
     yield "CS, β = 1 and a threshold", replace(plain, final_beta=1.0, steer=False)
     yield "CS, factor 1/σ(s0)", replace(plain, rescale=True)
@@ -69,7 +69,7 @@ def _magnitude(density: float) -> Iterator[tuple[str, Method]]:
 def _alone() -> Iterator[tuple[str, Method]]:
     """What cannot be asked for a density."""
     for s0 in (-0.05, 0.0, 0.05):
-        yield f"CS, no density: s0 = {s0:g}", ContinuousSparsification(s0=s0, to="1ep")
+        yield f"CS, no density: s0 = {s0:g}", ContinuousSparsification(s0=s0, rewind="1ep")
     yield "concrete dropout", ConcreteDropout()
     yield "sparse variational dropout", SparseVD()
     yield "supermask", Supermask(gate_lr=25.0)
@@ -91,7 +91,7 @@ def _ablations(seed: int) -> list[Entry]:
         share = f"{100 * density:g} %"
         for family in (_searches, _stochastic, _magnitude):
             found += [entry(f"{name}: {share}", method) for name, method in family(density)]
-        searched = entry("CS", ContinuousSparsification(density=density, to="1ep"))
+        searched = entry("CS", ContinuousSparsification(density=density, rewind="1ep"))
         found.append(transplant(f"GMP, densities of CS: {share}", searched))
     for threshold in THRESHOLDS:
         decayed = replace(recipe, weight_decay=STR_DECAY)

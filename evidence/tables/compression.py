@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from paring.cli.config import plain
 from paring.cli.experiment import RESULT, SMALL, Experiment, working_in
 from paring.cli.results import Results, Row
-from paring.compress import Compressor, Objective, Training, compress
-from paring.compress.tensors import is_binary, unique, weights_of
-from paring.compress.through_file import bits_per_weight
+from paring.compression import Compressor, Objective, Training, compress
+from paring.compression.tensors import is_binary, unique, weights_of
+from paring.compression.through_file import bits_per_weight
 from paring.data import Dataset
 from paring.files import load as load_net
 from paring.methods import Binarize
@@ -37,7 +37,7 @@ class Compression(Experiment):
     Args:
         compressor: what compresses.
         increase: how much the validation loss may grow; None for any.
-        small_bits: see `paring.compress.compress`.
+        small_bits: see `pr.compress`.
         lr: learning rate of learning compressors.
         share: part of the loss that follows the given network's outputs (distillation); 0 for none.
         temperature: of the distillation.

@@ -48,12 +48,12 @@ CHECKED = (4, 8, 12)  # rounds whose masks get controls
 
 def ways(model: str) -> Iterator[tuple[str, Method]]:
     """Iterative magnitude pruning, with every way to go on after a pruning."""
-    imp = IMP(prunings=PRUNINGS[model], to=0, at=PLACES[model])
-    yield "IMP", replace(imp, to="2ep")
-    yield "IMP, learning rate rewound", replace(imp, rewind="lr")
-    yield "IMP, fine-tuning", replace(imp, rewind="finetune")
+    imp = IMP(prunings=PRUNINGS[model], rewind=0, at=PLACES[model])
+    yield "IMP", replace(imp, rewind="2ep")
+    yield "IMP, learning rate rewound", replace(imp, retrain="lr")
+    yield "IMP, fine-tuning", replace(imp, retrain="finetune")
     yield "IMP, rewound to 0", imp
-    yield "IMP-C", replace(imp, rewind="none")
+    yield "IMP-C", replace(imp, retrain="none")
 
 
 def _entries(seed: int) -> list[Entry]:

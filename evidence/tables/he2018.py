@@ -72,7 +72,7 @@ def _experiments(model: str, task: Task, recipe: Recipe) -> Iterator[tuple[str, 
     uniform = IMP(
         prunings=1,
         rate=1 - task.uniform,
-        rewind="none",
+        retrain="none",
         at=f"weights:{task.layers}",
         allocation=select.Uniform(),
         structure=select.Units(),

@@ -28,7 +28,7 @@ from typing import Any
 from evidence.tables.compression import Compression, mark_zero_loss
 from evidence.tables.table import Entry, Table
 from paring import select
-from paring.compress import (
+from paring.compression import (
     AdaptivePrecision,
     Codebooks,
     Combined,

@@ -68,10 +68,10 @@ def _sooner(method: Method, part: float) -> Method:
     if isinstance(method, Stack):
         return Stack(*(_sooner(one, part) for one in method.methods))
     changed: dict[str, Any] = {}
-    if hasattr(method, "to") and part != 1:
-        text = str(method.to)
+    if (point := getattr(method, "rewind", None)) is not None and part != 1:
+        text = str(point)
         number = part * float(text.removesuffix("ep"))
-        changed["to"] = f"{number:g}ep" if text.endswith("ep") else round(number)
+        changed["rewind"] = f"{number:g}ep" if text.endswith("ep") else round(number)
     if isinstance(every := getattr(method, "every", None), int) and part < 1:
         changed["every"] = max(1, round(part * every))
     return replace(method, **changed)

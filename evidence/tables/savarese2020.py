@@ -36,7 +36,7 @@ class Scale:
 
     Args:
         recipe: of every training.
-        to: rewind point.
+        rewind: rewind point.
         starts: densities of every method that can be asked for one, and the probability with which L0 keeps a gate at first.
         long_starts: densities of "CS, weights kept" and of the trainings that are `LONG` times as long, with L0's start there.
         units: shares of the units for network slimming.
@@ -44,7 +44,7 @@ class Scale:
     """
 
     recipe: Recipe
-    to: str
+    rewind: str
     starts: dict[float, float]
     long_starts: dict[float, float]
     units: tuple[float, ...]
@@ -55,7 +55,7 @@ _ADAM = Recipe(schedule="cosine")
 SCALES = {
     "lenet_300_100": Scale(
         replace(_ADAM, epochs=4, batch=200, lr=4e-3),
-        to="1ep",
+        rewind="1ep",
         starts={0.5: 0.99, 0.2: 0.95, 0.1: 0.8, 0.05: 0.8, 0.02: 0.5, 0.01: 0.1, 0.005: 0.1},
         long_starts={0.1: 0.8, 0.02: 0.2, 0.005: 0.1},
         units=(0.8, 0.6, 0.4, 0.2, 0.1),
@@ -63,7 +63,7 @@ SCALES = {
     ),
     "conv4_16": Scale(
         replace(_ADAM, epochs=1, batch=50, lr=2e-3),
-        to="0.5ep",
+        rewind="0.5ep",
         starts={0.5: 0.99, 0.2: 0.95, 0.05: 0.8, 0.01: 0.5, 0.005: 0.5},
         long_starts={0.05: 0.8},
         units=(0.5, 0.25),
@@ -77,10 +77,10 @@ def gates(density: float, keep: float) -> L0:
     return L0(price=Budget(params=density), at="weights", keep=keep)
 
 
-def _asked(density: float, to: str, keep: float) -> dict[str, Method]:
-    """Every method that can be asked for a density and trains once, or searches and trains its ticket (from `to`) once."""
+def _asked(density: float, rewind: str, keep: float) -> dict[str, Method]:
+    """Every method that can be asked for a density and trains once, or searches and trains its ticket (from `rewind`) once."""
     return {
-        "CS": ContinuousSparsification(density=density, to=to),
+        "CS": ContinuousSparsification(density=density, rewind=rewind),
         "L0": gates(density, keep),
         "GMP": GMP(density=density),
         "GMP, one threshold": GMP(density=density, allocation=select.Global()),
@@ -93,9 +93,9 @@ def _asked(density: float, to: str, keep: float) -> dict[str, Method]:
 def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
     recipe = scale.recipe
     yield "dense", Dense(), recipe
-    yield "IMP", IMP(prunings=PRUNINGS, to=scale.to), recipe
+    yield "IMP", IMP(prunings=PRUNINGS, rewind=scale.rewind), recipe
     for density, keep in scale.starts.items():
-        for name, method in _asked(density, scale.to, keep).items():
+        for name, method in _asked(density, scale.rewind, keep).items():
             yield f"{name}: {100 * density:g} %", method, recipe
     for share in scale.units:
         yield f"slimming: {100 * share:g} %", Slimming(density=share), recipe
@@ -107,8 +107,12 @@ def _methods(scale: Scale) -> Iterator[tuple[str, Method, Recipe]]:
         kept = ContinuousSparsification(density=density, ticket="prune", flat=False)
         yield f"CS, weights kept: {100 * density:g} %", kept, recipe
         for name in ("L0", "GMP, one threshold"):
-            yield f"{name}, {longer.epochs} epochs: {100 * density:g} %", _asked(density, scale.to, keep)[name], longer
-    yield "IMP-C", IMP(prunings=PRUNINGS, rewind="none"), recipe
+            yield (
+                f"{name}, {longer.epochs} epochs: {100 * density:g} %",
+                _asked(density, scale.rewind, keep)[name],
+                longer,
+            )
+    yield "IMP-C", IMP(prunings=PRUNINGS, retrain="none"), recipe
 
 
 def _small(seed: int) -> list[Entry]:

@@ -8,7 +8,7 @@ published" is the form of the code: no density, s0 decides how much stays, β mo
 "340 epochs" are L0, GMP and the dense network at that cost, "5×" is RigL for five times as long.
 
 On purpose not as in the code: all 50,000 training examples and no choice by the test error; initialisation and shortcuts of
-our ResNet-20 (He, BatchNorm behind the 1x1 convolutions); a ticket goes on from step `to` of the schedule in place of beginning
+our ResNet-20 (He, BatchNorm behind the 1x1 convolutions); a ticket goes on from step `rewind` of the schedule in place of beginning
 it again; optimizers forget between rounds; s ← min(β s, s0), which the code loses. Where the recipe of a method's own paper
 differs, ours stands: at equal recipe and data is what the reviewers asked for. L0 is asked for live parameters, so a little
 more of its weights may be open; its gates begin where they do in the short trainings of LeNet-300-100
@@ -61,8 +61,8 @@ def _asked(model: str, density: float) -> Iterator[tuple[str, Method]]:
 def _methods(model: str, recipe: Recipe) -> Iterator[tuple[str, Method, Recipe]]:
     at = PLACES[model]
     yield "dense", Dense(), recipe
-    yield "IMP", IMP(prunings=PRUNINGS[model], to="2ep", at=at), recipe
-    yield "IMP-C", IMP(prunings=PRUNINGS[model], rewind="none", at=at), recipe
+    yield "IMP", IMP(prunings=PRUNINGS[model], rewind="2ep", at=at), recipe
+    yield "IMP-C", IMP(prunings=PRUNINGS[model], retrain="none", at=at), recipe
     for density in STARTS:
         for name, method in _asked(model, density):
             yield f"{name}: {100 * density:g} %", method, recipe

@@ -1,9 +1,11 @@
-"""paring: train PyTorch networks that come out small, and remove what was lost exactly.
+"""paring: make PyTorch networks small, and remove what was lost exactly.
 
-run = pr.attach(net, pr.L0(price=1e-6, at="units"), example=x[:2])
-opt = torch.optim.Adam(run.parameter_groups(lr=1e-3))
-...  (loss + run.penalty()).backward(); run.step(opt)
-small = run.finish()
+Prune while training:          run = pr.attach(net, pr.L0(price=pr.Budget(macs=0.25)), example=x[:2]); run.finish()
+Remove what is dead:           small, report = pr.compact(net, x[:2])
+Few bytes on disk:             pr.compress(net, objective, max_loss_increase=0.01, compressor=...); pr.pack(net, "net.pare")
+Hard thresholds, ±1 weights:   pr.binarize(net, x[:2]); pr.pack_bits(small, x[:2]); pr.ftprop(points, targets, hidden)
+
+One level down is what methods are made of: `pr.select`, `pr.gates`, `pr.hard`, `pr.compression`, `pr.cost`.
 """
 
 from __future__ import annotations
@@ -12,13 +14,30 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors see; at run time each name is imported when it is asked for
-    from paring import select
+    from paring import analysis as analysis
+    from paring import bits as bits
+    from paring import compression as compression
+    from paring import core as core
+    from paring import cost as cost
+    from paring import data as data
+    from paring import files as files
+    from paring import gates as gates
+    from paring import hard as hard
+    from paring import methods as methods
+    from paring import models as models
+    from paring import removal as removal
+    from paring import run as run
+    from paring import select as select
+    from paring import train as train
     from paring.analysis import CaptureError
-    from paring.core import Clock, FileError, Gate, Method, ParingWarning, Stack
+    from paring.bits import pack_bits
+    from paring.compression import Objective
+    from paring.compression.compress import compress
+    from paring.core import FileError, Method, ParingWarning, Stack
     from paring.cost import report
     from paring.files import PareError, load, pack, save, to_onnx, unpack
     from paring.gates import groups
-    from paring.gates.relax import HardConcrete, Relaxation
+    from paring.hard import ftprop
     from paring.methods import (
         DNW,
         GMP,
@@ -59,21 +78,18 @@ __all__ = [
     "Binarize",
     "Budget",
     "CaptureError",
-    "Clock",
     "ConcreteDropout",
     "ContinuousSparsification",
     "Dense",
     "EdgePopup",
     "FileError",
-    "Gate",
-    "HardConcrete",
     "Masked",
     "Method",
+    "Objective",
     "PareError",
     "ParingWarning",
     "Price",
     "Recipe",
-    "Relaxation",
     "RigL",
     "Run",
     "Shrink",
@@ -84,10 +100,13 @@ __all__ = [
     "attach",
     "binarize",
     "compact",
+    "compress",
     "fit",
+    "ftprop",
     "groups",
     "load",
     "pack",
+    "pack_bits",
     "report",
     "save",
     "select",
@@ -97,11 +116,13 @@ __all__ = [
 
 _HOMES = {
     "paring.analysis": ("CaptureError",),
-    "paring.core": ("Clock", "FileError", "Gate", "Method", "ParingWarning", "Stack"),
+    "paring.bits": ("pack_bits",),
+    "paring.compression": ("Objective", "compress"),
+    "paring.core": ("FileError", "Method", "ParingWarning", "Stack"),
     "paring.cost": ("report",),
     "paring.files": ("PareError", "load", "pack", "save", "to_onnx", "unpack"),
     "paring.gates": ("groups",),
-    "paring.gates.relax": ("HardConcrete", "Relaxation"),
+    "paring.hard": ("ftprop",),
     "paring.methods.binarize": ("binarize",),
     "paring.removal": ("compact",),
     "paring.run": ("Run", "attach"),
@@ -112,7 +133,7 @@ _ROOMS = (
     "analysis",
     "bits",
     "cli",
-    "compress",
+    "compression",
     "core",
     "cost",
     "data",

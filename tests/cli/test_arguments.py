@@ -26,7 +26,7 @@ rates = st.floats(0, 1e9)
 fractions = st.floats(0, 1, exclude_min=True)
 names = st.text("abcfnv019._*?[]!|", min_size=1, max_size=8).filter(lambda name: name not in ("of", "rate"))
 layers = st.lists(st.tuples(names, rates), max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
-prices = st.builds(Price, rates, st.sampled_from(["parameters", "macs"]), layers)
+prices = st.builds(Price, rates, st.sampled_from(["params", "macs"]), layers)
 asked = st.one_of(
     st.fixed_dictionaries({"params": fractions}),
     st.fixed_dictionaries({"macs": fractions}),
@@ -85,7 +85,7 @@ def test_every_relaxation_and_every_method_of_the_zoo_has_a_name() -> None:
         ("1e-6", Price(1e-6)),
         ("rate=1e-6,of=macs", Price(1e-6, "macs")),
         ("rate=1e-6, of=macs, conv1 = 1e-4", Price(1e-6, "macs", (("conv1", 1e-4),))),
-        ("conv*=2", Price(0.0, "parameters", (("conv*", 2.0),))),
+        ("conv*=2", Price(0.0, "params", (("conv*", 2.0),))),
         ("budget:macs=0.25", Budget(macs=0.25)),
         ("budget:macs=0.25,params=0.1,ascent=3", Budget(params=0.1, macs=0.25, ascent=3.0)),
     ],
@@ -104,7 +104,7 @@ def test_prices_as_people_write_them(text: str, wanted: Price | Budget) -> None:
         ("tax:1", r"price 'tax:1': write a number, 'rate=...,of=macs' or 'budget:macs=0.25'"),
         ("rate=-1", r"the rate of 'rate' is -1.0; a price is a number that is not negative"),
         ("conv1=-2", r"the rate of 'conv1' is -2.0; a price is a number that is not negative"),
-        ("rate=1,of=bytes", r"of='bytes'\): choose 'parameters' or 'macs'"),
+        ("rate=1,of=bytes", r"of='bytes'\): choose 'params' or 'macs'"),
         ("rate=x", r"'rate=x': 'x' is not a number"),
         ("rate=1,conv1", r"expected name=value, got 'conv1'"),
         ("=1", r"expected name=value, got '=1'"),

@@ -19,7 +19,7 @@ from paring.cli.experiment import RESULT, SMALL, Busy, Experiment
 from paring.data import load as load_data
 from paring.files import load
 from paring.gates import relax
-from paring.methods import L0, Budget, Dense, Price
+from paring.methods import IMP, L0, Budget, ContinuousSparsification, Dense, Price
 from paring.models import build
 from paring.testing import is_stock, same_state
 from paring.train import CHECKPOINT, METRICS, Recipe
@@ -160,6 +160,14 @@ def test_relaxations_and_types_are_part_of_the_key() -> None:
     gates = (relax.HardConcrete(), relax.HardConcrete(test="median"), relax.Concrete(), relax.RectifiedGaussian())
     assert len({replace(UNITS, method=L0(gate=gate)).key for gate in gates}) == len(gates)
     assert digest(Price(0.0)) != digest(Dense())
+
+
+def test_renamed_fields_keep_their_place_in_the_key() -> None:
+    """Rows of results are found by keys that were made when the fields had other names."""
+    assert digest(IMP(rewind="2ep", retrain="lr")) == "b263783c6f40"
+    assert digest(ContinuousSparsification(rewind=3)) == "0b5e44fbbd4a"
+    assert plain(IMP(rewind="2ep"))["rewind"] == "2ep"
+    assert plain(IMP(rewind="2ep"), hashed=True) == {"type": "IMP", "to": "2ep"}
 
 
 def test_fields_at_their_default_do_not_count() -> None:

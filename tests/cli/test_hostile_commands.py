@@ -37,7 +37,7 @@ def test_names_that_safetensors_cannot_hold_are_refused(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pr.pack({name: torch.ones(3)}, tmp_path / "a.pare")
-    assert torch.equal(pr.unpack(tmp_path / "a.pare")[name], torch.ones(3))
+    assert torch.equal(pr.unpack(None, tmp_path / "a.pare")[name], torch.ones(3))
     assert main(["unpack", str(tmp_path / "a.pare"), "--out", str(tmp_path / "b"), "--quiet"]) == 1
     assert f"cannot hold a tensor of the name {name!r}" in capsys.readouterr().err
     net = nn.Module()

@@ -38,8 +38,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "method",
     [
-        IMP(prunings=3, rate=0.7, to=2),
-        ContinuousSparsification(density=0.03, searches=2, to=2),
+        IMP(prunings=3, rate=0.7, rewind=2),
+        ContinuousSparsification(density=0.03, searches=2, rewind=2),
         Slimming(density=0.2),
     ],
     ids=lambda one: type(one).__name__,
@@ -59,9 +59,9 @@ def test_methods_of_several_rounds_shrink(runs: Path, method: Method) -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        IMP(prunings=3, rate=0.7, to=2),
+        IMP(prunings=3, rate=0.7, rewind=2),
         GMP(density=0.03, every=2, recover=False),
-        ContinuousSparsification(density=0.03, searches=1, to=2),
+        ContinuousSparsification(density=0.03, searches=1, rewind=2),
     ],
     ids=lambda one: type(one).__name__,
 )
@@ -93,7 +93,7 @@ def test_a_ticket_of_a_search_that_shrank(runs: Path, method: Method) -> None:
 
 @pytest.mark.parametrize("s0", [0.0, -0.3])
 def test_the_factor_of_rescaled_masks_goes_along(tmp_path: Path, s0: float) -> None:
-    one = search(ContinuousSparsification(s0=s0, density=0.1, searches=2, to=5, rescale=True))
+    one = search(ContinuousSparsification(s0=s0, density=0.1, searches=2, rewind=5, rescale=True))
     own = one.run(tmp_path, progress=False, data=DATA)["rounds"][2]
     alone = Retrain(one, 2).run(tmp_path, progress=False, data=DATA)
     for key in ("error", "weight_density", "parameters", "nonzeros", "layers"):
@@ -136,7 +136,7 @@ def test_three_sizes_in_every_row(tmp_path: Path) -> None:
         assert {"macs", "weight_density", "live_density", "mac_density"} <= set(row)
 
 
-WILD = ContinuousSparsification(density=0.2, searches=1, to=2, s0=-60.0, rescale=True)
+WILD = ContinuousSparsification(density=0.2, searches=1, rewind=2, s0=-60.0, rescale=True)
 
 
 def test_a_training_that_diverges_is_told_and_the_others_are_judged(
@@ -177,7 +177,7 @@ def test_a_rewind_point_beyond_the_end_is_refused_before_anything_is_trained(
         "tickets",
         "--method",
         "imp",
-        "--to",
+        "--rewind",
         "5ep",
         "--epochs",
         "2",

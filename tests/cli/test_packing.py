@@ -14,14 +14,14 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import BY_HAND
-from paring import compress as kinds
+from paring import compression as kinds
 from paring.cli import packing
 from paring.cli.command import CommandError
 from paring.cli.compress_progress import CompressProgress
 from paring.cli.compressor_argument import parse_compressor
 from paring.cli.main import main
 from paring.cli.unpacking import entropy
-from paring.compress import Step, smallest
+from paring.compression import Step, smallest
 from paring.files import File
 from paring.models import build
 

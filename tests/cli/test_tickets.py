@@ -23,7 +23,7 @@ from paring.train import METRICS, Recipe
 
 RECIPE = Recipe(epochs=1, batch=400, lr=0.1, optimizer="sgd")
 DATA = load("digits")
-SEARCH = Experiment("lenet_300_100", "digits", IMP(prunings=2, rate=0.6, to=2), RECIPE)
+SEARCH = Experiment("lenet_300_100", "digits", IMP(prunings=2, rate=0.6, rewind=2), RECIPE)
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def test_the_ticket_is_the_network_that_the_search_ends_with(tmp_path: Path, met
 
 def test_winning_asks_the_real_rewind_point(tmp_path: Path) -> None:
     def verdict_of(to: str | int) -> bool:
-        plan = Plan("lenet_300_100", "digits", (IMP(prunings=1, to=to),), CHEAP, seeds=1)
+        plan = Plan("lenet_300_100", "digits", (IMP(prunings=1, rewind=to),), CHEAP, seeds=1)
         return run_plan(plan, tmp_path, progress=False)[1].winning
 
     assert not verdict_of("0.4ep")

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.bits import BitsError, pack_bits
-from paring.compress import Objective, Uniform, compress
+from paring.compression import Objective, Uniform, compress
 from paring.core import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.unwrap import bare_names, gated_names
 from paring.files import OnnxError
@@ -85,7 +85,7 @@ def test_everything_sees_through(name: str, tmp_path: Path) -> None:
     for kind in ("safetensors", "pare"):
         assert (tmp_path / f"wrapped.{kind}").read_bytes() == (tmp_path / f"bare.{kind}").read_bytes()
     assert torch.equal(pr.load(make, tmp_path / "wrapped.safetensors").eval()(X), expected)
-    assert torch.equal(pr.unpack(tmp_path / "wrapped.pare", make).eval()(X), expected)
+    assert torch.equal(pr.unpack(make, tmp_path / "wrapped.pare").eval()(X), expected)
 
 
 @pytest.mark.parametrize("name", WRAP)
@@ -100,7 +100,7 @@ def test_files_fill_what_is_wrapped(name: str, tmp_path: Path) -> None:
     found, given = pr.load(blank, tmp_path / "net.safetensors"), blank()
     assert type(found) is nn.Sequential
     assert torch.equal(found.eval()(X), net(X))
-    filled = pr.unpack(tmp_path / "net.pare", lambda: given)
+    filled = pr.unpack(lambda: given, tmp_path / "net.pare")
     assert filled is unwrapped(given)
     assert torch.equal(filled.eval()(X), net(X))
 
@@ -276,7 +276,7 @@ def test_parts_that_are_wrapped_have_the_names_of_the_network(name: str, tmp_pat
         pr.pack(given, tmp_path / "net.pare")
         assert list(net.state_dict()) == names
         for factory in (lambda: Parts(lambda part: part), lambda: Parts(WRAP[name])):
-            for found in (pr.load(factory, tmp_path / "net.safetensors"), pr.unpack(tmp_path / "net.pare", factory)):
+            for found in (pr.load(factory, tmp_path / "net.safetensors"), pr.unpack(factory, tmp_path / "net.pare")):
                 assert list(found.state_dict()) == list(factory().state_dict())
                 assert torch.allclose(answer(found), expected, atol=1e-6)
     objective = Objective.of(nn.functional.cross_entropy, X, torch.zeros(4, dtype=torch.long))

@@ -16,7 +16,7 @@ from evidence.tables.reduced import reduced
 from evidence.views.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
 from evidence.views.views import FIGURES, VIEWS, find
 from paring.cli.results import Results
-from paring.compress import Codebooks, Combined, KMeans, Stage, Uniform
+from paring.compression import Codebooks, Combined, KMeans, Stage, Uniform
 from paring.methods import GMP, Binarize, Dense
 from paring.train import Recipe
 

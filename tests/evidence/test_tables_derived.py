@@ -162,14 +162,14 @@ def cuda(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Non
 @pytest.mark.parametrize("cuda", [True], indirect=True)
 @pytest.mark.usefixtures("cuda")
 def test_milestones_and_rewind_points_follow() -> None:
-    full = Experiment("resnet20", "cifar10", IMP(to="2ep"), GPU)
+    full = Experiment("resnet20", "cifar10", IMP(rewind="2ep"), GPU)
     short = reduced(full, 16)
     assert short.recipe == replace(GPU, epochs=16, milestones=(8, 12), warmup=0.0)
-    assert short.method == IMP(to="0.2ep")
-    assert reduced(replace(full, method=IMP(to=700)), 16).method == IMP(to=70)
-    assert reduced(replace(full, method=IMP(to=0)), 16).method == IMP(to=0)
-    stack = Stack(ContinuousSparsification(to="2ep"), L0())
-    assert reduced(replace(full, method=stack), 80).method == Stack(ContinuousSparsification(to="1ep"), L0())
+    assert short.method == IMP(rewind="0.2ep")
+    assert reduced(replace(full, method=IMP(rewind=700)), 16).method == IMP(rewind=70)
+    assert reduced(replace(full, method=IMP(rewind=0)), 16).method == IMP(rewind=0)
+    stack = Stack(ContinuousSparsification(rewind="2ep"), L0())
+    assert reduced(replace(full, method=stack), 80).method == Stack(ContinuousSparsification(rewind="1ep"), L0())
     assert reduced(full, 160) == replace(full, recipe=replace(GPU, warmup=0.0))
     assert reduced(replace(GIVEN, source=replace(SOURCE, recipe=GPU)), 16) == replace(
         GIVEN,

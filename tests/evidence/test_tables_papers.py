@@ -112,7 +112,7 @@ def test_controls_have_the_masks_of_the_rewound_search() -> None:
     ways = {
         e.label: e.experiment.method for e in entries if isinstance(e.experiment.method, IMP) and ":" not in e.label
     }
-    assert {label: (way.rewind, way.to) for label, way in ways.items() if isinstance(way, IMP)} == {
+    assert {label: (way.retrain, way.rewind) for label, way in ways.items() if isinstance(way, IMP)} == {
         "IMP": ("weights", "2ep"),
         "IMP, learning rate rewound": ("lr", 0),
         "IMP, fine-tuning": ("finetune", 0),

@@ -56,4 +56,4 @@ def test_any_header_and_any_section(tmp_path_factory: pytest.TempPathFactory, te
 def test_nothing_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "b").write_bytes(b"")
     with pytest.raises(PareError):
-        unpack(tmp_path / "b")
+        unpack(None, tmp_path / "b")

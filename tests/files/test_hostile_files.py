@@ -159,7 +159,7 @@ def test_tensors_that_do_not_fit_each_other_are_refused(tensor: str, value: Tens
         load(factory, tmp_path / "a")
     pr.pack(net, tmp_path / "a.pare")
     with pytest.raises(pr.PareError, match=why):
-        pr.unpack(tmp_path / "a.pare", factory)
+        pr.unpack(factory, tmp_path / "a.pare")
 
 
 def test_inputs_that_are_not_there_cannot_be_read(tmp_path: Path) -> None:
@@ -178,23 +178,34 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         with pytest.raises(FileError, match="cannot be read"):
             load(Written, path)
         with pytest.raises(pr.PareError, match="cannot be read"):
-            pr.unpack(path)
+            pr.unpack(None, path)
     assert time.monotonic() - began < 5
 
 
-def test_a_network_is_no_factory(tmp_path: Path) -> None:
-    net = nn.Linear(2, 2)
+def test_a_network_is_copied_and_what_a_factory_makes_is_filled(tmp_path: Path) -> None:
+    net, given = nn.Linear(2, 2), nn.Linear(2, 2).train()
+    before = given.weight.detach().clone()
     save(net, tmp_path / "a")
     pr.pack(net, tmp_path / "a.pare")
-    for read in (lambda given: load(given, tmp_path / "a"), lambda given: pr.unpack(tmp_path / "a.pare", given)):
-        with pytest.raises(
-            TypeError, match="not a Linear; to fill a network that is there already, pass `lambda: net`"
-        ):
-            read(net)
+    for read in (lambda given: load(given, tmp_path / "a"), lambda given: pr.unpack(given, tmp_path / "a.pare")):
+        found = read(given)
+        assert found is not given
+        assert torch.equal(found.weight, net.weight)
+        assert not found.training
+        assert torch.equal(given.weight, before)
+        assert given.training
         with pytest.raises(TypeError, match="the factory gave a int"):
             read(lambda: 3)
-        assert read(lambda: net) is net
-        assert not net.train().eval().training
+        with pytest.raises(TypeError, match="the network comes first"):
+            read(str(tmp_path / "a"))
+        assert read(lambda: net.train()) is net
+        assert not net.training
+    gated = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    pr.attach(gated, pr.L0(price=1e-3), torch.ones(1, 2))
+    with pytest.raises(pr.FileError, match="load takes a network without gates"):
+        load(gated, tmp_path / "a")
+    with pytest.raises(pr.PareError, match="load takes a network without gates"):
+        pr.unpack(gated, tmp_path / "a.pare")
 
 
 class Nested(nn.Module):
@@ -223,7 +234,7 @@ def test_nested_inputs_come_back(tmp_path: Path) -> None:
         net = compacted(*example)
         save(net, tmp_path / "a")
         pr.pack(net, tmp_path / "a.pare")
-        for back in (load(Nested, tmp_path / "a"), pr.unpack(tmp_path / "a.pare", Nested)):
+        for back in (load(Nested, tmp_path / "a"), pr.unpack(Nested, tmp_path / "a.pare")):
             assert torch.equal(net(*example), back(*example))
             assert not back.training
 

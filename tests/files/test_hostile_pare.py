@@ -36,7 +36,7 @@ def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
         with pytest.raises(pr.PareError, match="cannot be read: it is a folder, a pipe"):
-            pr.unpack(path)
+            pr.unpack(None, path)
 
 
 def test_small_files_that_would_take_minutes_are_refused(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_small_files_that_would_take_minutes_are_refused(tmp_path: Path) -> None
     path = crafted(tmp_path / "a.pare", sections)
     began = time.process_time()
     with pytest.raises(pr.PareError, match="would take long"):
-        pr.unpack(path)
+        pr.unpack(None, path)
     assert time.process_time() - began < 1
     assert path.stat().st_size < 2000
 
@@ -63,7 +63,7 @@ def test_a_writer_keeps_to_the_steps_that_a_reader_allows(tmp_path: Path) -> Non
     assert set(kinds) != {"mixed"}, "the later ones would be too many"
     steps = sum(arrays.steps(code, entry.shape) for entry in file.entries for code in entry.codes)
     assert steps <= FREE_STEPS + 12 * 24 * 1200 * 4 // BYTES_PER_STEP
-    found = pr.unpack(tmp_path / "a.pare")
+    found = pr.unpack(None, tmp_path / "a.pare")
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
 
 
@@ -78,7 +78,7 @@ def test_a_small_last_piece_does_not_inherit_more_steps_than_it_may_have(tmp_pat
     codes = [code.kind for entry in File(tmp_path / "a.pare").entries for code in entry.codes]
     assert len(codes) == 2
     assert codes[0] == ("mixed" if levels else "sparse")
-    assert torch.equal(pr.unpack(tmp_path / "a.pare")["a"], weight + 0.0)
+    assert torch.equal(pr.unpack(None, tmp_path / "a.pare")["a"], weight + 0.0)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_a_small_last_piece_does_not_inherit_more_steps_than_it_may_have(tmp_pat
 def test_descriptions_that_make_no_sense(tmp_path: Path, piece: dict[str, Any]) -> None:
     path = crafted(tmp_path / "a.pare", [{"length": 8, "side": 8, "tensors": [{"name": "a", **piece}]}], bytes(8))
     with pytest.raises(pr.PareError):
-        pr.unpack(path, max_bytes=1 << 62)
+        pr.unpack(None, path, max_bytes=1 << 62)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float64])
@@ -100,7 +100,7 @@ def test_negative_zero_of_every_width(tmp_path: Path, dtype: torch.dtype) -> Non
     tensor = torch.tensor([1.5, -2.0, -0.0, 0.0, float("nan")]).to(dtype)
     for signed in (False, True):
         pr.pack({"a": tensor}, tmp_path / "a.pare", signed_zeros=signed)
-        found = pr.unpack(tmp_path / "a.pare")["a"]
+        found = pr.unpack(None, tmp_path / "a.pare")["a"]
         assert found.dtype == dtype
         assert found.float()[:4].tolist() == [1.5, -2.0, 0.0, 0.0]
         assert bool(found.float().signbit()[2]) == signed
@@ -119,7 +119,7 @@ def test_denormal_numbers_survive_arithmetic_that_flushes_them(tmp_path: Path) -
     tiny = torch.tensor([-(2**31) + 5, 5, 10, 15] * 100, dtype=torch.int32)
     for name, given in (("floats", tiny.view(torch.float32)), ("integers", torch.arange(300, dtype=torch.int32))):
         pr.pack({name: given}, tmp_path / "a.pare")
-        assert torch.equal(pr.unpack(tmp_path / "a.pare")[name].view(torch.int32), given.view(torch.int32))
+        assert torch.equal(pr.unpack(None, tmp_path / "a.pare")[name].view(torch.int32), given.view(torch.int32))
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_views_of_other_types_are_not_ties(tmp_path: Path) -> None:
 
     net = Two()
     pr.pack(net, tmp_path / "a.pare")
-    found = pr.unpack(tmp_path / "a.pare", Two)
+    found = pr.unpack(Two, tmp_path / "a.pare")
     assert found.get_buffer("bits").dtype == torch.int32
     assert torch.equal(found.get_buffer("bits"), net.get_buffer("bits"))
 

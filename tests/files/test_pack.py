@@ -49,17 +49,28 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return list(one) == list(two) and all(torch.equal(one[n], two[n]) and one[n].dtype == two[n].dtype for n in one)
 
 
+@pytest.mark.parametrize("verify", [True, False])
+def test_packing_says_how_far_it_is(tmp_path: Path, verify: bool) -> None:
+    net, seen = mlp(), list[pr.core.Progress]()
+    pr.pack(net, tmp_path / "a.pare", verify=verify, watch=seen.append)
+    whole = sum(p.numel() * 4 for p in net.parameters())
+    assert [one.what for one in seen] == [*net.state_dict()] * (2 if verify else 1)
+    assert {one.total for one in seen} == {whole * (2 if verify else 1)}
+    assert [one.done for one in seen] == sorted(one.done for one in seen)
+    assert seen[-1].done == seen[-1].total
+
+
 def test_a_network_comes_back(tmp_path: Path) -> None:
     net = resnet()
     net(torch.randn(4, 3, 8, 8))  # running statistics and counters are not those of the factory
     size = pr.pack(net, tmp_path / "a.pare")
     assert size == (tmp_path / "a.pare").stat().st_size
-    found = pr.unpack(tmp_path / "a.pare", resnet)
+    found = pr.unpack(resnet, tmp_path / "a.pare")
     assert same(net, found)
     blank = resnet()
-    assert pr.unpack(tmp_path / "a.pare", lambda: blank) is blank
+    assert pr.unpack(lambda: blank, tmp_path / "a.pare") is blank
     assert same(net, blank)
-    state = pr.unpack(tmp_path / "a.pare")
+    state = pr.unpack(None, tmp_path / "a.pare")
     assert list(state) == list(net.state_dict())
     assert {entry.name for entry in File(tmp_path / "a.pare").entries} >= {"bn1.running_var", "bn1.num_batches_tracked"}
 
@@ -68,13 +79,13 @@ def test_ties_are_stored_once_and_stay_tied(tmp_path: Path) -> None:
     net = Tied()
     pr.pack(net, tmp_path / "a.pare")
     assert "head.weight" not in {entry.name for entry in File(tmp_path / "a.pare").entries}
-    found = pr.unpack(tmp_path / "a.pare", Tied)
+    found = pr.unpack(Tied, tmp_path / "a.pare")
     assert found.head.weight is found.embed.weight
     assert same(net, found)
-    state = pr.unpack(tmp_path / "a.pare")
+    state = pr.unpack(None, tmp_path / "a.pare")
     assert state["head.weight"] is state["embed.weight"]
     pr.pack(net.state_dict(), tmp_path / "b.pare")
-    assert same(net, pr.unpack(tmp_path / "b.pare", Tied))
+    assert same(net, pr.unpack(Tied, tmp_path / "b.pare"))
 
 
 def test_a_network_of_other_widths_comes_back(tmp_path: Path) -> None:
@@ -84,7 +95,7 @@ def test_a_network_of_other_widths_comes_back(tmp_path: Path) -> None:
         net[0].bias[:17] = 0
     small, _ = pr.compact(net, x)
     pr.pack(small, tmp_path / "a.pare")
-    found = pr.unpack(tmp_path / "a.pare", mlp)
+    found = pr.unpack(mlp, tmp_path / "a.pare")
     assert found[0].out_features == 13
     assert torch.equal(found(x), small(x))
 
@@ -93,7 +104,7 @@ def test_a_foreign_factory_is_refused(tmp_path: Path) -> None:
     pr.pack(mlp(), tmp_path / "a.pare")
     for factory in (resnet, Tied, lambda: nn.Linear(20, 30)):
         with pytest.raises(pr.PareError, match="another architecture"):
-            pr.unpack(tmp_path / "a.pare", factory)
+            pr.unpack(factory, tmp_path / "a.pare")
 
 
 @pytest.mark.parametrize(
@@ -102,15 +113,15 @@ def test_a_foreign_factory_is_refused(tmp_path: Path) -> None:
 def test_a_manifest_that_lies_is_refused(tmp_path: Path, manifest: object) -> None:
     container.write(tmp_path / "a.pare", mlp().state_dict().items(), manifest)
     with pytest.raises(pr.PareError):
-        pr.unpack(tmp_path / "a.pare", mlp)
+        pr.unpack(mlp, tmp_path / "a.pare")
 
 
 def test_negative_zeros_become_zeros_unless_they_are_kept(tmp_path: Path) -> None:
     tensor = torch.randn(80, 50).sign() * 0.0
     signed = pr.pack({"a": tensor}, tmp_path / "a.pare", signed_zeros=True)
-    assert torch.equal(pr.unpack(tmp_path / "a.pare")["a"].signbit(), tensor.signbit())
+    assert torch.equal(pr.unpack(None, tmp_path / "a.pare")["a"].signbit(), tensor.signbit())
     assert pr.pack({"a": tensor}, tmp_path / "b.pare") < signed / 3
-    assert not pr.unpack(tmp_path / "b.pare")["a"].signbit().any()
+    assert not pr.unpack(None, tmp_path / "b.pare")["a"].signbit().any()
 
 
 def test_what_is_no_dense_tensor_is_refused(tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_safetensors_and_back(tmp_path: Path) -> None:
 
 _CHILD = """
 import os, resource, signal, sys, torch
-from paring.compress import pack
+from paring.files import pack
 torch.set_num_threads(1)
 if sys.argv[2] == "full":
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -161,7 +172,7 @@ def tensors():
     if sys.argv[2] == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     yield "b", torch.randn(300, 300)
-from paring.compress import write
+from paring.files.pare.container import write
 write(sys.argv[1], tensors(), {})
 """
 
@@ -188,7 +199,9 @@ def test_a_full_disk_or_a_kill_leaves_the_old_file(
 _MEMORY = """
 import resource, sys, torch
 from pathlib import Path
-from paring.compress import File, Shards, pack
+from paring.files import pack
+from paring.files.pare.container import File
+from paring.files.shards import Shards
 from paring.files.shards import save_stream
 torch.set_num_threads(1)
 pack({"a": torch.randn(10, 10)}, sys.argv[1] + "/warm.pare")
@@ -226,5 +239,5 @@ def test_damaged_files_end_in_one_error_in_time(tmp_path: Path) -> None:
         (tmp_path / "b.pare").write_bytes(data[:cut])
         started = time.process_time()
         with pytest.raises(pr.PareError):
-            pr.unpack(tmp_path / "b.pare", resnet)
+            pr.unpack(resnet, tmp_path / "b.pare")
         assert time.process_time() - started < 1.0

@@ -75,7 +75,7 @@ METHODS = [
     pr.methods.DNW(density=0.5),
     pr.methods.AtInit(score="magnitude", density=0.5),
     pr.methods.Masked(),
-    pr.methods.ContinuousSparsification(density=0.5, to=1),
+    pr.methods.ContinuousSparsification(density=0.5, rewind=1),
     pr.methods.STR(s_init=-10.0),
     pr.methods.SparseVD(),
     pr.methods.Supermask(),

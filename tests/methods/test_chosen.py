@@ -48,8 +48,8 @@ def trained(method: Method, steps: int = 60) -> tuple[Any, list[int]]:
 @pytest.mark.parametrize(
     "method",
     [
-        IMP(prunings=4, rate=0.5, to=2),
-        IMP(prunings=4, rate=0.5, rewind="none", allocation=select.Uniform()),
+        IMP(prunings=4, rate=0.5, rewind=2),
+        IMP(prunings=4, rate=0.5, retrain="none", allocation=select.Uniform()),
         GMP(density=0.0625, every=2, recover=False),
         GMP(density=0.0625, every=2, recover=False, allocation=select.Global()),
         GMP(density=0.0625, every=2),
@@ -68,7 +68,7 @@ def test_a_density_is_of_the_whole_network_also_where_it_shrinks(method: Method)
 @pytest.mark.parametrize(
     "method",
     [
-        IMP(prunings=21, rate=0.2, to=2, allocation=select.Uniform()),
+        IMP(prunings=21, rate=0.2, rewind=2, allocation=select.Uniform()),
         GMP(density=0.0625, every=2, recover=False),
         GMP(density=0.02, every=2, recover=False, allocation=select.Global()),
     ],

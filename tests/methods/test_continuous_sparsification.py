@@ -49,7 +49,7 @@ def naive(method: ContinuousSparsification) -> tuple[list[Tensor], list[Tensor]]
     s = [torch.full_like(own[i], method.s0) for i in which]
     factor = 1 / (1 / (1 + math.exp(-method.s0))) if method.rescale else 1.0
     kept: list[Tensor] = []
-    to = int(method.to)
+    to = int(method.rewind)
     for number in range(method.rounds):
         search = number < method.searches
         begin = 0 if search or method.ticket == "prune" else to
@@ -117,12 +117,12 @@ def sigmoids(net: nn.Module) -> list[SigmoidGate]:
 @pytest.mark.parametrize(
     "method",
     [
-        ContinuousSparsification(searches=2, to=3, final_beta=200.0),
-        ContinuousSparsification(searches=2, to=5, final_beta=30.0, s0=0.05, rate=1e-2, rescale=True, gate_lr=3.0),
-        ContinuousSparsification(searches=3, to=1, final_beta=20.0, ticket="prune", rate=1e-3, s0=-0.02),
-        ContinuousSparsification(searches=1, to=1, final_beta=20.0, ticket="prune", flat=False, s0=0.02),
-        ContinuousSparsification(searches=2, to=1, final_beta=50.0, ticket="none", per="epoch"),
-        ContinuousSparsification(searches=2, to=1, final_beta=1.0, ticket="none"),
+        ContinuousSparsification(searches=2, rewind=3, final_beta=200.0),
+        ContinuousSparsification(searches=2, rewind=5, final_beta=30.0, s0=0.05, rate=1e-2, rescale=True, gate_lr=3.0),
+        ContinuousSparsification(searches=3, rewind=1, final_beta=20.0, ticket="prune", rate=1e-3, s0=-0.02),
+        ContinuousSparsification(searches=1, rewind=1, final_beta=20.0, ticket="prune", flat=False, s0=0.02),
+        ContinuousSparsification(searches=2, rewind=1, final_beta=50.0, ticket="none", per="epoch"),
+        ContinuousSparsification(searches=2, rewind=1, final_beta=1.0, ticket="none"),
     ],
     ids=["rewind", "rescaled", "prune", "whole schedule", "per epoch", "no growth"],
 )
@@ -146,22 +146,22 @@ def test_is_the_algorithm_of_the_paper(method: ContinuousSparsification) -> None
 
 def test_temperatures() -> None:
     method = ContinuousSparsification()
-    assert [method.beta(pr.Clock(t, 0, 100)) for t in (0, 50, 100)] == pytest.approx([1.0, 200**0.5, 200.0])
+    assert [method.beta(pr.core.Clock(t, 0, 100)) for t in (0, 50, 100)] == pytest.approx([1.0, 200**0.5, 200.0])
     epochs = ContinuousSparsification(per="epoch")
-    found = [epochs.beta(pr.Clock(t, 0, 85 * 352, 352)) for t in (0, 351, 352, 84 * 352, 85 * 352)]
+    found = [epochs.beta(pr.core.Clock(t, 0, 85 * 352, 352)) for t in (0, 351, 352, 84 * 352, 85 * 352)]
     assert found == pytest.approx([1.0, 1.0, 1.0651, 200.0, 200.0], rel=1e-4)
-    assert ContinuousSparsification(final_beta=1).beta(pr.Clock()) == 1.0
+    assert ContinuousSparsification(final_beta=1).beta(pr.core.Clock()) == 1.0
 
 
 def test_defaults_are_the_papers() -> None:
     method = ContinuousSparsification()
-    assert (method.rate, method.s0, method.final_beta, method.to, method.gate_lr) == (1e-8, 0.0, 200.0, None, 1.0)
+    assert (method.rate, method.s0, method.final_beta, method.rewind, method.gate_lr) == (1e-8, 0.0, 200.0, None, 1.0)
     net = Chain()
     run = pr.attach(net, method, chain_batch(2)[0], steps=40, epoch_steps=10)
     masked = sum(gate.s.numel() for gate in sigmoids(net))
     assert run.penalty().item() == pytest.approx(1e-8 * masked / 2, rel=1e-4)
     assert run.method.point(run.clock) == 5, "an eighth of a short round"
-    assert run.method.point(pr.Clock(0, 0, 400, 10)) == 20, "the paper's two epochs"
+    assert run.method.point(pr.core.Clock(0, 0, 400, 10)) == 20, "the paper's two epochs"
     (own,) = [group for group in run.parameter_groups(lr=0.1, weight_decay=1e-4) if group["name"] == "gates"]
     assert (own["lr"], own["weight_decay"]) == (0.1, 0.0)
 
@@ -188,7 +188,7 @@ def budget_run(method: ContinuousSparsification, steps: int = 40) -> tuple[Chain
 @pytest.mark.parametrize("density", [0.5, 0.07])
 @pytest.mark.parametrize("ticket", ["rewind", "none"])
 def test_the_asked_density_is_hit_exactly(density: float, ticket: Any) -> None:
-    method = ContinuousSparsification(density=density, searches=2, ticket=ticket, to=4)
+    method = ContinuousSparsification(density=density, searches=2, ticket=ticket, rewind=4)
     net, run = budget_run(method)
     total = sum(gate.s.numel() for gate in sigmoids(net))
     if ticket == "none":
@@ -207,7 +207,7 @@ def test_rounds_share_the_way_to_the_density_and_allocations_share_it_among_laye
     method = ContinuousSparsification(density=0.125, searches=3)
     assert [method.asked(number) for number in range(3)] == pytest.approx([0.5, 0.25, 0.125])
     given = select.Given((("conv*", 0.5), ("fc1", 0.1), ("fc2", 1.0)))
-    net, _ = budget_run(ContinuousSparsification(density=0.01, searches=1, to=4, allocation=given), steps=20)
+    net, _ = budget_run(ContinuousSparsification(density=0.01, searches=1, rewind=4, allocation=given), steps=20)
     for name, _, gate in gates(net):
         share = {"fc1": 0.1, "fc2": 1.0}.get(name, 0.5)
         assert int(gate.support().sum()) == round(share * gate.support().numel())
@@ -229,7 +229,7 @@ def test_a_density_without_steering_leaves_the_search_alone() -> None:
 
 def test_equal_logits_are_split_exactly_too() -> None:
     net = Chain()
-    run = pr.attach(net, ContinuousSparsification(density=0.3, to=1), chain_batch(2)[0], steps=5)
+    run = pr.attach(net, ContinuousSparsification(density=0.3, rewind=1), chain_batch(2)[0], steps=5)
     run.method.finish(net)
     total = sum(gate.s.numel() for gate in sigmoids(net))
     assert sum(int(gate.support().sum()) for gate in sigmoids(net)) == round(0.3 * total)
@@ -237,7 +237,7 @@ def test_equal_logits_are_split_exactly_too() -> None:
 
 def test_a_ticket_gets_smaller_while_it_trains() -> None:
     """In the last round what is closed is settled, so units that nobody reads are cut out live."""
-    search = ContinuousSparsification(density=0.06, searches=1, to=4)
+    search = ContinuousSparsification(density=0.06, searches=1, rewind=4)
     method = pr.Stack(search, pr.Shrink(every=5, multiple_of=1, saving=0.01, measure=False))
     torch.manual_seed(0)
     net = Chain().double()
@@ -267,7 +267,7 @@ class Killed(BaseException):
 def test_resumes_bit_for_bit_in_every_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int) -> None:
     data = load("digits", validation=100)
     recipe = Recipe(epochs=2, batch=300, lr=0.1, optimizer="sgd", weight_decay=1e-3, seed=2, ema=0.5)
-    method = ContinuousSparsification(searches=2, to="0.5ep", density=0.2, final_beta=50.0)
+    method = ContinuousSparsification(searches=2, rewind="0.5ep", density=0.2, final_beta=50.0)
 
     def network() -> nn.Module:
         torch.manual_seed(0)
@@ -302,7 +302,7 @@ def test_resumes_bit_for_bit_in_every_round(tmp_path: Path, monkeypatch: pytest.
         ({"density": 0.0}, r"density=0.0\): must lie in \(0, 1\]"),
         ({"s0": math.inf}, r"s0=inf\): must be a finite number"),
         ({"per": "hour"}, r"per='hour'\): choose 'step' or 'epoch'"),
-        ({"to": "soon"}, r"give optimizer steps"),
+        ({"rewind": "soon"}, r"give optimizer steps"),
         ({"allocation": select.Uniform()}, r"shares a density among layers: give density"),
     ],
 )
@@ -314,20 +314,20 @@ def test_refusals(settings: dict[str, Any], why: str) -> None:
 def test_lengths_that_are_needed_and_unknown_are_refused() -> None:
     x = chain_batch(2)[0]
     with pytest.raises(ValueError, match="temperature grows within a round; tell attach how long that is with steps="):
-        pr.attach(Chain(), ContinuousSparsification(to=2), x)
+        pr.attach(Chain(), ContinuousSparsification(rewind=2), x)
     with pytest.raises(ValueError, match="with epoch_steps="):
-        pr.attach(Chain(), ContinuousSparsification(to=2, per="epoch"), x, steps=10)
+        pr.attach(Chain(), ContinuousSparsification(rewind=2, per="epoch"), x, steps=10)
     with pytest.raises(ValueError, match="counts epochs: tell attach"):
-        pr.attach(Chain(), ContinuousSparsification(to="2ep"), x, steps=10)
+        pr.attach(Chain(), ContinuousSparsification(rewind="2ep"), x, steps=10)
     with pytest.raises(ValueError, match="is step 10, but a round has only 10"):
-        pr.attach(Chain(), ContinuousSparsification(to=10), x, steps=10)
+        pr.attach(Chain(), ContinuousSparsification(rewind=10), x, steps=10)
     net = Chain()
-    pr.attach(net, ContinuousSparsification(to=2), x, steps=10)  # and after a refusal nothing is left in the way
+    pr.attach(net, ContinuousSparsification(rewind=2), x, steps=10)  # and after a refusal nothing is left in the way
 
 
 def test_many_searches_stay_finite() -> None:
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    run = pr.attach(net, ContinuousSparsification(searches=20, s0=-0.05, to=0), torch.randn(2, 6), steps=2)
+    run = pr.attach(net, ContinuousSparsification(searches=20, s0=-0.05, rewind=0), torch.randn(2, 6), steps=2)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
     while True:
         for _ in range(2):

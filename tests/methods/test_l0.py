@@ -225,11 +225,11 @@ def test_clamp_and_initialisation() -> None:
 
 
 def test_one_sample_per_minibatch_or_per_example() -> None:
-    gate = StochasticGate(pr.HardConcrete(), (5,), per_example=True)
+    gate = StochasticGate(pr.gates.relax.HardConcrete(), (5,), per_example=True)
     assert gate(7).shape == (7, 5)
     assert gate(None).shape == (5,)
     assert gate.eval()(7).shape == (5,)
-    one = StochasticGate(pr.HardConcrete(), (5,))
+    one = StochasticGate(pr.gates.relax.HardConcrete(), (5,))
     assert one(7).shape == (5,)
     net = nn.Sequential(nn.Linear(3, 50), nn.Linear(50, 2))
     pr.attach(net, pr.L0(at="units", per_example=True), torch.randn(2, 3))

@@ -132,7 +132,7 @@ def test_lengths_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="how long training is"):
         pr.attach(Chain().double(), pr.L0(price=1e-3, hold=0.5, rewind=0), x)
     with pytest.raises(ValueError, match=r"different rewind points, steps \[0, 4\]"):
-        pr.attach(Chain().double(), Stack(METHOD, IMP(to=4)), x, steps=20)
+        pr.attach(Chain().double(), Stack(METHOD, IMP(rewind=4)), x, steps=20)
 
 
 @pytest.mark.parametrize("fold", [False, True])

@@ -303,7 +303,7 @@ def test_slimming_closes_the_units_of_smallest_scale() -> None:
         (lambda: Slimming(rate=-1), "rate=-1"),
         (lambda: pr.IMP(rate=1.0), "rate=1.0"),
         (lambda: pr.IMP(prunings=0), "prunings=0"),
-        (lambda: pr.IMP(rewind="all"), "choose one of weights"),  # type: ignore[arg-type]
+        (lambda: pr.IMP(retrain="all"), "choose one of weights"),  # type: ignore[arg-type]
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make: Any, text: str) -> None:

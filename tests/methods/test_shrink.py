@@ -75,7 +75,7 @@ def test_it_belongs_behind_the_method_with_the_gates() -> None:
 def test_when_it_looks() -> None:
     shrink = pr.Shrink(every="0.5ep", multiple_of=4, saving=0.2, measure=False)
     module = net()
-    found = [shrink.removal(module, pr.Clock(step=step, epoch_steps=6)) for step in range(1, 7)]
+    found = [shrink.removal(module, pr.core.Clock(step=step, epoch_steps=6)) for step in range(1, 7)]
     assert [removal is not None for removal in found] == [False, False, True, False, False, True]
     assert found[2] == pr.core.Removal(4, 0.2, False)
 

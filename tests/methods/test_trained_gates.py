@@ -106,7 +106,7 @@ def test_the_kl_is_charged_and_warmed_up() -> None:
     assert rates == pytest.approx([0.5 * min(1.0, t / 8) for t in range(12)], abs=1e-10)
     with pytest.raises(ValueError, match="is a fraction of training: tell attach how long"):
         pr.attach(Chain(), SparseVD(), chain_batch(2)[0])
-    assert SparseVD(warmup=0).rate_at(pr.Clock()) == 1 / 60_000
+    assert SparseVD(warmup=0).rate_at(pr.core.Clock()) == 1 / 60_000
 
 
 def test_noise_closes_weights_that_the_loss_does_not_need() -> None:

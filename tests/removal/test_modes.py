@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from tests.removal.test_shrink import gap
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +17,6 @@ from paring.core import Inputs
 from paring.removal import graph_form, shrink
 from paring.removal.graph_form import Captures
 from paring.removal.modes import same_in_both_modes
-from tests.removal.test_shrink import gap
 from tests.removal.transformers_zoo import ViT
 
 

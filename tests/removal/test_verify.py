@@ -129,7 +129,7 @@ def test_spectral_norms_stand_still_while_looked_at(tmp_path: Path) -> None:
     assert not loaded.b.parametrizations.weight.training
     assert torch.equal(loaded(x), net(x))
     pr.pack(net, tmp_path / "a.pare")
-    assert torch.equal(pr.unpack(tmp_path / "a.pare", Spectral)(x), net(x))
+    assert torch.equal(pr.unpack(Spectral, tmp_path / "a.pare")(x), net(x))
 
 
 def test_a_single_example_without_a_batch() -> None:

@@ -61,7 +61,7 @@ def silent(run: pr.Run, **how: Any) -> None:
         pr.IMP(prunings=3, rate=0.5),
         pr.RigL(density=0.2, every=1),
         pr.L0(price=1e-3),
-        pr.ContinuousSparsification(to=1),
+        pr.ContinuousSparsification(rewind=1),
         pr.Slimming(density=0.3),
         pr.Stack(pr.L0(price=1e-3), pr.Shrink(every=2)),
     ],

@@ -19,7 +19,7 @@ class Talks(pr.Method):
     def attach(self, net: nn.Module, probe: Any) -> None:
         attached(net).say("while attaching")
 
-    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: pr.Clock) -> None:
+    def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: pr.core.Clock) -> None:
         attached(net).say("while training")
 
     def finish(self, net: nn.Module) -> None:

@@ -238,7 +238,7 @@ def test_a_clock_is_a_clock(trainer: Trainer, value: Any) -> None:
 @pytest.mark.parametrize("change", [{"step": "x"}, {"step": 1.5}, {"round": True}, {"steps": "10"}])
 def test_a_clock_counts_in_whole_numbers(change: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"must be a whole number, at least"):
-        pr.Clock(**change)
+        pr.core.Clock(**change)
 
 
 def test_adam_resumes_and_refuses_likewise(tmp_path: Path) -> None:

@@ -41,8 +41,8 @@ def masks(net: nn.Module) -> dict[str, Tensor]:
     return {name: gate.mask for name, _, gate in gates(net) if isinstance(gate, MaskGate)}
 
 
-def imp(rewind: Literal["weights", "lr", "finetune", "none"] = "weights", to: str | int = "0.5ep") -> pr.IMP:
-    return pr.IMP(prunings=2, rate=0.5, rewind=rewind, to=to)
+def imp(retrain: Literal["weights", "lr", "finetune", "none"] = "weights", rewind: str | int = "0.5ep") -> pr.IMP:
+    return pr.IMP(prunings=2, rate=0.5, retrain=retrain, rewind=rewind)
 
 
 class Killed(BaseException):
@@ -50,12 +50,12 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(
-    ("rewind", "stops"), [("weights", (3, 11, 25)), ("lr", (19,)), ("finetune", (12,)), ("none", (26,))]
+    ("retrain", "stops"), [("weights", (3, 11, 25)), ("lr", (19,)), ("finetune", (12,)), ("none", (26,))]
 )
 def test_resumes_bit_for_bit_from_any_step_of_any_round(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rewind: Any, stops: tuple[int, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, retrain: Any, stops: tuple[int, ...]
 ) -> None:
-    whole = fit(network(), imp(rewind), DATA, RECIPE, folder=tmp_path / "whole", progress=False)
+    whole = fit(network(), imp(retrain), DATA, RECIPE, folder=tmp_path / "whole", progress=False)
     step = pr.Run.after_step
     for stop in stops:
         folder = tmp_path / f"stopped-{stop}"
@@ -69,8 +69,8 @@ def test_resumes_bit_for_bit_from_any_step_of_any_round(
         with monkeypatch.context() as patch:
             patch.setattr(pr.Run, "after_step", killing)
             with pytest.raises(Killed):
-                fit(network(), imp(rewind), DATA, RECIPE, folder=folder, progress=False)
-        again = fit(network(), imp(rewind), DATA, RECIPE, folder=folder, progress=False)
+                fit(network(), imp(retrain), DATA, RECIPE, folder=folder, progress=False)
+        again = fit(network(), imp(retrain), DATA, RECIPE, folder=folder, progress=False)
         assert same_state(again.net.state_dict(), whole.net.state_dict())
         seconds = {"seconds", "cpu_seconds"}
         assert [{k: v for k, v in row.items() if k not in seconds} for row in again.rows] == [
@@ -81,13 +81,13 @@ def test_resumes_bit_for_bit_from_any_step_of_any_round(
             assert same_state(*kept)
 
 
-@pytest.mark.parametrize(("rewind", "epochs"), [("weights", 6), ("lr", 6), ("finetune", 6), ("none", 6)])
-def test_learning_rates_of_the_rounds(rewind: Any, epochs: int) -> None:
+@pytest.mark.parametrize(("retrain", "epochs"), [("weights", 6), ("lr", 6), ("finetune", 6), ("none", 6)])
+def test_learning_rates_of_the_rounds(retrain: Any, epochs: int) -> None:
     """Schedule: 0.1 in the first epoch, 0.01 in the second; the rewind point lies in the middle of the first."""
-    rows = fit(network(), imp(rewind), DATA, RECIPE, progress=False).rows
+    rows = fit(network(), imp(retrain), DATA, RECIPE, progress=False).rows
     assert [row["round"] for row in rows] == [0, 0, 1, 1, 2, 2]
     assert len(rows) == epochs
-    later = [0.01, 0.01] if rewind == "finetune" else [0.1, 0.01]
+    later = [0.01, 0.01] if retrain == "finetune" else [0.1, 0.01]
     assert [row["lr"] for row in rows] == pytest.approx([0.1, 0.01, *later, *later])
     assert [row["step"] for row in rows] == [STEPS, 2 * STEPS] * 3
 
@@ -130,7 +130,7 @@ def by_hand(net: nn.Module, method: pr.IMP, steps: int, seen: list[Any] | None =
 def test_weights_loaded_after_attach_are_the_initialisation() -> None:
     x, _ = chain_batch(2, dtype=torch.float64)
     net = Chain().double()
-    run = pr.attach(net, imp("weights", to=0), x, steps=4)
+    run = pr.attach(net, imp("weights", rewind=0), x, steps=4)
     loaded = {name: value + 1 for name, value in net.state_dict().items() if name.endswith(("weight", "bias"))}
     net.load_state_dict(loaded, strict=False)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
@@ -151,7 +151,7 @@ def test_weights_go_back_to_the_point_and_masks_shrink() -> None:
     torch.manual_seed(0)
     net = Chain().double()
     seen: list[Any] = []
-    run = by_hand(net, imp("weights", to=5), 20, seen)
+    run = by_hand(net, imp("weights", rewind=5), 20, seen)
     point = run.point
     assert point is not None
     assert point["norm1.num_batches_tracked"] == 5
@@ -172,7 +172,7 @@ def test_weights_go_back_to_the_point_and_masks_shrink() -> None:
 def test_magnitudes_at_the_end_of_the_round_decide() -> None:
     torch.manual_seed(0)
     net = Chain().double()
-    method = pr.IMP(prunings=1, rate=0.3, to=0)
+    method = pr.IMP(prunings=1, rate=0.3, rewind=0)
     x, _ = chain_batch(2, dtype=torch.float64)
     run = pr.attach(net, method, x, steps=4)
     opt = torch.optim.Adam(run.parameter_groups(lr=1e-2))
@@ -216,8 +216,8 @@ def test_fit_equals_a_loop_of_ones_own() -> None:
 
 def test_a_point_beyond_the_first_round_is_refused() -> None:
     with pytest.raises(ValueError, match=r"is step 20, but a round has only 20"):
-        pr.attach(Chain(), imp(to=20), chain_batch(2)[0], steps=20)
-    run = pr.attach(Chain(), imp(to=20), chain_batch(2)[0])
+        pr.attach(Chain(), imp(rewind=20), chain_batch(2)[0], steps=20)
+    run = pr.attach(Chain(), imp(rewind=20), chain_batch(2)[0])
     opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
     with pytest.raises(ValueError, match="should go back to step 20, but the first round ended at step 0"):
         run.next_round(opt)
@@ -243,7 +243,7 @@ def test_what_was_pruned_away_is_removed() -> None:
 
 def test_a_ticket_trained_in_isolation_is_the_round_that_found_it(tmp_path: Path) -> None:
     """The weights of the rewind point under the mask, trained alone from that step on: the same bits as in IMP's round."""
-    method = pr.IMP(prunings=1, rate=0.5, to=3)
+    method = pr.IMP(prunings=1, rate=0.5, rewind=3)
     found = fit(network(), method, DATA, RECIPE, progress=False)
     assert found.run.point is not None
     net = network()
@@ -268,7 +268,7 @@ def test_a_ticket_trained_in_isolation_is_the_round_that_found_it(tmp_path: Path
     "method",
     [
         imp(),
-        pr.ContinuousSparsification(density=0.3, searches=1, to=2),
+        pr.ContinuousSparsification(density=0.3, searches=1, rewind=2),
         pr.L0(price=pr.Budget(params=0.4), hold=0.5, rewind=2),
     ],
     ids=lambda method: type(method).__name__,

@@ -95,7 +95,7 @@ def parse_price(text: str) -> Price | Budget:
     words = dict(pairs_given)
     if len(words) < len(pairs_given):
         raise ValueError(f"price {text!r}: a name stands there twice")
-    of = words.pop("of", "parameters")
+    of = words.pop("of", "params")
     pairs = {name: _number(text, value) for name, value in words.items()}
     return Price(pairs.pop("rate", 0.0), cast(Any, of), tuple(pairs.items()))
 
@@ -224,7 +224,7 @@ def _show_price(value: Any) -> list[str]:
     if isinstance(value, Budget):
         return ["budget:" + ",".join(f"{n}={v}" for n, v in vars(value).items() if v is not None)]
     if isinstance(value, Price):
-        if value.of == "parameters" and not value.layers:
+        if value.of == "params" and not value.layers:
             return [str(value.rate)]
         return [",".join([f"rate={value.rate}", f"of={value.of}", *(f"{n}={v}" for n, v in pairs_of(value.layers))])]
     return [str(value)]

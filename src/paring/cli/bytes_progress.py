@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from paring.cli.human import seconds, size
+from paring.core import Progress
 from paring.core.printable import printable
 from paring.train.progress import Bar
 
@@ -41,3 +42,7 @@ class BytesProgress(Bar):
         """So many bytes more are done."""
         self.done += count
         self.update(self.done, printable(note, longest=60))
+
+    def told(self, progress: Progress) -> None:
+        """So much is done by now."""
+        self.add(progress.done - self.done, progress.what)

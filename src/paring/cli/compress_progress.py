@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Self
 
-from torch import nn
-
 from paring.cli.human import exact
-from paring.compress import Step
+from paring.compression import Step
+from paring.core import Progress
 from paring.train.progress import Bar
 
 
@@ -28,12 +27,14 @@ class CompressProgress(Bar):
             self.begin(self.label, 100, "TaskProgressColumn", "TimeElapsedColumn")
         return self
 
-    def trained(self, done: int, steps: int) -> None:
+    def trained(self, progress: Progress) -> None:
         """So many steps of this part of the training are done."""
+        done, steps = progress.done, progress.total or 1
         self.update(100 * done // steps, f"step {done:,} of {steps:,}")
 
-    def offered(self, step: Step, _: nn.Module) -> None:
+    def offered(self, progress: Progress) -> None:
         """A candidate was judged."""
+        step: Step = progress.step
         if not self.show:
             return
         mark = "best so far" if step.best else "within" if step.within else "not within"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from paring import compress as compressors
+from paring import compression as compressors
 from paring.cli.command import CommandError
-from paring.compress import Compressor
+from paring.compression import Compressor
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     "adaptive_precision": compressors.AdaptivePrecision,

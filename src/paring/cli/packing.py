@@ -23,7 +23,7 @@ from paring.cli.compressor_argument import COMPRESSORS, parse_compressor
 from paring.cli.experiment import RESULT, SMALL
 from paring.cli.human import exact, percent, size
 from paring.cli.reading import read_result, read_validation
-from paring.compress import Combined, Compressor, Objective, Stage, Training, compress
+from paring.compression import Combined, Compressor, Objective, Stage, Training, compress
 from paring.core import FileError
 from paring.core.unwrap import bare_names, gated_names
 from paring.data import NAMES, Dataset, Split
@@ -120,7 +120,7 @@ def pack_command(words: Sequence[str]) -> int:
                 options.out,
                 signed_zeros=options.signed_zeros,
                 manifest=shards.manifest,
-                watch=lambda name, count: progress.add(count, name),
+                watch=progress.told,
             )
         print(f"{options.out}: {exact(bytes_)} bytes, every number as it was; {_sizes(bytes_, _entries(shards))}")
         return 0
@@ -190,7 +190,7 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
 
     def check(fresh: Path) -> None:
         nonlocal decoded, loss, error
-        decoded = unpack(fresh, lambda: _blank(found.net), max_bytes=1 << 62)
+        decoded = unpack(lambda: _blank(found.net), fresh, max_bytes=1 << 62)
         loss, error = objective(decoded), wrong(decoded)
         for name, value, limit in (("loss", loss, bound), ("error", error, most)):
             if not value <= limit:

@@ -4,6 +4,7 @@ from paring.core.attachment import Attachment, attached, is_attached, set_attach
 from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, steps_or_share, whole_number
 from paring.core.file_error import FileError
+from paring.core.first_name import first_name, hashed_as
 from paring.core.gate import Gate, noise_dtype
 from paring.core.inputs import Example, Inputs
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
@@ -16,6 +17,7 @@ from paring.core.shared_gate import Spread
 from paring.core.short_repr import concise
 from paring.core.unwrap import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.warning import ParingWarning, warn
+from paring.core.watch import Progress, Watch
 
 __all__ = [
     "GATED",
@@ -36,18 +38,22 @@ __all__ = [
     "Place",
     "Places",
     "Probe",
+    "Progress",
     "Removal",
     "Rewind",
     "SelectLinear",
     "Spread",
     "Stack",
+    "Watch",
     "adopt",
     "attached",
     "concise",
     "factors",
+    "first_name",
     "gate_shape",
     "gated_layers",
     "gates",
+    "hashed_as",
     "in_steps",
     "is_attached",
     "is_sharded",

@@ -1,6 +1,6 @@
 """What a real network costs: counted from its tensors, not from its gates.
 
-Three sizes are told apart here and in ``paring.compress``: nonzero parameters, dense bytes (what the tensors of a
+Three sizes are told apart here and in ``paring.compression``: nonzero parameters, dense bytes (what the tensors of a
 safetensors file take: parameters and persistent buffers, ties once) and, over there, entropy-coded bytes.
 Multiplies and adds follow ``paring.cost.count`` and ``paring.analysis.work``: one multiply and one add per weight and
 output position, and per combination in a product of activations (attention), one add per bias and output position;

@@ -25,7 +25,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from paring.core.regular import open_regular
 from paring.core.unwrap import seen_through
 from paring.files.graph_file import written
 from paring.files.manifest import GRAPH_VERSION, SIZED, VERSION, checked
-from paring.files.rebuild import rebuilt, some, units_of
+from paring.files.rebuild import Source, rebuilt, some, units_of
 from paring.removal.graph_net import GraphNet
 
 KEY = "paring"
@@ -114,15 +114,18 @@ def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return held, manifest
 
 
-def load(factory: Callable[[], nn.Module], path: str | os.PathLike[str]) -> nn.Module:
-    """The network of `factory()` (same architecture, any widths) with the sizes and tensors of the file.
+def load(net: Source, path: str | os.PathLike[str]) -> nn.Module:
+    """A network of this architecture with the sizes and tensors of the file.
 
-    It is on the CPU and in eval mode, as `run.finish()` gives it. Nothing in the file is imported, called or evaluated.
+    net: a network of any widths, which is copied and left as it is, or a function without arguments that makes one.
 
-    Raises `FileError` for a missing, damaged or foreign file and for a factory of another architecture, `TypeError` for a
-    network in place of a factory (`lambda: net` makes one).
+    What comes back is on the CPU and in eval mode, as `run.finish()` gives it. Nothing in the file is imported, called or
+    evaluated.
+
+    Raises `FileError` for a missing, damaged or foreign file and for a network of another architecture or with gates in it,
+    `TypeError` for anything else in the network's place.
     """
-    return rebuilt(factory, *_read(Path(path)), path)
+    return rebuilt(net, *_read(Path(path)), path)
 
 
 def _recipe(net: GraphNet, tensor_bytes: int) -> dict[str, Any]:

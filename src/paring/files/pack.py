@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from paring.core import plain_net
+from paring.core import Progress, Watch, plain_net
 from paring.core.atomic import atomic
 from paring.core.file_error import FileError
 from paring.core.unwrap import seen_through
@@ -20,9 +21,8 @@ from paring.files.pare import container
 from paring.files.pare.container import File
 from paring.files.pare.error import PareError
 from paring.files.pare.header import DTYPES
-from paring.files.rebuild import rebuilt
+from paring.files.rebuild import Source, rebuilt
 
-Watch = Callable[[str, int], None]
 _FLOATS = {dtype for dtype in DTYPES.values() if dtype.is_floating_point}
 _CARRIERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MANIFEST = {"version": VERSION, "ties": {}, "modules": {}}
@@ -49,7 +49,7 @@ def pack(
         signed_zeros: keep -0.0 apart from 0.0, which costs up to a bit for every zero; by default both are written as 0.0.
         verify: read the file back and compare every bit before it takes its place.
         manifest: of a mapping: what `unpack` needs to rebuild the network it belongs to (`paring.files.file`).
-        watch: called with the name and the number of bytes of every tensor once it was written, and once it was verified.
+        watch: called after every tensor with the bytes that are written, and then verified, so far (`paring.core.Progress`).
         accept: called with the path of the new file before it takes its place; what it raises leaves the old file there.
 
     Returns:
@@ -75,27 +75,33 @@ def pack(
         if isinstance(net, dict):
             tensors, manifest = _untied(net, manifest)
     with atomic(path) as file:
-        container.write_into(file, _watched(tensors, signed_zeros, watch), _MANIFEST if manifest is None else manifest)
+        told = _Told.of(tensors, 1 + verify, watch)
+        container.write_into(file, _watched(tensors, signed_zeros, told), _MANIFEST if manifest is None else manifest)
         file.flush()
         if verify:
-            _verify(Path(file.name), tensors, signed_zeros, watch)
+            _verify(Path(file.name), tensors, signed_zeros, told)
         if accept is not None:
             accept(Path(file.name))
         return file.tell()
 
 
+@overload
+def unpack(net: None, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> dict[str, Tensor]: ...
+
+
+@overload
+def unpack(net: Source, path: str | os.PathLike[str], *, max_bytes: int | None = None) -> nn.Module: ...
+
+
 def unpack(
-    path: str | os.PathLike[str],
-    factory: Callable[[], nn.Module] | None = None,
-    *,
-    max_bytes: int | None = None,
-) -> Any:
+    net: Source | None, path: str | os.PathLike[str], *, max_bytes: int | None = None
+) -> nn.Module | dict[str, Tensor]:
     """What a `.pare` file holds.
 
     Args:
+        net: a network of the architecture that was packed, of any widths, which is copied and left as it is, or a function
+            without arguments that makes one; None gives the tensors by name.
         path: the file.
-        factory: makes a network of the architecture that was packed (any widths); None gives the tensors by name.
-            `lambda: net` fills a network that is there (with new parameters: make its optimizer afterwards).
         max_bytes: largest size of all tensors together; by default 2000 times the file up to 256 MiB, and 32 times beyond.
 
     Returns:
@@ -103,15 +109,17 @@ def unpack(
 
     Raises:
         PareError: the file is missing, damaged, too large, or holds another architecture.
-        TypeError: a network in place of a factory.
+        TypeError: no network and nothing that makes one.
     """
+    if isinstance(net, str | os.PathLike):
+        raise TypeError("unpack(net, path): the network comes first, or None for the tensors by name, then the file")
     file = File(path, max_bytes)
     manifest = checked_manifest(file)
     tensors = dict(file.tensors())
-    if factory is None:
+    if net is None:
         return tensors | {alias: tensors[name] for alias, name in manifest["ties"].items()}
     try:
-        return rebuilt(factory, manifest, tensors, path)
+        return rebuilt(net, manifest, tensors, path)
     except FileError as error:
         raise PareError(str(error)) from error
 
@@ -123,7 +131,9 @@ def checked_manifest(file: File) -> dict[str, Any]:
         PareError: it makes no sense.
     """
     if not isinstance(file.manifest, dict):
-        raise PareError(f"{file.path} holds no manifest of a network; read its tensors with paring.compress.File")
+        raise PareError(
+            f"{file.path} holds no manifest of a network; read its tensors with paring.files.pare.container.File"
+        )
     try:
         return checked(_MANIFEST | file.manifest, {e.name: (e.dtype, e.shape) for e in file.entries}, file.path)
     except FileError as error:
@@ -153,15 +163,34 @@ def _untied(
     return {n: v for n, v in state.items() if n not in ties}, told | {"ties": {**told.get("ties", {}), **ties}}
 
 
-def _watched(tensors: Mapping[str, Tensor], signed_zeros: bool, watch: Watch | None) -> Iterator[tuple[str, Tensor]]:
+@dataclass
+class _Told:
+    """Who is told how many bytes are done; the total is known of tensors that are in memory."""
+
+    watch: Watch | None
+    total: int | None
+    done: int = 0
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], passes: int, watch: Watch | None) -> _Told:
+        if watch is None or not isinstance(tensors, dict):
+            return cls(watch, None)
+        return cls(watch, passes * sum(v.numel() * v.element_size() for v in tensors.values() if isinstance(v, Tensor)))
+
+    def __call__(self, name: str, tensor: Tensor) -> None:
+        self.done += tensor.numel() * tensor.element_size()
+        if self.watch is not None:
+            self.watch(Progress(self.done, self.total, name))
+
+
+def _watched(tensors: Mapping[str, Tensor], signed_zeros: bool, told: _Told) -> Iterator[tuple[str, Tensor]]:
     for name in tensors:
         given = tensors[name]
         if not isinstance(given, Tensor):
             raise PareError(f"{name!r} is a {type(given).__name__} and no tensor; keep such state out of the file")
         tensor = _canonical(given, signed_zeros)
         yield name, tensor
-        if watch is not None:
-            watch(name, tensor.numel() * tensor.element_size())
+        told(name, tensor)
 
 
 def _canonical(tensor: Tensor, signed_zeros: bool) -> Tensor:
@@ -174,7 +203,7 @@ def _canonical(tensor: Tensor, signed_zeros: bool) -> Tensor:
     return bits.masked_fill(negative, 0).view(tensor.dtype) if bool(negative.any()) else tensor
 
 
-def _verify(path: Path, tensors: Mapping[str, Tensor], signed_zeros: bool, watch: Watch | None) -> None:
+def _verify(path: Path, tensors: Mapping[str, Tensor], signed_zeros: bool, told: _Told) -> None:
     file = File(path, max_bytes=1 << 62)
     if [entry.name for entry in file.entries] != list(tensors):
         raise PareError("the file read back holds other tensors than were written; nothing was replaced")
@@ -185,8 +214,7 @@ def _verify(path: Path, tensors: Mapping[str, Tensor], signed_zeros: bool, watch
             raise PareError(
                 f"{name!r} does not come back as it was written; nothing was replaced. Check the memory and disk."
             )
-        if watch is not None:
-            watch(name, found.numel() * found.element_size())
+        told(name, found)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from paring.core import unwrapped
+from paring.core import plain_net, unwrapped
 from paring.core.file_error import FileError
 from paring.core.select_linear import SelectLinear
 from paring.core.unwrap import seen_through
@@ -21,30 +22,34 @@ UNITS: dict[str, Callable[..., nn.Module]] = {}  # how units are made again from
 _PASS = "Pass the factory it was saved from."
 
 
-def rebuilt(
-    factory: Callable[[], nn.Module], manifest: dict[str, Any], tensors: dict[str, Tensor], path: object
-) -> nn.Module:
-    """The network of `factory()` with the sizes of a manifest and these tensors, on the CPU, in eval mode.
+Source = nn.Module | Callable[[], nn.Module]
+
+
+def rebuilt(source: Source, manifest: dict[str, Any], tensors: dict[str, Tensor], path: object) -> nn.Module:
+    """The network of the source with the sizes of a manifest and these tensors, on the CPU, in eval mode.
 
     Args:
-        factory: makes a network of the architecture, of any widths.
+        source: a network of the architecture, of any widths, which is copied and left as it is, or what makes one.
         manifest: as `checked` gave it.
         tensors: those that the file holds.
         path: that it was read from, for messages.
 
     Raises:
-        FileError: a factory of another architecture.
-        TypeError: no factory.
+        FileError: a network of another architecture, or one with gates in it.
+        TypeError: no network and nothing that makes one.
     """
-    if isinstance(factory, nn.Module) or not callable(factory):
+    if isinstance(source, nn.Module):
+        net = copy.deepcopy(plain_net(source, "load", FileError)).cpu()
+    elif callable(source):
+        with torch.device("cpu"):
+            net = source()
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"the factory gave a {type(net).__name__} and no nn.Module; let it return the network")
+    else:
         raise TypeError(
-            f"a factory is needed that makes the network of {path}, not a {type(factory).__name__}; to fill a network that is "
-            "there already, pass `lambda: net`"
+            f"the network of {path} is needed, or a function that makes it, not a {type(source).__name__}: the network comes "
+            "first, then the file"
         )
-    with torch.device("cpu"):
-        net = factory()
-    if not isinstance(net, nn.Module):
-        raise TypeError(f"the factory gave a {type(net).__name__} and no nn.Module; let it return the network")
     net = unwrapped(net).eval()
     with seen_through(net):
         return _rebuilt(net, manifest, tensors, path)

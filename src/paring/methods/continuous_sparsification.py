@@ -6,7 +6,7 @@ Between rounds s ← min(β s, s0), with β as it is at the end of the round: wh
 starts anew. Weights are not rewound between rounds. After the last search the mask is H(s) = [s > 0], and one more
 round trains what is left:
 
-    ticket = "rewind"   from the weights after `to` of the first round, schedule included
+    ticket = "rewind"   from the weights after `rewind` of the first round, schedule included
              "prune"    from the weights as they are, at the last learning rate, or on the whole schedule
              "none"     not at all: the method ends with the last search
 
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -40,6 +40,7 @@ from paring.core import (
     Probe,
     Rewind,
     attached,
+    hashed_as,
     in_steps,
     settle_places,
     steps_or_share,
@@ -62,7 +63,7 @@ class ContinuousSparsification(Method):
         searches: rounds of search.
         final_beta: temperature at the end of a round; 1 for none.
         ticket: what follows the search, see above.
-        to: rewind point as epochs of the first round ("2ep") or optimizer steps (500); None: two epochs, or an eighth of a
+        rewind: rewind point as epochs of the first round ("2ep") or optimizer steps (500); None: two epochs, or an eighth of a
             round where that is shorter.
         flat: `ticket="prune"` trains at the last learning rate; False repeats the whole schedule.
         density: share of the weights to keep, in (0, 1], instead of whatever λ and s0 lead to.
@@ -82,7 +83,7 @@ class ContinuousSparsification(Method):
     searches: int = 3
     final_beta: float = 200.0
     ticket: Literal["rewind", "prune", "none"] = "rewind"
-    to: str | int | None = None
+    rewind: str | int | None = field(default=None, metadata=hashed_as("to"))
     flat: bool = True
     density: float | None = None
     steer: bool = True
@@ -95,9 +96,9 @@ class ContinuousSparsification(Method):
     def __post_init__(self) -> None:
         settle_places(self, "weights")
         name = type(self).__name__
-        for field in ("rate", "gate_lr"):
-            if not (getattr(self, field) >= 0 and math.isfinite(getattr(self, field))):
-                raise ValueError(f"{name}({field}={getattr(self, field)}): must be a number that is not negative")
+        for one in ("rate", "gate_lr"):
+            if not (getattr(self, one) >= 0 and math.isfinite(getattr(self, one))):
+                raise ValueError(f"{name}({one}={getattr(self, one)}): must be a number that is not negative")
         if not math.isfinite(self.s0):
             raise ValueError(f"{name}(s0={self.s0}): must be a finite number")
         whole_number(name, "searches", self.searches)
@@ -111,8 +112,8 @@ class ContinuousSparsification(Method):
             raise ValueError(f"{name}(density={self.density}): must lie in (0, 1]")
         if self.density is None and self.allocation != select.Global():
             raise ValueError(f"{name}(allocation=...) shares a density among layers: give density=... as well")
-        if self.to is not None:
-            in_steps(f"{name}(to=...)", self.to, 1, least=0)
+        if self.rewind is not None:
+            in_steps(f"{name}(rewind=...)", self.rewind, 1, least=0)
 
     @property
     def rounds(self) -> int:
@@ -146,13 +147,13 @@ class ContinuousSparsification(Method):
         return min(round, self.searches - 1)
 
     def point(self, clock: Clock) -> int | None:
-        return self._to(clock) if self.ticket == "rewind" else None
+        return self._point(clock) if self.ticket == "rewind" else None
 
     def begin(self, clock: Clock) -> Rewind:
         if clock.round < self.searches:
             return Rewind()
         if self.ticket == "rewind":
-            return Rewind(weights=True, step=self._to(clock))
+            return Rewind(weights=True, step=self._point(clock))
         return Rewind(flat=self.flat)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
@@ -172,10 +173,10 @@ class ContinuousSparsification(Method):
         attached(net).notes[self] = found
 
     def start(self, net: nn.Module, clock: Clock) -> None:
-        to = self._to(clock) if self.ticket == "rewind" else 0
-        if clock.steps is not None and to >= clock.steps:
+        point = self._point(clock) if self.ticket == "rewind" else 0
+        if clock.steps is not None and point >= clock.steps:
             raise ValueError(
-                f"ContinuousSparsification(to={self.to!r}) is step {to}, but a round has only {clock.steps}: give an earlier "
+                f"ContinuousSparsification(rewind={self.rewind!r}) is step {point}, but a round has only {clock.steps}: give an earlier "
                 "step, or train longer"
             )
         if clock.round < self.searches:
@@ -228,9 +229,9 @@ class ContinuousSparsification(Method):
             (site, gate) for site in attached(net).notes[self] if isinstance(gate := gate_of(net, site), SigmoidGate)
         ]
 
-    def _to(self, clock: Clock) -> int:
-        name = "ContinuousSparsification(to=...)"
-        return steps_or_share(name, self.to, clock, usual="2ep", share=_REWIND, least=0)
+    def _point(self, clock: Clock) -> int:
+        name = "ContinuousSparsification(rewind=...)"
+        return steps_or_share(name, self.rewind, clock, usual="2ep", share=_REWIND, least=0)
 
     @torch.no_grad()
     def _heat(self, net: nn.Module, beta: float) -> None:

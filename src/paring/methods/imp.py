@@ -3,11 +3,11 @@
 Train; close the `rate` lowest magnitudes of what is open; begin again; after the last pruning train what stays. The
 share of weights that is open in round r is (1 - rate)^r.
 
-    rewind = "weights"   open weights go back to those of step `to` of the first round, schedule included (Frankle and
-                         Carbin 2019 with `to=0`, Frankle et al. 2020)
-             "lr"        weights stay as they are, only the schedule goes back to step `to` (Renda et al. 2020)
-             "finetune"  weights stay and train for as long at the last learning rate (Han et al. 2015)
-             "none"      weights stay and the whole schedule is repeated ("IMP-C" of Savarese et al. 2020)
+    retrain = "weights"   open weights go back to those of step `rewind` of the first round, schedule included (Frankle
+                          and Carbin 2019 with `rewind=0`, Frankle et al. 2020)
+              "lr"        weights stay as they are, only the schedule goes back to step `rewind` (Renda et al. 2020)
+              "finetune"  weights stay and train for as long at the last learning rate (Han et al. 2015)
+              "none"      weights stay and the whole schedule is repeated ("IMP-C" of Savarese et al. 2020)
 
 Running statistics of norms go back with the weights, and the optimizer forgets its state in every round. Biases and
 norms are never pruned.
@@ -15,14 +15,26 @@ norms are never pruned.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, in_steps, settle_places, whole_number
+from paring.core import (
+    At,
+    Clock,
+    Method,
+    Places,
+    Probe,
+    Rewind,
+    attached,
+    hashed_as,
+    in_steps,
+    settle_places,
+    whole_number,
+)
 from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import narrowed
 
@@ -36,20 +48,20 @@ class IMP(Method):
     Args:
         prunings: how often something is pruned; there is one round more than that.
         rate: share of the open weights (with a structure, of their pieces) that each pruning closes, in (0, 1).
-        rewind: how the next round begins, see above.
-        to: rewind point as epochs of the first round ("2ep") or optimizer steps (500); 0 is the initialisation.
+        retrain: how the next round begins, see above.
+        rewind: rewind point as epochs of the first round ("2ep") or optimizer steps (500); 0 is the initialisation.
         at: which weights: "weights", a selection such as "weights:!fc2", or several of them; see `paring.core.places`.
         allocation: how the layers share the density; `select.Global()` is one threshold for all.
         structure: what is pruned together.
 
     Raises:
-        ValueError: a number out of its range, or an unknown `rewind`.
+        ValueError: a number out of its range, or an unknown `retrain`.
     """
 
     prunings: int = 5
     rate: float = 0.2
-    rewind: Literal["weights", "lr", "finetune", "none"] = "weights"
-    to: str | int = 0
+    retrain: Literal["weights", "lr", "finetune", "none"] = field(default="weights", metadata=hashed_as("rewind"))
+    rewind: str | int = field(default=0, metadata=hashed_as("to"))
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     allocation: select.Allocation = select.Global()  # noqa: RUF009  # a frozen value
     structure: select.Structure = select.Weights()  # noqa: RUF009  # a frozen value
@@ -59,9 +71,9 @@ class IMP(Method):
         whole_number("IMP", "prunings", self.prunings)
         if not 0 < self.rate < 1:
             raise ValueError(f"IMP(rate={self.rate}): must lie in (0, 1)")
-        if self.rewind not in _WAYS:
-            raise ValueError(f"IMP(rewind={self.rewind!r}): choose one of {', '.join(_WAYS)}")
-        in_steps("IMP(to=...)", self.to, 1, least=0)
+        if self.retrain not in _WAYS:
+            raise ValueError(f"IMP(retrain={self.retrain!r}): choose one of {', '.join(_WAYS)}")
+        in_steps("IMP(rewind=...)", self.rewind, 1, least=0)
         self.structure.check(f"IMP(prunings={self.prunings}, rate={self.rate})", self.density(self.prunings))
 
     @property
@@ -77,20 +89,20 @@ class IMP(Method):
         return float((1 - self.rate) ** round)
 
     def point(self, clock: Clock) -> int | None:
-        return self._to(clock)
+        return self._point(clock)
 
     def begin(self, clock: Clock) -> Rewind:
-        step = 0 if self.rewind == "none" else self._to(clock)
-        return Rewind(weights=self.rewind == "weights", step=step, flat=self.rewind == "finetune")
+        step = 0 if self.retrain == "none" else self._point(clock)
+        return Rewind(weights=self.retrain == "weights", step=step, flat=self.retrain == "finetune")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         attached(net).notes[self] = put_masks(net, probe, self.at, self.structure)
 
     def start(self, net: nn.Module, clock: Clock) -> None:
-        to = self._to(clock)
-        if clock.steps is not None and to >= clock.steps:
+        point = self._point(clock)
+        if clock.steps is not None and point >= clock.steps:
             raise ValueError(
-                f"IMP(to={self.to!r}) is step {to}, but a round has only {clock.steps}: give an earlier step, or train longer"
+                f"IMP(rewind={self.rewind!r}) is step {point}, but a round has only {clock.steps}: give an earlier step, or train longer"
             )
         clear_closed(net, sites_of(net, self))
 
@@ -106,5 +118,5 @@ class IMP(Method):
         for site in found:
             mask_of(net, site).fixed = True
 
-    def _to(self, clock: Clock) -> int:
-        return in_steps("IMP(to=...)", self.to, clock.epoch_steps, least=0)
+    def _point(self, clock: Clock) -> int:
+        return in_steps("IMP(rewind=...)", self.rewind, clock.epoch_steps, least=0)

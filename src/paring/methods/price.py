@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from paring.gates import Site, gate_of
 from paring.methods.by_layer import Pairs, pairs_of, value_at
 
-Of = Literal["parameters", "macs"]
+Of = Literal["params", "macs"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Price:
 
     Args:
         rate: λ; not negative.
-        of: what |g| counts, "parameters" (the paper) or "macs" (per example).
+        of: what |g| counts, "params" (the paper) or "macs" (per example).
         layers: rates for single layers, by name or pattern, first match wins; the paper's "λ sep.". A mapping, or
             pairs `(pattern, rate)`.
 
@@ -32,7 +32,7 @@ class Price:
     """
 
     rate: float = 0.0
-    of: Of = "parameters"
+    of: Of = "params"
     layers: Pairs = ()
 
     def __post_init__(self) -> None:
@@ -41,8 +41,8 @@ class Price:
             if not (rate >= 0 and math.isfinite(rate)):
                 raise ValueError(f"Price: the rate of {name!r} is {rate}; a price is a number that is not negative")
         object.__setattr__(self, "rate", float(self.rate))
-        if self.of not in ("parameters", "macs"):
-            raise ValueError(f"Price(of={self.of!r}): choose 'parameters' or 'macs'")
+        if self.of not in ("params", "macs"):
+            raise ValueError(f"Price(of={self.of!r}): choose 'params' or 'macs'")
 
     def at(self, *layers: str) -> float:
         """The rate for this layer, or for a group of layers: that of the first pattern that matches any of them."""
@@ -52,7 +52,7 @@ class Price:
         """The differentiable price of the network as it stands; None when everything is free."""
         total: Tensor | None = None
         for site in sites:
-            weight = self.at(*site.layers) * (site.size if self.of == "parameters" else site.macs)
+            weight = self.at(*site.layers) * (site.size if self.of == "params" else site.macs)
             if weight == 0.0:
                 continue
             part = weight * gate_of(net, site).chance().sum()

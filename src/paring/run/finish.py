@@ -30,6 +30,7 @@ def finished(
     inplace: bool,
     drop_inputs: bool | None,
     verify: bool,
+    fuse_norms: bool = False,
     said: Sequence[str] = (),
     undone: Sequence[str] = (),
     quiet: bool = False,
@@ -37,7 +38,7 @@ def finished(
     """The small network and what was removed; see `Run.finish`.
 
     Args:
-        net, method, inplace, drop_inputs, verify: as there.
+        net, method, inplace, drop_inputs, verify, fuse_norms: as there.
         probe: of the network.
         said: what was said already, for the report.
         undone: what the loop left undone, to be said now.
@@ -80,7 +81,13 @@ def finished(
     for parameter in small.parameters():
         parameter.grad = None
     small, report = compact(
-        small, example, inplace=inplace, verify=verify, drop_inputs=drop_inputs, input_groups=groups
+        small,
+        example,
+        inplace=inplace,
+        verify=verify,
+        drop_inputs=drop_inputs,
+        fuse_norms=fuse_norms,
+        input_groups=groups,
     )
     for message in size.missed(small, report, example):
         memory.say(message)

@@ -233,6 +233,7 @@ class Run:
         inplace: bool = False,
         drop_inputs: bool | None = None,
         verify: bool = True,
+        fuse_norms: bool = False,
         early: bool = False,
     ) -> nn.Module:
         """The small network: gates multiplied into the weights, stock layers, what closed removed exactly.
@@ -248,6 +249,8 @@ class Run:
                 the network, or single positions of a flattened map. Such a layer becomes a `SelectLinear`, the one
                 layer of ours in a finished network. By default only when there are gates at "inputs", which ask for it.
             verify: compare the outputs before and after, and roll back any removal that moved them.
+            fuse_norms: fuse every BatchNorm into the layer in front of it, where that one alone is read by it: smaller
+                and faster, the same function in eval mode, and the end of training.
             early: this is a look at a training that is not over, or there was none to be: what it leaves undone is not
                 said, and nothing warns.
 
@@ -269,6 +272,7 @@ class Run:
             inplace=inplace,
             drop_inputs=drop_inputs,
             verify=verify,
+            fuse_norms=fuse_norms,
             said=attached(self.net).said if there else (),
             undone=self._undone() if there and not early else (),
             quiet=early,

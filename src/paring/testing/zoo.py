@@ -62,7 +62,7 @@ ZOO: tuple[Row, ...] = (
             m.Shrink(every=5, multiple_of=4, saving=0.01, measure=False, retire=0.2, patience=4),
         ),
     ),
-    Row("imp", lambda: m.IMP(prunings=2, rate=0.4, to=4)),
+    Row("imp", lambda: m.IMP(prunings=2, rate=0.4, rewind=4)),
     Row("gmp", lambda: m.GMP(density=0.3, every=5)),
     Row("gmp without recovery", lambda: m.GMP(density=0.3, every=5, recover=False, allocation=select.Global())),
     Row("rigl", lambda: m.RigL(density=0.4, every=5)),
@@ -74,7 +74,7 @@ ZOO: tuple[Row, ...] = (
     Row("grasp", lambda: m.AtInit(score="grasp", density=0.6)),
     Row("slimming", lambda: m.Slimming(density=0.5, rate=1e-3)),
     Row("masked", m.Masked),
-    Row("continuous sparsification", lambda: m.ContinuousSparsification(rate=1e-4, to=4)),
+    Row("continuous sparsification", lambda: m.ContinuousSparsification(rate=1e-4, rewind=4)),
     Row(
         "continuous sparsification to a density",
         lambda: m.ContinuousSparsification(density=0.3, searches=1, ticket="none", per="epoch", rescale=True, s0=-0.05),

@@ -47,8 +47,8 @@ class Case:
 _REWOUND = pr.L0(price=pr.Budget(params=0.4), hold=0.5, rewind=1)
 _CASES = (
     Case(pr.IMP(prunings=2, rate=0.4)),
-    Case(pr.IMP(prunings=1, rate=0.4, to=2)),
-    Case(pr.IMP(prunings=1, rate=0.4, rewind="lr", to=2)),
+    Case(pr.IMP(prunings=1, rate=0.4, rewind=2)),
+    Case(pr.IMP(prunings=1, rate=0.4, retrain="lr", rewind=2)),
     Case(pr.GMP(density=0.3, every=2)),
     Case(pr.GMP(density=0.3, every=2, recover=False, allocation=pr.select.Global())),
     Case(pr.RigL(density=0.4, every=2, drop=0.5)),
@@ -61,7 +61,7 @@ _CASES = (
     Case(pr.Slimming(density=0.5, rate=1e-2)),
     Case(pr.Slimming(density=0.5, rate=1e-2), halves=True, norm=True),
     Case(pr.Stack(pr.Slimming(density=0.5), pr.Shrink(every=1, multiple_of=1, saving=0.0, measure=False))),
-    Case(pr.ContinuousSparsification(searches=1, density=0.3, to=2, gate_lr=10.0)),
+    Case(pr.ContinuousSparsification(searches=1, density=0.3, rewind=2, gate_lr=10.0)),
     Case(pr.SparseVD(rate=1e-2, gate_lr=10.0), halves=True),
     Case(pr.Supermask(gate_lr=30.0), halves=True),
     Case(pr.Stack(_REWOUND, pr.Shrink(every=1, multiple_of=1, saving=0.0, measure=False)), halves=True),
@@ -73,7 +73,7 @@ _CASES = (
     Case(pr.AtInit(score="snip", density=0.4), sharded=True),
     Case(pr.Stack(pr.Binarize(weights="sign"), pr.GMP(density=0.3, every=2, at="weights:0")), sharded=True),
     Case(pr.Slimming(density=0.5, rate=1e-2), sharded=True),
-    Case(pr.ContinuousSparsification(searches=1, density=0.3, to=2, gate_lr=10.0), sharded=True),
+    Case(pr.ContinuousSparsification(searches=1, density=0.3, rewind=2, gate_lr=10.0), sharded=True),
     Case(pr.SparseVD(rate=1e-2, gate_lr=10.0), halves=True, sharded=True),
     Case(pr.Supermask(gate_lr=30.0), halves=True, sharded=True),
 )

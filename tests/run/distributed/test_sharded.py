@@ -95,7 +95,7 @@ def same_parameters(net, other):
 
 
 methods = (
-    pr.L0(at="units", price=0.02, l2=0.01, gate=pr.HardConcrete(clamp=(-2.0, 2.0)), hold=0.4),
+    pr.L0(at="units", price=0.02, l2=0.01, gate=pr.gates.relax.HardConcrete(clamp=(-2.0, 2.0)), hold=0.4),
     pr.L0(at=("units", "inputs"), price=pr.Budget(0.6), hold=0.4),
 )
 for number, (method, kind) in enumerate(zip(methods, ("sgd", "adam"), strict=True)):

@@ -26,8 +26,8 @@ _DESCRIPTION = (
     "Iterative magnitude pruning (imp) gives a subnetwork per round. Of any other method with gates on weights each variant "
     "(--vary density=0.5,0.2) is a search of its own, and its final mask is the ticket.\n\n"
     "examples:\n"
-    "  paring tickets --method imp --prunings 6 --to 1ep --epochs 3\n"
-    "  paring tickets --data mnist --method imp --prunings 12 --to 0 --controls reinit shuffled --epochs 10\n"
+    "  paring tickets --method imp --prunings 6 --rewind 1ep --epochs 3\n"
+    "  paring tickets --data mnist --method imp --prunings 12 --rewind 0 --controls reinit shuffled --epochs 10\n"
     "  paring tickets --data mnist --method continuous_sparsification --vary density=0.5,0.2,0.1 --ticket none --epochs 10\n"
     "  paring tickets --data mnist --method at_init --score snip --vary density=0.5,0.2,0.1 --epochs 10\n"
 )

@@ -79,7 +79,9 @@ class Pare(Format):
                 pack(one.net, Path(folder) / FILE)
                 data = (Path(folder) / FILE).read_bytes()
             found.append(Seed(one.name, {FILE: data}, _reading(one.factory), one.weight))
-            found.append(Seed(f"{one.name}, its tensors", {FILE: data}, lambda folder: unpack(folder / FILE), 0.2))
+            found.append(
+                Seed(f"{one.name}, its tensors", {FILE: data}, lambda folder: unpack(None, folder / FILE), 0.2)
+            )
         return found
 
     def changed(self, seed: Seed, chance: random.Random) -> Case:
@@ -120,6 +122,6 @@ def _tensors(folder: Path) -> object:
 
 def _reading(factory: Callable[[], nn.Module]) -> Callable[[Path], object]:
     def read(folder: Path) -> object:
-        return held(unpack(folder / FILE, factory))
+        return held(unpack(factory, folder / FILE))
 
     return read
