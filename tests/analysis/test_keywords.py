@@ -156,7 +156,7 @@ def test_shrinking_while_training() -> None:
         for _, _, gate in gates(net):
             gate.log_alpha[:4] = -60
             gate.log_alpha[4:] = 60
-            gate.hold()
+            gate.freeze()
     opt.zero_grad()
     net(**given).square().mean().backward()
     run.step(opt)

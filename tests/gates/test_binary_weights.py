@@ -120,7 +120,7 @@ def test_unit_gates_beside_binary_weights_are_multiplied_after_the_sign() -> Non
     put(layer, "units", scale)
     with torch.no_grad():
         scale.scale.copy_(torch.tensor([0.5, 1.0, 2.0]))
-        scale.mask[1] = False
+    scale.close(torch.tensor([False, True, False]))
     x = torch.randn(5, 4, dtype=torch.float64)
     before = layer(x)
     release(layer)

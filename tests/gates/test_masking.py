@@ -52,23 +52,21 @@ def test_masks_go_where_they_are_asked_for_in_the_order_of_the_network() -> None
 
 
 def test_groups_of_inputs_are_those_of_the_pattern() -> None:
-    net, found = prepared()
+    net, _ = prepared()
     assert masking.input_groups(net) == {}
     other = mlp()
     masking.put_masks(other, probe(), "weights:2", NM(2, 4))
     assert masking.input_groups(other) == {"2": 4}
-    masking.mask_of(net, found[0]).input_group = 2
+    masking.put_masks(net, probe(), "weights:0", NM(1, 2))
     assert masking.input_groups(net) == {"0": 2}
 
 
 def test_an_embedding_has_no_groups_of_inputs() -> None:
-    net, found = prepared()
-    layer = nn.Sequential(nn.Embedding(4, 6))
-    net[0].weight_gate.input_group = 2
-    put(layer[0], "weights", MaskGate((4, 6)))
-    layer[0].weight_gate.input_group = 2
+    net, layer = mlp(), nn.Sequential(nn.Embedding(4, 6))
+    masking.put_masks(net, probe(), "weights:0", NM(1, 2))
+    put(layer[0], "weights", MaskGate((4, 6), input_group=2))
     assert masking.input_groups(layer) == {}
-    assert masking.input_groups(nn.Sequential(net, layer)) == {f"0.{found[0].layer}": 2}
+    assert masking.input_groups(nn.Sequential(net, layer)) == {"0.0": 2}
 
 
 def test_set_masks_takes_bits_and_numbers_and_leaves_weights_alone() -> None:

@@ -61,7 +61,7 @@ def test_choose_moves_only_what_is_on_the_wrong_side() -> None:
 def test_a_fixed_gate_is_a_mask_that_does_not_move() -> None:
     one = gate([-0.2, 0.3], 3.0)
     assert not bool(one.settled().any())
-    one.fix()
+    one.freeze()
     shown = one.train()()
     assert shown.tolist() == [0.0, 1.0]
     shown.sum().backward()
@@ -74,5 +74,5 @@ def test_a_fixed_gate_is_a_mask_that_does_not_move() -> None:
     assert one.chance().tolist() == [0.0, 1.0]
     twin = gate([0.1, 0.1])
     twin.load_state_dict(one.state_dict())
-    assert twin.fixed
+    assert twin.frozen
     assert float(twin.beta) == 3.0

@@ -19,6 +19,7 @@ from paring.gates.relax import (
     Relaxation,
     StraightThroughBernoulli,
 )
+from paring.gates.stochastic_gate import Phase
 from paring.testing import same_state
 
 FAMILIES: list[Relaxation] = [
@@ -140,10 +141,9 @@ def test_held_shows_its_estimate_and_stands_still(relaxation: Relaxation) -> Non
     gate = spread(relaxation)
     gate().sum().backward()
     value, open_ = gate.value().detach().clone(), gate.support()
-    gate.hold()
-    assert gate.held
-    assert gate.log_alpha.grad is None
+    gate.freeze()
     assert gate.frozen
+    assert gate.log_alpha.grad is None
     assert gate.training
     assert gate().requires_grad, "or DDP waits for its gradient"
     gate().sum().backward()
@@ -164,7 +164,7 @@ def test_held_shows_its_estimate_and_stands_still(relaxation: Relaxation) -> Non
 def test_held_ends_sampling_per_example_and_clamping() -> None:
     gate = StochasticGate(HardConcrete(), (3,), per_example=True)
     gate.log_alpha.data.copy_(torch.tensor([-1e4, 0.0, 1e4]))
-    gate.hold()
+    gate.freeze()
     gate.constrain()
     assert gate.log_alpha.tolist() == [-1e4, 0.0, 1e4]
     assert not gate.per_example
@@ -177,7 +177,7 @@ def test_optimizers_do_not_move_a_held_gate() -> None:
     opt = torch.optim.AdamW([gate.log_alpha, weight], lr=0.1, weight_decay=0.1)
     for step in range(4):
         if step == 2:
-            gate.hold()
+            gate.freeze()
             before = gate.log_alpha.detach().clone()
         opt.zero_grad()
         (gate() * weight).sum().backward()
@@ -205,10 +205,9 @@ def round_trips(gate: StochasticGate) -> list[StochasticGate]:
 def test_state_survives(relaxation: Relaxation, held: bool) -> None:
     gate = spread(relaxation)
     if held:
-        gate.hold()
+        gate.freeze()
     for twin in round_trips(gate):
         assert same_state(gate.state_dict(), twin.state_dict())
-        assert twin.held is held
         assert twin.frozen is held
         torch.manual_seed(1)
         first: Tensor = gate()
@@ -223,7 +222,7 @@ def test_state_is_the_parameter_and_whether_it_is_held() -> None:
     gate = StochasticGate(HardConcrete(), (2,))
     assert set(gate.state_dict()) == {"log_alpha", "_extra_state"}
     assert gate.state_dict()["_extra_state"].equal(torch.tensor(0))
-    gate.hold()
+    gate.freeze()
     assert gate.state_dict()["_extra_state"].equal(torch.tensor(1))
     with pytest.raises(RuntimeError, match="size mismatch"):
         StochasticGate(HardConcrete(), (3,)).load_state_dict(gate.state_dict())
@@ -248,7 +247,7 @@ def test_drop_begins_when_the_gate_is_held() -> None:
     gate = dropping()
     assert not gate.per_example
     assert gate(5).shape == (6,)
-    gate.hold()
+    gate.freeze()
     assert gate.per_example
     z = gate(20_000)
     assert z.shape == (20_000, 6)
@@ -266,7 +265,7 @@ def test_drop_begins_when_the_gate_is_held() -> None:
 def test_whatever_the_drop_the_mean_is_the_value(drop: float) -> None:
     gate = StochasticGate(HardConcrete(), (3,), drop=drop)
     gate.log_alpha.data.fill_(99.0)
-    gate.hold()
+    gate.freeze()
     z = gate(100_001)
     assert z.shape == (100_001, 3)
     share = (z != 0).double().mean().item()
@@ -274,24 +273,24 @@ def test_whatever_the_drop_the_mean_is_the_value(drop: float) -> None:
     assert z[z != 0].allclose(torch.tensor(1 / (1 - min(round(drop * 65536), 65535) / 65536)))
 
 
-def test_drop_of_an_absorbed_gate_is_seen_in_training_alone() -> None:
+def test_drop_of_a_folded_gate_is_seen_in_training_alone() -> None:
     gate = StochasticGate(HardConcrete(), (4,), drop=0.5)
     gate.log_alpha.data.fill_(1.0)
-    gate.hold()
-    gate.absorb()
+    gate.freeze()
+    gate.note_folded()
     assert not gate.transparent
     assert set(gate(500).unique().tolist()) == {0.0, 2.0}
     assert gate.eval().transparent
     plain = StochasticGate(HardConcrete(), (4,))
-    plain.hold()
-    plain.absorb()
+    plain.freeze()
+    plain.note_folded()
     assert plain.transparent
 
 
 def test_drop_is_the_same_noise_after_a_cut() -> None:
     whole, cut = dropping(), dropping()
     for gate in (whole, cut):
-        gate.hold()
+        gate.freeze()
     keep = torch.tensor([1, 2, 3, 4])
     before = cut.shape
     cut.log_alpha = torch.nn.Parameter(cut.log_alpha.data[keep])
@@ -304,14 +303,14 @@ def test_drop_is_the_same_noise_after_a_cut() -> None:
 
 def test_drop_is_one_sample_for_all_modules_that_share_the_gate() -> None:
     gate = dropping(shared=True)
-    gate.hold()
+    gate.freeze()
     one = gate(8)
     assert torch.equal(gate(8), one)
     gate.renew()
     assert not torch.equal(gate(8), one)
 
 
-# --- shown, retired, absorbed ---------------------------------------------------------------------------------------
+# --- shown, retired, folded -----------------------------------------------------------------------------------------
 
 
 def test_what_is_shown_takes_the_place_of_the_sample() -> None:
@@ -358,24 +357,24 @@ def test_the_likeliest_element_never_retires_and_a_held_gate_retires_nothing() -
     assert gate.retired.tolist() == [[True, True], [False, True]]
     held = spread(HardConcrete())
     held.may_retire()
-    held.hold()
+    held.freeze()
     held.retire(0.9, 10, 1)
     assert held.retired is not None
     assert not bool(held.retired.any())
 
 
-def test_absorbed_weights_hold_the_value_and_the_gate_shows_one() -> None:
+def test_folded_weights_hold_the_value_and_the_gate_shows_one() -> None:
     gate = StochasticGate(HardConcrete(), (3,))
     gate.log_alpha.data.copy_(torch.tensor([-9.0, 0.5, 9.0]))
     value = gate.value().detach()
     assert 0 < float(value[1]) < 1
     assert gate.constant().tolist() == [1.0, 1.0, 1.0]
-    gate.absorb()
-    assert not gate.absorbed, "only what is held is final"
-    gate.hold()
+    gate.note_folded()
+    assert not gate.folded, "only what is held is final"
+    gate.freeze()
     assert gate.constant().tolist() == [1.0, *value[1:].tolist()]
-    gate.absorb()
-    gate.absorb()
+    gate.note_folded()
+    gate.note_folded()
     assert gate().tolist() == [0.0, 1.0, 1.0]
     assert not gate.log_alpha.requires_grad
     assert not gate.transparent
@@ -388,7 +387,23 @@ def test_absorbed_weights_hold_the_value_and_the_gate_shows_one() -> None:
     gate.show(None)
     gate.set_extra_state(torch.tensor(0))
     assert gate.log_alpha.requires_grad
-    assert [gate.held, gate.absorbed, gate.transparent] == [False] * 3
+    assert [gate.frozen, gate.folded, gate.transparent] == [False] * 3
     gate.set_extra_state(torch.tensor(1))
-    assert gate.held
-    assert not gate.absorbed
+    assert gate.frozen
+    assert not gate.folded
+
+
+def test_a_phase_is_left_by_its_verbs_alone_and_a_state_of_no_phase_is_refused() -> None:
+    gate = StochasticGate(HardConcrete(), (3,))
+    gate.note_folded()
+    assert gate.phase is Phase.SAMPLED, "only what is frozen is final"
+    gate.freeze()
+    assert gate.phase is Phase.FROZEN
+    gate.note_folded()
+    assert gate.phase is Phase.FOLDED
+    gate.freeze()
+    assert gate.phase is Phase.FOLDED, "a folded gate is frozen already"
+    for state in (3, -1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="Phase"):
+            gate.set_extra_state(torch.tensor(state))
+    assert gate.phase is Phase.FOLDED

@@ -103,7 +103,7 @@ def test_the_last_quarter_of_training_is_held_unless_told(steps: int, held: int)
     for step in range(1, steps + 1):
         net(X).sum().backward()
         run.step(opt)
-        assert all(gate.held for gate in gates_of(net)) == (step >= held)
+        assert all(gate.frozen for gate in gates_of(net)) == (step >= held)
     assert L0(price=1e-3).holding == 0
     assert L0(price=pr.Budget(macs=0.5), hold=0.1).holding == 0.1
 

@@ -105,7 +105,7 @@ def trained(method: ContinuousSparsification) -> tuple[nn.Sequential, pr.Run]:
             run.step(opt)
             if run.clock.round >= method.searches:
                 for gate in sigmoids(net):
-                    assert bool(gate.fixed)
+                    assert bool(gate.frozen)
         if not run.next_round(opt):
             return net, run
 

@@ -355,7 +355,7 @@ def test_hold_freezes_the_gates_and_ends_the_price() -> None:
         opt.zero_grad()
         (F.cross_entropy(net(x), y) + run.penalty()).backward()
         run.step(opt)
-        held = [g.held for _, _, g in gates(net)]
+        held = [g.frozen for _, _, g in gates(net)]
         assert all(held) if step >= 9 else not any(held)
         if step == 9:
             frozen = [g.log_alpha.detach().clone() for _, _, g in gates(net)]
@@ -478,12 +478,12 @@ def test_an_earlier_state_lets_held_gates_move_again() -> None:
     pr.attach(net, pr.L0(), chain_batch(2)[0])
     early = {name: value.clone() for name, value in net.state_dict().items()}
     for _, _, gate in gates(net):
-        gate.hold()
+        gate.freeze()
     late = {name: value.clone() for name, value in net.state_dict().items()}
     net.load_state_dict(early)
-    assert all(not g.held and not g.frozen for _, _, g in gates(net))
+    assert all(not g.frozen for _, _, g in gates(net))
     net.load_state_dict(late)
-    assert all(g.held and g.frozen for _, _, g in gates(net))
+    assert all(g.frozen for _, _, g in gates(net))
 
 
 @pytest.mark.parametrize("asked", [0.02, 0.1])

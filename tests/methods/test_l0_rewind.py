@@ -70,7 +70,7 @@ def test_the_rest_trains_as_the_small_network_alone(shrink: bool, to: int) -> No
     other = pr.attach(plain, masked, batch(0)[0][:2])
     for name, _, gate in gates(plain):
         gate.log_alpha.data.copy_(torch.where(closed[name], -99.0, 99.0))  # type: ignore[union-attr, operator]
-        gate.hold()  # type: ignore[operator]
+        gate.freeze()  # type: ignore[operator]
     small = other.finish()
     opt = torch.optim.Adam(small.parameters(), lr=0.01)
     for step in range(HELD, STEPS):

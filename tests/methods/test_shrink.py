@@ -172,7 +172,7 @@ def test_a_state_is_loaded_into_a_fresh_network_only_forwards() -> None:
         for _, _, gate in gates(module):
             assert isinstance(gate, StochasticGate)
             gate.log_alpha.data[width:] = -5.0
-            gate.hold()
+            gate.freeze()
 
     module, run, opt = attached(*method)
     steps(module, run, opt, 1)

@@ -259,7 +259,7 @@ def test_state_of_held_gates() -> None:
     other, again = attached(method, steps=10)
     other.load_state_dict(net.state_dict())
     again.load_state_dict(run.state_dict())
-    assert all(gate.held for _, _, gate in gates(other))
+    assert all(gate.frozen for _, _, gate in gates(other))
     assert again.penalty().item() == run.penalty().item() == 0
     x = chain_batch()[0]
     assert torch.equal(net.train()(x), other.train()(x)), "nothing is sampled any more"

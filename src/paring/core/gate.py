@@ -102,10 +102,10 @@ class Gate(nn.Module, ABC):
         """Take the gradients of a frozen gate away, so that no optimizer moves it by momentum. Nothing by default."""
 
     def constant(self) -> Tensor:
-        """The part of the multiplier that is final, of `shape`: `absorb` says that the weights hold it. Ones by default."""
+        """The part of the multiplier that is final, of `shape`: `note_folded` says that the weights hold it. Ones by default."""
         return torch.ones_like(self.value())
 
-    def absorb(self) -> None:
+    def note_folded(self) -> None:
         """The weights were multiplied by `constant`; from now on the gate shows one in its place. Nothing by default."""
 
     @property

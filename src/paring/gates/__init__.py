@@ -11,6 +11,7 @@ from paring.gates.mask_gate import MaskGate
 from paring.gates.masking import (
     clear_closed,
     forget,
+    freeze_masks,
     input_groups,
     latent_of,
     mask_of,
@@ -51,6 +52,7 @@ __all__ = [
     "clear_closed",
     "expected",
     "forget",
+    "freeze_masks",
     "gate_of",
     "groups",
     "input_groups",

@@ -38,19 +38,20 @@ def sites_of(net: nn.Module, method: Method) -> tuple[Site, ...]:
     return found
 
 
-def put_masks(net: nn.Module, probe: Probe, places: At, structure: Structure = _SINGLE) -> tuple[Site, ...]:
+def put_masks(
+    net: nn.Module, probe: Probe, places: At, structure: Structure = _SINGLE, factor: float = 1.0
+) -> tuple[Site, ...]:
     """Put a `MaskGate`, all open, at each of these places, which are "weights" or selections of them.
 
-    structure: in which the method closes weights; of N:M layers removal keeps the groups.
+    structure: in which the method closes weights; of N:M layers removal keeps the groups. factor: of `MaskGate`.
 
     Raises:
         ValueError: a place selects nothing.
     """
     found, modules = weight_sites(net, probe, places), dict(net.named_modules())
     for site in found:
-        gate = MaskGate(site.shape, device=weight_of(net, site).device)
-        gate.input_group = structure.m if isinstance(structure, NM) else 1
-        put_gate(modules, site, gate)
+        group, device = structure.m if isinstance(structure, NM) else 1, weight_of(net, site).device
+        put_gate(modules, site, MaskGate(site.shape, factor=factor, input_group=group, device=device))
     return found
 
 
@@ -92,22 +93,22 @@ def masks_of(net: nn.Module, found: Sequence[Site]) -> dict[str, Tensor]:
     return {site.layer: mask_of(net, site).mask for site in found}
 
 
-@torch.no_grad()
 def set_masks(net: nn.Module, found: Sequence[Site], masks: Mapping[str, Tensor]) -> None:
     """Give every gate its mask (bool or zeros and ones)."""
     for site in found:
-        mask_of(net, site).mask.copy_(masks[site.layer] != 0)
+        mask_of(net, site).choose(masks[site.layer])
 
 
-@torch.no_grad()
 def put_aside(net: nn.Module, found: Sequence[Site], masks: Mapping[str, Tensor]) -> None:
     """Give every gate its mask; what closes keeps its value aside, and what opens gets it back."""
     for site in found:
-        gate, weight = mask_of(net, site), weight_of(net, site)
-        values = gate.latent(weight)
-        gate.mask.copy_(masks[site.layer] != 0)
-        gate.aside = values.masked_fill(gate.mask, 0.0)
-        weight.copy_(values * gate.mask)
+        mask_of(net, site).set_aside(weight_of(net, site), masks[site.layer])
+
+
+def freeze_masks(net: nn.Module, found: Sequence[Site], fixed: bool = True) -> None:
+    """From now on what is closed is closed for good; False takes that back."""
+    for site in found:
+        mask_of(net, site).freeze(fixed)
 
 
 @torch.no_grad()

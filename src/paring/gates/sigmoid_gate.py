@@ -46,7 +46,7 @@ class SigmoidGate(Gate):
     ) -> None:
         super().__init__()
         self.lr_scale = lr_scale
-        self.fixed = False
+        self._frozen = False
         self.factor = 1 + math.exp(-s0) if rescale else 1.0
         self.s = nn.Parameter(torch.full(shape, float(s0), device=device, dtype=dtype))
         self.register_buffer("beta", torch.ones((), device=device, dtype=dtype))
@@ -56,7 +56,7 @@ class SigmoidGate(Gate):
         return self.s.shape
 
     def forward(self, batch: int | None = None) -> Tensor:
-        if self.training and not self.fixed:
+        if self.training and not self.frozen:
             return self.chance() * self.factor
         value = self.value()
         if self.training and torch.is_grad_enabled():
@@ -65,7 +65,7 @@ class SigmoidGate(Gate):
 
     def chance(self) -> Tensor:
         """sigma(beta s): how far open the gate is; no probability, as nothing is drawn."""
-        return self.support().to(self.s.dtype) if self.fixed else torch.sigmoid(self.beta * self.s)
+        return self.support().to(self.s.dtype) if self.frozen else torch.sigmoid(self.beta * self.s)
 
     def value(self) -> Tensor:
         return self.support().to(self.s.dtype) * self.factor
@@ -74,7 +74,7 @@ class SigmoidGate(Gate):
         return self.s.detach() > 0
 
     def settled(self) -> Tensor:
-        return ~self.support() if self.fixed else super().settled()
+        return ~self.support() if self.frozen else super().settled()
 
     @torch.no_grad()
     def again(self, s0: float) -> None:
@@ -90,25 +90,25 @@ class SigmoidGate(Gate):
         least = torch.finfo(self.s.dtype).tiny
         self.s.copy_(torch.where(mask, self.s.clamp(min=least), self.s.clamp(max=0.0)))
 
-    def fix(self) -> None:
+    def freeze(self) -> None:
         """From now on the gate is the mask s > 0."""
-        self.fixed = True
+        self._frozen = True
         self.rest()
 
     @property
     def frozen(self) -> bool:
-        return self.fixed
+        return self._frozen
 
     def rest(self) -> None:
-        if self.fixed:
+        if self.frozen:
             self.s.grad = None
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.fixed)
+        return torch.tensor(self.frozen)
 
     def set_extra_state(self, state: Any) -> None:
-        self.fixed = bool(state)
+        self._frozen = bool(state)
         self.rest()
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, beta={float(self.beta):.4g}, fixed={self.fixed}"
+        return f"{tuple(self.shape)}, beta={float(self.beta):.4g}, frozen={self.frozen}"

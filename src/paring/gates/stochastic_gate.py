@@ -1,10 +1,10 @@
 """A gate drawn from a relaxed binary distribution (hard concrete and its relatives), one parameter per gate.
 
 While training, `forward` draws one sample per minibatch (or per example) from the relaxation; in eval mode it is the
-relaxation's test-time estimate. A gate can be *held*: from then on it shows its estimate in training too, and its
-parameters stop moving, so that the weights can settle on the network that will be kept. What a held gate shows is a
-constant, so the weights can *absorb* it: then it shows one where it is open, and costs nothing where nothing is closed.
-Held gates can go on to *drop out*, example by example, with a given probability: noise that regularises and moves nothing.
+relaxation's test-time estimate. A gate can be *frozen*: from then on it shows its estimate in training too, and its
+parameters stop moving, so that the weights can settle on the network that will be kept. What a frozen gate shows is a
+constant, so it can be *folded* into the weights: then it shows one where it is open, and costs nothing where nothing is
+closed. Frozen gates can go on to *drop out*, example by example, with a given probability: noise that regularises and moves nothing.
 
 A gate can *retire*, element by element: closed at test time and hardly ever open in training, for long enough, it is
 closed for good. That is an approximation, off unless asked for. A gate that was cut while training draws its noise for
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -24,6 +25,17 @@ from paring.core import Gate, noise_dtype
 from paring.gates.relax import Relaxation
 
 _LOTS = 1 << 16
+
+
+class Phase(IntEnum):
+    """What a gate does in training; the number is its saved state.
+
+    `freeze` leads from SAMPLED to FROZEN, `note_folded` from FROZEN to FOLDED; only a loaded state leads back.
+    """
+
+    SAMPLED = 0  # it draws samples, and its parameters move
+    FROZEN = 1  # it shows its test-time value for good
+    FOLDED = 2  # the weights were multiplied by that value, so it shows one where it is open
 
 
 def _lots(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -37,8 +49,8 @@ class StochasticGate(Gate):
     """One stochastic gate per element of `shape`.
 
     Attributes:
+        phase: sampled, frozen or folded.
         retired: boolean tensor of `shape`, closed for good; None while retirement is off.
-        absorbed: held, and the weights were multiplied by its value; it shows one where it is open.
         quiet: for how many optimizer steps each element could have been retired; None while retirement is off.
 
     Args:
@@ -50,7 +62,7 @@ class StochasticGate(Gate):
         shared: several modules hold this gate and must see the same sample: it is drawn at the first forward pass and
             kept until `renew`, which ends an optimizer step.
         lr_scale: learning rate as a multiple of the weights'.
-        drop: probability (in 65,536ths) with which a held gate shows zero to an example in training, and its value over
+        drop: probability (in 65,536ths) with which a frozen gate shows zero to an example in training, and its value over
             1 - drop otherwise.
 
     Raises:
@@ -82,9 +94,8 @@ class StochasticGate(Gate):
         self.relaxation = relaxation
         self.lr_scale = lr_scale
         self.drop = drop
-        self.held = False
-        self.absorbed = False
-        self._transparent = False
+        self.phase = Phase.SAMPLED
+        self._all_ones = False  # folded and open everywhere: looked up, as asking a GPU in each pass would wait for it
         self._per_example = per_example
         self._shared = shared
         self._noise: Tensor | None = None
@@ -101,7 +112,7 @@ class StochasticGate(Gate):
 
     @property
     def per_example(self) -> bool:
-        return self.drop > 0 if self.held else self._per_example
+        return self.drop > 0 if self.frozen else self._per_example
 
     def show(self, value: Tensor | None) -> None:
         """Let `forward` return this (of any length, for a network of which a part is computed); None ends that."""
@@ -110,7 +121,7 @@ class StochasticGate(Gate):
     def forward(self, batch: int | None = None) -> Tensor:
         if self._shown is not None:
             return self._shown
-        if self.held:
+        if self.frozen:
             value = self._still(self.value())
             if not (self.drop and self.training) or batch is None:
                 return value
@@ -124,15 +135,15 @@ class StochasticGate(Gate):
         return self._shut(self.relaxation.sample(self.log_alpha, self.part(u)))
 
     def _draw(self, shape: tuple[int, ...]) -> Tensor:
-        """Uniform noise, from `rand` or, once held, `_lots`.
+        """Uniform noise, from `rand` or, once frozen, `_lots`.
 
         A shared gate keeps it (and not the sample: each backward pass has its own graph).
         """
         kept, a = self._noise, self.log_alpha
-        dtype = torch.int16 if self.held else noise_dtype(a.dtype)
+        dtype = torch.int16 if self.frozen else noise_dtype(a.dtype)
         if kept is not None and kept.shape == shape and kept.dtype == dtype and kept.device == a.device:
             return kept
-        noise = _lots(shape, a.device) if self.held else torch.rand(shape, device=a.device, dtype=dtype)
+        noise = _lots(shape, a.device) if self.frozen else torch.rand(shape, device=a.device, dtype=dtype)
         if self._shared:
             self._noise = noise
         return noise
@@ -144,16 +155,16 @@ class StochasticGate(Gate):
         return self.__dict__ | {"_noise": None, "_shown": None}
 
     def chance(self) -> Tensor:
-        if self.held:
+        if self.frozen:
             return self.support().to(self.log_alpha.dtype)
         return self._shut(self.relaxation.chance(self.log_alpha))
 
     def value(self) -> Tensor:
         value = self._shut(self.relaxation.estimate(self.log_alpha))
-        return (value != 0).to(value.dtype) if self.absorbed else value
+        return (value != 0).to(value.dtype) if self.folded else value
 
     def settled(self) -> Tensor:
-        if self.held:
+        if self.frozen:
             return ~self.support()
         return super().settled() if self.retired is None else self.retired.clone()
 
@@ -171,7 +182,7 @@ class StochasticGate(Gate):
 
         steps: optimizer steps since the last look.
         """
-        if self.held or self.retired is None or self.quiet is None:
+        if self.frozen or self.retired is None or self.quiet is None:
             return
         closed = ~self.support() & (self.chance() < below)
         self.quiet = torch.where(closed, self.quiet + steps, 0)
@@ -186,31 +197,31 @@ class StochasticGate(Gate):
             return value.detach()
         return value.detach() + 0.0 * self.log_alpha
 
-    def hold(self) -> None:
+    def freeze(self) -> None:
         """Stop sampling (but for `drop`) and stop moving: the gate keeps its present test-time value for good."""
-        self.held = True
-        self.rest()
+        self._enter(max(self.phase, Phase.FROZEN))
 
     def constant(self) -> Tensor:
         value = self.value()
-        return value.masked_fill(value == 0, 1.0) if self.held else torch.ones_like(value)
+        return value.masked_fill(value == 0, 1.0) if self.frozen else torch.ones_like(value)
 
-    def absorb(self) -> None:
-        if self.held:
-            self._set_absorbed(True)
+    def note_folded(self) -> None:
+        if self.frozen:
+            self._enter(Phase.FOLDED)
 
-    def _set_absorbed(self, absorbed: bool) -> None:
-        if absorbed != self.absorbed:
-            self.log_alpha.requires_grad_(not absorbed)  # or DDP would wait for a gradient that never comes
-        self.absorbed = absorbed
+    def _enter(self, phase: Phase) -> None:
+        if (phase is Phase.FOLDED) != self.folded:  # or DDP would wait for a gradient that never comes
+            self.log_alpha.requires_grad_(phase is not Phase.FOLDED)
+        self.phase = phase
         self._look()
+        self.rest()
 
     @property
     def transparent(self) -> bool:
-        return self._transparent and self._shown is None and not (self.drop and self.training)
+        return self._all_ones and self._shown is None and not (self.drop and self.training)
 
     def _look(self) -> None:
-        self._transparent = self.absorbed and bool(self.support().all())
+        self._all_ones = self.folded and bool(self.support().all())
 
     def note_cut(self, before: torch.Size, kept: Mapping[int, Tensor]) -> None:
         super().note_cut(before, kept)
@@ -218,25 +229,28 @@ class StochasticGate(Gate):
 
     @property
     def frozen(self) -> bool:
-        return self.held
+        return self.phase >= Phase.FROZEN
+
+    @property
+    def folded(self) -> bool:
+        """Whether the weights were multiplied by its value."""
+        return self.phase is Phase.FOLDED
 
     def rest(self) -> None:
-        if self.held:
+        if self.frozen:
             self.log_alpha.grad = None
 
     @torch.no_grad()
     def constrain(self) -> None:
-        if self.relaxation.clamp is not None and not self.held:
+        if self.relaxation.clamp is not None and not self.frozen:
             self.log_alpha.clamp_(*self.relaxation.clamp)
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor(self.held + self.absorbed)  # 0: moves, 1: held, 2: held, and the weights hold its value
+        return torch.tensor(int(self.phase))
 
     def set_extra_state(self, state: Any) -> None:
         self.renew()
-        self.held = bool(state)
-        self._set_absorbed(int(state) == 2)
-        self.rest()
+        self._enter(Phase(state.item()))
 
     def extra_repr(self) -> str:
-        return f"{tuple(self.shape)}, {self.relaxation}, held={self.held}, absorbed={self.absorbed}"
+        return f"{tuple(self.shape)}, {self.relaxation}, {self.phase.name.lower()}"

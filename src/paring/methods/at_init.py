@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, whole_number
-from paring.gates import Site, clear_closed, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
+from paring.gates import Site, clear_closed, freeze_masks, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
 
 _SCORES = ("snip", "grasp", "synflow", "magnitude", "random")
@@ -77,8 +77,7 @@ class AtInit(Method):
         found = put_masks(net, probe, self.at, self.structure)
         attached(net).notes[self] = found
         set_masks(net, found, probe.agree(lambda: self._masks(net, probe, found)))
-        for site in found:
-            mask_of(net, site).fixed = True
+        freeze_masks(net, found)
         clear_closed(net, found)
 
     def _masks(self, net: nn.Module, probe: Probe, found: tuple[Site, ...]) -> dict[str, Tensor]:

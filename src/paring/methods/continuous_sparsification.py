@@ -217,7 +217,7 @@ class ContinuousSparsification(Method):
             self._project(net)
         for _, gate in self._gates(net):
             if last:
-                gate.fix()
+                gate.freeze()
             else:
                 gate.again(self.s0)
 
@@ -265,7 +265,7 @@ class ContinuousSparsification(Method):
     def _project(self, net: nn.Module) -> None:
         """With a density, open exactly the highest logits."""
         found = self._gates(net)
-        if self.density is None or all(gate.fixed for _, gate in found):
+        if self.density is None or all(gate.frozen for _, gate in found):
             return
         _, masks = self._ranked(net, self.density)
         for site, gate in found:

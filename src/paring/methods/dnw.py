@@ -13,7 +13,7 @@ from torch import nn
 
 from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
-from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
+from paring.gates import clear_closed, freeze_masks, mask_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
 
 
@@ -47,7 +47,7 @@ class DNW(Method):
         found = put_masks(net, probe, self.at, self.structure)
         attached(net).notes[self] = found
         for site in found:
-            mask_of(net, site).dense = True
+            mask_of(net, site).let_through()
         self._choose(net)
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
@@ -57,8 +57,8 @@ class DNW(Method):
         self._choose(net)
         found = sites_of(net, self)
         for site in found:
-            gate = mask_of(net, site)
-            gate.dense, gate.fixed = False, True
+            mask_of(net, site).let_through(False)
+        freeze_masks(net, found)
         clear_closed(net, found)
 
     def _choose(self, net: nn.Module) -> None:

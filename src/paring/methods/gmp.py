@@ -16,7 +16,17 @@ from torch import nn
 
 from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
-from paring.gates import clear_closed, latent_of, mask_of, put_aside, put_masks, set_masks, sites_of, weight_of
+from paring.gates import (
+    clear_closed,
+    freeze_masks,
+    latent_of,
+    mask_of,
+    put_aside,
+    put_masks,
+    set_masks,
+    sites_of,
+    weight_of,
+)
 from paring.methods.chosen import chosen, narrowed
 
 _PRUNINGS = 8  # in a short ramp
@@ -73,8 +83,7 @@ class GMP(Method):
         attached(net).notes[self] = found
         if self.recover:
             for site in found:
-                gate = mask_of(net, site)
-                gate.aside = torch.zeros_like(weight_of(net, site))
+                mask_of(net, site).set_aside(weight_of(net, site))
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
@@ -96,8 +105,7 @@ class GMP(Method):
             self._prune(net, self.density)
         elif clock.step < end and clock.step % every == 0:
             self._prune(net, 1 - self.schedule(clock.step / clock.steps))
-        for site in found:
-            mask_of(net, site).fixed = clock.step >= end or not self.recover
+        freeze_masks(net, found, clock.step >= end or not self.recover)
         clear_closed(net, found)
 
     def _every(self, clock: Clock) -> int:

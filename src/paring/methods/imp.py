@@ -35,7 +35,7 @@ from paring.core import (
     settle_places,
     whole_number,
 )
-from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
+from paring.gates import clear_closed, freeze_masks, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import narrowed
 
 _WAYS = ("weights", "lr", "finetune", "none")
@@ -115,8 +115,7 @@ class IMP(Method):
         scores = select.magnitude(weights_of(net, found))
         masks = narrowed(net, found, scores, self.density(clock.round + 1), self.allocation, self.structure)
         set_masks(net, found, masks)
-        for site in found:
-            mask_of(net, site).fixed = True
+        freeze_masks(net, found)
 
     def _point(self, clock: Clock) -> int:
         return in_steps("IMP(rewind=...)", self.rewind, clock.epoch_steps, least=0)

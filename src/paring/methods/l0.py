@@ -210,7 +210,7 @@ class L0(Method):
         if self.rewind is None:
             return False
         mine = [gate for site in self.sites(net) if isinstance(gate := gate_of(net, site), StochasticGate)]
-        return all(gate.held and not gate.absorbed for gate in mine)
+        return all(gate.frozen and not gate.folded for gate in mine)
 
     def _last(self, steps: int) -> int:
         """Step at which the gates are held."""
@@ -288,7 +288,7 @@ class L0(Method):
         for site in notes.sites:
             gate = gate_of(net, site)
             assert isinstance(gate, StochasticGate)
-            gate.hold()
+            gate.freeze()
 
     def _say_blow(self, net: nn.Module, before: Mapping[str, float], after: Mapping[str, float], when: str) -> None:
         """Say so when a budget closed much at once, which the weights had no time to adapt to."""
@@ -306,7 +306,7 @@ class L0(Method):
 
 
 def _held(net: nn.Module, found: tuple[Site, ...]) -> bool:
-    return all(gate.held for site in found if isinstance(gate := gate_of(net, site), StochasticGate))
+    return all(gate.frozen for site in found if isinstance(gate := gate_of(net, site), StochasticGate))
 
 
 def _all_used(what: str, patterns: Sequence[str], found: tuple[Site, ...]) -> None:

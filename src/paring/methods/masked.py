@@ -13,7 +13,7 @@ from torch import nn
 
 from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
-from paring.gates import clear_closed, mask_of, put_masks, set_masks, sites_of, weights_of
+from paring.gates import clear_closed, freeze_masks, put_masks, set_masks, sites_of, weights_of
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,10 @@ class Masked(Method):
             raise ValueError(f"Masked(factor={self.factor}): must be a positive number")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
-        found = put_masks(net, probe, self.at, self.structure)
+        found = put_masks(net, probe, self.at, self.structure, self.factor)
         attached(net).notes[self] = found
         set_masks(net, found, weights_of(net, found))
-        for site in found:
-            gate = mask_of(net, site)
-            gate.fixed, gate.factor = True, self.factor
+        freeze_masks(net, found)
 
     @property
     def needs_training(self) -> bool:

@@ -85,19 +85,15 @@ class RigL(Method):
         for site in sites_of(net, self):
             gate, weight = mask_of(net, site), weight_of(net, site)
             grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
-            found = select.exchange(gate.mask, weight.detach().abs(), grad.abs(), fraction)
-            gate.mask.copy_(found.mask)
-            gate.fresh = found.fresh
+            gate.exchange(weight.detach().abs(), grad.abs(), fraction)
         for parameter in net.parameters():
             parameter.grad = None
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         found = sites_of(net, self)
         for site in found:
-            gate = mask_of(net, site)
-            if gate.fresh is not None:
-                forget(opt, weight_of(net, site), gate.fresh)
-                gate.fresh = None
+            if (fresh := mask_of(net, site).take_fresh()) is not None:
+                forget(opt, weight_of(net, site), fresh)
         clear_closed(net, found)
         self._look(net, clock)
 
@@ -119,5 +115,5 @@ class RigL(Method):
         fraction = clock.fraction
         for site in sites_of(net, self):
             gate = mask_of(net, site)
-            gate.dense = self._exchanges(clock)
-            gate.fixed = fraction is not None and fraction >= self.end
+            gate.let_through(self._exchanges(clock))
+            gate.freeze(fraction is not None and fraction >= self.end)

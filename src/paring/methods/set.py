@@ -14,7 +14,17 @@ from torch import nn
 
 from paring import select
 from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
-from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
+from paring.gates import (
+    clear_closed,
+    forget,
+    freeze_masks,
+    mask_of,
+    put_masks,
+    set_masks,
+    sites_of,
+    weight_of,
+    weights_of,
+)
 
 _EXCHANGES = 10  # in a short training
 
@@ -77,11 +87,10 @@ class SET(Method):
             growth = select.random(weights_of(net, found), draw)
             for site in found:
                 gate, weight = mask_of(net, site), weight_of(net, site)
-                swap = select.exchange(gate.mask, weight.detach().abs(), growth[site.layer], self.drop)
-                gate.mask.copy_(swap.mask)
-                forget(opt, weight, swap.fresh)
-        for site in found:
-            mask_of(net, site).fixed = over
+                gate.exchange(weight.detach().abs(), growth[site.layer], self.drop)
+                if (fresh := gate.take_fresh()) is not None:
+                    forget(opt, weight, fresh)
+        freeze_masks(net, found, over)
         clear_closed(net, found)
 
     @property

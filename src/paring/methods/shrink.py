@@ -22,7 +22,7 @@ from torch import nn
 from paring.core import Clock, Method, Probe, Removal, attached, gates, in_steps
 from paring.gates import StochasticGate
 from paring.run.surgery.carry import check_network
-from paring.run.surgery.fold_gates import check_absorbable
+from paring.run.surgery.fold_gates import check_foldable
 from paring.run.surgery.optimizer_memory import check_memory, check_optimizer
 
 _LOOK = 10  # optimizer steps between two looks at which gates could retire
@@ -107,7 +107,7 @@ class Shrink(Method):
             check_network(net)
             check_memory(opt, net.parameters())
             if self.fold:
-                check_absorbable(opt)
+                check_foldable(opt)
         if self.retire > 0:
             patience = self._patience(clock)
             look = min(_LOOK, patience)

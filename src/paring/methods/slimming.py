@@ -81,8 +81,8 @@ class Slimming(Method):
         for site in sites_of(net, self):
             gate = gate_of(net, site)
             assert isinstance(gate, MaskGate)
-            gate.mask.copy_(found[site.layer])
-            gate.fixed = True
+            gate.choose(found[site.layer])
+            gate.freeze()
 
 
 def _scales(net: nn.Module, site: Site) -> list[tuple[Tensor, Tensor]]:

@@ -86,7 +86,7 @@ class Conditional:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What `net(*args, **kwargs)` returns."""
         gates = self.gates()
-        if not self.net.training or all(gate.held for gate in gates):
+        if not self.net.training or all(gate.frozen for gate in gates):
             return self.net(*args, **kwargs)
         return self.run(Inputs(args, kwargs), {gate: gate() for gate in gates}, self.multiple_of)
 

@@ -13,7 +13,7 @@ from paring.run.decide import Decision, decide, settled_counts
 from paring.run.distributed.parallel import Parallel, from_first
 from paring.run.probe import NetworkProbe
 from paring.run.surgery.carry import Cuts, check_network
-from paring.run.surgery.fold_gates import absorb
+from paring.run.surgery.fold_gates import fold_gates
 from paring.run.surgery.live_cut import cut_all
 from paring.run.surgery.optimizer_memory import check_memory
 from paring.run.surgery.reset import begin_anew
@@ -46,7 +46,7 @@ class Shrinking:
             if isinstance(one, torch.optim.Optimizer):
                 check_memory(one, self.net.parameters())
         check_network(self.net)
-        if removal.fold and absorb(self.net, self.probe.example, [opt, *self.companions]):
+        if removal.fold and fold_gates(self.net, self.probe.example, [opt, *self.companions]):
             self._renew()
         found = from_first(lambda: self._decide(removal, step))
         if found is None:
@@ -79,7 +79,7 @@ class Shrinking:
         if not is_sharded(self.net):
             check_network(self.net)
         for _, _, gate in gates(self.net):
-            gate.absorb()
+            gate.note_folded()
         for other in (opt, *self.companions):
             begin_anew(self.net, other)
         self._renew()

@@ -31,7 +31,7 @@ def attached(every, fold=False):
     run = pr.attach(net, method, torch.randn(2, 6).double())
     gate = next(gate for _, _, gate in gates(net))
     gate.log_alpha.data[5:] = -5.0
-    gate.hold()
+    gate.freeze()
     return net, run, torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1, momentum=0.9)
 
 

@@ -141,7 +141,7 @@ def test_a_gate_knows_which_of_its_entries_are_left() -> None:
 
 def test_the_tensors_of_a_gate_are_those_of_its_shape() -> None:
     gate = MaskGate((3, 2))
-    gate.aside = torch.zeros(3, 2)
+    gate.set_aside(nn.Parameter(torch.zeros(3, 2)))
     gate.register_buffer("count", torch.zeros(()))
     gate.note_cut(torch.Size([4, 3]), {0: torch.tensor([0, 1, 3])})
     assert tensors_of("a.weight_gate", gate, {0: KEEP}) == {
@@ -189,7 +189,8 @@ def test_entries_of_a_shared_gate_go_when_they_act_nowhere_any_more(
 
 def test_a_shared_gate_is_cut_once_and_stays_in_step_with_its_layers() -> None:
     net, one, two = shared()
-    one.mask[1], two.mask[1] = False, False
+    one.close(torch.tensor([False, True, False]))
+    two.close(torch.tensor([False, True]))
     for rows, columns in (([0, 2, 3, 4], [1, 2]), ([0, 1, 3], [0, 1])):
         kept = {f"0.{leaf}": {0: torch.tensor(rows)} for leaf in ("weight", "bias")}
         kept |= {"2.weight": {0: torch.tensor(columns), 1: torch.tensor(rows)}, "2.bias": {0: torch.tensor(columns)}}
@@ -200,7 +201,7 @@ def test_a_shared_gate_is_cut_once_and_stays_in_step_with_its_layers() -> None:
     assert two.part(counting(2)).tolist() == [1.0]
     assert net[0].unit_gate().tolist() == [1.0, 1.0, 1.0]
     assert net[2].unit_gate().tolist() == [1.0, 1.0]
-    one.mask[1] = False
+    one.close(torch.tensor([False, True]))
     assert net[0].unit_gate().tolist() == [1.0, 0.0, 1.0]
 
 

@@ -19,7 +19,7 @@ from marks import BY_HAND, CUT_SHORT
 from paring.core import gates, release, set_attachment
 from paring.data import load
 from paring.gates import StochasticGate
-from paring.run.surgery.fold_gates import absorb, check_absorbable
+from paring.run.surgery.fold_gates import check_foldable, fold_gates
 from paring.testing import Chain, difference, is_stock, same_state
 from paring.train import Ema, Recipe, fit
 
@@ -77,7 +77,7 @@ def prepared(net: str, closed: float = 0.0, method: pr.Method | None = None) -> 
         gone = torch.rand(gate.shape) < closed
         gone[..., 0] = False
         gate.log_alpha.data.masked_fill_(gone, -9.0)
-        gate.hold()
+        gate.freeze()
     return module, run
 
 
@@ -102,8 +102,8 @@ def test_the_function_stays_and_gates_show_one(net: str, closed: float) -> None:
     module, run = prepared(net, closed)
     before, x = copy.deepcopy(module), batch(NETS[net][1], 30)[0]
     support = [gate.support() for gate in gates_of(module)]
-    assert absorb(module, run.probe.example, [])
-    assert not absorb(module, run.probe.example, []), "once is enough"
+    assert fold_gates(module, run.probe.example, [])
+    assert not fold_gates(module, run.probe.example, []), "once is enough"
     with torch.no_grad():
         for mode in (True, False):
             assert float((before.train(mode)(x) - module.train(mode)(x)).abs().max()) < 1e-10
@@ -136,7 +136,7 @@ def test_adam_goes_on_as_in_a_network_without_gates(net: str) -> None:
             "exp_avg": state["exp_avg"] / z,
             "exp_avg_sq": state["exp_avg_sq"] / z**2,
         }
-    assert absorb(module, run.probe.example, [opt])
+    assert fold_gates(module, run.probe.example, [opt])
     for seed, net_, run_, opt_ in ((3, module, run, opt), (3, stock, None, theirs)):
         torch.manual_seed(seed)
         train(net_.train(), run_, opt_, shape, 20)
@@ -173,7 +173,7 @@ def test_memory_is_what_it_would_be_had_the_gradients_always_been_those(name: st
     opt = EVERY[name](run.parameter_groups(lr=1e-3))
     opt.state[weight] = memory(1.0)
     average = opt.state[weight]["ax"].clone() if name == "ASGD" else None
-    assert absorb(module, run.probe.example, [opt])
+    assert fold_gates(module, run.probe.example, [opt])
     for key, wanted in memory(z).items():
         if isinstance(wanted, Tensor) and wanted.dim():
             wanted = wanted if average is None else average * z  # an average of weights, not of gradients
@@ -184,7 +184,7 @@ def test_gradients_follow() -> None:
     module, run = prepared("convolutions", 0.3)
     x, y = batch((2, 8, 8))
     F.cross_entropy(module(x), y).backward()
-    assert absorb(module, run.probe.example, [])
+    assert fold_gates(module, run.probe.example, [])
     kept = {name: p.grad for name, p in module.named_parameters() if p.grad is not None and "gate" not in name}
     module.zero_grad()
     F.cross_entropy(module(x), y).backward()
@@ -204,7 +204,7 @@ def test_a_cut_follows_and_closed_units_stay_zero_and_untrained() -> None:
     opt = torch.optim.AdamW(run.parameter_groups(lr=1e-2, weight_decay=0.1))
     train(module, run, opt, (20,), 2)
     assert [layer.out_features for layer in (module[0], module[2])] == [16, 8]
-    assert (first.absorbed, first.transparent, second.absorbed, second.transparent) == (True, False, True, True)
+    assert (first.folded, first.transparent, second.folded, second.transparent) == (True, False, True, True)
     dead = ~first.support()
     assert int(dead.sum()) == 7
     moments = opt.state[module[0].weight]["exp_avg"][dead].abs()
@@ -224,14 +224,14 @@ def test_a_cut_follows_and_closed_units_stay_zero_and_untrained() -> None:
 def test_what_goes_on_sampling_is_left_alone() -> None:
     module, run = prepared("mlp", 0.0, FOLD)
     gate = gates_of(module)[1]
-    gate.held = False
+    gate.set_extra_state(torch.tensor(0))
     before = module[2].weight.detach().clone()
     opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
     train(module, run, opt, (20,), 2)
     assert torch.equal(module[2].weight, before)
-    assert not gate.absorbed
+    assert not gate.folded
     assert gate.log_alpha.requires_grad
-    gate.hold()
+    gate.freeze()
     train(module, run, opt, (20,), 2)
     assert gate.transparent
 
@@ -248,19 +248,19 @@ def test_averages_and_copies_follow() -> None:
     swa.eval()
     with torch.no_grad(), ema.applied():
         averaged, also = module.eval()(x), swa(x)
-    assert absorb(module, run.probe.example, [opt, ema, swa])
+    assert fold_gates(module, run.probe.example, [opt, ema, swa])
     with torch.no_grad(), ema.applied():
         assert float((module(x) - averaged).abs().max()) < 1e-10
         assert float((swa(x) - also).abs().max()) < 1e-10
     for mine, theirs in zip(gates_of(module), gates_of(swa.module), strict=True):
         assert same_state(mine.state_dict(), theirs.state_dict())
-        assert (theirs.held, theirs.absorbed, theirs.transparent) == (True, True, mine.transparent)
+        assert (theirs.frozen, theirs.folded, theirs.transparent) == (True, True, mine.transparent)
 
 
 def test_a_gate_of_several_modules_goes_into_all_of_them() -> None:
     module, run = prepared("residual")
     before = copy.deepcopy(module)
-    assert absorb(module, run.probe.example, [])
+    assert fold_gates(module, run.probe.example, [])
     shared = [layer for layer in (module.norm, module.a2) if layer.gates()["units"].transparent]
     assert shared == [module.norm, module.a2]
     for name in ("norm.weight", "a2.weight", "a2.bias"):
@@ -285,10 +285,10 @@ def test_refused_before_anything_changes() -> None:
     net.sly = True
     for gate in gates_of(net):
         gate.log_alpha.data.fill_(0.3)
-        gate.hold()
+        gate.freeze()
     state = copy.deepcopy(net.state_dict())
     with pytest.raises(RuntimeError, match="uses the weights of a gated layer without calling"):
-        absorb(net, run.probe.example, [])
+        fold_gates(net, run.probe.example, [])
     assert same_state(state, net.state_dict())
 
     module, run = prepared("mlp")
@@ -296,24 +296,24 @@ def test_refused_before_anything_changes() -> None:
     opt = torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1)
     opt.state[module[0].weight]["odd"] = torch.zeros(24, 20)
     with pytest.raises(TypeError, match=r"keeps 'odd', .* Use Shrink\(fold=False\)"):
-        absorb(module, run.probe.example, [opt])
+        fold_gates(module, run.probe.example, [opt])
     assert same_state(state, module.state_dict())
-    check_absorbable(opt)
+    check_foldable(opt)
     with pytest.raises(TypeError, match="not known how the state of Adafactor follows"):
-        check_absorbable(torch.optim.Adafactor(module.parameters()))
+        check_foldable(torch.optim.Adafactor(module.parameters()))
 
 
 def test_state_survives_copies_files_and_a_return() -> None:
     module, run = prepared("convolutions", 0.0, FOLD)
     early = copy.deepcopy(module.state_dict())
-    absorb(module, run.probe.example, [])
+    fold_gates(module, run.probe.example, [])
     fresh, _ = prepared("convolutions", 0.0, FOLD)
     fresh.load_state_dict(module.state_dict())
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), fresh):
         assert all(gate.transparent and not gate.log_alpha.requires_grad for gate in gates_of(twin))
         assert difference(twin, module, batch((2, 8, 8))[0]) == 0
     fresh.load_state_dict(early)
-    assert all(gate.held and not gate.transparent and gate.log_alpha.requires_grad for gate in gates_of(fresh))
+    assert all(gate.frozen and not gate.transparent and gate.log_alpha.requires_grad for gate in gates_of(fresh))
 
 
 def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

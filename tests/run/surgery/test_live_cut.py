@@ -93,7 +93,7 @@ def settle(net: nn.Module) -> None:
         if closed.dim() > 1:
             closed[:, 1:9] = True  # units that nobody reads any more
         gate.log_alpha.data.masked_fill_(closed, -5.0)
-        gate.hold()
+        gate.freeze()
 
 
 def train(
@@ -124,7 +124,7 @@ def settle_one(net: nn.Module, width: int) -> None:
     for _, _, gate in gates(net):
         assert isinstance(gate, StochasticGate)
         gate.log_alpha.data[width:] = -5.0
-        gate.hold()
+        gate.freeze()
 
 
 SHRINK = pr.Shrink(every=2, multiple_of=4, saving=0.01, measure=False)

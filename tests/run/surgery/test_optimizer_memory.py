@@ -116,7 +116,7 @@ def attached(every: int, sizes: tuple[int, ...] = (6, 10, 3), bias: bool = True)
     run = pr.attach(net, pr.Stack(pr.L0(at="units", price=0.01), shrink), X)
     for _, _, gate in gates(net):
         gate.log_alpha.data[4:] = -5.0  # type: ignore[operator, union-attr]
-        gate.hold()  # type: ignore[operator]
+        gate.freeze()  # type: ignore[operator]
     return net, run
 
 

@@ -40,7 +40,7 @@ _DEGREES: dict[str, dict[str, int]] = {
 }
 
 
-def absorb(net: nn.Module, example: Inputs, companions: Iterable[object]) -> bool:
+def fold_gates(net: nn.Module, example: Inputs, companions: Iterable[object]) -> bool:
     """Multiply all held gates of `net` into its weights; False when there was none left.
 
     Gates next to a gate at "weights" that does more than multiply stay as they are.
@@ -74,7 +74,7 @@ def absorb(net: nn.Module, example: Inputs, companions: Iterable[object]) -> boo
             _scale(dict(twin.named_parameters()), names)
         _scale(dict(net.named_parameters()), names)
     for gate in ready:
-        gate.absorb()
+        gate.note_folded()
     for twin in copies:
         for (_, _, mine), (_, _, theirs) in zip(gates(net), gates(twin), strict=True):
             theirs.load_state_dict(mine.state_dict())
@@ -86,7 +86,7 @@ def absorb(net: nn.Module, example: Inputs, companions: Iterable[object]) -> boo
     return True
 
 
-def check_absorbable(opt: torch.optim.Optimizer) -> None:
+def check_foldable(opt: torch.optim.Optimizer) -> None:
     """Refuse optimizers whose memory cannot follow.
 
     Raises:
@@ -122,7 +122,7 @@ def _states(opt: torch.optim.Optimizer, scales: dict[nn.Parameter, Tensor]) -> l
 
 
 def _ready(net: nn.Module) -> list[StochasticGate]:
-    """Gates that are held and not absorbed yet, and may be multiplied into the weights wherever they act."""
+    """Gates that are frozen and not folded yet, and may be multiplied into the weights wherever they act."""
     bound: set[int] = set()
     for _, layer in gated_layers(net):
         found = layer.gates()
@@ -132,7 +132,7 @@ def _ready(net: nn.Module) -> list[StochasticGate]:
     return [
         gate
         for _, _, gate in gates(net)
-        if isinstance(gate, StochasticGate) and gate.held and not gate.absorbed and id(gate) not in bound
+        if isinstance(gate, StochasticGate) and gate.frozen and not gate.folded and id(gate) not in bound
     ]
 
 
@@ -172,5 +172,5 @@ def _check(net: nn.Module, example: Inputs) -> None:
         for parameter, scale in by_parameter.items():
             parameter.mul_(scale)
     for gate in ready:
-        gate.absorb()
+        gate.note_folded()
     same_or_raise(before, judged.outputs(), judged, net)
