@@ -39,10 +39,10 @@ def twenty_lines() -> nn.Module:
 
 def settings() -> list[pr.Method]:
     return [
-        pr.L0(price=0.1 / 60_000, keep={"fc1": 0.8, "fc2": 0.5}, drop={"fc*": 0.2}, hold=0.5),
+        pr.L0(price=0.1 / 60_000, keep={"fc1": 0.8, "fc2": 0.5}, hold=pr.Hold(0.5, drop={"fc*": 0.2})),
         pr.L0(price=pr.Price(1e-6, layers={"conv1": 1e-5}), at=["units:Conv2d", "inputs:Linear"]),
         pr.L0(price=pr.Price(1e-6, layers=(("conv1", 1e-5),)), keep=(("fc1", 0.8),), at=("units", "inputs")),
-        pr.L0(gate=pr.gates.relax.HardConcrete(), keep=0.8, drop=0.1, hold=0.3),
+        pr.L0(gate=pr.gates.relax.HardConcrete(), keep=0.8, hold=pr.Hold(0.3, drop=0.1)),
         pr.IMP(prunings=1, rate=0.5, structure=select.NM(2, 4), at="weights:!fc2", rewind="2ep"),
         pr.GMP(density=0.1, ramp=(0.0, 0.5), every="1ep", allocation=select.Global(least=1)),
         pr.RigL(density=0.1, allocation=select.Uniform(first_dense=True)),

@@ -13,7 +13,7 @@ LeNet-5-Caffe races in PyTorch's own memory order, in which a plain loop trains,
 images as they are, with weights that are rewound once the gates are held, and on images shifted by up to a pixel, going on
 with the weights that there are. The former setting was chosen on a validation split after the latter had been measured.
 In the races "with noise" the inputs of linear layers that are kept go on to drop out once the gates are held
-(`L0(drop=)`), as gates that are not held do: a small network that trains without any noise stays behind the dense one.
+(`Hold(drop=)`), as gates that are not held do: a small network that trains without any noise stays behind the dense one.
 Noise on the maps of the first convolution slowed the beginning down and brought nothing (validation).
 
 The budgets ask for MACs alone: maps cost the time, and weights of dense layers next to none. To choose settings,
@@ -41,7 +41,7 @@ from paring.core import Method, Stack
 from paring.cost import measure
 from paring.data import Dataset
 from paring.data import load as load_data
-from paring.methods import L0, Budget, Dense, Shrink
+from paring.methods import L0, Budget, Dense, Hold, Shrink
 from paring.train import Recipe, Trainer, evaluate
 
 WHOLE = 200
@@ -62,7 +62,7 @@ class Race:
         closing: epochs after which gates are held.
         epochs: epochs that are run by default.
         rewind: the weights go back to their initial values once the gates are held.
-        drop: probabilities of `L0(drop=)`; there are gates on maps and on inputs of linear layers then.
+        drop: probabilities of `Hold(drop=)`; there are gates on maps and on inputs of linear layers then.
         measured: cut only what makes a measured step faster; False cuts at every look, the same in every run.
     """
 
@@ -96,9 +96,8 @@ class Race:
         found: dict[str, Method] = {"dense": Dense()}
         for share in self.budgets:
             price = Budget(macs=share, ascent=5.0 * epochs, multiple_of=_WIDTH)
-            gates = L0(price=price, at="units", hold=1 - self.closing / epochs, rewind=0 if self.rewind else None)
-            if self.drop:
-                gates = replace(gates, at=("units:Conv2d", "inputs:Linear"), drop=self.drop)
+            hold = Hold(1 - self.closing / epochs, rewind=0 if self.rewind else None, drop=self.drop or 0.0)
+            gates = L0(price=price, at=("units:Conv2d", "inputs:Linear") if self.drop else "units", hold=hold)
             shrink = Shrink(every="1ep", multiple_of=_WIDTH, measure=self.measured, fold=True)
             found[shrunk(share, rewound=self.rewind, noisy=bool(self.drop))] = Stack(gates, shrink)
         return found

@@ -17,9 +17,10 @@ from paring.cli.arguments import (
     parse_relaxation,
     read,
 )
+from paring.cli.hold_argument import parse_hold, show_hold
 from paring.core import Stack
 from paring.gates import relax
-from paring.methods import L0, Budget, Price, Shrink
+from paring.methods import L0, Budget, Hold, Price, Shrink
 from paring.testing import ZOO
 
 rates = st.floats(0, 1e9)
@@ -104,7 +105,7 @@ def test_prices_as_people_write_them(text: str, wanted: Price | Budget) -> None:
         ("tax:1", r"price 'tax:1': write a number, 'rate=...,of=macs' or 'budget:macs=0.25'"),
         ("rate=-1", r"the rate of 'rate' is -1.0; a price is a number that is not negative"),
         ("conv1=-2", r"the rate of 'conv1' is -2.0; a price is a number that is not negative"),
-        ("rate=1,of=bytes", r"of='bytes'\): choose 'params' or 'macs'"),
+        ("rate=1,of=bytes", r"of='bytes'\): choose one of params, macs"),
         ("rate=x", r"'rate=x': 'x' is not a number"),
         ("rate=1,conv1", r"expected name=value, got 'conv1'"),
         ("=1", r"expected name=value, got '=1'"),
@@ -144,6 +145,31 @@ def test_relaxations_refused(text: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "hold", [Hold(), Hold(0.4), Hold(0.4, rewind=0), Hold(0.5, "2ep", 0.1), Hold(drop=(("fc1", 0.25), ("fc2", 0.5)))]
+)
+def test_a_hold_is_shown_as_it_is_read(hold: Hold) -> None:
+    again = parse_hold(*show_hold(hold))
+    assert (again.last, str(again.rewind), again.drop) == (hold.last, str(hold.rewind), hold.drop)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("much", "is not a number"),
+        ("last=0.4,last=0.5", "stands there twice"),
+        ("last=0.4,rewind", "is no name=value"),
+        ("end=0.4", "a hold has last, rewind, drop"),
+        ("last=x", "is not a number"),
+        ("last=0.4,drop=0.1,drop:fc1=0.2", "give one drop for all layers"),
+        ("last=2", "a fraction of training"),
+    ],
+)
+def test_holds_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_hold(text)
+
+
+@pytest.mark.parametrize(
     ("words", "wanted"),
     [
         ([], L0()),
@@ -154,6 +180,9 @@ def test_relaxations_refused(text: str, why: str) -> None:
         ),
         (["--keep", "fc1", "0.8", "fc2", "0.6"], L0(keep=(("fc1", 0.8), ("fc2", 0.6)))),
         (["--keep", "0.7", "--hold", "0.2", "--prior", "0.3"], L0(keep=0.7, hold=0.2, prior=0.3)),
+        (["--hold", "last=0.4,rewind=1ep,drop=0.5"], L0(hold=Hold(0.4, rewind="1ep", drop=0.5))),
+        (["--hold", "last=0.4,drop:fc1=0.25"], L0(hold=Hold(0.4, drop=(("fc1", 0.25),)))),
+        (["--hold", "none"], L0()),
         (["--gate", "concrete:beta=0.5", "--gate-lr", "2"], L0(gate=relax.Concrete(beta=0.5), gate_lr=2.0)),
         (["--per-example", "--l2", "1e-3", "--detach-l2"], L0(per_example=True, l2=1e-3, detach_l2=True)),
     ],

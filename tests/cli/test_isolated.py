@@ -17,7 +17,7 @@ from paring.cli.tickets import Plan, judge, run_plan
 from paring.cli.tickets.retrain import Retrain
 from paring.core import Method, Stack
 from paring.data import load
-from paring.methods import GMP, IMP, L0, AtInit, ContinuousSparsification, EdgePopup, Shrink, Slimming, Supermask
+from paring.methods import GMP, IMP, L0, AtInit, ContinuousSparsification, EdgePopup, Hold, Shrink, Slimming, Supermask
 from paring.train import Diverged, Recipe
 
 DATA = load("digits")
@@ -223,4 +223,4 @@ def test_rounds_are_measured_where_the_network_was_trained(tmp_path: Path, monke
 
 def test_a_stack_whose_l0_trains_its_own_ticket_is_refused() -> None:
     with pytest.raises(ValueError, match="trains its own ticket"):
-        Plan("lenet_300_100", "digits", (Stack(L0(at="weights", hold=0.5, rewind="1ep"), SHRINK),), RECIPE)
+        Plan("lenet_300_100", "digits", (Stack(L0(at="weights", hold=Hold(0.5, rewind="1ep")), SHRINK),), RECIPE)

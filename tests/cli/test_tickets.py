@@ -18,7 +18,7 @@ from paring.cli.tickets.verdict import matches
 from paring.core import Method
 from paring.data import load
 from paring.files import load as load_net
-from paring.methods import IMP, L0, STR, AtInit, ContinuousSparsification, Dense, Slimming, Supermask
+from paring.methods import IMP, L0, STR, AtInit, ContinuousSparsification, Dense, Hold, Slimming, Supermask
 from paring.train import METRICS, Recipe
 
 RECIPE = Recipe(epochs=1, batch=400, lr=0.1, optimizer="sgd")
@@ -217,7 +217,7 @@ def test_what_finds_no_ticket_is_refused_before_training() -> None:
         with pytest.raises(ValueError, match="no gates on weights"):
             Plan("lenet_300_100", "digits", (method,), CHEAP)
     with pytest.raises(ValueError, match="trains its own ticket"):
-        Plan("lenet_300_100", "digits", (L0(at="weights", hold=0.5, rewind=5),), CHEAP)
+        Plan("lenet_300_100", "digits", (L0(at="weights", hold=Hold(0.5, rewind=5)),), CHEAP)
     with pytest.raises(ValueError, match="two searches are the same"):
         Plan("lenet_300_100", "digits", (IMP(), IMP()), CHEAP)
     assert Plan("lenet_300_100", "digits", (IMP(),), CHEAP, controls=("reinit", "reinit")).controls == ("reinit",)

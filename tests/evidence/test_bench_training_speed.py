@@ -127,7 +127,7 @@ def test_what_is_done_to_the_images_is_said_and_weights_go_back_where_asked() ->
         assert isinstance(made, Stack)
         gates = made.methods[0]
         assert isinstance(gates, L0)
-        assert gates.rewind == (0 if rewind else None)
+        assert gates.end.rewind == (0 if rewind else None)
 
 
 def test_noise_is_for_what_is_kept() -> None:
@@ -135,6 +135,6 @@ def test_noise_is_for_what_is_kept() -> None:
     assert isinstance(made, Stack)
     gates = made.methods[0]
     assert isinstance(gates, L0)
-    assert gates.drop == (("fc2", 0.5),)
+    assert gates.end.drop == (("fc2", 0.5),)
     assert gates.at == Places(("units:Conv2d", "inputs:Linear"))
     assert shrunk(0.4, rewound=True, noisy=True) == "L0 + Shrink, rewound, with noise, 40 % of the MACs"

@@ -13,7 +13,9 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
+from paring.cli.config import plain
 from paring.core import Stack, gates
+from paring.core import concise as short
 from paring.methods import IMP
 from paring.testing.nets import Chain, chain_batch
 from paring.train.ema import Ema
@@ -21,7 +23,7 @@ from paring.train.ema import Ema
 pytestmark = [BY_HAND, CUT_SHORT]
 
 STEPS, HELD = 20, 10
-METHOD = pr.L0(price=pr.Budget(params=0.4), at="units", hold=0.5, rewind=0)
+METHOD = pr.L0(price=pr.Budget(params=0.4), at="units", hold=pr.Hold(0.5, rewind=0))
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +51,7 @@ def one_step(net: nn.Module, run: pr.Run, opt: torch.optim.Optimizer, step: int)
 def test_the_rest_trains_as_the_small_network_alone(shrink: bool, to: int) -> None:
     torch.manual_seed(0)
     net = Chain().double()
-    method: pr.Method = pr.L0(price=pr.Budget(params=0.4), at="units", hold=0.5, rewind=to)
+    method: pr.Method = pr.L0(price=pr.Budget(params=0.4), at="units", hold=pr.Hold(0.5, rewind=to))
     if shrink:
         method = Stack(method, pr.Shrink(every=7, multiple_of=1, saving=0.01, measure=False, fold=True))
     run = pr.attach(net, method, batch(0)[0][:2], steps=STEPS)
@@ -115,9 +117,9 @@ def test_at_the_moment_of_return() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: pr.L0(price=1e-3, rewind=0), "needs hold="),
-        (lambda: pr.L0(price=1e-3, hold=0.5, rewind="half"), "rewind"),
-        (lambda: pr.L0(price=1e-3, hold=0.5, rewind=-1), "rewind"),
+        (lambda: pr.L0(price=1e-3, hold=pr.Hold(rewind=0)), "needs last="),
+        (lambda: pr.L0(price=1e-3, hold=pr.Hold(0.5, rewind="half")), "rewind"),
+        (lambda: pr.L0(price=1e-3, hold=pr.Hold(0.5, rewind=-1)), "rewind"),
     ],
 )
 def test_settings_that_make_no_sense(make: object, words: str) -> None:
@@ -128,9 +130,9 @@ def test_settings_that_make_no_sense(make: object, words: str) -> None:
 def test_lengths_that_do_not_fit() -> None:
     x = batch(0)[0][:2]
     with pytest.raises(ValueError, match="step 10, but the gates are held from step 10 on"):
-        pr.attach(Chain().double(), pr.L0(price=1e-3, hold=0.5, rewind=10), x, steps=20)
+        pr.attach(Chain().double(), pr.L0(price=1e-3, hold=pr.Hold(0.5, rewind=10)), x, steps=20)
     with pytest.raises(ValueError, match="how long training is"):
-        pr.attach(Chain().double(), pr.L0(price=1e-3, hold=0.5, rewind=0), x)
+        pr.attach(Chain().double(), pr.L0(price=1e-3, hold=pr.Hold(0.5, rewind=0)), x)
     with pytest.raises(ValueError, match=r"different rewind points, steps \[0, 4\]"):
         pr.attach(Chain().double(), Stack(METHOD, IMP(rewind=4)), x, steps=20)
 
@@ -142,7 +144,7 @@ def test_dropping_out_is_the_same_with_and_without_cuts(fold: bool) -> None:
     for every in (7, 10_000):
         torch.manual_seed(0)
         net = Chain().double()
-        gates_ = pr.L0(price=pr.Budget(params=0.4), at="units", hold=0.5, rewind=0, drop=0.3)
+        gates_ = pr.L0(price=pr.Budget(params=0.4), at="units", hold=pr.Hold(0.5, rewind=0, drop=0.3))
         cuts = pr.Shrink(every=every, multiple_of=1, saving=0.01, measure=False, fold=fold)
         run = pr.attach(net, Stack(gates_, cuts), batch(0)[0][:2], steps=2 * STEPS)
         opt = torch.optim.Adam(run.parameter_groups(lr=0.01))
@@ -153,12 +155,27 @@ def test_dropping_out_is_the_same_with_and_without_cuts(fold: bool) -> None:
 
 
 def test_drop_is_refused_where_it_would_do_nothing() -> None:
-    for told in ({"at": "weights", "hold": 0.5}, {"hold": None}, {"price": 1e-3}):
+    for told in ({"at": "weights", "hold": pr.Hold(0.5, drop=0.5)}, {"price": 1e-3, "hold": pr.Hold(drop=0.5)}):
         with pytest.raises(ValueError, match="whose gates are held"):
-            pr.L0(drop=0.5, **told)  # type: ignore[arg-type]
+            pr.L0(**told)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a probability"):
-        pr.L0(price=pr.Budget(params=0.5), drop=1.0)
+        pr.Hold(drop=1.0)
     with pytest.raises(ValueError, match="drop names 'nothing'"):
-        pr.attach(Chain(), pr.L0(price=pr.Budget(params=0.5), drop=(("nothing", 0.5),)), batch(0)[0][:2], steps=9)
-    pairs = pr.L0(price=pr.Budget(params=0.5), drop={"fc*": 0.5})  # type: ignore[arg-type]
-    assert pairs.drop == (("fc*", 0.5),)
+        pr.attach(
+            Chain(),
+            pr.L0(price=pr.Budget(params=0.5), hold=pr.Hold(drop=(("nothing", 0.5),))),
+            batch(0)[0][:2],
+            steps=9,
+        )
+    assert pr.Hold(drop={"fc*": 0.5}).drop == (("fc*", 0.5),)
+
+
+def test_a_number_is_a_hold_and_stands_for_it_in_configs_and_labels() -> None:
+    assert pr.L0(hold=0.4) == pr.L0(hold=pr.Hold(0.4))
+    assert pr.L0(hold=None) == pr.L0()
+    assert [pr.L0(hold=0.4).holding, pr.L0().holding, pr.L0(price=pr.Budget(params=0.5)).holding] == [0.4, 0.0, 0.25]
+    assert short(pr.L0(hold=0.4)) == "L0(hold=0.4)"
+    assert short(pr.L0(hold=pr.Hold(0.4, rewind=0))) == "L0(hold=Hold(last=0.4, rewind=0))"
+    assert plain(pr.L0(hold=0.4))["hold"] == 0.4
+    assert plain(pr.L0(), defaults=False) == {"type": "L0"}
+    assert plain(pr.L0(hold=pr.Hold(0.4, rewind="1ep")))["hold"]["rewind"] == "1ep"

@@ -269,7 +269,7 @@ def test_a_ticket_trained_in_isolation_is_the_round_that_found_it(tmp_path: Path
     [
         imp(),
         pr.ContinuousSparsification(density=0.3, searches=1, rewind=2),
-        pr.L0(price=pr.Budget(params=0.4), hold=0.5, rewind=2),
+        pr.L0(price=pr.Budget(params=0.4), hold=pr.Hold(0.5, rewind=2)),
     ],
     ids=lambda method: type(method).__name__,
 )

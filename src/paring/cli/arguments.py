@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from paring import hard, methods, select
+from paring.cli.hold_argument import parse_hold, show_hold
 from paring.core import At, Method, Places
 from paring.gates import relax
-from paring.methods import Budget, Price
+from paring.methods import Budget, Hold, Price
 from paring.methods.by_layer import ByLayer, named, pairs_of
 
 T = TypeVar("T")
@@ -256,6 +257,12 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
     def _rule(info: Any) -> Any:
         forms: dict[Any, tuple[str, Callable[[str], Any], Callable[[Any], list[str]], Any]] = {
             float | Price | Budget: ("RATE|budget:NAME=F", parse_price, _show_price, (int, float, Price, Budget)),
+            float | Hold | None: (
+                "F|last=F,rewind=STEPS,drop=F",
+                parse_hold,
+                show_hold,
+                (int, float, Hold, type(None)),
+            ),
             relax.Relaxation: (_words(RELAXATIONS), parse_relaxation, _show_relaxation, relax.Relaxation),
             select.Allocation: (
                 _words(ALLOCATIONS) + "|given:LAYER=F",

@@ -14,7 +14,7 @@ import json
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from paring.core import Places, first_name
+from paring.core import Shorthand, first_name
 
 
 def plain(value: Any, *, hashed: bool = False) -> Any:
@@ -23,7 +23,7 @@ def plain(value: Any, *, hashed: bool = False) -> Any:
     Raises:
         TypeError: something in it is no config value.
     """
-    if isinstance(value, Places):
+    if isinstance(value, Shorthand):
         value = value.plain
     if is_dataclass(value) and not isinstance(value, type):
         shown = {

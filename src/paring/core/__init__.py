@@ -1,8 +1,9 @@
 """Clock, gates, gated layers and the method contract: everything the rest of paring is built on."""
 
+from paring.core import validate
 from paring.core.attachment import Attachment, attached, is_attached, set_attachment
 from paring.core.attention import joint_projection
-from paring.core.clock import Clock, in_steps, steps_or_share, whole_number
+from paring.core.clock import Clock, in_steps, steps_or_share
 from paring.core.file_error import FileError
 from paring.core.first_name import first_name, hashed_as
 from paring.core.gate import Gate, noise_dtype
@@ -14,7 +15,7 @@ from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, sett
 from paring.core.select_linear import SelectLinear
 from paring.core.sharding import is_sharded
 from paring.core.shared_gate import Spread
-from paring.core.short_repr import concise
+from paring.core.short_repr import Shorthand, concise
 from paring.core.unwrap import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.warning import ParingWarning, warn
 from paring.core.watch import Progress, Watch
@@ -42,6 +43,7 @@ __all__ = [
     "Removal",
     "Rewind",
     "SelectLinear",
+    "Shorthand",
     "Spread",
     "Stack",
     "Watch",
@@ -70,7 +72,7 @@ __all__ = [
     "strip",
     "unaveraged",
     "unwrapped",
+    "validate",
     "warn",
-    "whole_number",
     "wrappers",
 ]

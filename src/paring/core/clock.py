@@ -45,21 +45,6 @@ class Clock:
         return None if self.epoch_steps is None else self.step / self.epoch_steps
 
 
-def whole_number(owner: str, name: str, value: int, least: int = 1) -> None:
-    """Refuse what is no number of things.
-
-    Args:
-        owner, name: whose setting it is, for messages: "IMP", "prunings".
-        value: as the user gave it.
-        least: smallest allowed.
-
-    Raises:
-        ValueError: it is no whole number, or too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{owner}({name}={value!r}): a whole number, at least {least}")
-
-
 def in_steps(name: str, value: str | int, epoch_steps: int | None, *, least: int = 1) -> int:
     """A moment or a length as optimizer steps, from 200, "200" or "0.5ep".
 

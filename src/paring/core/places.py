@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 from torch import nn
 
 from paring.core.layers import KINDS, STOCK, Kind
+from paring.core.short_repr import Shorthand
 
 PLACE_KINDS: tuple[Kind | Literal["heads"], ...] = (*KINDS, "heads")
 
@@ -91,7 +92,7 @@ class Place:
 
 
 @dataclass(frozen=True, repr=False)
-class Places:
+class Places(Shorthand):
     """All places of a method; shown as they were written.
 
     Attributes:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from paring.core.places import Places
+
+class Shorthand(ABC):
+    """A frozen value with a shorter form in configs, labels and saved states, such as the text of a place."""
+
+    @property
+    @abstractmethod
+    def plain(self) -> Any:
+        """The shorter form, or the value itself where it has none."""
 
 
 def concise(value: Any) -> str:
     """`IMP(rate=0.5)`, say, where `repr` would name every field; values inside alike."""
-    if isinstance(value, Places):
+    if isinstance(value, Shorthand):
         value = value.plain
     if isinstance(value, tuple):
         return f"({', '.join(map(concise, value))},)"

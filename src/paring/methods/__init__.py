@@ -9,6 +9,7 @@ from paring.methods.continuous_sparsification import ContinuousSparsification
 from paring.methods.dnw import DNW
 from paring.methods.edge_popup import EdgePopup
 from paring.methods.gmp import GMP
+from paring.methods.hold import Hold
 from paring.methods.imp import IMP
 from paring.methods.l0 import L0
 from paring.methods.masked import Masked
@@ -35,6 +36,7 @@ __all__ = [
     "ContinuousSparsification",
     "Dense",
     "EdgePopup",
+    "Hold",
     "Masked",
     "Price",
     "RigL",

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, whole_number
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import Site, clear_closed, freeze_masks, mask_of, masks_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
 
@@ -59,15 +59,12 @@ class AtInit(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if self.score not in _SCORES:
-            raise ValueError(f"AtInit(score={self.score!r}): choose one of {', '.join(_SCORES)}")
-        if not 0 < self.density <= 1:
-            raise ValueError(f"AtInit(density={self.density}): must lie in (0, 1]")
+        validate.one_of(self, "score", _SCORES)
+        validate.within(self, "(0, 1]", "density")
         if self.iterations is not None:
-            whole_number("AtInit", "iterations", self.iterations)
+            validate.whole_number(self, "iterations")
         self.structure.check(f"AtInit(density={self.density})", self.density)
-        if not self.temperature > 0:
-            raise ValueError(f"AtInit(temperature={self.temperature}): must be positive")
+        validate.positive(self, "temperature")
 
     @property
     def trains_ticket(self) -> bool:

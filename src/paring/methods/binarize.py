@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from paring.core import At, Clock, Example, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Example, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import BinaryWeights, Site, put_gate, read_weights, sites_of, weight_of, weight_sites
 from paring.hard import GradientRule, LearnedStep, SaturatedReLU, SaturatedSTE, Sign, SoftHinge, Staircase
 from paring.hard.swap import activations, functional, swap
@@ -65,14 +65,13 @@ class Binarize(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        _one_of("activations", self.activations, ("sign", "staircase", "learned_step", "saturated_relu", "none"))
-        _one_of("weights", self.weights, ("mean", "sign", "none"))
+        validate.one_of(self, "activations", ("sign", "staircase", "learned_step", "saturated_relu", "none"))
+        validate.one_of(self, "weights", ("mean", "sign", "none"))
         if self.activations == self.weights == "none":
             raise ValueError(
                 "Binarize(activations='none', weights='none') would change nothing: give one of them, or train Dense()"
             )
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 1:
-            raise ValueError(f"Binarize(steps={self.steps!r}): a whole number, at least 1")
+        validate.whole_number(self, "steps")
         for name in ("rule", "weight_rule"):
             if not isinstance(getattr(self, name), GradientRule):
                 raise ValueError(
@@ -183,8 +182,3 @@ def binarize(
         ValueError: see `Binarize` and `attach`; the network is then as it was before.
     """
     return attach(net, Binarize(activations, weights, **settings), example)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"Binarize({name}={value!r}): choose one of {', '.join(allowed)}")

@@ -11,7 +11,6 @@ the last part of training the gates are held on a support of exactly the asked s
 from __future__ import annotations
 
 import itertools
-import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from paring.core import Attachment
+from paring.core import Attachment, validate
 from paring.cost import Cost, CostModel
 from paring.gates import Site, StochasticGate, expected, gate_of, live, openness, replaced, support
 
@@ -54,17 +53,11 @@ class Budget:
             raise ValueError(
                 "Budget() asks for nothing: give params=, macs= or both, as fractions of the dense network"
             )
-        for name, value in (("params", self.params), ("macs", self.macs)):
-            if value is not None and not 0 < value <= 1:
-                raise ValueError(f"Budget({name}={value}): a fraction of the dense network, in (0, 1]")
-            if value is not None:
-                object.__setattr__(self, name, float(value))
-        if not (self.ascent > 0 and math.isfinite(self.ascent)):
-            raise ValueError(f"Budget(ascent={self.ascent}): must be a positive number")
-        object.__setattr__(self, "ascent", float(self.ascent))
-        if isinstance(self.multiple_of, bool) or self.multiple_of != int(self.multiple_of) or self.multiple_of < 1:
-            raise ValueError(f"Budget(multiple_of={self.multiple_of}): a whole number, at least 1")
-        object.__setattr__(self, "multiple_of", int(self.multiple_of))
+        asked = [name for name in ("params", "macs") if getattr(self, name) is not None]
+        validate.within(self, "(0, 1]", *asked, what="a fraction of the dense network,")
+        validate.positive(self, "ascent")
+        validate.as_floats(self, *asked, "ascent")
+        validate.as_whole(self, "multiple_of")
 
     @property
     def targets(self) -> dict[str, float]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TypeAlias
+from typing import Any, TypeAlias
+
+from paring.core import validate
 
 Pairs: TypeAlias = Mapping[str, float] | Sequence[tuple[str, float]]
 ByLayer: TypeAlias = float | Pairs
@@ -16,9 +18,18 @@ def pairs_of(given: Pairs) -> tuple[tuple[str, float], ...]:
     return tuple((str(name), float(value)) for name, value in pairs)
 
 
-def settled(given: ByLayer) -> float | tuple[tuple[str, float], ...]:
-    """A number, or pairs: what can be part of a frozen value."""
-    return float(given) if isinstance(given, int | float) else pairs_of(given)
+def as_by_layer(value: Any, name: str, interval: str) -> None:
+    """Make a field of a frozen value a number or a tuple of pairs, all of them probabilities in an interval.
+
+    Raises:
+        ValueError: one of them lies outside.
+    """
+    given: ByLayer = getattr(value, name)
+    object.__setattr__(value, name, float(given) if isinstance(given, int | float) else pairs_of(given))
+    for layer, number in named(given):
+        if not validate.contains(interval, number):
+            told = f"{name}={number}" + (f" for {layer!r}" if layer else "")
+            raise ValueError(f"{type(value).__name__}({told}): a probability, in {interval}")
 
 
 def named(given: ByLayer) -> tuple[tuple[str, float], ...]:

@@ -13,13 +13,12 @@ network that comes out has the size of the one that went in.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import DropoutGate, Site, gate_of, put_gate, sites, sites_of, weight_of
 
 
@@ -50,17 +49,11 @@ class ConcreteDropout(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "inputs")
-        if self.examples < 1:
-            raise ValueError(f"ConcreteDropout(examples={self.examples}): must be at least 1")
-        if not 0 < self.p < 1:
-            raise ValueError(f"ConcreteDropout(p={self.p}): must lie in (0, 1)")
-        if not (self.temperature > 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"ConcreteDropout(temperature={self.temperature}): must be a positive number")
-        for name in ("length", "gate_lr"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(
-                    f"ConcreteDropout({name}={getattr(self, name)}): must be a number that is not negative"
-                )
+        if not self.examples >= 1:
+            validate.refuse(self, "examples", "must be at least 1")
+        validate.within(self, "(0, 1)", "p")
+        validate.positive(self, "temperature")
+        validate.not_negative(self, "length", "gate_lr")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = sites(net, probe.wiring, self.at)

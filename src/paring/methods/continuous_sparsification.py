@@ -44,7 +44,7 @@ from paring.core import (
     in_steps,
     settle_places,
     steps_or_share,
-    whole_number,
+    validate,
 )
 from paring.gates import SigmoidGate, Site, gate_of, put_gate, weight_of, weight_sites
 
@@ -96,20 +96,16 @@ class ContinuousSparsification(Method):
     def __post_init__(self) -> None:
         settle_places(self, "weights")
         name = type(self).__name__
-        for one in ("rate", "gate_lr"):
-            if not (getattr(self, one) >= 0 and math.isfinite(getattr(self, one))):
-                raise ValueError(f"{name}({one}={getattr(self, one)}): must be a number that is not negative")
-        if not math.isfinite(self.s0):
-            raise ValueError(f"{name}(s0={self.s0}): must be a finite number")
-        whole_number(name, "searches", self.searches)
-        if not (self.final_beta >= 1 and math.isfinite(self.final_beta)):
-            raise ValueError(f"{name}(final_beta={self.final_beta}): must be at least 1")
-        if self.ticket not in _TICKETS:
-            raise ValueError(f"{name}(ticket={self.ticket!r}): choose one of {', '.join(_TICKETS)}")
-        if self.per not in ("step", "epoch"):
-            raise ValueError(f"{name}(per={self.per!r}): choose 'step' or 'epoch'")
-        if self.density is not None and not 0 < self.density <= 1:
-            raise ValueError(f"{name}(density={self.density}): must lie in (0, 1]")
+        validate.not_negative(self, "rate", "gate_lr")
+        validate.finite(self, "s0")
+        validate.whole_number(self, "searches")
+        validate.finite(self, "final_beta")
+        if self.final_beta < 1:
+            validate.refuse(self, "final_beta", "must be at least 1")
+        validate.one_of(self, "ticket", _TICKETS)
+        validate.one_of(self, "per", ("step", "epoch"))
+        if self.density is not None:
+            validate.within(self, "(0, 1]", "density")
         if self.density is None and self.allocation != select.Global():
             raise ValueError(f"{name}(allocation=...) shares a density among layers: give density=... as well")
         if self.rewind is not None:

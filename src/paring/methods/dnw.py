@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import clear_closed, freeze_masks, mask_of, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import chosen
 
@@ -39,8 +39,7 @@ class DNW(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if not 0 < self.density <= 1:
-            raise ValueError(f"DNW(density={self.density}): must lie in (0, 1]")
+        validate.within(self, "(0, 1]", "density")
         self.structure.check(f"DNW(density={self.density})", self.density)
 
     def attach(self, net: nn.Module, probe: Probe) -> None:

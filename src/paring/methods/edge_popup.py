@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import PopupGate, put_gate, rest_weights, set_signed_constant, weight_of, weight_sites
 
 
@@ -40,12 +40,10 @@ class EdgePopup(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if not 0 < self.keep <= 1:
-            raise ValueError(f"EdgePopup(keep={self.keep}): must lie in (0, 1]")
+        validate.within(self, "(0, 1]", "keep")
         if self.scale_fan and not self.constant:
             raise ValueError("EdgePopup(scale_fan=True) is about the size of constant weights: give constant=True too")
-        if not (self.gate_lr >= 0 and math.isfinite(self.gate_lr)):
-            raise ValueError(f"EdgePopup(gate_lr={self.gate_lr}): must be a number that is not negative")
+        validate.not_negative(self, "gate_lr")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = weight_sites(net, probe, self.at)

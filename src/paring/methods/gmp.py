@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share, validate
 from paring.gates import (
     clear_closed,
     freeze_masks,
@@ -63,8 +63,7 @@ class GMP(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if not 0 < self.density <= 1:
-            raise ValueError(f"GMP(density={self.density}): must lie in (0, 1]")
+        validate.within(self, "(0, 1]", "density")
         if self.every is not None:
             in_steps("GMP(every=...)", self.every, 1)
         object.__setattr__(self, "ramp", tuple(self.ramp))

@@ -33,7 +33,7 @@ from paring.core import (
     hashed_as,
     in_steps,
     settle_places,
-    whole_number,
+    validate,
 )
 from paring.gates import clear_closed, freeze_masks, put_masks, set_masks, sites_of, weights_of
 from paring.methods.chosen import narrowed
@@ -68,11 +68,9 @@ class IMP(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        whole_number("IMP", "prunings", self.prunings)
-        if not 0 < self.rate < 1:
-            raise ValueError(f"IMP(rate={self.rate}): must lie in (0, 1)")
-        if self.retrain not in _WAYS:
-            raise ValueError(f"IMP(retrain={self.retrain!r}): choose one of {', '.join(_WAYS)}")
+        validate.whole_number(self, "prunings")
+        validate.within(self, "(0, 1)", "rate")
+        validate.one_of(self, "retrain", _WAYS)
         in_steps("IMP(rewind=...)", self.rewind, 1, least=0)
         self.structure.check(f"IMP(prunings={self.prunings}, rate={self.rate})", self.density(self.prunings))
 

@@ -14,7 +14,6 @@ positions and pruned inputs; `l2` is not divided by N. `Price` is the paper's λ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -22,13 +21,26 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
-from paring.core import PLACE_KINDS, At, Clock, Method, Places, Probe, attached, gates, in_steps, settle_places
+from paring.core import (
+    PLACE_KINDS,
+    At,
+    Clock,
+    Method,
+    Places,
+    Probe,
+    attached,
+    gates,
+    in_steps,
+    settle_places,
+    validate,
+)
 from paring.cost import CostModel
 from paring.gates import Site, StochasticGate, gate_of, put_gate, say_left_out, sites
 from paring.gates.relax import HardConcrete, Relaxation
 from paring.methods.budget import BLOW, Budget
-from paring.methods.by_layer import ByLayer, named, pairs_of, settled, value_at
+from paring.methods.by_layer import ByLayer, as_by_layer, named, pairs_of, value_at
 from paring.methods.expected_l2 import expected_l2_of
+from paring.methods.hold import Hold
 from paring.methods.price import Price
 
 
@@ -54,14 +66,8 @@ class L0(Method):
         l2: rate of the L2 term that counts a weight only while its gate is open (eq. 15); 0 switches it off.
         detach_l2: keep the L2 term from shrinking gates.
         per_example: one sample per example instead of one per minibatch.
-        hold: last fraction of training, in [0, 1), in which the gates stop moving and the weights settle on what is
-            kept; None means 0 with a price and 0.25 with a budget.
-        rewind: once the gates are held, the weights that are left go back to where they were after so many epochs ("1ep")
-            or optimizer steps (0: their initial values) and train from there on without the gates' noise, and with gates of
-            one, as a lottery ticket does; None goes on with the weights that there are.
-        drop: probability, in [0, 1), with which a unit that was kept still drops out of a training example once the gates
-            are held (what is left is scaled by 1/(1 − drop)), or pairs (layer pattern, probability): closed gates make no
-            noise any more, and a small network wants some.
+        hold: the end of training, in which gates stand still: its fraction, or a `Hold` with a rewind of the weights or with
+            units that drop out; None is `Hold()`.
         prior: keep probability of a prior on the gates, for the term of eq. 21 that the paper drops; None drops it too.
         kl: rate of KL(q(z) ‖ prior), used with `prior` (1/N for the variational bound of the spike-and-slab view).
 
@@ -77,46 +83,31 @@ class L0(Method):
     l2: float = 0.0
     detach_l2: bool = False
     per_example: bool = False
-    hold: float | None = None
+    hold: float | Hold | None = Hold()  # noqa: RUF009  # a frozen value
     prior: float | None = None
     kl: float = 0.0
-    rewind: str | int | None = None
-    drop: ByLayer = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
             object.__setattr__(self, "price", Price(float(self.price)))
-        settle_places(self, *PLACE_KINDS)
-        for name in ("keep", "drop"):
-            object.__setattr__(self, name, settled(getattr(self, name)))
         if not isinstance(self.price, Price | Budget):
             raise ValueError(f"L0(price={self.price!r}): give a number, a Price or a Budget")
-        for name, value in (*named(self.keep), *([("prior", self.prior)] if self.prior is not None else [])):
-            if not 0 < value < 1:
-                raise ValueError(
-                    f"L0: a keep probability must lie in (0, 1), got {value} {f'for {name!r}' if name else ''}"
-                )
-        drops = named(self.drop)
-        for name, value in drops:
-            if not 0 <= value < 1:
-                raise ValueError(f"L0(drop={value}{f' for {name!r}' if name else ''}): a probability, in [0, 1)")
-        if any(value for _, value in drops) and not (self.holding and all(p != "weights" for p in self._kinds)):
+        settle_places(self, *PLACE_KINDS)
+        object.__setattr__(self, "hold", Hold.of(self.hold))
+        as_by_layer(self, "keep", "(0, 1)")
+        validate.not_negative(self, "gate_lr", "l2", "kl")
+        validate.as_floats(self, "gate_lr", "l2", "kl")
+        if self.prior is not None:
+            validate.within(self, "(0, 1)", "prior", what="a probability,")
+        if self.end.drops and not (self.holding and all(p != "weights" for p in self._kinds)):
             raise ValueError(
-                "L0(drop=...) is for units or inputs (not single weights) whose gates are held: give hold=, the last "
-                "fraction of training, or a Budget"
+                "Hold(drop=...) is for units or inputs (not single weights) whose gates are held: give Hold(last=...), the "
+                "last fraction of training, or a Budget"
             )
-        for name, value in (("gate_lr", self.gate_lr), ("l2", self.l2), ("kl", self.kl)):
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"L0({name}={value}): must be a number that is not negative")
-            object.__setattr__(self, name, float(value))
-        if self.hold is not None and not 0 <= self.hold < 1:
-            raise ValueError(f"L0(hold={self.hold}): a fraction of training, in [0, 1)")
-        if self.rewind is not None:
-            in_steps("L0(rewind=...)", self.rewind, 1, least=0)
-            if not self.holding:
-                raise ValueError(
-                    "L0(rewind=...) needs hold=, the last fraction of training, for which weights are rewound"
-                )
+        if self.end.rewind is not None and not self.holding:
+            raise ValueError(
+                "Hold(rewind=...) needs last=, the last fraction of training, for which weights are rewound"
+            )
         if self.kl > 0 and self.prior is None:
             raise ValueError("L0(kl=...) needs prior=, the keep probability of the prior on the gates")
 
@@ -126,9 +117,14 @@ class L0(Method):
         return Places.of(self.at).written
 
     @property
+    def end(self) -> Hold:
+        """`hold` as the value it stands for."""
+        return Hold.of(self.hold)
+
+    @property
     def holding(self) -> float:
         """Last fraction of training in which gates are held."""
-        return self.hold if self.hold is not None else 0.25 if isinstance(self.price, Budget) else 0.0
+        return self.end.last if self.end.last is not None else 0.25 if isinstance(self.price, Budget) else 0.0
 
     @property
     def _kinds(self) -> tuple[str, ...]:
@@ -150,7 +146,7 @@ class L0(Method):
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = sites(net, probe.wiring, self.at)
         say_left_out(net, probe, self.at, found)
-        for what, given in (("keep", self.keep), ("drop", self.drop)):
+        for what, given in (("keep", self.keep), ("drop", self.end.drop)):
             _all_used(what, [name for name, _ in named(given) if name], found)
         _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)
         gated = sum(p.numel() for _, _, gate in gates(net) for p in gate.parameters())
@@ -168,7 +164,7 @@ class L0(Method):
                 per_example=self.per_example,
                 shared=bool(site.taps),
                 lr_scale=self.gate_lr,
-                drop=value_at(self.drop, site.layers, 0.0),
+                drop=value_at(self.end.drop, site.layers, 0.0),
                 device=weight.device,
                 dtype=weight.dtype,
             )
@@ -189,7 +185,11 @@ class L0(Method):
         return self.price.least(net, notes.sites, notes.model) if isinstance(self.price, Budget) else {}
 
     def point(self, clock: Clock) -> int | None:
-        return None if self.rewind is None else in_steps("L0(rewind=...)", self.rewind, clock.epoch_steps, least=0)
+        return (
+            None
+            if self.end.rewind is None
+            else in_steps("Hold(rewind=...)", self.end.rewind, clock.epoch_steps, least=0)
+        )
 
     def start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None and self.holding:
@@ -200,14 +200,14 @@ class L0(Method):
             )
         back = self.point(clock)
         if back is not None and clock.steps is None:
-            raise ValueError("L0(rewind=...) has to know how long training is: attach(..., steps=...)")
+            raise ValueError("Hold(rewind=...) has to know how long training is: attach(..., steps=...)")
         if back is not None and clock.steps is not None and back >= self._last(clock.steps):
             raise ValueError(
-                f"L0(rewind={self.rewind!r}) is step {back}, but the gates are held from step {self._last(clock.steps)} on"
+                f"Hold(rewind={self.end.rewind!r}) is step {back}, but the gates are held from step {self._last(clock.steps)} on"
             )
 
     def goes_back(self, net: nn.Module, clock: Clock) -> bool:
-        if self.rewind is None:
+        if self.end.rewind is None:
             return False
         mine = [gate for site in self.sites(net) if isinstance(gate := gate_of(net, site), StochasticGate)]
         return all(gate.frozen and not gate.folded for gate in mine)

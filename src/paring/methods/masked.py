@@ -5,14 +5,13 @@ This is how a ticket is trained in isolation, and how a network that another too
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import clear_closed, freeze_masks, put_masks, set_masks, sites_of, weights_of
 
 
@@ -35,8 +34,7 @@ class Masked(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if not (self.factor > 0 and math.isfinite(self.factor)):
-            raise ValueError(f"Masked(factor={self.factor}): must be a positive number")
+        validate.positive(self, "factor")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = put_masks(net, probe, self.at, self.structure, self.factor)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from paring.core import validate
 from paring.gates import Site, gate_of
 from paring.methods.by_layer import Pairs, pairs_of, value_at
 
@@ -41,8 +42,7 @@ class Price:
             if not (rate >= 0 and math.isfinite(rate)):
                 raise ValueError(f"Price: the rate of {name!r} is {rate}; a price is a number that is not negative")
         object.__setattr__(self, "rate", float(self.rate))
-        if self.of not in ("params", "macs"):
-            raise ValueError(f"Price(of={self.of!r}): choose 'params' or 'macs'")
+        validate.one_of(self, "of", ("params", "macs"))
 
     def at(self, *layers: str) -> float:
         """The rate for this layer, or for a group of layers: that of the first pattern that matches any of them."""

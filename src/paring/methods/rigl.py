@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share, validate
 from paring.gates import clear_closed, forget, mask_of, put_masks, set_masks, sites_of, weight_of, weights_of
 
 _EXCHANGES = 8  # in a short training
@@ -52,8 +52,7 @@ class RigL(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if not 0 < self.density <= 1:
-            raise ValueError(f"RigL(density={self.density}): must lie in (0, 1]")
+        validate.within(self, "(0, 1]", "density")
         if self.every is not None:
             in_steps("RigL(every=...)", self.every, 1)
         _ = self.schedule

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share
+from paring.core import At, Clock, Method, Places, Probe, attached, in_steps, settle_places, steps_or_share, validate
 from paring.gates import (
     clear_closed,
     forget,
@@ -57,9 +57,7 @@ class SET(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        for name, value in (("density", self.density), ("drop", self.drop), ("end", self.end)):
-            if not 0 < value <= 1:
-                raise ValueError(f"SET({name}={value}): must lie in (0, 1]")
+        validate.within(self, "(0, 1]", "density", "drop", "end")
         if self.every is not None:
             in_steps("SET(every=...)", self.every, 1)
 

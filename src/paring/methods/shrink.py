@@ -13,13 +13,12 @@ as well is an approximation (*retirement*), off by default.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from paring.core import Clock, Method, Probe, Removal, attached, gates, in_steps
+from paring.core import Clock, Method, Probe, Removal, attached, gates, in_steps, validate
 from paring.gates import StochasticGate
 from paring.run.surgery.carry import check_network
 from paring.run.surgery.fold_gates import check_foldable
@@ -57,13 +56,9 @@ class Shrink(Method):
     fold: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.multiple_of, bool) or self.multiple_of != int(self.multiple_of) or self.multiple_of < 1:
-            raise ValueError(f"Shrink(multiple_of={self.multiple_of}): a whole number, at least 1")
-        for name in ("saving", "retire"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and 0 <= value < 1):
-                raise ValueError(f"Shrink({name}={value}): must lie in [0, 1)")
-            object.__setattr__(self, name, float(value))
+        validate.as_whole(self, "multiple_of")
+        validate.within(self, "[0, 1)", "saving", "retire")
+        validate.as_floats(self, "saving", "retire")
         for name in ("every", "patience"):
             in_steps(f"Shrink({name}=...)", getattr(self, name), 1)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import select
-from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, Rewind, attached, settle_places, validate
 from paring.gates import MaskGate, ScaleGate, Site, gate_of, put_gate, sites, sites_of
 
 
@@ -42,10 +42,8 @@ class Slimming(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "units", "heads")
-        if not 0 < self.density <= 1:
-            raise ValueError(f"Slimming(density={self.density}): must lie in (0, 1]")
-        if not self.rate >= 0:
-            raise ValueError(f"Slimming(rate={self.rate}): must not be negative")
+        validate.within(self, "(0, 1]", "density")
+        validate.not_negative(self, "rate")
 
     @property
     def rounds(self) -> int:

@@ -11,13 +11,12 @@ one that is large enough to move it in short trainings too.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import Site, SoftThresholdGate, gate_of, put_gate, read_weights, sites_of, weight_of, weight_sites
 
 
@@ -40,10 +39,8 @@ class STR(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if not math.isfinite(self.s_init):
-            raise ValueError(f"STR(s_init={self.s_init}): must be a finite number")
-        if not (self.gate_lr >= 0 and math.isfinite(self.gate_lr)):
-            raise ValueError(f"STR(gate_lr={self.gate_lr}): must be a number that is not negative")
+        validate.finite(self, "s_init")
+        validate.not_negative(self, "gate_lr")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = weight_sites(net, probe, self.at)

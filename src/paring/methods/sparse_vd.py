@@ -13,13 +13,12 @@ and in the decision; the KL has the paper's constants, not rounded ones; closed 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import GaussianGate, gate_of, put_gate, read_weights, sites_of, weight_of, weight_sites
 
 
@@ -48,15 +47,11 @@ class SparseVD(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        for name in ("rate", "gate_lr"):
-            if not (getattr(self, name) >= 0 and math.isfinite(getattr(self, name))):
-                raise ValueError(f"SparseVD({name}={getattr(self, name)}): must be a number that is not negative")
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"SparseVD(warmup={self.warmup}): a fraction of training, in [0, 1]")
+        validate.not_negative(self, "rate", "gate_lr")
+        validate.within(self, "[0, 1]", "warmup", what="a fraction of training,")
         if not -8 <= self.threshold < 8:
             raise ValueError(f"SparseVD(threshold={self.threshold}): must lie in [-8, 8), where log α is kept")
-        if not math.isfinite(self.log_sigma2):
-            raise ValueError(f"SparseVD(log_sigma2={self.log_sigma2}): must be a finite number")
+        validate.finite(self, "log_sigma2")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = weight_sites(net, probe, self.at)

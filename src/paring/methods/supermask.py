@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from paring.core import At, Clock, Method, Places, Probe, attached, settle_places
+from paring.core import At, Clock, Method, Places, Probe, attached, settle_places, validate
 from paring.gates import (
     SupermaskGate,
     gate_of,
@@ -53,8 +53,7 @@ class Supermask(Method):
 
     def __post_init__(self) -> None:
         settle_places(self, "weights")
-        if not (self.gate_lr >= 0 and math.isfinite(self.gate_lr)):
-            raise ValueError(f"Supermask(gate_lr={self.gate_lr}): must be a number that is not negative")
+        validate.not_negative(self, "gate_lr")
 
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = weight_sites(net, probe, self.at)

@@ -51,7 +51,7 @@ ZOO: tuple[Row, ...] = (
     Row(
         "l0 rewound and shrinking",
         lambda: Stack(
-            m.L0(price=m.Budget(params=0.4), at="units", hold=0.5, rewind=4, drop=0.2),
+            m.L0(price=m.Budget(params=0.4), at="units", hold=m.Hold(0.5, rewind=4, drop=0.2)),
             m.Shrink(every=5, multiple_of=1, saving=0.01, measure=False),
         ),
     ),

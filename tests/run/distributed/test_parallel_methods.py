@@ -44,7 +44,7 @@ class Case:
     sharded: bool = False
 
 
-_REWOUND = pr.L0(price=pr.Budget(params=0.4), hold=0.5, rewind=1)
+_REWOUND = pr.L0(price=pr.Budget(params=0.4), hold=pr.Hold(0.5, rewind=1))
 _CASES = (
     Case(pr.IMP(prunings=2, rate=0.4)),
     Case(pr.IMP(prunings=1, rate=0.4, rewind=2)),

@@ -62,9 +62,9 @@ class Plan:
         if len(set(map(repr, self.methods))) < len(self.methods):
             raise ValueError("two searches are the same; name each setting once")
         parts = [part for one in self.methods for part in (one.methods if isinstance(one, Stack) else (one,))]
-        if any(isinstance(part, L0) and part.rewind is not None for part in parts):
+        if any(isinstance(part, L0) and part.end.rewind is not None for part in parts):
             raise ValueError(
-                "L0(rewind=...) trains its own ticket in the rest of its training: leave rewind out, and what its gates find "
+                "Hold(rewind=...) trains its own ticket in the rest of its training: leave rewind out, and what its gates find "
                 "is trained in isolation from the initialisation"
             )
         wrong = set(self.controls) - {"reinit", "shuffled"}
