@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from paring.analysis.capture import Captured
 from paring.analysis.interpret import Interpretation
-from paring.core import Inputs
+from paring.core import Inputs, Refusal
 from paring.removal import GraphFormError, choose, compact, graph_form
 from paring.removal.choose import Chooser, Shrunk, offenders
 from paring.removal.graph_form import Keeps
@@ -94,20 +94,25 @@ def test_without_any_graph_form_the_module_form_rolls_back() -> None:
 def test_offenders_are_found_in_few_questions() -> None:
     layers, asked = [f"l{i}" for i in range(16)], []
 
-    def differs(spare: Sequence[str]) -> str:
+    def differs(spare: Sequence[str]) -> Refusal | None:
         asked.append(set(spare))
-        return ", ".join(name for name in ("l3", "l12") if name not in spare)
+        broken = [name for name in ("l3", "l12") if name not in spare]
+        return Refusal(", ".join(broken)) if broken else None
 
     assert offenders([*layers, "l3"], differs) == {"l3": "l3", "l12": "l12"}
     assert asked[0] == set()
     assert asked[1] == set(layers[8:])
     assert len(asked) < 20
-    assert offenders(layers, lambda spare: "") == {}
-    assert list(offenders(["a", "b", "c"], lambda spare: "" if len(spare) == 3 else "all")) == ["a", "b", "c"]
+    assert offenders(layers, lambda spare: None) == {}
+    assert list(offenders(["a", "b", "c"], lambda spare: None if len(spare) == 3 else Refusal("all"))) == [
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_of_two_layers_that_differ_only_together_one_is_spared() -> None:
-    found = offenders(["a", "b", "c", "d"], lambda spare: "" if {"a", "d"} & set(spare) else "a with d")
+    found = offenders(["a", "b", "c", "d"], lambda spare: None if {"a", "d"} & set(spare) else Refusal("a with d"))
     assert found == {"d": "a with d"}
 
 

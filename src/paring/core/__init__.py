@@ -12,6 +12,7 @@ from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
 from paring.core.method import Method, Probe, Removal, Rewind, Stack
 from paring.core.mount import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
+from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
 from paring.core.sharding import is_sharded
 from paring.core.shared_gate import Spread
@@ -40,6 +41,7 @@ __all__ = [
     "Places",
     "Probe",
     "Progress",
+    "Refusal",
     "Removal",
     "Rewind",
     "SelectLinear",

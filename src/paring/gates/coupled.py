@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Group, Wiring
+from paring.core import Refusal
 from paring.gates.why_not_gateable import carrier_of, of_carrier
 
 
@@ -27,20 +28,21 @@ def covers_layer(group: Group, wiring: Wiring) -> bool:
     return alone and bool({layer.name, layer.norm} & set(group.fronts))
 
 
-def choose_taps(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Tap, ...] | str:
+def choose_taps(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Tap, ...] | Refusal:
     """The modules where one gate for the group acts: its fronts, else its ends; or why neither will do."""
-    reason = ""
+    first: Refusal | None = None
     for names in (group.fronts, group.ends):
         carriers = {name: carrier_of(name, modules) for name in names}
-        found = next((r for carrier in carriers.values() if (r := of_carrier(carrier, modules.get(carrier)))), "")
-        if not found:
+        found = next((r for carrier in carriers.values() if (r := of_carrier(carrier, modules.get(carrier)))), None)
+        if found is None:
             index = {name: entries(group, name, wiring, gated=True) for name in names}
             taps = (
                 Tap(carriers[name], tuple(rows.tolist())) for name, rows in index.items() if bool((rows >= 0).any())
             )
             return tuple(taps)
-        reason = reason or found
-    return reason
+        first = first or found
+    assert first is not None
+    return first
 
 
 def labels_of(name: str, wiring: Wiring) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from paring.analysis import Group, Wiring, wiring
-from paring.core import plain_net
+from paring.core import Refusal, plain_net
 from paring.cost import CostModel, Openness
 from paring.gates.coupled import choose_taps, covers_layer, entries
 from paring.gates.place import group_obstacle
@@ -93,8 +93,9 @@ def groups(net: nn.Module, example: Any) -> Groups:
             carriers = (found.layer(group.layers[0]).norm or group.layers[0],)
         elif not reason:
             taps = choose_taps(group, found, modules)
-            carriers = () if isinstance(taps, str) else tuple(tap.module for tap in taps)
-        rows.append(GroupRow(group.layers, group.size, parameters, macs, carriers, group.coupling, reason))
+            carriers = () if isinstance(taps, Refusal) else tuple(tap.module for tap in taps)
+        told = "" if reason is None else reason.reason
+        rows.append(GroupRow(group.layers, group.size, parameters, macs, carriers, group.coupling, told))
     return Groups(type(net).__name__, tuple(rows))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from paring.analysis import Wiring
-from paring.core import GATED, STOCK, At, Gate, Places, Probe, attached
+from paring.core import GATED, STOCK, At, Gate, Places, Probe, Refusal, attached
 from paring.gates.place import Site, single_site
 from paring.gates.why_not_gateable import carrier_of
 
@@ -75,23 +75,23 @@ def say_left_out(net: nn.Module, probe: Probe, places: At, found: Sequence[Site]
 
 def _why(
     kind: str, name: str, module: nn.Module, layer: str | None, wiring: Wiring, modules: dict[str, nn.Module]
-) -> str:
-    """Why this module has no gate, "" where it is none of those to name."""
+) -> Refusal | None:
+    """Why this module has no gate, None where it is none of those to name."""
     if isinstance(module, _RECURRENT):
-        return "recurrent layers take none"
+        return Refusal("recurrent layers take none")
     if kind == "weights" and isinstance(module, nn.MultiheadAttention):
-        return "its packed projections take none"
+        return Refusal("its packed projections take none")
     if kind == "weights" and isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return "its attention uses it without calling it"
+        return Refusal("its attention uses it without calling it")
     if kind == "units":
         known = layer is not None or not type(module).__module__.startswith("torch.nn")
-        return "" if known else "the captured forward does not call it as a layer"
+        return None if known else Refusal("the captured forward does not call it as a layer")
     if layer is not None:
         made = single_site("weights", layer, wiring, modules)
-        return made if isinstance(made, str) else ""
+        return made if isinstance(made, Refusal) else None
     if _stock(module) in GATED:
-        return "the captured forward does not call it as a layer"
-    return (
+        return Refusal("the captured forward does not call it as a layer")
+    return Refusal(
         "its class is not a stock layer"
         if "weight" in module._parameters
         else "a parameter of its own, and no layer's weight"

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from paring.analysis import Group, Wiring
-from paring.core import STOCK, At, Gate, Kind, Place, Places, gate_shape, names_layer, put, share
+from paring.core import STOCK, At, Gate, Kind, Place, Places, Refusal, gate_shape, names_layer, put, share
 from paring.gates.coupled import Tap, choose_taps, covers_layer, group_size
 from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 
@@ -72,7 +72,7 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
     for place in Places.of(places).places:
         _check_names(place, net, wiring, modules)
         fresh: list[Site] = []
-        refused: dict[str, str] = {}
+        refused: dict[str, Refusal] = {}
         for names, make in _candidates(place.kind, wiring, modules):
             if place.selects_group({name: modules.get(carrier_of(name, modules), net) for name in names}):
                 made = make()
@@ -130,7 +130,7 @@ def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
         share(modules[tap.module], gate, torch.tensor(tap.index))
 
 
-Candidate = tuple[tuple[str, ...], Callable[[], Site | str]]
+Candidate = tuple[tuple[str, ...], Callable[[], Site | Refusal]]
 
 
 def _candidates(kind: Kind | Literal["heads"], wiring: Wiring, modules: dict[str, nn.Module]) -> Iterator[Candidate]:
@@ -146,35 +146,38 @@ def _candidates(kind: Kind | Literal["heads"], wiring: Wiring, modules: dict[str
             yield group.layers, partial(_coupled, group, wiring, modules)
 
 
-def group_obstacle(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> str:
-    """Why `at="units"` leaves this group alone; empty when it gates it."""
+def group_obstacle(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusal | None:
+    """Why `at="units"` leaves this group alone; None when it gates it."""
     alone = covers_layer(group, wiring)
     made = single_site("units", group.layers[0], wiring, modules) if alone else _coupled(group, wiring, modules)
-    return made if isinstance(made, str) else ""
+    return made if isinstance(made, Refusal) else None
 
 
-def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | str:
+def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
     """One gate for a group of units that act in several modules, or the reason why there can be none."""
-    reason = group.reason or next((r for name in group.layers if (r := of_layer(name, wiring, modules))), "")
-    if reason:
+    if group.reason:
+        return Refusal(group.reason)
+    reason = next((r for name in group.layers if (r := of_layer(name, wiring, modules))), None)
+    if reason is not None:
         return reason
     taps = choose_taps(group, wiring, modules)
-    if isinstance(taps, str):
+    if isinstance(taps, Refusal):
         return taps
     size, macs = group_size(group, wiring)
     first = group.layers[0]
     return Site(first, taps[0].module, "units", (group.size,), size, macs, taps, group.layers)
 
 
-def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | str:
+def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
     """The gate of one layer, or the reason why there can be none."""
     layer, module = wiring.layer(name), modules.get(name)
     reason = of_carrier(name, module) or of_layer(name, wiring, modules)
     if not reason and kind == "inputs" and layer.kind == "embedding":
-        reason = "an embedding has no input features"
+        reason = Refusal("an embedding has no input features")
     if not reason and kind == "units":
-        reason = layer.reason or of_carrier(layer.norm or name, modules.get(layer.norm or name))
-    if reason:
+        carried = layer.norm or name
+        reason = Refusal(layer.reason) if layer.reason else of_carrier(carried, modules.get(carried))
+    if reason is not None:
         return reason
     weights, carrier = prod(layer.weight), name
     if kind == "units":
@@ -192,5 +195,5 @@ def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Mod
     try:
         shape = gate_shape(modules[carrier], kind)
     except TypeError as error:
-        return str(error)
+        return Refusal(str(error))
     return Site(name, carrier, kind, shape, size, macs)

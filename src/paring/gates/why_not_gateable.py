@@ -5,42 +5,46 @@ from __future__ import annotations
 from torch import nn
 
 from paring.analysis import Wiring
-from paring.core import GATED, STOCK, adopt, joint_projection
+from paring.core import GATED, STOCK, Refusal, adopt, joint_projection
 
 
-def of_carrier(name: str, module: nn.Module | None) -> str:
-    """Why the module (None: a loose parameter) cannot hold a gate at all; empty when it can."""
+def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
+    """Why the module (None: a loose parameter) cannot hold a gate at all; None when it can."""
     if module is None or (isinstance(module, nn.MultiheadAttention) and not joint_projection(module)):
-        return f"'{name}' is a parameter that no layer of its own computes with"
+        return Refusal(f"'{name}' is a parameter that no layer of its own computes with")
     norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
     adopt(type(module))
     if type(module) not in GATED and type(module) not in STOCK:
         kind = type(module).__name__
         what = f"its norm '{name}' is a {kind}, which carries no gates"
-        return what if norm else f"its class {kind} is not a stock layer"
+        return Refusal(what if norm else f"its class {kind} is not a stock layer")
     if not norm and "weight" not in module._parameters and not isinstance(module, nn.MultiheadAttention):
-        return (
+        return Refusal(
             f"the weight of '{name}' is computed by a hook from other parameters: take that off first, with "
             "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
         )
     if isinstance(module, nn.Embedding) and module.sparse:
-        return f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
+        return Refusal(
+            f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
+        )
     if norm and not module.affine:
-        return f"its norm '{name}' has no scale and shift (affine=False) to fold a gate into"
-    return ""
+        return Refusal(f"its norm '{name}' has no scale and shift (affine=False) to fold a gate into")
+    return None
 
 
-def of_layer(name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> str:
-    """Why a gate would not govern all that the layer's parameters do; empty when it would."""
+def of_layer(name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusal | None:
+    """Why a gate would not govern all that the layer's parameters do; None when it would."""
     layer, module = wiring.layer(name), modules.get(name)
     if layer.foreign:
-        return layer.foreign
+        return Refusal(layer.foreign)
     for other, held in modules.items():
         if module is not None and other != name and getattr(held, "weight", None) is getattr(module, "weight", 0):
-            return f"its weight is shared with '{other}'"
+            return Refusal(f"its weight is shared with '{other}'")
     if any(isinstance(modules[path], nn.TransformerEncoderLayer) for path in _above(name)):
-        return "in eval mode torch's fused path of TransformerEncoderLayer uses the weights without calling the layer"
-    return ""
+        return Refusal(
+            "in eval mode torch's fused path of TransformerEncoderLayer uses the weights without calling the layer"
+        )
+    return None
 
 
 def carrier_of(name: str, modules: dict[str, nn.Module]) -> str:

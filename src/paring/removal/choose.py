@@ -14,14 +14,14 @@ from torch import nn
 
 from paring.analysis.capture import Captured, capture
 from paring.analysis.input_groups import InputGroups
-from paring.core import Inputs
+from paring.core import Inputs, Refusal
 from paring.removal.graph_form import GraphFormError
 from paring.removal.plan import ShrinkPlan
 from paring.removal.planner import Planner
 from paring.removal.report import Form, Mode
 from paring.removal.verify import verify
 
-Differs = Callable[[Sequence[str]], str]
+Differs = Callable[[Sequence[str]], Refusal | None]
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Chooser:
         """The graph form. Raises `GraphFormError` when there is none that verifies."""
         planner = Planner.of_graph(self.net, self.example, self.mode, self.drop_inputs, self.input_groups)
         found = self._graph(planner) if check else Shrunk(planner, planner.plan(), "graph")
-        if isinstance(found, str):
-            raise GraphFormError(found)
+        if isinstance(found, Refusal):
+            raise GraphFormError(found.reason)
         return found
 
     def module_form(self, check: bool, graph_too: bool) -> Shrunk:
@@ -73,13 +73,13 @@ class Chooser:
                 return Shrunk(free, free.plan())
         elif not differs(()):
             return done
-        other: Shrunk | str = ""
+        other: Shrunk | Refusal | None = None
         if graph_too:
             free = free or self._planner(captured, free=True)
             other = self._graph(free)
-        if isinstance(other, str):
-            self.notes.extend([f"no graph form: {other}"] if other else [])
-        elif not other.rolled_back:
+        if isinstance(other, Refusal):
+            self.notes.append(f"no graph form: {other}")
+        elif other is not None and not other.rolled_back:
             return other
         if differs(()):
             done = done.without(offenders(narrow.layers, differs))
@@ -96,7 +96,7 @@ class Chooser:
             input_groups=self.input_groups,
         )
 
-    def _graph(self, planner: Planner) -> Shrunk | str:
+    def _graph(self, planner: Planner) -> Shrunk | Refusal:
         """The graph form without what does not verify; or why there is none even when nothing is removed."""
         whole, differs = Shrunk(planner, planner.plan(), "graph"), self._differs(planner, "graph")
         if not differs(()):
@@ -104,19 +104,19 @@ class Chooser:
         return differs(planner.layers) or whole.without(offenders(planner.layers, differs))
 
     def _differs(self, planner: Planner, form: Form) -> Differs:
-        """Layers to spare -> what is wrong with the result then, "" for nothing; asked once for each."""
-        seen: dict[frozenset[str], str] = {}
+        """Layers to spare -> what is wrong with the result then, None for nothing; asked once for each."""
+        seen: dict[frozenset[str], Refusal | None] = {}
 
-        def ask(spare: Sequence[str]) -> str:
+        def ask(spare: Sequence[str]) -> Refusal | None:
             plan, train = planner.plan(spare), self.mode == "both"
             if form == "module":
-                return verify(self.net, plan, self.example, train=train) if plan else ""
+                return verify(self.net, plan, self.example, train=train) if plan else None
             try:
                 return verify(self.net, plan, self.example, train=train, make=planner.maker(plan))
             except GraphFormError as error:
-                return str(error)
+                return Refusal(str(error))
 
-        def differs(spare: Sequence[str]) -> str:
+        def differs(spare: Sequence[str]) -> Refusal | None:
             key = frozenset(spare)
             if key not in seen:
                 seen[key] = ask(spare)
@@ -133,10 +133,10 @@ def offenders(layers: Sequence[str], differs: Differs) -> dict[str, str]:
     def grow(allowed: list[str], candidates: list[str]) -> list[str]:
         """The candidates that can shrink next to the allowed ones."""
         why = differs([name for name in layers if name not in {*allowed, *candidates}])
-        if not why:
+        if why is None:
             return candidates
         if len(candidates) == 1:
-            found[candidates[0]] = why
+            found[candidates[0]] = why.reason
             return []
         half = len(candidates) // 2
         left = grow(allowed, candidates[:half])

@@ -17,7 +17,7 @@ from paring.analysis.capture import Captured, capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.state import NormSite, Site, module_path, ties_of
 from paring.analysis.weights import TRANSPOSED, groups_of
-from paring.core import Inputs
+from paring.core import Inputs, Refusal
 from paring.removal.choose import offenders
 from paring.removal.graph_net import GraphNet
 from paring.removal.plan import PER_CHANNEL, ShrinkPlan, full_name
@@ -56,7 +56,7 @@ def fused_copy(net: nn.Module, example: Inputs, mode: Mode, check: bool) -> tupl
     captured = capture(net, example)
     found, reasons = fusions(net, captured, interpret(net, captured, training=False))
 
-    def differs(spare: Sequence[str]) -> str:
+    def differs(spare: Sequence[str]) -> Refusal | None:
         chosen = [one for one in found if one.norm not in spare]
         return verify(net, ShrinkPlan((), (), {}, ()), example, make=lambda n: fuse(copy.deepcopy(n), chosen))
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from paring.core import Refusal
+
 EXACT = 1e-10  # in float64
 ROUNDED = 1e-5  # in float32
 HALF = {torch.float16: 2.0**-6, torch.bfloat16: 2.0**-3}  # sixteen units in the last place
@@ -28,8 +30,8 @@ def tolerance(dtype: torch.dtype) -> float:
 
 def differs(
     old: Sequence[Tensor], new: Sequence[Tensor], dtype: torch.dtype, rounding: Callable[[], float] = lambda: 0.0
-) -> str:
-    """Empty when two networks' outputs agree, else what is different, for the user's eyes.
+) -> Refusal | None:
+    """None when two networks' outputs agree, else what is different.
 
     Args:
         old: outputs of the one.
@@ -38,15 +40,15 @@ def differs(
         rounding: relative rounding error of the old outputs; asked for only where the tolerance is exceeded.
     """
     if [t.shape for t in old] != [t.shape for t in new]:
-        return "outputs have other shapes"
+        return Refusal("outputs have other shapes")
     for a, b in zip(old, new, strict=True):
         found = gap([a], [b])
         if found == torch.inf:
-            return "outputs are NaN or infinite in other places"
+            return Refusal("outputs are NaN or infinite in other places")
         least = max(tolerance(dtype), tolerance(a.dtype)) if a.is_floating_point() or a.is_complex() else EXACT
         if found > least and (dtype == torch.float64 or found > OWN * rounding()):
-            return f"outputs differ by {found:.1e} in {str(dtype).removeprefix('torch.')}"
-    return ""
+            return Refusal(f"outputs differ by {found:.1e} in {str(dtype).removeprefix('torch.')}")
+    return None
 
 
 def gap(old: Sequence[Tensor], new: Sequence[Tensor]) -> float:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis.alone import alone
 from paring.analysis.autocast import plainly
 from paring.analysis.capture import untouched_random
-from paring.core import Example, Inputs
+from paring.core import Example, Inputs, Refusal
 from paring.removal.apply import apply
 from paring.removal.plan import ShrinkPlan
 from paring.removal.tolerances import EXACT, differs, gap, one_path, refuse_nan
@@ -30,8 +30,10 @@ Make = Callable[[nn.Module], nn.Module]
 
 
 @alone()
-def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None) -> str:
-    """Empty when `plan` leaves the function of `net` alone; else what differs, for the user's eyes.
+def verify(
+    net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None
+) -> Refusal | None:
+    """None when `plan` leaves the function of `net` alone; else what differs.
 
     train: check train mode as well, with dropout modules off, and with the modules that are in eval mode now (frozen norms)
     left so where `net` itself is in train mode; where the network draws other noise, only that the smaller one runs.
@@ -60,19 +62,19 @@ def verify(net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = 
                     _without_dropout(part)
                 if _noisy(rounded[0], _cast(shown, torch.float32)):
                     if failure := _fails(rounded, _cast(shown, torch.float32)):
-                        return f"{failure} {where}"
+                        return Refusal(f"{failure} {where}")
                     continue
-            problem = _compare(exact, rounded, other_size, True) if other_size is not None else None
-            wide = problem is None or not large
-            if problem:
-                return f"{problem} {where} on inputs of shape {other_size}"
+            seen = other_size is not None and _compare(exact, rounded, other_size, True)
+            wide = seen is False or not large
+            if isinstance(seen, Refusal):
+                return Refusal(f"{seen} {where} on inputs of shape {other_size}")
             for trial in (shown, *randoms, *lengths):
-                problem = _compare(exact, rounded, trial, wide, named=trial is shown and not mode)
-                if problem is None and trial is shown:
-                    return f"the network refuses the example itself {where}"
-                if problem:
-                    return f"{problem} {where} on inputs of shape {trial}"
-    return ""
+                seen = _compare(exact, rounded, trial, wide, named=trial is shown and not mode)
+                if seen is False and trial is shown:
+                    return Refusal(f"the network refuses the example itself {where}")
+                if isinstance(seen, Refusal):
+                    return Refusal(f"{seen} {where} on inputs of shape {trial}")
+    return None
 
 
 def _compare(
@@ -81,8 +83,8 @@ def _compare(
     trial: Inputs,
     wide: bool,
     named: bool = False,
-) -> str | None:
-    """What differs; None when the old network refuses this input, so that there was nothing to compare.
+) -> Refusal | bool:
+    """What differs, or whether there was something to compare: False when the old network refuses this input.
 
     wide: compare in float64 as well. named: say where a NaN comes from.
     """
@@ -92,8 +94,8 @@ def _compare(
         if named:
             refuse_nan(exact[0], truth)
         found = _outputs(exact[1], doubles)
-        if isinstance(found, str):
-            return f"the smaller network fails with {found}"
+        if isinstance(found, Refusal):
+            return Refusal(f"the smaller network fails with {found}")
         if problem := differs(truth, found, torch.float64):
             return problem
     singles = _cast(trial, torch.float32)
@@ -102,8 +104,8 @@ def _compare(
         if named and truth is None:  # a network may overflow in float32 alone, and be compared in float64
             refuse_nan(rounded[0], before)
         after = _outputs(rounded[1], singles)
-        if isinstance(after, str):
-            return f"the smaller network fails with {after}"
+        if isinstance(after, Refusal):
+            return Refusal(f"the smaller network fails with {after}")
 
         def rounding() -> float:
             true = _outputs(exact[0], doubles) if truth is None else truth
@@ -111,7 +113,7 @@ def _compare(
 
         if problem := differs(before, after, torch.float32, rounding):
             return problem
-    return "" if isinstance(truth, list) or isinstance(before, list) else None
+    return isinstance(truth, list) or isinstance(before, list)
 
 
 def _enter(part: nn.Module, net: nn.Module, train: bool) -> None:
@@ -129,14 +131,14 @@ def _without_dropout(net: nn.Module) -> None:
             part.eval()
 
 
-def _fails(pair: tuple[nn.Module, nn.Module], inputs: Inputs) -> str:
+def _fails(pair: tuple[nn.Module, nn.Module], inputs: Inputs) -> Refusal | None:
     """What the smaller network says, or "outputs of other shapes", where the old one runs; random outputs say no more."""
     before, after = (_outputs(net, inputs) for net in pair)
-    if isinstance(before, str):
-        return ""
-    if isinstance(after, str):
-        return f"the smaller network fails with {after}"
-    return "" if [t.shape for t in before] == [t.shape for t in after] else "outputs have other shapes"
+    if isinstance(before, Refusal):
+        return None
+    if isinstance(after, Refusal):
+        return Refusal(f"the smaller network fails with {after}")
+    return None if [t.shape for t in before] == [t.shape for t in after] else Refusal("outputs have other shapes")
 
 
 def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype, make: Make | None) -> tuple[nn.Module, nn.Module]:
@@ -144,12 +146,12 @@ def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype, make: Make | N
     return old, apply(copy.deepcopy(old), plan) if make is None else make(old)
 
 
-def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | str:
+def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | Refusal:
     """All output tensors, or the message of the error."""
     try:
         out = inputs.call(net)
     except (RuntimeError, ValueError, IndexError, AttributeError, AssertionError) as error:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return Refusal(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]
     if not tensors:
         raise ValueError(
@@ -232,4 +234,4 @@ def _noisy(net: nn.Module, inputs: Inputs) -> bool:
     first = _outputs(net, inputs)
     torch.manual_seed(1)
     second = _outputs(net, inputs)
-    return isinstance(first, str) or isinstance(second, str) or gap(first, second) > EXACT
+    return isinstance(first, Refusal) or isinstance(second, Refusal) or gap(first, second) > EXACT

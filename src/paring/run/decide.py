@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from paring.core import Inputs, Removal, gates
+from paring.core import Inputs, Refusal, Removal, gates
 from paring.run.surgery.carry import Cuts
 from paring.run.surgery.live_cut import dry_run, step_times
 from paring.run.surgery.propose_cut import Proposal, propose
@@ -63,9 +63,9 @@ def decide(
     if not problem and removal.measure:
         before, after = step_times(net, proposal.cuts, example, batch)
         record["milliseconds"] = [1e3 * before, 1e3 * after]
-        problem = "" if after < before else "the step would not get faster"
+        problem = None if after < before else Refusal("the step would not get faster")
     if problem:
-        return Decision(None, record | {"done": False, "why": problem}, bad)
+        return Decision(None, record | {"done": False, "why": problem.reason}, bad)
     return Decision(proposal.cuts, record, bad)
 
 

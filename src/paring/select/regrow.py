@@ -50,8 +50,8 @@ def exchange(mask: Tensor, magnitude: Tensor, growth: Tensor, fraction: float) -
     return Exchange(new, new & ~mask)
 
 
-def no_exchanges(name: str, every: int, end: float, steps: int) -> str:
-    """What to say of a training in which a method would never exchange anything; "" where it does.
+def no_exchanges(name: str, every: int, end: float, steps: int) -> str | None:
+    """What to say of a training in which a method would never exchange anything; None where it does.
 
     Args:
         name: of the method.
@@ -60,7 +60,7 @@ def no_exchanges(name: str, every: int, end: float, steps: int) -> str:
         steps: of training.
     """
     if every < end * steps:
-        return ""
+        return None
     return (
         f"{name} will exchange nothing and keep its random mask: it exchanges every {every} steps, and ends at step "
         f"{end * steps:g} of {steps}. Give a smaller every=..., or train longer"

@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from paring.core import put, share
 from paring.gates import MaskGate
+from paring.run.distributed.wrappers import note_renewed
 from paring.run.surgery.carry import (
-    MARK,
     Cuts,
     check_network,
     cut_network,
@@ -246,7 +246,7 @@ def test_a_wrapper_that_would_stop_averaging_is_refused(one_process: None) -> No
     check_network(other)
     with pytest.raises(RuntimeError, match="wrapped in DistributedDataParallel"):
         check_network(net)
-    setattr(wrapper, MARK, True)  # the run makes it anew
+    note_renewed(wrapper)
     check_network(net)
 
 

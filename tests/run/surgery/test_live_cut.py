@@ -597,10 +597,10 @@ def test_a_dry_run_tells_what_goes_wrong_and_leaves_the_network_alone() -> None:
     with torch.no_grad():
         net[0].weight[0], net[0].bias[0] = 0, 0
     example = Inputs((torch.randn(4, 3),))
-    assert live.dry_run(net, hidden(1, 2, 3, 4, 5), example) == ""
-    assert live.dry_run(net, hidden(0, 1, 2), example).startswith("outputs differ by")
+    assert live.dry_run(net, hidden(1, 2, 3, 4, 5), example) is None
+    assert str(live.dry_run(net, hidden(0, 1, 2), example)).startswith("outputs differ by")
     torn = Cuts({"0.weight": {0: torch.tensor([1, 2])}, "0.bias": {0: torch.tensor([1, 2])}})
-    assert live.dry_run(net, torn, example).startswith("the smaller network fails with RuntimeError: mat1")
+    assert str(live.dry_run(net, torn, example)).startswith("the smaller network fails with RuntimeError: mat1")
     assert net[0].weight.shape == (6, 3)
 
 

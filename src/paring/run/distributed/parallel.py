@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from paring.run.surgery.carry import MARK
+from paring.run.distributed.wrappers import note_renewed
 
 T = TypeVar("T")
 
@@ -34,7 +34,7 @@ class Parallel:
         self.__dict__.pop("wrapped", None)
         self._moving = self._trained()
         self.wrapped = self._wrap(self._net)
-        self.wrapped.__dict__[MARK] = True
+        note_renewed(self.wrapped)
 
     def _trained(self) -> list[bool]:
         return [parameter.requires_grad for parameter in self._net.parameters()]

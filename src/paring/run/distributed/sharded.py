@@ -147,21 +147,21 @@ def _from_first(mesh: DeviceMesh, tensor: Tensor) -> Tensor:
 @contextmanager
 def _bare(module: nn.Module) -> Iterator[None]:
     """Within this context a module has its own class, and neither hooks nor notes of torch.distributed, so it can be copied."""
-    kind, notes = type(module), dict(module.__dict__)
+    kind, own = type(module), vars(module)
     order, wrapper = kind.__mro__, shard_class("FSDPModule")
+    notes = {name: note for name, note in own.items() if name.startswith(("__composable_api", "_is_fsdp_", "_fsdp_"))}
+    hooks = {name: all_ for name, all_ in own.items() if name.endswith("_hooks") and isinstance(all_, dict)}
     try:
         if wrapper in order:
             module.__class__ = order[order.index(wrapper) + 1]
-        for name, value in notes.items():
-            if name.startswith(("__composable_api", "_is_fsdp_", "_fsdp_")):
-                del module.__dict__[name]
-            elif name.endswith("_hooks") and isinstance(value, dict):
-                module.__dict__[name] = type(value)((key, hook) for key, hook in value.items() if not _foreign(hook))
+        for name in notes:
+            del own[name]
+        for name, all_ in hooks.items():
+            own[name] = type(all_)((key, hook) for key, hook in all_.items() if not _foreign(hook))
         yield
     finally:
         module.__class__ = kind
-        module.__dict__.clear()
-        module.__dict__.update(notes)
+        own.update(notes | hooks)
 
 
 def _foreign(hook: Any) -> bool:

@@ -6,24 +6,21 @@ stay right. Tensors keep their order of strides (channels-last stays channels-la
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from paring.core import Gate, Gated, Kind, gated_layers, is_sharded
 from paring.core.shared_gate import Spread
 from paring.removal.apply import resize
 from paring.removal.plan import full_name
 from paring.removal.slices import Dims, cut
+from paring.run.distributed.wrappers import fixed_wrappers
 from paring.run.surgery.gated_select import set_reads
 from paring.run.surgery.optimizer_memory import is_number
-
-MARK = "_paring_renewable"  # of wrappers that are made anew after a cut
 
 
 @dataclass(frozen=True)
@@ -188,21 +185,12 @@ def check_network(net: nn.Module) -> None:
         )
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    wrappers = _with_subclasses(DistributedDataParallel)
-    for thing in gc.get_objects():
-        if type(thing) in wrappers and MARK not in thing.__dict__:
-            inside = getattr(thing, "module", None)
-            if isinstance(inside, nn.Module) and any(module is net for module in inside.modules()):
-                raise RuntimeError(
-                    "this network is wrapped in DistributedDataParallel, which would silently stop averaging gradients "
-                    "once the network shrinks. Let the run make the wrapper, so that it can make it anew: "
-                    "ddp = run.parallel(lambda net: DistributedDataParallel(net)), and call ddp(x)"
-                )
-
-
-def _with_subclasses(kind: type) -> set[type]:
-    """A class and all that derive from it: one look-up for each of a million objects, where `issubclass` takes a second."""
-    return {kind}.union(*map(_with_subclasses, kind.__subclasses__()))
+    if any(True for _ in fixed_wrappers(net)):
+        raise RuntimeError(
+            "this network is wrapped in DistributedDataParallel, which would silently stop averaging gradients once the "
+            "network shrinks. Let the run make the wrapper, so that it can make it anew: "
+            "ddp = run.parallel(lambda net: DistributedDataParallel(net)), and call ddp(x)"
+        )
 
 
 def gate_dims(layer: Gated, kind: Kind, dims: Dims) -> Dims:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis.alone import alone
 from paring.analysis.autocast import plainly
 from paring.analysis.capture import untouched_random
-from paring.core import Inputs, gated_layers, release
+from paring.core import Inputs, Refusal, gated_layers, release
 from paring.removal.tolerances import UNMEASURED, differs, gap, one_path, refuse_nan
 
 _FIRST = (torch.float64, torch.float32)
@@ -63,8 +63,8 @@ class Judged:
         refuse_nan(self.net, found)
         return found
 
-    def differs(self, before: list[Tensor], after: list[Tensor]) -> str:
-        """Empty when the two are the same as far as this type can tell, else what is different."""
+    def differs(self, before: list[Tensor], after: list[Tensor]) -> Refusal | None:
+        """None when the two are the same as far as this type can tell, else what is different."""
         return differs(before, after, self.dtype, lambda: UNMEASURED)
 
 

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from paring.analysis.alone import alone
 from paring.analysis.capture import untouched_random
-from paring.core import Inputs, attached, is_attached, unwrapped
+from paring.core import Inputs, Refusal, attached, is_attached, unwrapped
 from paring.removal.slices import Dims
 from paring.run.surgery.carry import Carried, Cuts, cut_network, cut_state, shapes_of
 from paring.run.surgery.folded import Judged, outputs
@@ -124,15 +124,15 @@ def put_back(name: str, small: Tensor, whole: Tensor, state: Mapping[str, Tensor
 
 
 @alone()
-def dry_run(net: nn.Module, cuts: Cuts, example: Inputs) -> str:
-    """Empty when a cut copy of the network computes what the network does in eval mode; else what is wrong."""
+def dry_run(net: nn.Module, cuts: Cuts, example: Inputs) -> Refusal | None:
+    """None when a cut copy of the network computes what the network does in eval mode; else what is wrong."""
     judged = Judged.of(net, example)
     before = judged.outputs()
     cut_network(judged.net, cuts)
     try:
         after = outputs(judged.net, judged.example, grad=False)
     except (RuntimeError, ValueError, IndexError) as error:
-        return f"the smaller network fails with {type(error).__name__}: {error}"
+        return Refusal(f"the smaller network fails with {type(error).__name__}: {error}")
     return judged.differs(before, after)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import warn
+from paring.core import Refusal, warn
 
 _WHOLE: dict[type, str] = {
     torch.optim.LBFGS: "remembers all parameters as one flat vector",
@@ -73,15 +73,15 @@ def is_number(value: Tensor, shape: torch.Size) -> bool:
     return value.dim() == 0 or (value.numel() == 1 and value.dim() != len(shape))
 
 
-def _refusal(opt: torch.optim.Optimizer, reason: str) -> str:
+def _refusal(opt: torch.optim.Optimizer, reason: Refusal | str) -> str:
     return (
         f"{type(opt).__name__} {reason}, so the network cannot shrink while it trains. Use another optimizer, or leave Shrink "
         "out and let finish() remove everything at the end"
     )
 
 
-def _in_state(opt: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> str:
-    """What in the state of these parameters cannot be cut; empty when all can."""
+def _in_state(opt: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> Refusal | None:
+    """What in the state of these parameters cannot be cut; None when all can."""
     state: Any = opt.state
     proven: set[object] = set()
     doubtful: dict[object, torch.Size] = {}
@@ -89,17 +89,17 @@ def _in_state(opt: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> str
         own = state.get(parameter, {})
         shape = parameter.shape
         if not isinstance(own, Mapping):
-            return f"keeps a {type(own).__name__} for a parameter of shape {tuple(shape)}"
+            return Refusal(f"keeps a {type(own).__name__} for a parameter of shape {tuple(shape)}")
         for key, value in own.items():
             if value is None or isinstance(value, bool | int | float | complex | str):
                 continue
             what = f"keeps {key!r}"
             if not isinstance(value, Tensor):
-                return f"{what}, a {type(value).__name__}, for a parameter of shape {tuple(shape)}"
+                return Refusal(f"{what}, a {type(value).__name__}, for a parameter of shape {tuple(shape)}")
             if is_number(value, shape):
                 continue
             if not follows(value, shape):
-                return f"{what} of shape {tuple(value.shape)} for a parameter of shape {tuple(shape)}"
+                return Refusal(f"{what} of shape {tuple(value.shape)} for a parameter of shape {tuple(shape)}")
             if len(shape) == 2 and shape[0] == shape[1] > 1:
                 doubtful.setdefault(key, shape)
             elif len(shape) > 1:
@@ -107,15 +107,15 @@ def _in_state(opt: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> str
     unclear = [key for key in doubtful if key not in proven]
     if unclear and not type(opt).__module__.startswith("torch.optim"):
         n = doubtful[unclear[0]][0]
-        return (
+        return Refusal(
             f"keeps {unclear[0]!r} of shape ({n}, {n}) for parameters of shape ({n}, {n}) and for no other matrix, so it is not "
             "clear whether that is cut like the parameter or belongs to its rows (a preconditioner)"
         )
-    return ""
+    return None
 
 
-def _elsewhere(opt: torch.optim.Optimizer, part: torch.optim.Optimizer) -> str:
-    """What an optimizer keeps outside of `opt.state` that has sizes; empty when there is nothing.
+def _elsewhere(opt: torch.optim.Optimizer, part: torch.optim.Optimizer) -> Refusal | None:
+    """What an optimizer keeps outside of `opt.state` that has sizes; None when there is nothing.
 
     Args:
         opt: whose state and groups go along with a cut.
@@ -131,12 +131,14 @@ def _elsewhere(opt: torch.optim.Optimizer, part: torch.optim.Optimizer) -> str:
     for where, value in places:
         for found in _sized(value, {id(part), id(state), *own}, _DEPTH):
             if isinstance(found, Tensor):
-                return f"keeps a tensor of shape {tuple(found.shape)} outside of its state ({where})"
+                return Refusal(f"keeps a tensor of shape {tuple(found.shape)} outside of its state ({where})")
             if found.state is not state:
-                return f"has another optimizer inside, a {type(found).__name__} with a state of its own ({where})"
+                return Refusal(
+                    f"has another optimizer inside, a {type(found).__name__} with a state of its own ({where})"
+                )
             if reason := _elsewhere(opt, found):
                 return reason
-    return ""
+    return None
 
 
 def _sized(value: object, seen: set[int], depth: int) -> Iterator[Any]:

@@ -19,7 +19,18 @@ from torch import Tensor, nn
 from paring.analysis.alone import alone
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
-from paring.core import Gate, Gated, Inputs, Removal, SelectLinear, gated_layers, gates, release, set_attachment
+from paring.core import (
+    Gate,
+    Gated,
+    Inputs,
+    Refusal,
+    Removal,
+    SelectLinear,
+    gated_layers,
+    gates,
+    release,
+    set_attachment,
+)
 from paring.core.shared_gate import Spread
 from paring.gates import input_groups
 from paring.removal.choose import offenders
@@ -88,9 +99,9 @@ def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection
             input_groups=groups,
         )
 
-    def problem(spared: Sequence[str]) -> str:
+    def problem(spared: Sequence[str]) -> Refusal | None:
         plan = plan_for(spared)
-        return verify(twin, plan, example, train=True) if plan else ""
+        return verify(twin, plan, example, train=True) if plan else None
 
     plan, bad = plan_for(()), {}
     if problem(()):
