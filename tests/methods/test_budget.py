@@ -20,6 +20,11 @@ pytestmark = CUT_SHORT
 X = torch.randn(2, 6)
 
 
+def multiplier(net: nn.Module, cost: str, places: str = "units") -> float:
+    """0 before it first moved."""
+    return float(attached(net).state.multipliers.get(places, {}).get(cost, 0.0))
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))
 
@@ -116,7 +121,7 @@ def test_the_multiplier_looks_every_tenth_step() -> None:
         gate.log_alpha.data.fill_(4.0)
     for _ in range(21):
         run.step(opt)
-        seen.append(float(attached(net).state.get("budget/units/macs", torch.zeros(()))))
+        seen.append(multiplier(net, "macs"))
     assert seen[:9] == [0.0] * 9
     assert seen[9:19] == pytest.approx([10 * 3 / 1000 * 0.8] * 10, rel=1e-5)
     assert seen[19] == pytest.approx(2 * seen[9], rel=1e-5)
@@ -135,8 +140,7 @@ def test_a_budget_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> Non
 def test_the_penalty_is_the_multiplier_times_what_is_expected_too_much() -> None:
     net, run = prepared(pr.Budget(macs=0.4, params=0.9))
     assert float(run.penalty()) == 0
-    state = attached(net).state
-    state["budget/units/macs"], state["budget/units/parameters"] = torch.tensor(3.0), torch.tensor(0.0)
+    attached(net).state.multipliers["units"] = {"macs": torch.tensor(3.0), "parameters": torch.tensor(0.0)}
     a, b = (float(gate.chance().detach().sum()) for gate in gates_of(net))
     penalty = run.penalty()
     assert penalty is not None
@@ -164,7 +168,7 @@ def test_without_a_known_end_the_multiplier_rises_as_in_twenty_thousand_steps() 
         gate.log_alpha.data.fill_(4.0)
     for _ in range(10):
         run.step(opt)
-    assert float(attached(net).state["budget/units/macs"]) == pytest.approx(10 * 4 / 20_000 * 0.5, rel=1e-5)
+    assert multiplier(net, "macs") == pytest.approx(10 * 4 / 20_000 * 0.5, rel=1e-5)
 
 
 def attached_once(at: str) -> tuple[nn.Module, Sequence[Site], CostModel]:
@@ -252,12 +256,12 @@ def test_the_multiplier_rises_with_the_excess_and_falls_to_zero_when_the_support
         gate.log_alpha.data.fill_(4.0)
     for step in (0, 5, 10):
         budget.ascend(net, model, duals, "a", step, 100)
-    now = {name: float(duals.state[f"budget/a/{name}"]) for name in budget.targets}
+    now = {name: multiplier(net, name, "a") for name in budget.targets}
     assert now == {"macs": pytest.approx(2 * 10 * 50 / 100 * 0.5), "parameters": pytest.approx(2 * 10 * 50 / 100 * 0.1)}
     assert budget.penalty(net, model, duals, "another one") is None
     gates_of(net)[0].log_alpha.data[2:] = -6.0
     budget.ascend(net, model, duals, "a", 20, 100)
-    assert {float(duals.state[f"budget/a/{name}"]) for name in budget.targets} == {0.0}
+    assert {multiplier(net, name, "a") for name in budget.targets} == {0.0}
     assert budget.penalty(net, model, duals, "a") is None
 
 

@@ -328,12 +328,12 @@ def test_multiplier_rises_while_too_large_and_restarts_at_zero() -> None:
     method = pr.L0(price=pr.Budget(params=0.5, ascent=10.0), at="units", hold=0.0)
     net, run = lenet(method, steps=100)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
-    state = attached(net).state
+    state = attached(net).state.multipliers
     multipliers = []
     for _ in range(20):
         run.step(opt)
-        if "budget/units/parameters" in state:
-            multipliers.append(float(state["budget/units/parameters"]))
+        if "units" in state:
+            multipliers.append(float(state["units"]["parameters"]))
     assert multipliers[0] == pytest.approx(10 * 10 / 100 * 0.5, rel=1e-3)  # nothing is closed yet: excess 0.5
     assert multipliers[-1] == pytest.approx(2 * multipliers[0], rel=1e-3)
     assert run.penalty().item() > 0
@@ -342,7 +342,7 @@ def test_multiplier_rises_while_too_large_and_restarts_at_zero() -> None:
         gate.log_alpha.data[0] = 4.0
     for _ in range(10):
         run.step(opt)
-    assert float(state["budget/units/parameters"]) == 0
+    assert float(state["units"]["parameters"]) == 0
 
 
 def test_hold_freezes_the_gates_and_ends_the_price() -> None:
@@ -510,7 +510,8 @@ def test_two_budgets_in_a_stack_count_the_network_and_not_each_others_gates() ->
     opt = torch.optim.Adam(run.parameter_groups(lr=0.01))
     for _ in range(10):
         run.step(opt)
-    assert set(attached(net).state) == {"budget/weights:fc1/macs", "budget/units/parameters"}
+    known = {places: set(costs) for places, costs in attached(net).state.multipliers.items()}
+    assert known == {"weights:fc1": {"macs"}, "units": {"parameters"}}
 
 
 @pytest.mark.slow

@@ -236,8 +236,8 @@ def test_state_goes_through_a_file_without_pickled_code() -> None:
     opt = train(net, run, 20)
     saved = {"net": net.state_dict(), "run": run.state_dict(), "opt": opt.state_dict()}
     assert saved["run"]["step"] == 20
-    assert set(saved["run"]["state"]) == {"budget/units/parameters"}
-    assert saved["run"]["state"]["budget/units/parameters"].item() > 0
+    assert set(saved["run"]["state"]["multipliers"]["units"]) == {"parameters"}
+    assert saved["run"]["state"]["multipliers"]["units"]["parameters"].item() > 0
     file = io.BytesIO()
     torch.save(saved, file)
     file.seek(0)

@@ -17,6 +17,7 @@ from paring.core.select_linear import SelectLinear
 from paring.core.sharding import is_sharded
 from paring.core.shared_gate import Spread
 from paring.core.short_repr import Shorthand, concise
+from paring.core.training_state import STATE_FIELDS, TrainingState
 from paring.core.unwrap import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.warning import ParingWarning, warn
 from paring.core.watch import Progress, Watch
@@ -25,6 +26,7 @@ __all__ = [
     "GATED",
     "KINDS",
     "PLACE_KINDS",
+    "STATE_FIELDS",
     "STOCK",
     "At",
     "Attachment",
@@ -48,6 +50,7 @@ __all__ = [
     "Shorthand",
     "Spread",
     "Stack",
+    "TrainingState",
     "Watch",
     "adopt",
     "attached",

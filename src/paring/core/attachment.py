@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import nn
 
+from paring.core.training_state import TrainingState
 from paring.core.warning import warn
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Attachment:
     Attributes:
         method: the method that was attached.
         notes: what each method computed while attaching (cost models, sites, ...), by the method itself.
-        state: tensors that change while training (multipliers), by name; part of `Run.state_dict`.
+        state: what changes while training (cuts, multipliers, tensors of methods); part of `Run.state_dict`.
         said: what was asked and not done, or not as asked, in the order it was said; part of `Run.state_dict` and of
             `run.report`.
         quiet: whether it is kept without a warning.
@@ -29,7 +30,7 @@ class Attachment:
 
     method: Method
     notes: dict[Method, Any] = field(default_factory=dict)
-    state: dict[str, Tensor] = field(default_factory=dict)
+    state: TrainingState = field(default_factory=TrainingState)
     said: list[str] = field(default_factory=list)
     quiet: bool = False
 

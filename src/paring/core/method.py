@@ -1,7 +1,7 @@
 """Methods: frozen values of numbers and plain functions that say what a network may lose. They hold no tensors.
 
 All hooks do nothing by default, so `Method()` is ordinary dense training. Whatever a method must remember lives in
-the gates (per weight or unit) or in `attached(net).state` (per network: a Lagrange multiplier, say).
+the gates (per weight or unit) or in `attached(net).state.tensors` (per network: a Lagrange multiplier, say).
 
 What was asked of a method and cannot be done, or not as asked, is said from within any hook by
 `attached(net).say(message)`: a `ParingWarning` at once, and a line in `run.report` in the end.

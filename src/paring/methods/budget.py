@@ -70,7 +70,8 @@ class Budget:
 
     def penalty(self, net: nn.Module, model: CostModel, duals: Attachment, key: str) -> Tensor | None:
         """Σ multiplier · (expected cost − asked cost), differentiable in the gates. key: tells budgets in a stack apart."""
-        active = {name: dual for name in self.targets if (dual := duals.state.get(f"budget/{key}/{name}")) is not None}
+        known = duals.state.multipliers.get(key, {})
+        active = {name: dual for name in self.targets if (dual := known.get(name)) is not None}
         if not any(float(dual) > 0 for dual in active.values()):
             return None
         excess = self._excess(model(openness(net, model.wiring, expected)), model())
@@ -87,10 +88,11 @@ class Budget:
             return
         rate = _EVERY * self.ascent / (steps or 20_000)
         found = live(openness(net, model.wiring, support), model.wiring)
+        known = duals.state.multipliers.setdefault(key, {})
         for name, excess in self._excess(model(found), model()).items():
-            old = duals.state.get(f"budget/{key}/{name}", torch.zeros(()))
+            old = known.get(name, torch.zeros(()))
             new = old + rate * float(excess) if float(excess) > 0 else torch.zeros(())
-            duals.state[f"budget/{key}/{name}"] = new
+            known[name] = new
 
     def _block(self, site: Site) -> int:
         return self.multiple_of if site.kind == "units" else 1

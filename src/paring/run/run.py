@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Method, attached, concise, is_attached, unwrapped
+from paring.core import Clock, Gate, Method, TrainingState, attached, concise, is_attached, unwrapped
 from paring.core.shared_gate import Spread
 from paring.cost import Cost
 from paring.gates import live, openness, support
@@ -310,7 +310,7 @@ class Run:
             "method": concise(self.method),
             "shrinks": copy.deepcopy(self.shrinks),
             "point": None if self.point is None else {k: v.clone() for k, v in self.point.items()},
-            "state": {name: value.clone() for name, value in attached(self.net).state.items()},
+            "state": attached(self.net).state.plain(),
             "said": list(attached(self.net).said),
         }
 
@@ -340,7 +340,7 @@ class Run:
         """
         return checked(state, self.net, self.method, self.probe.example)
 
-    def cut_like(self, state: Mapping[str, Tensor]) -> None:
+    def cut_like(self, state: Mapping[str, Any]) -> None:
         """Take over the method's state of another run, and cut the network (with what is tracked) as that one's was.
 
         Args:
@@ -353,11 +353,10 @@ class Run:
         after_cuts(state, self.net, self.probe.example)
         self._cut_like(state)
 
-    def _cut_like(self, state: Mapping[str, Tensor]) -> None:
+    def _cut_like(self, state: Mapping[str, Any]) -> None:
         stored = attached(self.net).state
-        cuts = recall(stored, state)
+        cuts = recall(stored, TrainingState(**state))
         if cuts:
             along = self._shrinking.companions
             self._shrinking.cut(cuts, [other for other in along if not isinstance(other, torch.optim.Optimizer)])
-        stored.clear()
-        stored.update({name: value.clone() for name, value in state.items()})
+        stored.take_over(state)

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis.capture import untouched_random
-from paring.core import Inputs, Method, attached, concise
+from paring.core import STATE_FIELDS, Inputs, Method, TrainingState, attached, concise
 from paring.core.printable import printable
 from paring.run.rewind_point import own_state
 from paring.run.surgery.carry import cut_network
-from paring.run.surgery.live_cut import KEPT, READS, SIZE, recall
+from paring.run.surgery.live_cut import recall
 
 _FIELDS = ("step", "round", "method", "shrinks", "point", "state", "said")
+_WHAT = "the method's state"
 _WRONG = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, KeyError)
 
 
@@ -80,18 +81,9 @@ def after_cuts(memory: Any, net: nn.Module, example: Inputs) -> nn.Module:
     Raises:
         ValueError: what is remembered does not fit this network, or belongs to one larger than it now is.
     """
-    if not isinstance(memory, dict):
-        raise ValueError(f"the method's state is a {type(memory).__name__}; it must be a dict of tensors")
-    stored, tensors = (
-        attached(net).state,
-        {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers())},
-    )
-    for name, value in memory.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{_told(name)} in the method's state is {_told(value)}; it must be a tensor")
-        if problem := _problem(name, value, stored, tensors, net):
-            raise ValueError(f"{_told(name)} in the method's state {problem}")
-    cuts = recall(stored, memory)
+    stored = attached(net).state
+    then = _read(memory, net, stored)
+    cuts = recall(stored, then)
     if not cuts:
         return net
     try:
@@ -104,31 +96,61 @@ def after_cuts(memory: Any, net: nn.Module, example: Inputs) -> nn.Module:
     return twin
 
 
-def _problem(
-    name: str, value: Tensor, stored: Mapping[str, Tensor], tensors: Mapping[str, Tensor], net: nn.Module
-) -> str:
-    """What is wrong with a tensor that an attachment remembers; empty when nothing is."""
-    if name.startswith(KEPT):
-        dim, _, of = name.removeprefix(KEPT).partition("/")
-        if of not in tensors or dim not in map(str, range(tensors[of].dim())):
-            return "is of a tensor that this network does not have"
-        most = None if name in stored else tensors[of].shape[int(dim)]
-        return "" if _indices(value, most) else "is no sorted list of indices of that tensor"
-    if name.startswith(READS):
-        linear = any(isinstance(m, nn.Linear) for path, m in net.named_modules() if path == name.removeprefix(READS))
-        return "" if linear and _indices(value, None) else "is no sorted list of columns of a linear layer"
-    if name.startswith(SIZE):
-        norm = dict(net.named_modules()).get(name.removeprefix(SIZE))
-        right = hasattr(norm, "num_features") and value.dim() == 0 and value.dtype == torch.int64 and int(value) > 0
-        return "" if right else "is no size of a norm"
-    if name in stored and (value.shape != stored[name].shape or value.dtype != stored[name].dtype):
-        return f"is of shape {tuple(value.shape)} and {value.dtype}; here it has {tuple(stored[name].shape)}"
-    return "" if bool(value.isfinite().all()) else "is not finite"
+def _read(memory: Any, net: nn.Module, stored: TrainingState) -> TrainingState:
+    """What an attachment remembers, looked at entry by entry; `stored` is what this network's does.
+
+    Raises:
+        ValueError: it does not fit this network.
+    """
+    check_fields(memory, STATE_FIELDS, _WHAT)
+    if odd := [name for name in STATE_FIELDS if not isinstance(memory[name], dict)]:
+        raise ValueError(f"'{odd[0]}' in {_WHAT} is {_told(memory[odd[0]])}; it must be a dict")
+    tensors = {**dict(net.named_parameters(remove_duplicate=False)), **dict(net.named_buffers())}
+    for name, dims in memory["kept"].items():
+        _must(name in tensors, "kept", name, "is of a tensor that this network does not have")
+        _must(isinstance(dims, dict) and len(dims) > 0, "kept", name, "is no dict of dimensions")
+        for dim, index in dims.items():
+            _must(type(dim) is int and 0 <= dim < tensors[name].dim(), "kept", name, f"has no dimension {_told(dim)}")
+            most = None if dim in stored.kept.get(name, {}) else tensors[name].shape[dim]
+            _must(_indices(index, most), "kept", name, "is no sorted list of indices of that tensor")
+    modules = dict(net.named_modules(remove_duplicate=False))
+    for name, index in memory["reads"].items():
+        linear = isinstance(name, str) and isinstance(modules.get(name), nn.Linear)
+        _must(linear and _indices(index, None), "reads", name, "is no sorted list of columns of a linear layer")
+    for name, size in memory["sizes"].items():
+        norm = isinstance(name, str) and hasattr(modules.get(name), "num_features")
+        _must(norm and type(size) is int and size > 0, "sizes", name, "is no size of a norm")
+    for name, costs in memory["multipliers"].items():
+        _must(
+            isinstance(name, str) and isinstance(costs, dict) and len(costs) > 0,
+            "multipliers",
+            name,
+            "is no dict of costs",
+        )
+        for cost, number in costs.items():
+            right = isinstance(cost, str) and isinstance(number, Tensor) and number.dim() == 0
+            right = right and number.is_floating_point() and bool(number.isfinite()) and bool(number >= 0)
+            _must(right, "multipliers", name, f"has no number for {_told(cost)}")
+    for name, value in memory["tensors"].items():
+        _must(isinstance(name, str) and isinstance(value, Tensor), "tensors", name, f"is {_told(value)}, and no tensor")
+        if name in stored.tensors:
+            mine = stored.tensors[name]
+            same = value.shape == mine.shape and value.dtype == mine.dtype
+            _must(
+                same, "tensors", name, f"is of shape {tuple(value.shape)} and {value.dtype}; here {tuple(mine.shape)}"
+            )
+        _must(bool(value.isfinite().all()), "tensors", name, "is not finite")
+    return TrainingState(**memory)
 
 
-def _indices(value: Tensor, most: int | None) -> bool:
+def _must(right: bool, field: str, name: Any, problem: str) -> None:
+    if not right:
+        raise ValueError(f"{_told(name)} in '{field}' of {_WHAT} {problem}")
+
+
+def _indices(value: Any, most: int | None) -> bool:
     """Whether these are indices in increasing order, at least one, below `most`."""
-    if value.dim() != 1 or value.dtype != torch.int64 or not len(value):
+    if not isinstance(value, Tensor) or value.dim() != 1 or value.dtype != torch.int64 or not len(value):
         return False
     ordered = bool((value[1:] > value[:-1]).all()) and int(value[0]) >= 0
     return ordered and (most is None or int(value[-1]) < most)

@@ -57,7 +57,7 @@ class Fit:
 
 def round_state(net: nn.Module, number: int) -> dict[str, Any]:
     """What is kept of a round: its number, the attached network, and what its attachment remembers (cuts, for one)."""
-    return {"round": number, "net": net.state_dict(), "state": dict(attached(net).state)}
+    return {"round": number, "net": net.state_dict(), "state": attached(net).state.plain()}
 
 
 class Trainer:
@@ -231,7 +231,7 @@ class Trainer:
     def _keep_point(self) -> None:
         """Leave the rewind point on disk when it is there: the one in memory is cut whenever the network is."""
         if self.folder is not None and self.method.rounds > 1 and self.run.point is not None:
-            state = {"point": self.run.point, "state": dict(attached(self.net).state)}
+            state = {"point": self.run.point, "state": attached(self.net).state.plain()}
             checkpoint.save(self.folder / POINT, state)
 
     def _score_loss(self, net: Callable[..., Any]) -> Tensor:

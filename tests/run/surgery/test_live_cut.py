@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
-from paring.core import Attachment, Inputs, attached, gates, set_attachment
+from paring.core import Attachment, Inputs, TrainingState, attached, gates, set_attachment
 from paring.gates import StochasticGate, expected, support
 from paring.removal.slices import cut
 from paring.run.surgery import live_cut as live
@@ -114,9 +114,7 @@ def train(
 
 def surviving(small: nn.Module, name: str, tensor: Tensor) -> Tensor:
     """Of a tensor of the whole network, the part that the small one still has."""
-    state = attached(small).state
-    dims = {d: state[f"kept/{d}/{name}"] for d in range(tensor.dim()) if f"kept/{d}/{name}" in state}
-    return cut(tensor, dims)
+    return cut(tensor, attached(small).state.kept.get(name, {}))
 
 
 def settle_one(net: nn.Module, width: int) -> None:
@@ -517,11 +515,11 @@ def test_a_cut_takes_network_copy_optimizer_and_whatever_carries_along() -> None
     assert torch.equal(twin[2].weight, whole[2].weight[:, [2, 5]])
     assert torch.equal(opt.state[net[2].weight]["momentum_buffer"], momentum[:, [2, 5]])
     for module in (net, twin):
-        state = attached(module).state
-        assert {name: keep.tolist() for name, keep in state.items()} == {
-            "kept/0/0.weight": [2, 5],
-            "kept/0/0.bias": [2, 5],
-            "kept/1/2.weight": [2, 5],
+        kept = attached(module).state.kept
+        assert {name: {d: keep.tolist() for d, keep in dims.items()} for name, dims in kept.items()} == {
+            "0.weight": {0: [2, 5]},
+            "0.bias": {0: [2, 5]},
+            "2.weight": {1: [2, 5]},
         }
         assert module[0].out_features == module[2].in_features == 2
     assert net(torch.randn(4, 3)).shape == (4, 2)
@@ -538,22 +536,22 @@ def test_reads_and_sizes_are_remembered_and_reads_of_everything_forgotten() -> N
     net.append(nn.InstanceNorm1d(9))
     live.cut_all(net, Cuts({"0.weight": {1: torch.tensor([0, 2])}}, {"0": torch.tensor([0, 2])}, {"3": 4}), [])
     state = attached(net).state
-    assert state["reads/0"].tolist() == [0, 2]
-    assert int(state["size/3"]) == net[3].num_features == 4
-    assert live.recall({}, state).sizes == {"3": 4}
+    assert state.reads["0"].tolist() == [0, 2]
+    assert state.sizes["3"] == net[3].num_features == 4
+    assert live.recall(TrainingState(), state).sizes == {"3": 4}
     live.cut_all(net, Cuts({"0.weight": {1: torch.tensor([1])}}, {"0": None}), [])
-    assert "reads/0" not in state
-    assert state["kept/1/0.weight"].tolist() == [2]
+    assert "0" not in state.reads
+    assert state.kept["0.weight"][1].tolist() == [2]
     assert type(net[0]) is nn.Linear
 
 
 def test_recalled_cuts_lead_from_one_state_to_the_other() -> None:
     net = remembering()
-    early = dict(attached(net).state)
+    early = TrainingState(**attached(net).state.plain())
     live.cut_all(net, hidden(0, 2, 3, 5), [])
-    middle = dict(attached(net).state)
+    middle = TrainingState(**attached(net).state.plain())
     live.cut_all(net, hidden(1, 3), [])
-    late = dict(attached(net).state)
+    late = TrainingState(**attached(net).state.plain())
     for now, then, keep in ((early, middle, [0, 2, 3, 5]), (early, late, [2, 5]), (middle, late, [1, 3])):
         cuts = live.recall(now, then)
         assert {name: {d: k.tolist() for d, k in dims.items()} for name, dims in cuts.kept.items()} == {
@@ -572,24 +570,26 @@ def test_recalled_cuts_lead_from_one_state_to_the_other() -> None:
 
 
 def test_recalled_reads_are_those_of_the_other_state() -> None:
-    a, b, kept = {"reads/x": torch.tensor([0, 1])}, {"reads/y": torch.tensor([2])}, torch.tensor([1])
-    cuts = live.recall(a, {**b, "kept/0/x/y": kept, "kept/1/x/y": kept, "penalty/x": kept})
+    kept, reads = torch.tensor([1]), torch.tensor([2])
+    now = TrainingState(reads={"x": torch.tensor([0, 1])})
+    then = TrainingState(kept={"x/y": {0: kept, 1: kept}}, reads={"y": reads}, tensors={"x": kept})
+    cuts = live.recall(now, then)
     assert cuts.reads["x"] is None
-    assert torch.equal(cuts.reads["y"], b["reads/y"])
+    assert torch.equal(cuts.reads["y"], reads)
     assert set(cuts.reads) == {"x", "y"}
     assert {name: sorted(dims) for name, dims in cuts.kept.items()} == {"x/y": [0, 1]}
 
 
 def test_what_is_left_is_put_back_into_its_place() -> None:
-    state = {"kept/0/a": torch.tensor([1, 3]), "kept/2/a": torch.tensor([0]), "kept/0/b": torch.tensor([0])}
+    kept = {0: torch.tensor([1, 3]), 2: torch.tensor([0])}
     small, whole = torch.arange(6.0, dtype=F64).view(2, 3, 1), torch.full((4, 3, 2), -1.0)
-    found = live.put_back("a", small, whole, state)
+    found = live.put_back(small, whole, kept)
     assert torch.equal(found[[1, 3]][..., :1], small.float())
     assert found.dtype == torch.float32
     assert int((found == -1).sum()) == 24 - 6
     assert bool((whole == -1).all())
-    assert torch.equal(live.put_back("c", whole + 2, whole, state), whole + 2)
-    assert live.put_back("steps", torch.tensor(7), torch.tensor(0), state) == 7
+    assert torch.equal(live.put_back(whole + 2, whole, {}), whole + 2)
+    assert live.put_back(torch.tensor(7), torch.tensor(0), {}) == 7
 
 
 def test_a_dry_run_tells_what_goes_wrong_and_leaves_the_network_alone() -> None:

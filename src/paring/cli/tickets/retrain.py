@@ -130,9 +130,12 @@ class Retrain:
         net = _initial(replace(search, recipe=replace(search.recipe, seed=_OTHER + seed)) if anew else search, data)
         if point is not None and not anew:
             start = search.method.point(found.clock) or 0
-            state, cuts = net.state_dict(), then["state"]
+            state, kept = net.state_dict(), then["state"]["kept"]
             net.load_state_dict(
-                {name: put_back(name, point[name], w, cuts) if name in point else w for name, w in state.items()}
+                {
+                    name: put_back(point[name], w, kept.get(name, {})) if name in point else w
+                    for name, w in state.items()
+                }
             )
         draw = torch.Generator().manual_seed(seed)
         with torch.no_grad():

@@ -13,13 +13,12 @@ from torch.utils import _pytree as pytree
 
 from paring.analysis.alone import alone
 from paring.analysis.capture import untouched_random
-from paring.core import Inputs, Refusal, attached, is_attached, unwrapped
+from paring.core import Inputs, Refusal, TrainingState, attached, is_attached, unwrapped
 from paring.removal.slices import Dims
 from paring.run.surgery.carry import Carried, Cuts, cut_network, cut_state, shapes_of
 from paring.run.surgery.folded import Judged, outputs
 from paring.run.surgery.optimizer_memory import check_memory
 
-KEPT, READS, SIZE = "kept/", "reads/", "size/"
 _REPEATS = 12
 
 
@@ -70,51 +69,48 @@ def _remember(net: nn.Module, cuts: Cuts) -> None:
     """Note in the network's attachment which indices of the original tensors are left."""
     state = attached(net).state
     for name, dims in cuts.kept.items():
+        known = state.kept.setdefault(name, {})
         for dim, keep in dims.items():
-            earlier = state.get(f"{KEPT}{dim}/{name}")
-            state[f"{KEPT}{dim}/{name}"] = keep if earlier is None else earlier[keep]
-    state.update({SIZE + norm: torch.tensor(size) for norm, size in cuts.sizes.items()})
+            known[dim] = known[dim][keep] if dim in known else keep
+    state.sizes.update(cuts.sizes)
     for layer, reads in cuts.reads.items():
         if reads is None:
-            state.pop(READS + layer, None)
+            state.reads.pop(layer, None)
         else:
-            state[READS + layer] = reads.cpu()
+            state.reads[layer] = reads.cpu()
 
 
-def recall(now: Mapping[str, Tensor], then: Mapping[str, Tensor]) -> Cuts:
+def recall(now: TrainingState, then: TrainingState) -> Cuts:
     """The cuts that lead from what one attachment's state remembers to what another one's does.
 
     Raises:
         ValueError: there, more is left of some tensor than now.
     """
     kept: dict[str, dict[int, Tensor]] = {}
-    for key in sorted({*now, *then}):
-        if not key.startswith(KEPT):
-            continue
-        if key not in then or (key in now and not bool(torch.isin(then[key], now[key]).all())):
-            raise ValueError(
-                f"the network has shrunk further than this state ('{key.split('/', 2)[2]}' is smaller): load it into a "
-                "freshly built and attached network"
-            )
-        keep = torch.searchsorted(now[key], then[key]) if key in now else then[key]
-        if key not in now or len(keep) < len(now[key]):
-            dim, name = key.removeprefix(KEPT).split("/", 1)
-            kept.setdefault(name, {})[int(dim)] = keep
-    reads = {key.removeprefix(READS): then.get(key) for key in {*now, *then} if key.startswith(READS)}
-    sizes = {key.removeprefix(SIZE): int(size) for key, size in then.items() if key.startswith(SIZE)}
-    return Cuts({**kept}, reads, sizes)
+    for name in sorted({*now.kept, *then.kept}):
+        before, after = now.kept.get(name, {}), then.kept.get(name, {})
+        for dim in sorted({*before, *after}):
+            if dim not in after or (dim in before and not bool(torch.isin(after[dim], before[dim]).all())):
+                raise ValueError(
+                    f"the network has shrunk further than this state ('{name}' is smaller): load it into a freshly built "
+                    "and attached network"
+                )
+            keep = torch.searchsorted(before[dim], after[dim]) if dim in before else after[dim]
+            if dim not in before or len(keep) < len(before[dim]):
+                kept.setdefault(name, {})[dim] = keep
+    reads = {layer: then.reads.get(layer) for layer in {*now.reads, *then.reads}}
+    return Cuts({**kept}, reads, dict(then.sizes))
 
 
-def put_back(name: str, small: Tensor, whole: Tensor, state: Mapping[str, Tensor]) -> Tensor:
-    """A tensor of the size that `name` had before cuts: what is left of it, `small`, in its place, and else `whole`.
+def put_back(small: Tensor, whole: Tensor, kept: Mapping[int, Tensor]) -> Tensor:
+    """A tensor of the size before any cut: what is left of it, `small`, in its place, and else `whole`.
 
     Args:
-        name: of a parameter or buffer.
-        small: its values now.
+        small: the values now.
         whole: values for what was cut away, of the size before any cut.
-        state: of the attachment, which remembers the cuts.
+        kept: dimension -> indices that are left, as `TrainingState.kept` has them for this tensor.
     """
-    index = [state.get(f"{KEPT}{dim}/{name}", torch.arange(size)) for dim, size in enumerate(whole.shape)]
+    index = [kept.get(dim, torch.arange(size)) for dim, size in enumerate(whole.shape)]
     if not index:
         return small
     places = [keep.view(-1, *[1] * (whole.dim() - dim - 1)) for dim, keep in enumerate(index)]
