@@ -177,5 +177,5 @@ def test_a_number_is_a_hold_and_stands_for_it_in_configs_and_labels() -> None:
     assert short(pr.L0(hold=0.4)) == "L0(hold=0.4)"
     assert short(pr.L0(hold=pr.Hold(0.4, rewind=0))) == "L0(hold=Hold(last=0.4, rewind=0))"
     assert plain(pr.L0(hold=0.4))["hold"] == 0.4
-    assert plain(pr.L0(), defaults=False) == {"type": "L0"}
+    assert plain(pr.L0(), hashed=True) == {"type": "L0"}
     assert plain(pr.L0(hold=pr.Hold(0.4, rewind="1ep")))["hold"]["rewind"] == "1ep"
