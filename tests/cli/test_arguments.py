@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paring.cli.arguments import (
-    METHODS,
     RELAXATIONS,
     _show_price,
     _show_relaxation,
@@ -18,6 +17,7 @@ from paring.cli.arguments import (
     read,
 )
 from paring.cli.hold_argument import parse_hold, show_hold
+from paring.cli.method_list import METHODS
 from paring.core import Stack
 from paring.gates import relax
 from paring.methods import L0, Budget, Hold, Price, Shrink

@@ -17,6 +17,8 @@ import torch
 import paring as pr
 from marks import CUT_SHORT
 from paring.cli.main import COMMANDS, main
+from paring.cli.method_list import METHODS, method_name
+from paring.core import GOALS
 
 pytestmark = CUT_SHORT
 
@@ -54,6 +56,24 @@ def test_overview_lists_commands_with_examples(words: list[str], capsys: pytest.
         assert re.search(rf"^  {name} +{re.escape(command.about)}$", shown, re.MULTILINE)
     assert len(examples(shown)) >= 4
     assert {example[0] for example in examples(shown)} <= set(COMMANDS)
+
+
+def test_help_of_train_lists_every_method_by_goal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert paring("train", "--help") == 0
+    shown = capsys.readouterr().out
+    for heading in GOALS.values():
+        assert f"\n  {heading}\n" in shown
+    for name, kind in METHODS.items():
+        assert re.search(rf"^    {name} +\S", shown, re.MULTILINE), f"{name} is not listed"
+        assert kind.goal in GOALS
+
+
+def test_methods_are_found_by_themselves() -> None:
+    own = {kind for kind in map(pr.methods.__dict__.get, pr.methods.__all__) if isinstance(kind, type)}
+    assert {kind for kind in own if issubclass(kind, pr.Method)} - set(METHODS.values()) == {pr.Shrink}
+    assert [method_name(kind) for kind in (pr.RigL, pr.AtInit, pr.SparseVD, pr.L0, pr.Dense, pr.DNW)] == [
+        "rigl", "at_init", "sparse_vd", "l0", "dense", "dnw",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -130,7 +150,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --modle lenet5", 2, "Unrecognized options: --modle"),
         ("train --model alexnet", 2, "--model alexnet: there is no such network; choose one of lenet_300_100"),
         ("train --data imagenet", 2, "--data imagenet: there is no such data set; choose one of digits, mnist"),
-        ("train --method magic", 2, "--method magic: there is no such method; choose one of dense, l0"),
+        ("train --method magic", 2, "--method magic: there is no such method; choose one of at_init"),
+        ("trian", 2, "there is no command 'trian'; did you mean 'train'? choose one of demo"),
+        ("train --method rgl", 2, "--method rgl: there is no such method; did you mean 'rigl'? choose one of at_init"),
+        ("train --model resnt20", 2, "there is no such network; did you mean 'resnet20'"),
+        ("train --data cifar", 2, "there is no such data set; did you mean 'cifar10'"),
+        ("train --gate hardconcrete", 2, "did you mean 'hard_concrete'"),
+        ("train --gate hard_concrete:bta=1", 2, "did you mean 'beta'? hard_concrete has"),
+        ("train --methd l0", 2, "Perhaps you meant: --method"),
         ("train --method=magic", 2, "--method magic: there is no such method"),
         ("train --method dense --price 1", 2, "Unrecognized options: --price"),
         ("train --price cheap", 2, "price 'cheap': not a number that is at least 0; examples: 1e-6"),
@@ -226,7 +253,7 @@ def test_the_same_words_again_only_read(runs: Path, capsys: pytest.CaptureFixtur
     stamps = {
         name: (folder / name).stat().st_mtime_ns for name in ("checkpoint.pt", "result.json", "small.safetensors")
     }
-    assert paring(*TRAIN, "--epochs", "2", "--runs", str(runs)) == 0
+    assert paring(*TRAIN, "--epochs", "2", "--runs", str(runs), "--json") == 0
     shown = capsys.readouterr()
     assert f"this run is finished already and only read: {folder}" in shown.err
     assert json.loads(shown.out) == json.loads((folder / "result.json").read_text())
@@ -239,7 +266,18 @@ def test_other_words_are_another_run(runs: Path, tmp_path: Path, capsys: pytest.
     words.remove("--quiet")
     assert paring(*words, "--epochs", "1", "--seed", "1") == 0
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["seed"] == 1
+    row = json.loads((only(tmp_path) / "result.json").read_text())
+    assert row["seed"] == 1
+    lines = shown.out.splitlines()
+    assert lines[0] == "lenet_300_100 on digits, l0, 1 epochs"
+    for what, before, after in (("parameters", "dense_parameters", "parameters"), ("MACs", "dense_macs", "macs")):
+        (line,) = [line for line in lines if line.startswith(f"  {what} ")]
+        assert line.split()[1:4] == [f"{row[before]:,}", "→", f"{row[after]:,}"]
+    told = [line for line in lines if line.startswith("  units ")]
+    gone = [f"{name} {two[0]} → {two[1]}" for name, two in row["widths"].items() if two[1] < two[0]]
+    assert [line.split(maxsplit=1)[1] for line in told] == ([", ".join(gone)] if gone else [])
+    assert f"  paring report {only(tmp_path)} " in shown.out
+    assert row["widths"]["fc3"] == [10, 10]
     assert "lenet_300_100 l0 seed 1: epoch 1/1" in shown.err
     assert "finished already" not in shown.err
     assert f"written to {only(tmp_path)}" in shown.err
@@ -349,7 +387,7 @@ def test_report_prints_the_layer_table(runs: Path, capsys: pytest.CaptureFixture
 
 def test_report_of_a_network_that_reads_some_inputs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--at", "inputs", "--epochs", "1", "--runs", str(tmp_path)]
-    assert paring(*TRAIN, *words) == 0
+    assert paring(*TRAIN, *words, "--json") == 0
     row = json.loads(capsys.readouterr().out)
     kept = int(row["architecture"].split("-")[0])
     assert kept < 64

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import paring as pr
-from paring.cli.arguments import METHODS
 from paring.cli.main import main
+from paring.cli.method_list import METHODS
 from paring.core import Clock, attached
 from paring.gates import MaskGate
 from paring.methods import GMP, SET, STR, ContinuousSparsification, RigL

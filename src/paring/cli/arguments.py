@@ -10,34 +10,16 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from paring import hard, methods, select
+from paring import hard, select
 from paring.cli.hold_argument import parse_hold, show_hold
-from paring.core import At, Method, Places
+from paring.cli.meant import meant
+from paring.core import At, Places
 from paring.gates import relax
 from paring.methods import Budget, Hold, Price
 from paring.methods.by_layer import ByLayer, named, pairs_of
 
 T = TypeVar("T")
 
-METHODS: dict[str, type[Method]] = {
-    "dense": methods.Dense,
-    "l0": methods.L0,
-    "imp": methods.IMP,
-    "gmp": methods.GMP,
-    "rigl": methods.RigL,
-    "set": methods.SET,
-    "dnw": methods.DNW,
-    "at_init": methods.AtInit,
-    "slimming": methods.Slimming,
-    "masked": methods.Masked,
-    "continuous_sparsification": methods.ContinuousSparsification,
-    "str": methods.STR,
-    "sparse_vd": methods.SparseVD,
-    "concrete_dropout": methods.ConcreteDropout,
-    "supermask": methods.Supermask,
-    "edge_popup": methods.EdgePopup,
-    "binarize": methods.Binarize,
-}
 ALLOCATIONS: dict[str, type[select.Allocation]] = {
     "global": select.Global,
     "uniform": select.Uniform,
@@ -158,13 +140,15 @@ def _parse_named(what: str, table: Mapping[str, type[Any]], text: str) -> Any:
     """A dataclass by its name, with `field=value` pairs after a colon."""
     name, _, rest = text.partition(":")
     if name not in table:
-        raise ValueError(f"{what} {text!r}: choose one of {', '.join(table)}")
+        raise ValueError(f"{what} {text!r}: {meant(name, table)}choose one of {', '.join(table)}")
     known = {f.name: f for f in dataclasses.fields(table[name]) if f.name != "clamp"}
     values: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, value = _pair(text, part)
         if key not in known:
-            raise ValueError(f"{what} {text!r}: {name} has {', '.join(sorted(known)) or 'no numbers'}, not {key}")
+            raise ValueError(
+                f"{what} {text!r}: {meant(key, known)}{name} has {', '.join(sorted(known)) or 'no numbers'}, not {key}"
+            )
         values[key] = _value(text, str(known[key].type), value)
     return table[name](**values)
 

@@ -15,6 +15,7 @@ from paring.cli.arguments import first_as, read
 from paring.cli.command import CommandError, set_threads
 from paring.cli.experiment import RESULT, SMALL
 from paring.cli.reading import architecture_of, read_result
+from paring.cli.summary import summary
 from paring.cli.train_options import read_training
 from paring.core import Method, Stack
 from paring.methods import L0, Price
@@ -83,7 +84,7 @@ def _train(words: Sequence[str]) -> int:
         )
     row = experiment.run(what.runs, progress=not what.quiet)
     _page(folder, row)
-    print(json.dumps(row, indent=2))
+    print(json.dumps(row, indent=2) if what.json else summary(row, folder))
     print(f"written to {folder}", file=sys.stderr)
     return 0
 

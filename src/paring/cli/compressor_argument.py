@@ -10,6 +10,7 @@ from typing import Any
 
 from paring import compression as compressors
 from paring.cli.command import CommandError
+from paring.cli.meant import meant
 from paring.compression import Compressor
 
 COMPRESSORS: dict[str, type[Compressor]] = {
@@ -33,7 +34,9 @@ def parse_compressor(text: str) -> Compressor:
     """
     name, _, rest = text.partition(":")
     if name not in COMPRESSORS:
-        raise CommandError(f"--compressor {name}: there is no such compressor; choose one of {', '.join(COMPRESSORS)}")
+        raise CommandError(
+            f"--compressor {name}: there is no such compressor; {meant(name, COMPRESSORS)}choose one of {', '.join(COMPRESSORS)}"
+        )
     kind = COMPRESSORS[name]
     known = {f.name: str(f.type) for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values: dict[str, Any] = {}

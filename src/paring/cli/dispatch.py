@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from paring.cli.command import Command, CommandError
+from paring.cli.meant import meant
 
 
 def dispatch(prog: str, words: Sequence[str], commands: Mapping[str, Command], overview: str) -> int:
@@ -22,7 +23,10 @@ def dispatch(prog: str, words: Sequence[str], commands: Mapping[str, Command], o
         print(overview.format(commands=lines))
         return 0
     if words[0] not in commands:
-        print(f"{prog}: there is no command {words[0]!r}; choose one of {', '.join(commands)}", file=sys.stderr)
+        print(
+            f"{prog}: there is no command {words[0]!r}; {meant(words[0], commands)}choose one of {', '.join(commands)}",
+            file=sys.stderr,
+        )
         return 2
     return _guarded(prog, words[0], commands[words[0]], words[1:])
 

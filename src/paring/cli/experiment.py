@@ -22,7 +22,7 @@ from paring.cli.reading import RunError, read_result
 from paring.cli.rounds import epochs, keep_decided, rounds
 from paring.core import Method, Stack
 from paring.core.plain_json import shown
-from paring.cost import Cost, measure
+from paring.cost import Cost, Measured, measure
 from paring.data import Dataset
 from paring.data import load as load_data
 from paring.files import save as save_net
@@ -202,6 +202,7 @@ class Experiment:
             "seed": self.recipe.seed,
             "epochs": epochs(fitted.rows) + (self.finetune.epochs if self.finetune else 0),
             "architecture": architecture(kept),
+            "widths": widths(dense, real),
             "error": evaluate(small, test)[1],
             "train_error": evaluate(small, data.train.to(device))[1],
             "validation_error": evaluate(small, data.validation.to(device))[1] if len(data.validation) else None,
@@ -238,6 +239,13 @@ def architecture(cost: Cost) -> str:
         for layer in cost.rows
         if layer.kind in ("conv", "linear")
     )
+
+
+def widths(dense: Cost, small: Measured) -> dict[str, list[int]]:
+    """Units before and after, of every layer that is still there: {"fc1": [300, 57]}."""
+    after = {row.name: row.units for row in small.rows if row.units is not None}
+    before = {layer.name: round(float(layer.outputs)) for layer in dense.rows}
+    return {name: [count, after[name]] for name, count in before.items() if name in after}
 
 
 @contextmanager

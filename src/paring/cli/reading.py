@@ -128,6 +128,10 @@ def kind_problem(row: Mapping[str, Any]) -> str:
             fits = isinstance(value, list) and all(isinstance(one, dict) and not kind_problem(one) for one in value)
         elif key == "config":
             fits = isinstance(value, dict)
+        elif key == "widths":
+            fits = isinstance(value, dict) and all(
+                isinstance(two, list) and len(two) == 2 and all(map(is_count, two)) for two in value.values()
+            )
         elif key in ("speed_latency_ms", "speed_latency_128_ms"):
             fits = isinstance(value, dict) and all(map(_in_speed, value.items())) and {"ratio", "by"} <= value.keys()
         else:

@@ -11,9 +11,11 @@ from typing import Any, get_type_hints
 
 import torch
 
-from paring.cli.arguments import METHODS, read
+from paring.cli.arguments import read
 from paring.cli.command import CommandError
 from paring.cli.experiment import Experiment
+from paring.cli.meant import meant
+from paring.cli.method_list import METHODS, listed
 from paring.core import Method, Stack
 from paring.methods import Dense, Shrink
 from paring.train import Recipe
@@ -26,13 +28,14 @@ class TrainArguments:
     Args:
         model: network: lenet_300_100, lenet5 (= lenet5_caffe), vgg16, resnet20, wrn_28_10, ...
         data: data set: digits (needs nothing), mnist, fashion_mnist, cifar10, cifar100.
-        method: what the network may lose: dense, l0, imp, gmp, rigl, ...; decides which further options there are.
+        method: what the network may lose, one of those above; decides which further options there are.
         validation: training examples set aside for choosing settings.
         shrink: cut what has closed for good out of the network while it trains, looking this often: "1ep" or a number of
             steps; empty leaves that to the end.
         runs: folder of all run folders.
         threads: CPU threads; 0 uses all.
         quiet: show no progress.
+        json: print the result as JSON, not as text.
     """
 
     model: str = "lenet_300_100"
@@ -43,6 +46,7 @@ class TrainArguments:
     runs: Path = Path("runs")
     threads: int = 0
     quiet: bool = False
+    json: bool = False
 
 
 def method_named(words: Sequence[str]) -> tuple[str, type[Method]]:
@@ -58,7 +62,9 @@ def method_named(words: Sequence[str]) -> tuple[str, type[Method]]:
         elif word.startswith("--method="):
             name = word.partition("=")[2]
     if name not in METHODS:
-        raise CommandError(f"--method {name}: there is no such method; choose one of {', '.join(METHODS)}")
+        raise CommandError(
+            f"--method {name}: there is no such method; {meant(name, METHODS)}choose one of {', '.join(METHODS)}"
+        )
     return name, METHODS[name]
 
 
@@ -117,16 +123,20 @@ def read_training(
         fields.append((name, named, field(default_factory=named)))
     fields.append(("recipe", Recipe, field(default_factory=Recipe)))
     shape = dataclasses.make_dataclass("Train", fields, frozen=True)
-    told = f"{description}\noptions below are those of --method {name}"
+    told = f"{description}\nmethods:\n{listed()}\n\noptions below are those of --method {name}"
     found: Any = read(shape, words, prog=prog, description=told)
     what: TrainArguments = found.run
     model = {"lenet5": "lenet5_caffe"}.get(what.model, what.model)
     data = what.data.replace("-", "_")
     known = [name for name in MODELS if name not in ("mlp", "wide_resnet")]  # these take widths, in Python
     if model not in known:
-        raise CommandError(f"--model {what.model}: there is no such network; choose one of {', '.join(known)}")
+        raise CommandError(
+            f"--model {what.model}: there is no such network; {meant(model, known)}choose one of {', '.join(known)}"
+        )
     if data not in NAMES:
-        raise CommandError(f"--data {what.data}: there is no such data set; choose one of {', '.join(NAMES)}")
+        raise CommandError(
+            f"--data {what.data}: there is no such data set; {meant(data, NAMES)}choose one of {', '.join(NAMES)}"
+        )
     if what.validation < 0:
         raise CommandError(f"--validation {what.validation}: a number of examples, at least 0")
     elsewhere = bool(getattr(getattr(found, "first", None), "address", ""))  # a cluster has its own devices

@@ -10,10 +10,11 @@ from typing import Any
 
 from paring.cli.command import CommandError
 from paring.cli.experiment import Experiment
+from paring.cli.meant import meant
 from paring.cli.train_options import TrainArguments, method_named, method_options, read_training
 from paring.train import Recipe
 
-_NO_TRIAL = ("runs", "threads", "quiet")
+_NO_TRIAL = ("runs", "threads", "quiet", "json")
 
 
 def read_grid(
@@ -92,7 +93,9 @@ def _point(words: Sequence[str], point: Mapping[str, str], first: type[Any]) -> 
     for name, value in point.items():
         if name not in known or name in _NO_TRIAL:
             names = ", ".join(sorted(set(known) - set(_NO_TRIAL)))
-            raise CommandError(f"--vary {name}=...: --method {method} has no such option; there are {names}")
+            raise CommandError(
+                f"--vary {name}=...: --method {method} has no such option; {meant(name, set(known) - set(_NO_TRIAL))}there are {names}"
+            )
         found += _words(name, known[name], value)
     return found
 

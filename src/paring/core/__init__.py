@@ -9,7 +9,7 @@ from paring.core.first_name import first_name, hashed_as
 from paring.core.gate import Gate, noise_dtype
 from paring.core.inputs import Example, Inputs
 from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
-from paring.core.method import Method, Probe, Removal, Rewind, Stack
+from paring.core.method import GOALS, Method, Probe, Removal, Rewind, Stack
 from paring.core.mount import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
 from paring.core.refusal import Refusal
@@ -24,6 +24,7 @@ from paring.core.watch import Progress, Watch
 
 __all__ = [
     "GATED",
+    "GOALS",
     "KINDS",
     "PLACE_KINDS",
     "STATE_FIELDS",

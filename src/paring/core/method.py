@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,16 @@ from paring.core.clock import Clock
 from paring.core.inputs import Inputs
 
 T = TypeVar("T")
+
+GOALS = {
+    "small": "a smaller and faster network: whole units and inputs go",
+    "sparse": "few weights: sparse networks and small files",
+    "tickets": "lottery tickets: what could have been trained alone",
+    "masks": "weights that never move: only which of them are there is learned",
+    "bits": "hard thresholds and ±1 weights",
+    "baseline": "to compare with, or to train on",
+}
+"""What methods are for, in the order in which the command line lists them."""
 
 
 class Probe(Protocol):
@@ -78,7 +88,13 @@ class Rewind:
 
 @dataclass(frozen=True)
 class Method:
-    """Dense training; the base of every method. Subclasses are frozen dataclasses that override hooks."""
+    """Dense training; the base of every method. Subclasses are frozen dataclasses that override hooks.
+
+    Attributes:
+        goal: what the method is for, one of `GOALS`; None for what only goes with another method.
+    """
+
+    goal: ClassVar[str | None] = "baseline"
 
     @property
     def rounds(self) -> int:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,8 @@ class AtInit(Method):
     Raises:
         ValueError: an unknown score, or a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "sparse"
 
     score: Literal["snip", "grasp", "synflow", "magnitude", "random"] = "snip"
     density: float = 0.1

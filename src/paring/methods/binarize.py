@@ -16,7 +16,7 @@ First and last layers stay real by default, as in nearly all of these papers. No
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -51,6 +51,8 @@ class Binarize(Method):
     Raises:
         ValueError: nothing is asked for, or a number is out of its range.
     """
+
+    goal: ClassVar[str | None] = "bits"
 
     activations: Activations = "sign"
     weights: Weights = "mean"

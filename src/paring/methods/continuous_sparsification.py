@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,8 @@ class ContinuousSparsification(Method):
     Raises:
         ValueError: a number out of its range, an unknown word, or an allocation without a density to share.
     """
+
+    goal: ClassVar[str | None] = "tickets"
 
     rate: float = 1e-8
     s0: float = 0.0

@@ -7,6 +7,7 @@ were open, so that closed ones can grow back. It costs a dense backward pass.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -31,6 +32,8 @@ class DNW(Method):
     Raises:
         ValueError: a density outside (0, 1].
     """
+
+    goal: ClassVar[str | None] = "sparse"
 
     density: float = 0.1
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value

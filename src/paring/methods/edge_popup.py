@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
@@ -31,6 +32,8 @@ class EdgePopup(Method):
     Raises:
         ValueError: a number out of its range, or `scale_fan` without `constant`.
     """
+
+    goal: ClassVar[str | None] = "masks"
 
     keep: float = 0.5
     constant: bool = False

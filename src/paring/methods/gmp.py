@@ -10,6 +10,7 @@ back if the weights that stayed fall below it; with `recover=False` closed weigh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -51,6 +52,8 @@ class GMP(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "sparse"
 
     density: float = 0.1
     ramp: tuple[float, float] = (0.0, 0.75)

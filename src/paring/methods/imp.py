@@ -16,7 +16,7 @@ norms are never pruned.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -57,6 +57,8 @@ class IMP(Method):
     Raises:
         ValueError: a number out of its range, or an unknown `retrain`.
     """
+
+    goal: ClassVar[str | None] = "tickets"
 
     prunings: int = 5
     rate: float = 0.2

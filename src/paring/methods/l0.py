@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +75,8 @@ class L0(Method):
     Raises:
         ValueError: a number out of its range, or a place that cannot be read.
     """
+
+    goal: ClassVar[str | None] = "small"
 
     price: float | Price | Budget = Price(0.0)  # noqa: RUF009  # a frozen value
     at: At = Places(("units",))  # noqa: RUF009  # a frozen value

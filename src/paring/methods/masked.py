@@ -6,6 +6,7 @@ This is how a ticket is trained in isolation, and how a network that another too
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -27,6 +28,8 @@ class Masked(Method):
     Raises:
         ValueError: a factor that is no positive number.
     """
+
+    goal: ClassVar[str | None] = "baseline"
 
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value
     factor: float = 1.0

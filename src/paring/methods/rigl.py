@@ -12,6 +12,7 @@ by default, the paper the falling one, as here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -41,6 +42,8 @@ class RigL(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "sparse"
 
     density: float = 0.1
     every: str | int | None = None

@@ -8,6 +8,7 @@ negative weights, which is the smallest magnitudes of each sign; we do not look 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -46,6 +47,8 @@ class SET(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "sparse"
 
     density: float = 0.1
     every: str | int | None = None

@@ -14,6 +14,7 @@ as well is an approximation (*retirement*), off by default.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -46,6 +47,8 @@ class Shrink(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = None
 
     every: str | int = "1ep"
     multiple_of: int = 8

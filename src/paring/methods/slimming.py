@@ -12,6 +12,7 @@ What is closed is removed exactly by `finish`, the shift of its norm included.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class Slimming(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "small"
 
     density: float = 0.3
     rate: float = 1e-4

@@ -12,6 +12,7 @@ one that is large enough to move it in short trainings too.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ class STR(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "sparse"
 
     s_init: float = -5.0
     at: At = Places(("weights",))  # noqa: RUF009  # a frozen value

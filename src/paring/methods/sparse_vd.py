@@ -14,6 +14,7 @@ and in the decision; the KL has the paper's constants, not rounded ones; closed 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ class SparseVD(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "sparse"
 
     rate: float = 1 / 60_000
     warmup: float = 0.25

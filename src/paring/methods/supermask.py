@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -44,6 +45,8 @@ class Supermask(Method):
     Raises:
         ValueError: a number out of its range.
     """
+
+    goal: ClassVar[str | None] = "masks"
 
     constant: bool = False
     rescale: bool = False
