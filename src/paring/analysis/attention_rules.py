@@ -23,7 +23,7 @@ from paring.analysis.repeats import carries, filled, once
 from paring.analysis.state import State, known, packet
 
 if TYPE_CHECKING:
-    from paring.analysis.interpret import Interpreter
+    from paring.analysis.interpreter import Interpreter
 
 _ATTENTION = "scaled_dot_product_attention"
 _MASKED = ((_ATTENTION, [3]), ("baddbmm", [0]), ("masked_fill", [1]), ("where", [0]), ("add", [0]), ("add", [1]))
@@ -34,8 +34,7 @@ def attention(run: Interpreter, node: fx.Node) -> object:
     """`scaled_dot_product_attention` of (..., L, D), (..., S, D) and (..., S, E)."""
     given = dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
     q, k, v = (run.states(given[name]) for name in _ARGUMENTS[:3])
-    run.held_back = True
-    if not run.free or not all(isinstance(s, State) and s.value.dim() >= 2 for s in (q, k, v)):
+    if not all(isinstance(s, State) and s.value.dim() >= 2 for s in (q, k, v)):
         return run.barrier(node)
     mask = run.states(given.get("attn_mask"))
     if given.get("enable_gqa"):
@@ -58,6 +57,12 @@ def attention(run: Interpreter, node: fx.Node) -> object:
     return run.barrier(node) if result is None else result
 
 
+def fixed_attention(run: Interpreter, node: fx.Node) -> object:
+    """Attention whose heads are written into the forward keeps all of its units."""
+    run.held_back = True
+    return run.barrier(node)
+
+
 def _repeated(state: State, times: int) -> State:
     return State(state.labels.repeat_interleave(times, -3), state.value.repeat_interleave(times, -3))
 
@@ -70,13 +75,13 @@ def _open(mask: object, node: object) -> bool:
     return not bool(mask.value.isnan().any()) and bool(lets.any(-1).all())
 
 
-def softmax(run: Interpreter, node: fx.Node, first: State) -> object:
+def softmax(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     """Along positions: units stay where they are, entries sum to one. Along units: all of them matter."""
     dim = run.values(node.args[1] if len(node.args) > 1 else node.kwargs["dim"]) % first.value.dim()
     if dim in varying(first.labels):
         return run.barrier(node)
     value = torch.softmax(first.value, dim)
-    if packet(node.target) in ("log_softmax", "_log_softmax"):
+    if name in ("log_softmax", "_log_softmax"):
         return State(first.labels, torch.log_softmax(first.value, dim))
     return State(first.labels, value, dim - first.value.dim())
 

@@ -9,7 +9,7 @@ meet slices: they live or go together, and where pairs end there, each slice is 
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -21,12 +21,21 @@ from paring.analysis.state import State, module_path, packet, place
 from paring.analysis.work import Product
 
 if TYPE_CHECKING:
-    from paring.analysis.interpret import Interpreter
+    from paring.analysis.interpreter import Interpreter
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
-def matmul(run: Interpreter, node: fx.Node) -> object:
+class Contract(Protocol):
+    """How two operands are contracted: `product`, or `fixed_product` where sizes stay as they are."""
+
+    def __call__(
+        self, run: Interpreter, node: fx.Node, a: State, b: State, one: str, two: str, out: str, /
+    ) -> State | None:
+        """The contraction one,two->out; None where it is not understood."""
+
+
+def matmul(run: Interpreter, node: fx.Node, product: Contract) -> object:
     """(..., n, k) times (..., k, m), batch dimensions broadcast."""
     a, b = run.states(node.args[0]), run.states(node.args[1])
     if not (isinstance(a, State) and isinstance(b, State)) or min(a.value.dim(), b.value.dim()) < 2:
@@ -37,7 +46,7 @@ def matmul(run: Interpreter, node: fx.Node) -> object:
     return product(run, node, a, b, one, two, lead + "yx") or run.barrier(node)
 
 
-def baddbmm(run: Interpreter, node: fx.Node) -> object:
+def baddbmm(run: Interpreter, node: fx.Node, product: Contract) -> object:
     """Input + batch of matrix products, input a mask."""
     added, a, b = (run.states(arg) for arg in node.args[:3])
     if not all(isinstance(s, State) for s in (added, a, b)):
@@ -46,7 +55,7 @@ def baddbmm(run: Interpreter, node: fx.Node) -> object:
     return run.barrier(node) if result is None else beside(run, node, result, added)
 
 
-def einsum(run: Interpreter, node: fx.Node) -> object:
+def einsum(run: Interpreter, node: fx.Node, product: Contract) -> object:
     """Two operands, every letter once in each, nothing summed out of one operand alone."""
     equation, parts = str(node.args[0]).replace(" ", ""), run.states(node.args[1])
     inputs, arrow, out = equation.partition("->")
@@ -82,6 +91,13 @@ def beside(run: Interpreter, node: fx.Node, first: State, other: State) -> State
     return State(first.labels, filled(shape, torch.nan))
 
 
+def fixed_product(run: Interpreter, node: fx.Node, a: State, b: State, one: str, two: str, out: str) -> State | None:
+    """The contraction one,two->out of operands without units; None for others, whose sizes would have to change."""
+    a, b, ways, value = _operands(a, b, one, two, out)[:4]
+    run.held_back |= bool(ways[0] | ways[1])
+    return _without_units(a, b, ways, value)
+
+
 def product(
     run: Interpreter, node: fx.Node, a: State, b: State, one: str, two: str, out: str, *, shifts: bool = False
 ) -> State | None:
@@ -90,22 +106,13 @@ def product(
     shifts: a constant added to all of a row of the result does not matter (a softmax follows), so that pairs with a
     constant unit of b do not matter either.
     """
-    sizes: dict[str, int] = {}
-    for state, term in ((a, one), (b, two)):
-        for letter, size in zip(term, state.value.shape, strict=True):
-            sizes[letter] = max(size, sizes.get(letter, 1))
-    a, ways_a, spans_a = _side(a, one, sizes)
-    b, ways_b, spans_b = _side(b, two, sizes)
-    sums = next((t[s.sums] for s, t in ((a, one), (b, two)) if s.sums is not None), "")
-    value = _value(a, b, one, two, out, sums)
+    a, b, (ways_a, ways_b), value, (spans_a, spans_b), sizes = _operands(a, b, one, two, out)
     contracted = set(one) & set(two) - set(out)
     if not ways_a and not ways_b:
-        alone = carries(a.labels) or carries(b.labels)
-        return None if alone else State(unlabelled(value.shape), value)
+        return _without_units(a, b, (ways_a, ways_b), value)
     pairs_a, pairs_b = ways_a & contracted, ways_b & contracted
     free_a, free_b = ways_a - set(two), ways_b - set(one)
-    run.held_back = True
-    if (free_a and free_b) or ((pairs_a or pairs_b) and (free_a or free_b)) or not run.free:
+    if (free_a and free_b) or ((pairs_a or pairs_b) and (free_a or free_b)):
         return None
     reason = f"meets a tensor that cannot shrink in {place(node)}"
     run.pin(a.labels, {one.index(x) for x in (ways_a & spans_b) - ways_b}, reason)
@@ -125,6 +132,27 @@ def product(
         labels = either(left, right)
     _record(run, node, a, b, one, two, sizes, meets=bool(pairs_a or pairs_b))
     return State(labels, value)
+
+
+def _operands(
+    a: State, b: State, one: str, two: str, out: str
+) -> tuple[State, State, tuple[set[str], set[str]], Tensor, tuple[set[str], set[str]], dict[str, int]]:
+    """Both operands expanded, the letters their units lie along, the product's value, the letters they have, all sizes."""
+    sizes: dict[str, int] = {}
+    for state, term in ((a, one), (b, two)):
+        for letter, size in zip(term, state.value.shape, strict=True):
+            sizes[letter] = max(size, sizes.get(letter, 1))
+    a, ways_a, spans_a = _side(a, one, sizes)
+    b, ways_b, spans_b = _side(b, two, sizes)
+    sums = next((t[s.sums] for s, t in ((a, one), (b, two)) if s.sums is not None), "")
+    return a, b, (ways_a, ways_b), _value(a, b, one, two, out, sums), (spans_a, spans_b), sizes
+
+
+def _without_units(a: State, b: State, ways: tuple[set[str], set[str]], value: Tensor) -> State | None:
+    """The product of operands without units; None where there is one, and be it alone."""
+    if any(ways) or carries(a.labels) or carries(b.labels):
+        return None
+    return State(unlabelled(value.shape), value)
 
 
 def _record(

@@ -1,6 +1,6 @@
 """Rules for units that lie along several dimensions, are cut at a position, or belong to loose parameters.
 
-They hold where sizes in the forward may change with the widths (`Interpreter.free`): every size that a view, a split or
+They hold where sizes in the forward may change with the widths (`FREE` in `rules`): every size that a view, a split or
 a slice writes down becomes the number of units that stay. A view of units as rows of units asks that all rows that live
 keep the same number; a cut that no part becomes empty; moves back into one dimension that the order is the old one.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from paring.analysis import ops
-from paring.analysis.contractions import matmul
+from paring.analysis.contractions import fixed_product, matmul, product
 from paring.analysis.grids import Meeting, boxed, grid_dims, slices
 from paring.analysis.labels import along, varying
 from paring.analysis.projection import linear_site
@@ -21,7 +21,7 @@ from paring.analysis.repeats import carries, cat, once, shortened
 from paring.analysis.state import Ref, State, place
 
 if TYPE_CHECKING:
-    from paring.analysis.interpret import Interpreter
+    from paring.analysis.interpreter import Interpreter
 
 
 def moved(run: Interpreter, node: fx.Node, name: str, first: State, outs: list[Tensor]) -> None:
@@ -148,11 +148,21 @@ def _spans(state: State, full: Tensor) -> set[int]:
 
 
 def addmm(run: Interpreter, node: fx.Node) -> object:
+    """X W + b with a parameter W of (inputs, outputs) that stays as it is; without a parameter a product of activations."""
+    run.held_back |= _plain(run, node)
+    return matmul(run, node, fixed_product) if len(node.args) == 2 else run.barrier(node)
+
+
+def free_addmm(run: Interpreter, node: fx.Node) -> object:
     """X W + b with a parameter W of (inputs, outputs); without a parameter a product of activations."""
     bias, x, weight = (None, *node.args[:2]) if len(node.args) == 2 else node.args[:3]
     held, shift = run.values(weight), run.values(bias)
-    plain = run.values((node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1))) == (1, 1)
-    run.held_back |= plain
-    if run.free and plain and isinstance(held, Ref) and (shift is None or isinstance(shift, Ref)):
+    if _plain(run, node) and isinstance(held, Ref) and (shift is None or isinstance(shift, Ref)):
         return linear_site(run, node, x, held, shift, swapped=True)
-    return matmul(run, node) if len(node.args) == 2 else run.barrier(node)
+    return matmul(run, node, product) if len(node.args) == 2 else run.barrier(node)
+
+
+def _plain(run: Interpreter, node: fx.Node) -> bool:
+    """Is it without factors?"""
+    factors: tuple[object, object] = run.values((node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)))
+    return factors == (1, 1)

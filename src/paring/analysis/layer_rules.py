@@ -19,7 +19,7 @@ from paring.analysis.state import Ref, Site, State, module_path, shape_of
 from paring.analysis.weights import TRANSPOSED, dims, groups_of, used, weight_of
 
 if TYPE_CHECKING:
-    from paring.analysis.interpret import Interpreter
+    from paring.analysis.interpreter import Interpreter
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -39,3 +39,9 @@ def shared(nodes: Iterable[fx.Node]) -> set[fx.Node]:
         if moved and any(is_inplace(packet(node.target)) for node in calls):
             found.update(members)
     return found
+
+
+def base_name(node: fx.Node) -> str:
+    """The name of the operation, the same for its in-place form."""
+    name = packet(node.target)
+    return name.rstrip("_") if is_inplace(name) else name

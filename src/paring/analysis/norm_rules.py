@@ -21,7 +21,7 @@ from paring.analysis.repeats import filled, once
 from paring.analysis.state import NormSite, State, module_path, place
 
 if TYPE_CHECKING:
-    from paring.analysis.interpret import Interpreter
+    from paring.analysis.interpreter import Interpreter
 
 _AFFINE = ("weight", "bias")
 _RUNNING = (*_AFFINE, "running_mean", "running_var")

@@ -6,7 +6,6 @@ which parameter, and which of its dimensions, a cut of the stand-in means.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,18 +15,10 @@ from torch.nn import functional as F
 from paring.analysis import layer_rules
 from paring.analysis.labels import along, spread, uniform
 from paring.analysis.repeats import once
-from paring.analysis.state import Ref, Site, State, shape_of
+from paring.analysis.state import Alias, Ref, Site, State, shape_of
 
 if TYPE_CHECKING:
-    from paring.analysis.interpret import Interpreter
-
-
-@dataclass(frozen=True)
-class Alias:
-    """The parameter behind a stand-in's weight or bias; swapped: stored (inputs, outputs)."""
-
-    name: str
-    swapped: bool
+    from paring.analysis.interpreter import Interpreter
 
 
 class Projection(nn.Linear):
@@ -40,15 +31,26 @@ class Projection(nn.Linear):
 
 
 def linear(run: Interpreter, node: fx.Node) -> object:
-    """A Linear; where sizes may change, also a linear map with a weight that no Linear owns."""
-    weight, bias = run.values(node.args[1]), run.values(layer_rules.argument(node, 2, "bias"))
-    if isinstance(weight, Ref) and (bias is None or isinstance(bias, Ref)):
-        owner = run.net.get_submodule(weight.name.rpartition(".")[0])
-        loose = not isinstance(owner, nn.Linear)
-        run.held_back |= loose
-        if loose and run.free:
-            return linear_site(run, node, node.args[0], weight, bias, swapped=False)
+    """A Linear."""
+    run.held_back |= _loose(run, node) is not None
     return layer_rules.linear(run, node)
+
+
+def free_linear(run: Interpreter, node: fx.Node) -> object:
+    """A Linear, or a linear map with a weight that no Linear owns."""
+    loose = _loose(run, node)
+    if loose is not None:
+        return linear_site(run, node, node.args[0], *loose, swapped=False)
+    return layer_rules.linear(run, node)
+
+
+def _loose(run: Interpreter, node: fx.Node) -> tuple[Ref, Ref | None] | None:
+    """The weight and the bias, where they are parameters that no Linear owns."""
+    weight, bias = run.values(node.args[1]), run.values(layer_rules.argument(node, 2, "bias"))
+    if not isinstance(weight, Ref) or not (bias is None or isinstance(bias, Ref)):
+        return None
+    owner = run.net.get_submodule(weight.name.rpartition(".")[0])
+    return None if isinstance(owner, nn.Linear) else (weight, bias)
 
 
 def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bias: Ref | None, swapped: bool) -> object:

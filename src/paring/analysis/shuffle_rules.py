@@ -14,7 +14,7 @@ from paring.analysis.repeats import either
 from paring.analysis.state import State
 
 if TYPE_CHECKING:
-    from paring.analysis.interpret import Interpreter
+    from paring.analysis.interpreter import Interpreter
 
 
 def pixel_shuffle(run: Interpreter, node: fx.Node) -> object:

@@ -138,3 +138,11 @@ class Liveness:
     last: set[int] = field(default_factory=set)
     boxed: set[int] = field(default_factory=set)
     grouped: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Alias:
+    """The parameter behind a stand-in's weight or bias; swapped: stored (inputs, outputs)."""
+
+    name: str
+    swapped: bool
