@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from paring.analysis.capture import capture
 from paring.core import Inputs
-from paring.removal import graph_form, shrink
+from paring.removal import compact, graph_form
 from paring.removal.graph_form import Captures
 from paring.removal.modes import same_in_both_modes
 from tests.removal.transformers_zoo import ViT
@@ -168,9 +168,9 @@ def test_one_capture_serves_both_modes_and_gives_the_same_graphs(monkeypatch: py
         return capture(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(graph_form, "capture", counted)
-    small, report = shrink(net, x, form="graph")
+    small, report = compact(net, x, form="graph")
     monkeypatch.setattr(graph_form, "same_in_both_modes", lambda net, inputs: False)
-    naive, told = shrink(net, x, form="graph")
+    naive, told = compact(net, x, form="graph")
     assert len(seen) == 1 + 2
     assert report == told
     assert small._scripts[True].source == naive._scripts[True].source
