@@ -22,7 +22,7 @@ from tests.removal import test_random, test_random_nets
 from tests.removal.transformers_zoo import GPT, ViT
 from tests.removal.zoo import SPOTS, shake
 
-INTERPRET = importlib.import_module("paring.analysis.interpret")
+INTERPRETER = importlib.import_module("paring.analysis.interpreter")
 QUICK = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
@@ -60,7 +60,7 @@ def check(net: nn.Module, x: Tensor) -> None:
     for free, training in ((False, False), (False, True), (True, False)):
         found = interpret(net, captured, training=training, free=free)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(INTERPRET, "shared", everything)
+            patch.setattr(INTERPRETER, "shared", everything)
             naive = interpret(net, captured, training=training, free=free)
         same(found, naive)
         make = free_plan if free else make_plan

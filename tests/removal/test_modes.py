@@ -8,7 +8,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from tests.removal.test_shrink import gap
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,6 +16,7 @@ from paring.core import Inputs
 from paring.removal import compact, graph_form
 from paring.removal.graph_form import Captures
 from paring.removal.modes import same_in_both_modes
+from tests.removal.test_compact import gap
 from tests.removal.transformers_zoo import ViT
 
 

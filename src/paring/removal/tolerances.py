@@ -94,7 +94,7 @@ def refuse_nan(net: nn.Module, found: Sequence[Tensor]) -> None:
     Raises:
         ValueError: an output holds NaN and so does a weight or buffer, or an output is NaN or infinite everywhere.
     """
-    broken = [t for t in found if t.is_floating_point() and t.numel() and not bool(t.isfinite().all())]
+    broken = [t for t in found if (t.is_floating_point() or t.is_complex()) and not bool(t.isfinite().all())]
     if any(bool(t.isnan().any()) for t in broken):
         for name, held, kind in _tensors(net):
             if held.is_floating_point() and (count := int(held.isnan().sum())):
