@@ -178,3 +178,13 @@ def test_attention_takes_one_path_meanwhile_and_the_setting_is_put_back(before: 
         assert mha.get_fastpath_enabled() == before
     finally:
         mha.set_fastpath_enabled(was)
+
+
+def test_complex_outputs_that_are_nan_are_refused() -> None:
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.rfft(x) * torch.nan
+
+    net = Spectrum()
+    with pytest.raises(ValueError, match="NaN"):
+        refuse_nan(net, [net(torch.randn(2, 8))])
