@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate, Spread, gated_layers, gates, put, release, share
+from paring.core import Gate, SharedGate, gated_layers, gates, put, release, share
 
 
 class Fixed(Gate):
@@ -49,7 +49,7 @@ class Each(Fixed):
 
 def test_rows_are_gathered() -> None:
     one, two = Fixed([2.0, 3.0]), Fixed([5.0, 0.0, 7.0])
-    spread = Spread([one, two], torch.tensor([4, -1, 0, 3, 2, 0]))
+    spread = SharedGate([one, two], torch.tensor([4, -1, 0, 3, 2, 0]))
     wanted = [7.0, 1.0, 2.0, 0.0, 5.0, 2.0]
     for found in (spread(), spread(9), spread.value()):
         assert found.tolist() == wanted
@@ -65,7 +65,7 @@ def test_rows_are_gathered() -> None:
 
 
 def test_one_sample_per_example_beside_one_for_all() -> None:
-    spread = Spread([Each([1.0, 2.0]), Fixed([5.0])], torch.tensor([1, 2, -1, 0]))
+    spread = SharedGate([Each([1.0, 2.0]), Fixed([5.0])], torch.tensor([1, 2, -1, 0]))
     assert spread.per_example
     assert spread(3).tolist() == [[2.0, 5.0, 1.0, 1.0], [3.0, 5.0, 1.0, 2.0], [4.0, 5.0, 1.0, 3.0]]
     assert spread.eval()(3).tolist() == [2.0, 5.0, 1.0, 1.0]
@@ -74,7 +74,7 @@ def test_one_sample_per_example_beside_one_for_all() -> None:
 @pytest.mark.parametrize("index", [[0, 2], [-2, 0]])
 def test_an_index_outside_is_refused(index: list[int]) -> None:
     with pytest.raises(ValueError, match=r"outside -1..1, the entries of its 1 gates"):
-        Spread([Fixed([1.0, 2.0])], torch.tensor(index))
+        SharedGate([Fixed([1.0, 2.0])], torch.tensor(index))
 
 
 def test_shared_by_two_layers() -> None:
@@ -130,13 +130,13 @@ def test_copies_keep_the_tie() -> None:
 
 def test_a_cut_leaves_rows_and_entries_in_step() -> None:
     one, two = Fixed([2.0, 3.0, 4.0]), Fixed([5.0, 6.0])
-    spread = Spread([one, two], torch.tensor([0, 1, 2, 3, 4, -1]))
+    spread = SharedGate([one, two], torch.tensor([0, 1, 2, 3, 4, -1]))
     one.z = nn.Parameter(one.z.detach()[[0, 2]])
     one.note_cut(torch.Size([3]), {0: torch.tensor([0, 2])})
     spread.note_cut(torch.Size([6]), {0: torch.tensor([0, 2, 4, 5])})
     assert spread().tolist() == [2.0, 4.0, 6.0, 1.0]
     assert spread.shape == (4,)
     assert spread.dense_index.tolist() == [0, 1, 2, 3, 4, -1]
-    alone = Spread([one], torch.tensor([0, 1, 2]))
+    alone = SharedGate([one], torch.tensor([0, 1, 2]))
     alone.note_cut(torch.Size([3]), {0: torch.tensor([0, 2])})
     assert alone().tolist() == [2.0, 4.0]

@@ -15,7 +15,7 @@ from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, sett
 from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
 from paring.core.sharding import is_sharded
-from paring.core.shared_gate import Spread
+from paring.core.shared_gate import SharedGate
 from paring.core.short_repr import Shorthand, concise
 from paring.core.training_state import STATE_FIELDS, TrainingState
 from paring.core.unwrap import plain_net, unaveraged, unwrapped, wrappers
@@ -48,8 +48,8 @@ __all__ = [
     "Removal",
     "Rewind",
     "SelectLinear",
+    "SharedGate",
     "Shorthand",
-    "Spread",
     "Stack",
     "TrainingState",
     "Watch",

@@ -10,7 +10,7 @@ Three places:
 * `inputs`: z of shape (inputs,) multiplies each input feature or channel.
 * `weights`: z of the weight's shape multiplies each weight.
 
-`share` hangs one unit gate on several layers, through a `Spread` on each.
+`share` hangs one unit gate on several layers, through a `SharedGate` on each.
 
 For convolutions and norms one sample per minibatch multiplies the parameters (same function as multiplying the maps,
 and much cheaper); linear layers multiply activations, which are smaller than their weights (but the first one, whose
@@ -41,7 +41,7 @@ class Gated(nn.Module):
     weight_gate: Gate | None
 
     def gates(self) -> dict[Kind, Gate]:
-        """What multiplies this layer by place; a `Spread` stands for gates that other layers hold too."""
+        """What multiplies this layer by place; a `SharedGate` stands for gates that other layers hold too."""
         found = {"units": self.unit_gate, "inputs": self.input_gate, "weights": self.weight_gate}
         return {cast(Kind, kind): gate for kind, gate in found.items() if gate is not None}
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from paring.core.attention import joint_projection
 from paring.core.gate import Gate
 from paring.core.layers import GATED, STOCK, Gated, Kind
-from paring.core.shared_gate import Spread
+from paring.core.shared_gate import SharedGate
 
 
 def adopt(kind: type[nn.Module]) -> None:
@@ -119,8 +119,8 @@ def share(module: nn.Module, gate: Gate, index: Tensor) -> Gated:
         )
     held = getattr(module, _SLOT["units"], None)
     if held is None:
-        return put(module, "units", Spread([gate], index.to(gate.support().device)))
-    if not isinstance(held, Spread):
+        return put(module, "units", SharedGate([gate], index.to(gate.support().device)))
+    if not isinstance(held, SharedGate):
         raise ValueError(f"this {type(module).__name__} already has a gate at 'units'")
     held.add(gate, index)
     gate.train(module.training)
@@ -147,7 +147,7 @@ def gates(net: nn.Module) -> Iterator[tuple[str, Kind, Gate]]:
     seen: set[int] = set()
     for name, layer in gated_layers(net):
         for kind, gate in layer.gates().items():
-            for one in gate.gates() if isinstance(gate, Spread) else (gate,):
+            for one in gate.gates() if isinstance(gate, SharedGate) else (gate,):
                 if id(one) not in seen:
                     seen.add(id(one))
                     yield name, kind, one

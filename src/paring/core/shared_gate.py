@@ -1,4 +1,4 @@
-"""One gate for units that live in several modules: each module holds a `Spread`, which shows its share of the gates.
+"""One gate for units that live in several modules: each module holds a `SharedGate`, which shows its share of the gates.
 
 Units tied by a residual add, a product or a depthwise convolution close together or not at all, so one gate of shape
 (units,) multiplies them wherever they are computed. A module may also carry several such gates, for different rows of
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from paring.core.gate import Gate
 
 
-class Spread(Gate):
+class SharedGate(Gate):
     """The unit multiplier of one module, gathered from gates that other modules may hold as well.
 
     Args:
@@ -37,7 +37,9 @@ class Spread(Gate):
         super().__init__()
         total = sum(part.dense_shape[0] for part in parts)
         if bool(((index < -1) | (index >= total)).any()):
-            raise ValueError(f"Spread: an index lies outside -1..{total - 1}, the entries of its {len(parts)} gates")
+            raise ValueError(
+                f"SharedGate: an index lies outside -1..{total - 1}, the entries of its {len(parts)} gates"
+            )
         self.parts = nn.ModuleList(parts)
         self.register_buffer("index", index.clone(), persistent=False)
         self.register_buffer("dense_index", index.clone(), persistent=False)

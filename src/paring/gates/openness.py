@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Group, Wiring
-from paring.core import Gate, Gated, Kind, Spread, gated_layers
+from paring.core import Gate, Gated, Kind, SharedGate, gated_layers
 from paring.cost import Openness
 from paring.gates.coupled import entries, group_of, labels_of
 from paring.gates.place import Site
@@ -23,7 +23,7 @@ def gate_of(net: nn.Module, site: Site) -> Gate:
     """
     module = attrgetter(site.module)(net) if site.module else net
     gate = module.gates().get(site.kind) if isinstance(module, Gated) else None
-    if isinstance(gate, Spread) and site.taps:
+    if isinstance(gate, SharedGate) and site.taps:
         row = next(row for row, entry in enumerate(site.taps[0].index) if entry >= 0)
         gate = gate.part_at(row)
     if gate is None:
@@ -43,7 +43,7 @@ def openness(net: nn.Module, wiring: Wiring, ask: Callable[[Gate], Tensor]) -> O
     found: dict[Kind, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}}
     for name, layer in gated_layers(net):
         for kind, gate in layer.gates().items():
-            if not isinstance(gate, Spread):
+            if not isinstance(gate, SharedGate):
                 found[kind][behind.get(name, name)] = gate.whole(ask(gate))
     for gate, group in _shared(net, wiring):
         _tell_group(found["units"], wiring, group, gate.whole(ask(gate)))
@@ -72,7 +72,7 @@ def _shared(net: nn.Module, wiring: Wiring) -> list[tuple[Gate, Group]]:
     """Gates of several modules, each with the group for which it speaks."""
     found: dict[int, tuple[Gate, Group]] = {}
     for name, layer in gated_layers(net):
-        if isinstance(layer.unit_gate, Spread):
+        if isinstance(layer.unit_gate, SharedGate):
             for gate, rows, _ in layer.unit_gate.entries():
                 if id(gate) not in found:
                     found[id(gate)] = gate, group_of(int(labels_of(name, wiring)[int(rows[0])]), wiring)

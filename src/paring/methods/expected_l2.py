@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Wiring
-from paring.core import Gate, Kind, Spread, gated_layers
+from paring.core import Gate, Kind, SharedGate, gated_layers
 from paring.gates import carrier_of, tied
 
 
@@ -32,7 +32,7 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     for name, layer in gated_layers(net):
         for kind, gate in layer.gates().items():
             chances.setdefault(name, {})[kind] = ask(gate)
-            if name in behind and not isinstance(gate, Spread):
+            if name in behind and not isinstance(gate, SharedGate):
                 chances.setdefault(behind[name], {})[kind] = ask(gate)
             own |= {id(p) for p in gate.parameters()}
     for name, chance in tied(net, wiring, ask).items():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Clock, Gate, Method, TrainingState, attached, concise, is_attached, unwrapped
-from paring.core.shared_gate import Spread
+from paring.core.shared_gate import SharedGate
 from paring.cost import Cost
 from paring.gates import live, openness, support
 from paring.removal import Report
@@ -84,7 +84,7 @@ class Run:
 
         FSDP2 wants each parameter in one place: `fully_shard` each of these first, then the blocks, then the network.
         """
-        return list(dict.fromkeys(gate for m in self.net.modules() if isinstance(m, Spread) for gate in m.gates()))
+        return list(dict.fromkeys(gate for m in self.net.modules() if isinstance(m, SharedGate) for gate in m.gates()))
 
     def penalty(self) -> Tensor:
         """Scalar to add to the loss; a constant zero when the method has none."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Gate, Gated, Kind, gated_layers, is_sharded
-from paring.core.shared_gate import Spread
+from paring.core.shared_gate import SharedGate
 from paring.removal.apply import resize
 from paring.removal.plan import full_name
 from paring.removal.slices import Dims, cut
@@ -85,7 +85,7 @@ def cut_network(net: nn.Module, cuts: Cuts) -> None:
 
 def _shared_parts(net: nn.Module) -> list[tuple[str, Gate]]:
     """(path, gate) for every gate that several modules hold."""
-    parts = {id(part) for m in net.modules() if isinstance(m, Spread) for part in m.gates()}
+    parts = {id(part) for m in net.modules() if isinstance(m, SharedGate) for part in m.gates()}
     return [(path, m) for path, m in net.named_modules() if isinstance(m, Gate) and id(m) in parts]
 
 
@@ -100,7 +100,7 @@ def shared_cuts(net: nn.Module, kept: Mapping[str, Dims]) -> dict[str, Dims]:
     after: dict[int, list[Tensor]] = {}
     for path, layer in gated_layers(net):
         spread = layer.gates().get("units")
-        if isinstance(spread, Spread):
+        if isinstance(spread, SharedGate):
             rows = gate_dims(layer, "units", kept.get(full_name(path, "weight"), {})).get(0)
             index = spread.index.cpu()
             start = 0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Gate, Inputs, factors, gated_layers, gates, unwrapped
-from paring.core.shared_gate import Spread
+from paring.core.shared_gate import SharedGate
 from paring.gates import StochasticGate
 from paring.run.surgery.carry import Carried
 from paring.run.surgery.folded import Judged, same_or_raise
@@ -128,7 +128,9 @@ def _ready(net: nn.Module) -> list[StochasticGate]:
         found = layer.gates()
         if "weights" in found and type(found["weights"]).see is not Gate.see:
             others = [gate for kind, gate in found.items() if kind != "weights"]
-            bound |= {id(part) for gate in others for part in (gate.gates() if isinstance(gate, Spread) else (gate,))}
+            bound |= {
+                id(part) for gate in others for part in (gate.gates() if isinstance(gate, SharedGate) else (gate,))
+            }
     return [
         gate
         for _, _, gate in gates(net)
@@ -146,7 +148,7 @@ def _scales(net: nn.Module, ready: list[StochasticGate]) -> dict[nn.Parameter, T
     found: dict[nn.Parameter, Tensor] = {}
     for _, layer in gated_layers(net):
         for kind, gate in layer.gates().items():
-            value = (gate.gather(constant) if isinstance(gate, Spread) else constant(gate)).detach()
+            value = (gate.gather(constant) if isinstance(gate, SharedGate) else constant(gate)).detach()
             if bool((value == 1).all()):
                 continue
             for leaf, factor in factors(layer, kind, value).items():

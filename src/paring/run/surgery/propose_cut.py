@@ -31,7 +31,7 @@ from paring.core import (
     release,
     set_attachment,
 )
-from paring.core.shared_gate import Spread
+from paring.core.shared_gate import SharedGate
 from paring.gates import input_groups
 from paring.removal.choose import offenders
 from paring.removal.plan import ShrinkPlan, full_name, make_plan
@@ -206,7 +206,7 @@ def _on_network(plan: ShrinkPlan, net: nn.Module, widths: dict[str, int]) -> Cut
         if isinstance(module, Gated):
             for kind, gate in module.gates().items():
                 own = gate_dims(module, kind, cuts.kept.get(full_name(name, "weight"), {}))
-                if own and not isinstance(gate, Spread):
+                if own and not isinstance(gate, SharedGate):
                     cuts.kept.update(tensors_of(full_name(name, _slot(module, gate)), gate, own))
     cuts.kept.update(shared_cuts(net, kept))
     return cuts
