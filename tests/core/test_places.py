@@ -15,7 +15,7 @@ from paring import methods
 from paring.analysis import Wiring, wiring
 from paring.cli.config import digest, plain
 from paring.cli.tickets.retrain import Retrain
-from paring.core import Method, Place, Places, concise
+from paring.core import Method, Place, Places, short_repr
 from paring.gates import sites
 from paring.testing import ZOO, Chain, chain_batch
 
@@ -51,10 +51,10 @@ def test_configs_and_labels_show_what_was_written(kind: type[Any]) -> None:
     one, several = kind(at=f"{word}:conv1"), kind(at=[f"{word}:conv1", f"{word}:fc1"])
     assert plain(one)["at"] == f"{word}:conv1"
     assert plain(several)["at"] == [f"{word}:conv1", f"{word}:fc1"]
-    assert concise(one) == f"{kind.__name__}(at='{word}:conv1')"
-    assert concise(several) == f"{kind.__name__}(at=('{word}:conv1', '{word}:fc1',))"
+    assert short_repr(one) == f"{kind.__name__}(at='{word}:conv1')"
+    assert short_repr(several) == f"{kind.__name__}(at=('{word}:conv1', '{word}:fc1',))"
     assert f"at='{word}:conv1'" in repr(one)
-    assert concise(kind()) == f"{kind.__name__}()"
+    assert short_repr(kind()) == f"{kind.__name__}()"
 
 
 @each

@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, make_dataclass
 
 from paring import select
-from paring.core import Stack, concise
+from paring.core import Stack, short_repr
 from paring.methods import GMP, IMP, L0, Budget, Dense
 from paring.train import Recipe
 
 
 def test_only_what_was_set() -> None:
-    assert concise(Dense()) == "Method()"
-    assert concise(IMP(rate=0.5)) == "IMP(rate=0.5)"
-    assert concise(GMP(allocation=select.Global(), ramp=(0.0, 0.5))) == "GMP(ramp=(0.0, 0.5,), allocation=Global())"
+    assert short_repr(Dense()) == "Method()"
+    assert short_repr(IMP(rate=0.5)) == "IMP(rate=0.5)"
+    assert short_repr(GMP(allocation=select.Global(), ramp=(0.0, 0.5))) == "GMP(ramp=(0.0, 0.5,), allocation=Global())"
     assert (
-        concise(L0(price=Budget(macs=0.5), at=("units", "inputs")))
+        short_repr(L0(price=Budget(macs=0.5), at=("units", "inputs")))
         == "L0(price=Budget(macs=0.5), at=('units', 'inputs',))"
     )
-    assert concise(Stack(IMP(), Dense())) == "Stack(methods=(IMP(), Method(),))"
-    assert concise(Recipe(lr=0.5)) == "Recipe(lr=0.5)"
+    assert short_repr(Stack(IMP(), Dense())) == "Stack(methods=(IMP(), Method(),))"
+    assert short_repr(Recipe(lr=0.5)) == "Recipe(lr=0.5)"
 
 
 def test_an_option_more_changes_nothing() -> None:
@@ -28,9 +28,9 @@ def test_an_option_more_changes_nothing() -> None:
         "Same", [("a", int, field(default=1)), ("b", tuple, field(default_factory=tuple))], frozen=True
     )
     for a in (1, 2):
-        assert concise(old(a)) == concise(new(a))
-    assert concise(new(1, (3,))) != concise(new(1))
-    assert concise(IMP(rate=0.5)) != concise(IMP(rate=0.25))
+        assert short_repr(old(a)) == short_repr(new(a))
+    assert short_repr(new(1, (3,))) != short_repr(new(1))
+    assert short_repr(IMP(rate=0.5)) != short_repr(IMP(rate=0.25))
 
 
 def test_what_has_no_default_is_always_told() -> None:
@@ -38,5 +38,5 @@ def test_what_has_no_default_is_always_told() -> None:
     class Given:
         name: str
 
-    assert concise(Given("x")) == "Given(name='x')"
+    assert short_repr(Given("x")) == "Given(name='x')"
     assert [one.name for one in fields(Given)] == ["name"]

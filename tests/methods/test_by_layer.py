@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paring.cli.arguments import parse_by_layer
-from paring.core import concise
+from paring.core import short_repr
 from paring.methods import L0, Price
 from paring.methods.by_layer import named, value_at
 
@@ -15,7 +15,7 @@ def test_mappings_and_pairs_are_the_same() -> None:
         L0(keep={"fc1": 0.8, "c*": 0.5}) == L0(keep=(("fc1", 0.8), ("c*", 0.5))) == L0(keep=[("fc1", 0.8), ("c*", 0.5)])
     )
     assert Price(layers={"fc1": 1}) == Price(layers=[("fc1", 1.0)])
-    assert concise(L0(keep={"fc1": 0.8})) == "L0(keep=(('fc1', 0.8,),))"
+    assert short_repr(L0(keep={"fc1": 0.8})) == "L0(keep=(('fc1', 0.8,),))"
     assert len({L0(keep={"fc1": 0.8}), L0(keep=(("fc1", 0.8),))}) == 1
     assert L0(keep=1 / 2) == L0()
 

@@ -15,7 +15,7 @@ import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.cli.config import plain
 from paring.core import Stack, gates
-from paring.core import concise as short
+from paring.core import short_repr as short
 from paring.methods import IMP
 from paring.testing.nets import Chain, chain_batch
 from paring.train.ema import Ema

@@ -16,7 +16,7 @@ from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
 from paring.core.sharding import is_sharded
 from paring.core.shared_gate import SharedGate
-from paring.core.short_repr import Shorthand, concise
+from paring.core.short_repr import Shorthand, short_repr
 from paring.core.training_state import STATE_FIELDS, TrainingState
 from paring.core.unwrap import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.warning import ParingWarning, warn
@@ -55,7 +55,6 @@ __all__ = [
     "Watch",
     "adopt",
     "attached",
-    "concise",
     "factors",
     "first_name",
     "gate_shape",
@@ -74,6 +73,7 @@ __all__ = [
     "set_attachment",
     "settle_places",
     "share",
+    "short_repr",
     "steps_or_share",
     "strip",
     "unaveraged",

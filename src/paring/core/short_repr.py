@@ -16,17 +16,17 @@ class Shorthand(ABC):
         """The shorter form, or the value itself where it has none."""
 
 
-def concise(value: Any) -> str:
+def short_repr(value: Any) -> str:
     """`IMP(rate=0.5)`, say, where `repr` would name every field; values inside alike."""
     if isinstance(value, Shorthand):
         value = value.plain
     if isinstance(value, tuple):
-        return f"({', '.join(map(concise, value))},)"
+        return f"({', '.join(map(short_repr, value))},)"
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
     told = []
     for field in fields(value):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         if (mine := getattr(value, field.name)) != default:
-            told.append(f"{field.name}={concise(mine)}")
+            told.append(f"{field.name}={short_repr(mine)}")
     return f"{type(value).__name__}({', '.join(told)})"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Method, TrainingState, attached, concise, is_attached, unwrapped
+from paring.core import Clock, Gate, Method, TrainingState, attached, is_attached, short_repr, unwrapped
 from paring.core.shared_gate import SharedGate
 from paring.cost import Cost
 from paring.gates import live, openness, support
@@ -307,7 +307,7 @@ class Run:
         return {
             "step": self.clock.step,
             "round": self.clock.round,
-            "method": concise(self.method),
+            "method": short_repr(self.method),
             "shrinks": copy.deepcopy(self.shrinks),
             "point": None if self.point is None else {k: v.clone() for k, v in self.point.items()},
             "state": attached(self.net).state.plain(),

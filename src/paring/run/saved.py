@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis.capture import untouched_random
-from paring.core import STATE_FIELDS, Inputs, Method, TrainingState, attached, concise
+from paring.core import STATE_FIELDS, Inputs, Method, TrainingState, attached, short_repr
 from paring.core.printable import printable
 from paring.run.rewind_point import own_state
 from paring.run.surgery.carry import cut_network
@@ -32,7 +32,7 @@ def checked(state: Any, net: nn.Module, method: Method, example: Inputs) -> nn.M
     for name, least, most in (("step", 0, 1 << 48), ("round", 0, method.rounds)):
         if type(state[name]) is not int or not least <= state[name] < most:
             raise ValueError(f"'{name}' is {_told(state[name])}; it must be a whole number, from {least} to {most - 1}")
-    if state["method"] not in (concise(method), repr(method)):
+    if state["method"] not in (short_repr(method), repr(method)):
         raise ValueError(f"this state was saved with {printable(state['method'], 500)}, but {method!r} is attached")
     if not isinstance(state["shrinks"], list) or not all(isinstance(record, dict) for record in state["shrinks"]):
         raise ValueError(f"'shrinks' is {_told(state['shrinks'])}; it must be a list of records")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.analysis import CaptureError
-from paring.core import Clock, Method, attached, concise, unwrapped
+from paring.core import Clock, Method, attached, short_repr, unwrapped
 from paring.core.plain_json import is_count, shown
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
@@ -296,7 +296,7 @@ class Trainer:
             "done": self.done,
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,
-            "recipe": concise(self.recipe),
+            "recipe": short_repr(self.recipe),
             "start": self.start,
             "net": self.net.state_dict(),
             "opt": self.opt.state_dict(),
@@ -311,7 +311,7 @@ class Trainer:
     def _check_state(self, state: dict[str, Any]) -> None:
         """Raise ValueError unless training can go on from this state. Nothing is changed."""
         check_fields(state, FIELDS, "a checkpoint")
-        same = state["recipe"] in (concise(self.recipe), repr(self.recipe)) and is_count(state["start"])
+        same = state["recipe"] in (short_repr(self.recipe), repr(self.recipe)) and is_count(state["start"])
         if not same or state["start"] != self.start:
             raise ValueError(f"it belongs to another run ({shown(state['recipe'])}), not to {self.recipe!r}")
         check_numbers(state, self.epochs)
