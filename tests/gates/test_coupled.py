@@ -385,7 +385,7 @@ def test_a_norm_that_carries_no_gate_is_gone_round() -> None:
     net = PreAct()
     net.bn_a = nn.BatchNorm2d(6, affine=False)
     (stream, _) = sites(net, wiring(net, batch(net, 2)), ["units"])
-    assert [tap.module for tap in stream.taps] == ["stem", "b"]
+    assert [mount.module for mount in stream.mounts] == ["stem", "b"]
     net.stem = type("Own", (nn.Conv2d,), {})(3, 6, 3, padding=1, bias=False)
     (only,) = sites(net, wiring(net, batch(net, 2)), ["units"])
     assert only.layers == ("a",)

@@ -41,16 +41,16 @@ def test_heads_are_found_and_gated_on_their_values(fused: bool, kernel: bool) ->
     assert (group.layers, group.size, group.reason) == (layers(fused), 3, "")
     (site,) = sites(net, w, ["heads"])
     assert (site.shape, site.size, site.macs) == ((3,), 3 * 4 * 13, 4 * 3 * 4 * 12 + 2 * 4 * 4 * 4)
-    (tap,) = site.taps
+    (mount,) = site.mounts
     values = [0] * 4 + [1] * 4 + [2] * 4
-    assert tap.index == (tuple([-1] * 24 + values) if fused else tuple(values))
-    assert tap.module == ("qkv" if fused else "v")
+    assert mount.index == (tuple([-1] * 24 + values) if fused else tuple(values))
+    assert mount.module == ("qkv" if fused else "v")
     row = next(row for row in pr.groups(net, example()) if row.layers == layers(fused))
     assert (row.units, row.parameters, row.macs, row.gates) == (
         3,
         3 * 4 * 13 + 48,
         4 * (3 * 48 + 48) + 2 * 4 * 4 * 4,
-        (tap.module,),
+        (mount.module,),
     )
     assert row.coupling == "attention heads"
 
@@ -117,7 +117,7 @@ def test_several_query_heads_of_one_key_are_one_head() -> None:
     (group,) = (g for g in wiring(Grouped(), x).groups if g.heads)
     assert (group.layers, group.size) == (("q", "k", "v"), 2)
     (site,) = sites(Grouped(), wiring(Grouped(), x), ["heads"])
-    assert (site.taps[0].module, site.taps[0].index) == ("v", (0,) * 4 + (1,) * 4)
+    assert (site.mounts[0].module, site.mounts[0].index) == ("v", (0,) * 4 + (1,) * 4)
     assert site.size == 7 * (8 + 4 + 4)
 
 

@@ -12,7 +12,7 @@ from marks import BY_HAND
 from paring.analysis import wiring
 from paring.core import Place, gates
 from paring.gates import Site, sites
-from paring.gates.coupled import Tap
+from paring.gates.coupled import Mount
 from paring.methods import L0
 from paring.run import attach
 from paring.testing import Chain, chain_batch, difference
@@ -82,7 +82,7 @@ def chain() -> tuple[nn.Module, Tensor]:
     return Chain(), chain_batch(5)[0]
 
 
-STREAM = (Tap("stem", (0, 1, 2, 3, 4)), Tap("block.out", (0, 1, 2, 3, 4)))
+STREAM = (Mount("stem", (0, 1, 2, 3, 4)), Mount("block.out", (0, 1, 2, 3, 4)))
 Make = Callable[[], tuple[nn.Module, Tensor]]
 
 
@@ -210,7 +210,7 @@ def test_sites_by_hand(make: Make, places: list[str], wanted: list[Site]) -> Non
 @pytest.mark.parametrize("make", [conv1d, conv3d, residual, chain])
 def test_sizes_are_what_disappears(make: Make) -> None:
     """One closed unit takes its weights, bias, scale and shift: what `finish` removes, less what reads the unit."""
-    for site in (site for site in found(make, "units") if not site.taps):
+    for site in (site for site in found(make, "units") if not site.mounts):
         net, x = make()
         run = attach(net, L0(at=f"units:{site.layer}"), x)
         gate = next(gate for _, _, gate in gates(net))

@@ -75,7 +75,7 @@ def gate_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
     return (module.in_channels if kind == "inputs" else module.out_channels,)
 
 
-_SLOT: dict[Kind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
+_MOUNTED: dict[Kind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
 
 
 def put(module: nn.Module, kind: Kind, gate: Gate) -> Gated:
@@ -93,9 +93,9 @@ def put(module: nn.Module, kind: Kind, gate: Gate) -> Gated:
     if gate.per_example and isinstance(module, nn.MultiheadAttention):
         raise ValueError(f"{type(module).__name__} cannot draw one sample per example: its gates multiply weights")
     gated = _swapped(module)
-    if getattr(gated, _SLOT[kind]) is not None:
+    if getattr(gated, _MOUNTED[kind]) is not None:
         raise ValueError(f"this {type(module).__name__} already has a gate at '{kind}'")
-    setattr(gated, _SLOT[kind], gate)
+    setattr(gated, _MOUNTED[kind], gate)
     gate.train(module.training)
     return gated
 
@@ -117,7 +117,7 @@ def share(module: nn.Module, gate: Gate, index: Tensor) -> Gated:
         raise ValueError(
             f"the index of a shared gate on this {type(module).__name__} needs shape {shape}, got {tuple(index.shape)}"
         )
-    held = getattr(module, _SLOT["units"], None)
+    held = getattr(module, _MOUNTED["units"], None)
     if held is None:
         return put(module, "units", SharedGate([gate], index.to(gate.support().device)))
     if not isinstance(held, SharedGate):
@@ -130,8 +130,8 @@ def share(module: nn.Module, gate: Gate, index: Tensor) -> Gated:
 def _swapped(module: nn.Module) -> Gated:
     if not isinstance(module, Gated):
         module.__class__ = GATED[type(module)]
-        for slot in _SLOT.values():
-            module.register_module(slot, None)
+        for leaf in _MOUNTED.values():
+            module.register_module(leaf, None)
     return cast(Gated, module)
 
 
@@ -186,8 +186,8 @@ def factors(layer: Gated, kind: Kind, value: Tensor) -> dict[str, Tensor]:
 def strip(net: nn.Module) -> None:
     """Take all gates out without folding them, and give every layer its stock class back, in place."""
     for _, layer in list(gated_layers(net)):
-        for slot in _SLOT.values():
-            delattr(layer, slot)
+        for leaf in _MOUNTED.values():
+            delattr(layer, leaf)
         layer.__class__ = STOCK[type(layer)]  # type: ignore[assignment]  # a layer's class is swapped on purpose
 
 

@@ -20,7 +20,7 @@ from paring.core.sharding import is_sharded
 
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 _PREFIXES = ("_orig_mod.", "module.")
-_SLOTS = {"unit_gate", "input_gate", "weight_gate"}
+_MOUNTED = {"unit_gate", "input_gate", "weight_gate"}
 _ELSEWHERE = (  # (module, class, where the network is in it); looked up, so that nothing has to be installed or loaded
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
     ("lightning.fabric.wrappers", "_FabricModule", "module"),
@@ -95,7 +95,7 @@ def plain_net(net: nn.Module, what: str, error: type[Exception] = ValueError) ->
 
 def gated_names(names: Iterable[str]) -> list[str]:
     """Those of a state dict that belong to gates."""
-    return [name for name in names if not _SLOTS.isdisjoint(name.split("."))]
+    return [name for name in names if not _MOUNTED.isdisjoint(name.split("."))]
 
 
 def bare_names(names: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from paring.gates.why_not_gateable import carrier_of, of_carrier
 
 
 @dataclass(frozen=True)
-class Tap:
+class Mount:
     """One module where a shared gate acts. index: for each unit of the module its entry in the gate, -1 for none."""
 
     module: str
@@ -28,7 +28,7 @@ def covers_layer(group: Group, wiring: Wiring) -> bool:
     return alone and bool({layer.name, layer.norm} & set(group.fronts))
 
 
-def choose_taps(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Tap, ...] | Refusal:
+def choose_mounts(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Mount, ...] | Refusal:
     """The modules where one gate for the group acts: its fronts, else its ends; or why neither will do."""
     first: Refusal | None = None
     for names in (group.fronts, group.ends):
@@ -36,10 +36,10 @@ def choose_taps(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> 
         found = next((r for carrier in carriers.values() if (r := of_carrier(carrier, modules.get(carrier)))), None)
         if found is None:
             index = {name: entries(group, name, wiring, gated=True) for name in names}
-            taps = (
-                Tap(carriers[name], tuple(rows.tolist())) for name, rows in index.items() if bool((rows >= 0).any())
+            mounts = (
+                Mount(carriers[name], tuple(rows.tolist())) for name, rows in index.items() if bool((rows >= 0).any())
             )
-            return tuple(taps)
+            return tuple(mounts)
         first = first or found
     assert first is not None
     return first

@@ -18,7 +18,7 @@ from torch import nn
 from paring.analysis import Group, Wiring, wiring
 from paring.core import Refusal, plain_net
 from paring.cost import CostModel, Openness
-from paring.gates.coupled import choose_taps, covers_layer, entries
+from paring.gates.coupled import choose_mounts, covers_layer, entries
 from paring.gates.place import group_obstacle
 
 
@@ -92,8 +92,8 @@ def groups(net: nn.Module, example: Any) -> Groups:
         if not reason and covers_layer(group, found):
             carriers = (found.layer(group.layers[0]).norm or group.layers[0],)
         elif not reason:
-            taps = choose_taps(group, found, modules)
-            carriers = () if isinstance(taps, Refusal) else tuple(tap.module for tap in taps)
+            mounts = choose_mounts(group, found, modules)
+            carriers = () if isinstance(mounts, Refusal) else tuple(mount.module for mount in mounts)
         told = "" if reason is None else reason.reason
         rows.append(GroupRow(group.layers, group.size, parameters, macs, carriers, group.coupling, told))
     return Groups(type(net).__name__, tuple(rows))

@@ -23,8 +23,8 @@ def gate_of(net: nn.Module, site: Site) -> Gate:
     """
     module = attrgetter(site.module)(net) if site.module else net
     gate = module.gates().get(site.kind) if isinstance(module, Gated) else None
-    if isinstance(gate, SharedGate) and site.taps:
-        row = next(row for row, entry in enumerate(site.taps[0].index) if entry >= 0)
+    if isinstance(gate, SharedGate) and site.mounts:
+        row = next(row for row, entry in enumerate(site.mounts[0].index) if entry >= 0)
         gate = gate.part_at(row)
     if gate is None:
         raise ValueError(
@@ -87,11 +87,11 @@ def replaced(given: Openness, wiring: Wiring, sites: Sequence[Site], values: Seq
         "weights": dict(given.weights),
     }
     for site, value in zip(sites, values, strict=True):
-        if not site.taps:
+        if not site.mounts:
             found[site.kind][site.layer] = value
             continue
-        row = next(row for row, entry in enumerate(site.taps[0].index) if entry >= 0)
-        group = group_of(int(labels_of(site.taps[0].module, wiring)[row]), wiring)
+        row = next(row for row, entry in enumerate(site.mounts[0].index) if entry >= 0)
+        group = group_of(int(labels_of(site.mounts[0].module, wiring)[row]), wiring)
         _tell_group(found["units"], wiring, group, value)
     return Openness(units=found["units"], inputs=found["inputs"], weights=found["weights"])
 

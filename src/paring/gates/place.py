@@ -24,7 +24,7 @@ from torch import nn
 
 from paring.analysis import Group, Wiring
 from paring.core import STOCK, At, Gate, Kind, Place, Places, Refusal, gate_shape, names_layer, put, share
-from paring.gates.coupled import Tap, choose_taps, covers_layer, group_size
+from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
 from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 
 _SHOWN = 12  # names of layers in a message
@@ -41,7 +41,7 @@ class Site:
         shape: shape of the gate.
         size: parameters that one gate switches off (the |g| of group L0).
         macs: multiply-accumulates per example that one gate switches off, everything else being open.
-        taps: where a gate of several modules acts; empty for a gate that sits in `module` alone.
+        mounts: where a gate of several modules acts; empty for a gate that sits in `module` alone.
         group: all layers of the group; empty when there is only `layer`.
     """
 
@@ -51,7 +51,7 @@ class Site:
     shape: tuple[int, ...]
     size: int
     macs: int
-    taps: tuple[Tap, ...] = ()
+    mounts: tuple[Mount, ...] = ()
     group: tuple[str, ...] = ()
 
     @property
@@ -67,7 +67,7 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
         ValueError: a place is unknown, selects nothing, names a layer that is not there or cannot be gated (with the
             reason), or two places ask for the same gate.
     """
-    found: dict[tuple[str, Kind, tuple[Tap, ...]], Site] = {}
+    found: dict[tuple[str, Kind, tuple[Mount, ...]], Site] = {}
     modules = dict(net.named_modules(remove_duplicate=False))
     for place in Places.of(places).places:
         _check_names(place, net, wiring, modules)
@@ -90,11 +90,11 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
             why = why or f"{nothing} is selected"
             raise ValueError(f"no place for gates at '{place}' in this {type(net).__name__}: {why}")
         for site in fresh:
-            if (site.layer, site.kind, site.taps) in found:
+            if (site.layer, site.kind, site.mounts) in found:
                 raise ValueError(
                     f"two places ask for a gate at '{site.kind}' of layer '{site.layer}'; exclude it from one with '!{site.layer}'"
                 )
-            found[site.layer, site.kind, site.taps] = site
+            found[site.layer, site.kind, site.mounts] = site
     return tuple(found.values())
 
 
@@ -124,10 +124,10 @@ def _is_type(name: str) -> bool:
 
 def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
     """Hang the gate on the site's module, or on all modules where it acts."""
-    if not site.taps:
+    if not site.mounts:
         put(modules[site.module], site.kind, gate)
-    for tap in site.taps:
-        share(modules[tap.module], gate, torch.tensor(tap.index))
+    for mount in site.mounts:
+        share(modules[mount.module], gate, torch.tensor(mount.index))
 
 
 Candidate = tuple[tuple[str, ...], Callable[[], Site | Refusal]]
@@ -160,12 +160,12 @@ def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Sit
     reason = next((r for name in group.layers if (r := of_layer(name, wiring, modules))), None)
     if reason is not None:
         return reason
-    taps = choose_taps(group, wiring, modules)
-    if isinstance(taps, Refusal):
-        return taps
+    mounts = choose_mounts(group, wiring, modules)
+    if isinstance(mounts, Refusal):
+        return mounts
     size, macs = group_size(group, wiring)
     first = group.layers[0]
-    return Site(first, taps[0].module, "units", (group.size,), size, macs, taps, group.layers)
+    return Site(first, mounts[0].module, "units", (group.size,), size, macs, mounts, group.layers)
 
 
 def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:

@@ -165,7 +165,7 @@ class L0(Method):
                 site.shape,
                 keep=self.keep_at(site),
                 per_example=self.per_example,
-                shared=bool(site.taps),
+                shared=bool(site.mounts),
                 lr_scale=self.gate_lr,
                 drop=value_at(self.end.drop, site.layers, 0.0),
                 device=weight.device,

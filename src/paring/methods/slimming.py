@@ -100,17 +100,17 @@ def _score(scales: list[tuple[Tensor, Tensor]]) -> Tensor:
 
 def _norms(net: nn.Module, site: Site) -> list[tuple[Tensor, Tensor]]:
     """Gamma of the norms behind the site's units, and which units each has; empty when one of the modules is no norm."""
-    if not site.taps:
+    if not site.mounts:
         module = net.get_submodule(site.module)
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             return []
         return [(module.weight, torch.ones_like(module.weight))]
     found = []
-    for tap in site.taps:
-        module = net.get_submodule(tap.module)
+    for mount in site.mounts:
+        module = net.get_submodule(mount.module)
         if not isinstance(module, nn.modules.batchnorm._BatchNorm):
             return []
-        index = torch.tensor(tap.index, device=module.weight.device)
+        index = torch.tensor(mount.index, device=module.weight.device)
         rows = (index >= 0).nonzero().flatten()
         spread = torch.zeros(site.shape, device=index.device, dtype=module.weight.dtype)
         found.append((spread.index_copy(0, index[rows], module.weight[rows]), spread.index_fill(0, index[rows], 1.0)))

@@ -146,7 +146,7 @@ def _twin(net: nn.Module) -> nn.Module:
             closed = gate.settled()
             if kind == "inputs" and bool(closed.all()):
                 closed[0] = False  # a layer has to read something
-            setattr(layer, _slot(layer, gate), _Final(~closed))
+            setattr(layer, _mounted_as(layer, gate), _Final(~closed))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -177,7 +177,7 @@ def _generic(shape: torch.Size, generator: torch.Generator) -> Tensor:
     return scaled
 
 
-def _slot(layer: Gated, gate: Gate) -> str:
+def _mounted_as(layer: Gated, gate: Gate) -> str:
     return next(name for name, child in layer.named_children() if child is gate)
 
 
@@ -207,7 +207,7 @@ def _on_network(plan: ShrinkPlan, net: nn.Module, widths: dict[str, int]) -> Cut
             for kind, gate in module.gates().items():
                 own = gate_dims(module, kind, cuts.kept.get(full_name(name, "weight"), {}))
                 if own and not isinstance(gate, SharedGate):
-                    cuts.kept.update(tensors_of(full_name(name, _slot(module, gate)), gate, own))
+                    cuts.kept.update(tensors_of(full_name(name, _mounted_as(module, gate)), gate, own))
     cuts.kept.update(shared_cuts(net, kept))
     return cuts
 
