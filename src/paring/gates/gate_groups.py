@@ -19,7 +19,7 @@ from paring.analysis import Group, Wiring, wiring
 from paring.core import Refusal, plain_net
 from paring.cost import CostModel, Openness
 from paring.gates.coupled import choose_mounts, covers_layer, entries
-from paring.gates.place import group_obstacle
+from paring.gates.place import why_not_gateable
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def groups(net: nn.Module, example: Any) -> Groups:
     model = CostModel(found)
     rows = []
     for group in found.groups:
-        reason = group_obstacle(group, found, modules)
+        reason = why_not_gateable(group, found, modules)
         parameters, macs = _unit_cost(group, found, model)
         carriers: tuple[str, ...] = ()
         if not reason and covers_layer(group, found):

@@ -146,7 +146,7 @@ def _candidates(kind: Kind | Literal["heads"], wiring: Wiring, modules: dict[str
             yield group.layers, partial(_coupled, group, wiring, modules)
 
 
-def group_obstacle(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusal | None:
+def why_not_gateable(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusal | None:
     """Why `at="units"` leaves this group alone; None when it gates it."""
     alone = covers_layer(group, wiring)
     made = single_site("units", group.layers[0], wiring, modules) if alone else _coupled(group, wiring, modules)
