@@ -45,14 +45,14 @@ def _distributions() -> Iterator[dict[str, Any]]:
     stretched = gate.cdf(x, zero)
     yield _curve("2a", "hard concrete, on (0, 1)", x.detach(), torch.autograd.grad(stretched.sum(), x)[0])
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    closed = 1 - gate.chance(zero)
+    closed = 1 - gate.prob_open(zero)
     yield _curve("2a", "hard concrete, atoms", ends, torch.stack([closed, 1 - gate.cdf(torch.ones_like(zero), zero)]))
 
 
 def _surrogates() -> Iterator[dict[str, Any]]:
     gate = HardConcrete()
     log_alpha = torch.linspace(-6, 6, 121, dtype=torch.float64)
-    yield _curve("2b", "P(z ≠ 0)", log_alpha, gate.chance(log_alpha))
+    yield _curve("2b", "P(z ≠ 0)", log_alpha, gate.prob_open(log_alpha))
     yield _curve("2b", "test-time gate", log_alpha, gate.estimate(log_alpha))
     yield _curve("2b", "mean of z", log_alpha, gate.mean(log_alpha))
 

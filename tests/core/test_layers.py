@@ -33,7 +33,7 @@ class Fixed(Gate):
             return self.z.expand(batch, *self.z.shape)
         return self.z
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return (self.z != 0).to(self.z.dtype)
 
     def value(self) -> Tensor:

@@ -26,7 +26,7 @@ class Fixed(Gate):
     def forward(self, batch: int | None = None) -> Tensor:
         return self.z
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return self.z / 10
 
     def value(self) -> Tensor:
@@ -53,7 +53,7 @@ def test_rows_are_gathered() -> None:
     wanted = [7.0, 1.0, 2.0, 0.0, 5.0, 2.0]
     for found in (spread(), spread(9), spread.value()):
         assert found.tolist() == wanted
-    assert spread.chance().tolist() == [0.7, 1.0, 0.2, 0.0, 0.5, 0.2]
+    assert spread.prob_open().tolist() == [0.7, 1.0, 0.2, 0.0, 0.5, 0.2]
     assert spread.support().tolist() == [True, True, True, False, True, True]
     assert spread.settled().tolist() == [False, False, False, True, False, False]
     assert spread.shape == (6,)

@@ -236,7 +236,7 @@ def test_expected_cost_is_the_mean_over_networks(make: type[nn.Module]) -> None:
     for gate in stochastic(net):
         gate.log_alpha.data.uniform_(-2, 3)
     wanted = run.cost(expected)
-    chance = {id(gate): gate.chance().detach() for gate in stochastic(net)}
+    chance = {id(gate): gate.prob_open().detach() for gate in stochastic(net)}
     draws = []
     for _ in range(300):
         drawn = {key: (torch.rand(p.shape) < p).double() for key, p in chance.items()}
@@ -256,7 +256,7 @@ def test_expected_l2_by_brute_force(make: type[nn.Module], detach: bool) -> None
     chance = torch.ones(w.units + 1, dtype=torch.float64)
     for site in run.method.sites(net):  # type: ignore[attr-defined]
         group = next(g for g in w.groups if g.layers == site.layers)
-        chance[group.ids] = gate_of(net, site).chance().detach()
+        chance[group.ids] = gate_of(net, site).prob_open().detach()
     modules, total = dict(net.named_modules()), 0.0
     for part in (*w.layers, *w.norms):
         for unit, label in enumerate(part.labels.tolist()):
@@ -399,7 +399,7 @@ def test_rates_and_keep_probabilities_of_a_group() -> None:
     stream, inner = method.sites(net)
     assert method.keep_at(stream) == 0.9
     assert method.keep_at(inner) == 0.5
-    chance = gate_of(net, stream).chance().sum()
+    chance = gate_of(net, stream).prob_open().sum()
     assert run.penalty().item() == pytest.approx(2.0 * stream.size * chance.item())
 
 

@@ -54,7 +54,7 @@ def test_layers_drop_features_or_whole_channels() -> None:
 def test_nothing_is_ever_closed() -> None:
     gate = DropoutGate(5, p=0.99)
     assert bool(gate.support().all())
-    assert gate.value().tolist() == [1.0] * 5 == gate.chance().tolist()
+    assert gate.value().tolist() == [1.0] * 5 == gate.prob_open().tolist()
     assert not bool(gate.settled().any())
     assert bool((gate.train()(1000) >= 0).all())
     assert gate.entropy().item() == pytest.approx(-(0.99 * math.log(0.99) + 0.01 * math.log(0.01)), rel=1e-4)

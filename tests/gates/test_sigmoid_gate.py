@@ -24,7 +24,7 @@ def test_soft_mask_and_its_slope(beta: float, rescale: bool) -> None:
     factor = 1 / (1 / (1 + math.exp(0.1))) if rescale else 1.0
     soft = [1 / (1 + math.exp(-beta * s)) for s in values]
     assert one().tolist() == pytest.approx([factor * m for m in soft], abs=1e-12)
-    assert one.chance().tolist() == pytest.approx(soft, abs=1e-12)
+    assert one.prob_open().tolist() == pytest.approx(soft, abs=1e-12)
     one().sum().backward()
     assert one.s.grad is not None
     assert one.s.grad.tolist() == pytest.approx([factor * beta * m * (1 - m) for m in soft], abs=1e-10)
@@ -71,7 +71,7 @@ def test_a_fixed_gate_is_a_mask_that_does_not_move() -> None:
     assert one.s.grad is None
     assert one.frozen
     assert one.settled().tolist() == [True, False]
-    assert one.chance().tolist() == [0.0, 1.0]
+    assert one.prob_open().tolist() == [0.0, 1.0]
     twin = gate([0.1, 0.1])
     twin.load_state_dict(one.state_dict())
     assert twin.frozen

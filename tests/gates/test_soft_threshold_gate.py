@@ -42,7 +42,7 @@ def test_all_answers_agree_with_what_is_folded() -> None:
     gate = SoftThresholdGate(weight, s=S)
     folded = gate.fold(weight)
     assert torch.equal(folded != 0, gate.support())
-    assert torch.equal(gate.support().double(), gate.chance())
+    assert torch.equal(gate.support().double(), gate.prob_open())
     assert float((weight * gate.value() - folded).detach().abs().max()) < 1e-12
     assert torch.equal(gate.eval()(), gate.value())
     gate.read(torch.zeros(20, 5))

@@ -70,7 +70,7 @@ def test_test_time_is_the_estimate(relaxation: Relaxation) -> None:
 def test_chance_is_differentiable_and_what_samples_do(relaxation: Relaxation) -> None:
     gate = spread(relaxation, 5)
     chance = expected(gate)
-    assert torch.equal(chance, relaxation.chance(gate.log_alpha))
+    assert torch.equal(chance, relaxation.prob_open(gate.log_alpha))
     (grad,) = torch.autograd.grad(chance.sum(), gate.log_alpha)
     assert bool((grad > 0).all()) or isinstance(relaxation, RectifiedGaussian | RectifiedLogistic)
     if isinstance(relaxation, Concrete):
@@ -104,7 +104,7 @@ def test_starts_at_the_keep_probability(keep: float) -> None:
 
 def test_device_and_type_are_those_asked_for() -> None:
     gate = StochasticGate(HardConcrete(), (2,), dtype=torch.float64, device=torch.device("cpu"))
-    assert gate.log_alpha.dtype == gate().dtype == gate.value().dtype == gate.chance().dtype == torch.float64
+    assert gate.log_alpha.dtype == gate().dtype == gate.value().dtype == gate.prob_open().dtype == torch.float64
     half = StochasticGate(HardConcrete(), (2,), dtype=torch.bfloat16)
     assert half().dtype == torch.bfloat16
 
@@ -158,7 +158,7 @@ def test_held_shows_its_estimate_and_stands_still(relaxation: Relaxation) -> Non
     assert torch.equal(gate(7), value)
     assert torch.equal(gate.support(), open_)
     assert torch.equal(gate.settled(), ~open_)
-    assert torch.equal(gate.chance(), open_.to(value.dtype)), "open or closed, without a doubt"
+    assert torch.equal(gate.prob_open(), open_.to(value.dtype)), "open or closed, without a doubt"
 
 
 def test_held_ends_sampling_per_example_and_clamping() -> None:
@@ -340,8 +340,8 @@ def test_an_element_retires_after_it_was_hardly_ever_open_for_long_enough() -> N
     assert gate.quiet.tolist() == [25, 5, 0, 0]
     assert gate.settled().tolist() == gate.retired.tolist() == [True, False, False, False]
     gate.log_alpha.data[0] = 9.0
-    assert not any(bool(ask()[0] != 0) for ask in (gate, gate.value, gate.chance))
-    assert bool((gate.chance()[1:] > 0).all())
+    assert not any(bool(ask()[0] != 0) for ask in (gate, gate.value, gate.prob_open))
+    assert bool((gate.prob_open()[1:] > 0).all())
     gate.retire(0.01, 5, 25)
     assert gate.retired.tolist() == [True, False, False, False], "for good"
     gate.settled()[1] = True

@@ -38,7 +38,7 @@ def test_at_test_time_the_likelier_value_or_one_draw() -> None:
     gate.logit.data.normal_(0, 1.5)
     assert torch.equal(gate.support(), torch.sigmoid(gate.logit) > 0.5)
     assert torch.equal(gate.eval()(), gate.value())
-    p, state = gate.chance().detach(), {k: v.clone() for k, v in gate.state_dict().items()}
+    p, state = gate.prob_open().detach(), {k: v.clone() for k, v in gate.state_dict().items()}
     drawn = []
     for seed in (1, 1, 2):
         gate.load_state_dict(state)

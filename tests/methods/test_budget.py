@@ -141,7 +141,7 @@ def test_the_penalty_is_the_multiplier_times_what_is_expected_too_much() -> None
     net, run = prepared(pr.Budget(macs=0.4, params=0.9))
     assert float(run.penalty()) == 0
     attached(net).state.multipliers["units"] = {"macs": torch.tensor(3.0), "parameters": torch.tensor(0.0)}
-    a, b = (float(gate.chance().detach().sum()) for gate in gates_of(net))
+    a, b = (float(gate.prob_open().detach().sum()) for gate in gates_of(net))
     penalty = run.penalty()
     assert penalty is not None
     assert penalty.item() == pytest.approx(3 * ((6 * a + a * b + 3 * b) / (6 * 9 + 9 * 7 + 3 * 7) - 0.4), rel=1e-5)

@@ -58,13 +58,13 @@ def test_price_is_lambda_times_group_size_times_chance() -> None:
     wanted = 0.0
     for site in method.sites(net):
         rate = 2.0 if site.layer.startswith("conv") else 0.1
-        for p in gate_of(net, site).chance().tolist():
+        for p in gate_of(net, site).prob_open().tolist():
             wanted += rate * site.size * p
     assert run.penalty().item() == pytest.approx(wanted, rel=1e-5)
     macs = pr.L0(price=pr.Price(1e-3, of="macs"), at="units:Conv2d")
     net, run = lenet(macs)
     assert run.penalty().item() == pytest.approx(
-        1e-3 * sum(s.macs * gate_of(net, s).chance().sum().item() for s in macs.sites(net)), rel=1e-5
+        1e-3 * sum(s.macs * gate_of(net, s).prob_open().sum().item() for s in macs.sites(net)), rel=1e-5
     )
 
 
@@ -172,7 +172,7 @@ def test_l2_term_against_loops(at: str | tuple[str, ...], detach: bool) -> None:
     randomise(net, 1.0)
     for p in net.parameters():
         p.data += 0.1
-    chance: dict[tuple[str, str], Tensor] = {(name, kind): gate.chance().detach() for name, kind, gate in gates(net)}
+    chance: dict[tuple[str, str], Tensor] = {(name, kind): gate.prob_open().detach() for name, kind, gate in gates(net)}
     if ("norm1", "units") in chance:  # the gate behind the norm stands for the convolution too
         chance["conv1", "units"] = chance["norm1", "units"]
     wanted = 0.0

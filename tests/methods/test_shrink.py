@@ -101,7 +101,7 @@ def test_a_gate_retires_after_its_patience_and_never_opens_again() -> None:
     assert gate.settled().tolist() == [True, False, False, False]
     gate.log_alpha.data[:] = 4.0
     gate.retire(0.1, 10, 20)
-    for seen in (gate.value(), gate(), gate.chance(), gate.eval()()):
+    for seen in (gate.value(), gate(), gate.prob_open(), gate.eval()()):
         assert seen[0] == 0
         assert (seen[1:] > 0).all()
     again = StochasticGate(HardConcrete(), (4,))
@@ -158,8 +158,8 @@ def test_gates_see_the_same_noise_after_a_cut() -> None:
         wide = whole()
         torch.manual_seed(3)
         assert torch.equal(gate(), wide[left])
-        spread = gate.whole(gate.chance())
-        assert torch.equal(spread[left], gate.chance())
+        spread = gate.whole(gate.prob_open())
+        assert torch.equal(spread[left], gate.prob_open())
         assert int((spread == 0).sum()) == 6 - len(left)
     assert left.tolist() == [2, 5]
     assert gate.dense_shape == (6,)

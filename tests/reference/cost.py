@@ -120,7 +120,7 @@ def small_nets() -> dict[str, Wiring]:
     return nets
 
 
-def _chance(given: dict[str, Tensor], name: str, index: tuple[int, ...]) -> float:
+def _prob_open(given: dict[str, Tensor], name: str, index: tuple[int, ...]) -> float:
     return float(given[name][index]) if name in given else 1.0
 
 
@@ -132,7 +132,7 @@ def naive(wiring: Wiring, openness: Openness, drop_inputs: bool = True) -> dict[
         if label < 0:
             return 1.0
         here = [(layer.name, o) for layer in wiring.layers for o, of in enumerate(layer.labels.tolist()) if of == label]
-        return max((_chance(units, name, (o,)) for name, o in here), default=1.0)
+        return max((_prob_open(units, name, (o,)) for name, o in here), default=1.0)
 
     def read(label: int) -> float:
         if any(not layer.gateable and label in layer.labels.tolist() for layer in wiring.layers):
@@ -140,19 +140,19 @@ def naive(wiring: Wiring, openness: Openness, drop_inputs: bool = True) -> dict[
         readers = [
             (layer.name, j) for layer in wiring.layers for j, of in enumerate(layer.sources.tolist()) if of == label
         ]
-        return 1.0 - math.prod(1.0 - _chance(inputs, name, (j,)) for name, j in readers) if readers else 1.0
+        return 1.0 - math.prod(1.0 - _prob_open(inputs, name, (j,)) for name, j in readers) if readers else 1.0
 
     table = {}
     for layer in wiring.layers:
-        need = [_chance(units, layer.name, (o,)) * read(int(layer.labels[o])) for o in range(layer.outputs)]
+        need = [_prob_open(units, layer.name, (o,)) * read(int(layer.labels[o])) for o in range(layer.outputs)]
         q = []
         for j in range(layer.inputs):
             source = int(layer.sources[j])
-            gate = 1.0 if source < 0 and not drop_inputs else _chance(inputs, layer.name, (j,))
+            gate = 1.0 if source < 0 and not drop_inputs else _prob_open(inputs, layer.name, (j,))
             q.append(gate * opened(source))
         total = 0.0
         for index in itertools.product(*map(range, layer.weight)):
-            w = _chance(weights, layer.name, index)
+            w = _prob_open(weights, layer.name, index)
             if layer.kind == "embedding":
                 total += w * need[index[1]]
             else:

@@ -47,7 +47,7 @@ class Clipped:
     def sample(self, log_alpha: float, u: float) -> float:
         return clip(self.draw(log_alpha, u))
 
-    def chance(self, log_alpha: float) -> float:
+    def prob_open(self, log_alpha: float) -> float:
         return 1 - self.cdf(0.0, log_alpha)
 
     def mean(self, log_alpha: float) -> float:
@@ -99,7 +99,7 @@ class Concrete(HardConcrete):
     threshold: float
     gamma, zeta = 0.0, 1.0
 
-    def chance(self, log_alpha: float) -> float:
+    def prob_open(self, log_alpha: float) -> float:
         return 1 - self.cdf(self.threshold, log_alpha)
 
     def estimate(self, log_alpha: float) -> float:
@@ -172,7 +172,7 @@ class StraightThroughBernoulli:
     def sample(self, log_alpha: float, u: float) -> float:
         return 1.0 if u > 1 - sigmoid(log_alpha) else 0.0
 
-    def chance(self, log_alpha: float) -> float:
+    def prob_open(self, log_alpha: float) -> float:
         return sigmoid(log_alpha)
 
     def estimate(self, log_alpha: float) -> float:

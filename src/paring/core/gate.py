@@ -1,6 +1,6 @@
 """The gate: a small module in the network that multiplies a weight or a unit and owns all state of that decision.
 
-A gate answers four questions: what the network sees (`forward`), how likely it is open (`chance`, differentiable,
+A gate answers four questions: what the network sees (`forward`), how likely it is open (`prob_open`, differentiable,
 used while training), whether it would be open if training stopped now (`support`, used when reporting), and whether
 it can never open again (`settled`, the only thing that shrinking during training looks at).
 """
@@ -51,7 +51,7 @@ class Gate(nn.Module, ABC):
         """
 
     @abstractmethod
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         """Differentiable probability that the gate is open, of `shape`, in [0, 1]."""
 
     @abstractmethod

@@ -102,8 +102,8 @@ class SharedGate(Gate):
     def forward(self, batch: int | None = None) -> Tensor:
         return self.gather(lambda part: part(batch))
 
-    def chance(self) -> Tensor:
-        return self.gather(lambda part: part.chance())
+    def prob_open(self) -> Tensor:
+        return self.gather(lambda part: part.prob_open())
 
     def value(self) -> Tensor:
         return self.gather(lambda part: part.value())

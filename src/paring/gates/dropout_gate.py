@@ -69,7 +69,7 @@ class DropoutGate(Gate):
         kept = torch.sigmoid(-(logit + self.part(u).logit()) / self.temperature)
         return (kept * (1 + logit.exp())).to(self.logit.dtype)  # 1 / (1 - p)
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         """Ones: a soft drop is never exactly zero."""
         return self.value()
 

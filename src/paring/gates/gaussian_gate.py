@@ -58,7 +58,7 @@ class GaussianGate(ReadingGate):
         return torch.ones_like(self.weight) if self.training else self.value()
 
     def value(self) -> Tensor:
-        return self.chance()
+        return self.prob_open()
 
     def see(self, weight: Tensor) -> Tensor:
         return weight if self.training else self.fold(weight)

@@ -122,11 +122,11 @@ class MaskGate(Gate):
     def forward(self, batch: int | None = None) -> Tensor:
         return self.value()
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return self.mask.to(torch.get_default_dtype())
 
     def value(self) -> Tensor:
-        return self.chance() * self._factor
+        return self.prob_open() * self._factor
 
     def support(self) -> Tensor:
         return self.mask.clone()

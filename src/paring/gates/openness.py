@@ -34,7 +34,7 @@ def gate_of(net: nn.Module, site: Site) -> Gate:
 
 
 def openness(net: nn.Module, wiring: Wiring, ask: Callable[[Gate], Tensor]) -> Openness:
-    """Collect `ask(gate)` (for example `lambda gate: gate.chance()`, differentiable) of every gate into an `Openness`.
+    """Collect `ask(gate)` (for example `lambda gate: gate.prob_open()`, differentiable) of every gate into an `Openness`.
 
     A unit gate on a norm speaks for the layer in front of it, a gate of several modules for all layers of its group.
     `wiring` is that of the network before anything was cut out of it while training; what was cut counts as closed.
@@ -106,7 +106,7 @@ def _tell_group(units: dict[str, Tensor], wiring: Wiring, group: Group, value: T
 
 def expected(gate: Gate) -> Tensor:
     """The gate's chance, for `openness(net, wiring, expected)`."""
-    return gate.chance()
+    return gate.prob_open()
 
 
 def support(gate: Gate) -> Tensor:

@@ -43,7 +43,7 @@ class ReadingGate(Gate):
     def support(self) -> Tensor:
         return self.kept(self.weight)
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         """The support as numbers: nothing here is open by chance, and the method has a gradient of its own."""
         return self.support().to(self.weight.dtype)
 

@@ -18,7 +18,7 @@ class ScaleGate(MaskGate):
     def forward(self, batch: int | None = None) -> Tensor:
         return self.scale * self.mask
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return self.mask.to(self.scale.dtype)
 
     def value(self) -> Tensor:

@@ -57,13 +57,13 @@ class SigmoidGate(Gate):
 
     def forward(self, batch: int | None = None) -> Tensor:
         if self.training and not self.frozen:
-            return self.chance() * self.factor
+            return self.prob_open() * self.factor
         value = self.value()
         if self.training and torch.is_grad_enabled():
             return value + 0.0 * self.s  # a gradient of zero: what counts on every parameter having one goes on
         return value
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         """sigma(beta s): how far open the gate is; no probability, as nothing is drawn."""
         return self.support().to(self.s.dtype) if self.frozen else torch.sigmoid(self.beta * self.s)
 

@@ -154,10 +154,10 @@ class StochasticGate(Gate):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_noise": None, "_shown": None}
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         if self.frozen:
             return self.support().to(self.log_alpha.dtype)
-        return self._shut(self.relaxation.chance(self.log_alpha))
+        return self._shut(self.relaxation.prob_open(self.log_alpha))
 
     def value(self) -> Tensor:
         value = self._shut(self.relaxation.estimate(self.log_alpha))
@@ -184,7 +184,7 @@ class StochasticGate(Gate):
         """
         if self.frozen or self.retired is None or self.quiet is None:
             return
-        closed = ~self.support() & (self.chance() < below)
+        closed = ~self.support() & (self.prob_open() < below)
         self.quiet = torch.where(closed, self.quiet + steps, 0)
         gone = self.retired | (self.quiet >= patience)
         if bool(gone.all()):  # the likeliest one stays, or nothing would ever get through again

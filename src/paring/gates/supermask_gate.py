@@ -52,13 +52,13 @@ class SupermaskGate(Gate):
     def forward(self, batch: int | None = None) -> Tensor:
         if not self.training:
             return self.value()
-        p = self.chance()
+        p = self.prob_open()
         fine = torch.sigmoid(self.logit.detach().to(noise_dtype(p.dtype)))
         u = torch.rand(self.dense_shape, device=p.device, dtype=fine.dtype)
         mask = (self.part(u) < fine).to(p.dtype)
         return (mask + (p - p.detach())) * self._scale(mask)
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return torch.sigmoid(self.logit)
 
     def value(self) -> Tensor:
@@ -73,7 +73,7 @@ class SupermaskGate(Gate):
     def draw(self, generator: torch.Generator) -> None:
         """Draw the mask once, on the CPU so that every device gets the same; from now on each weight is in or out for sure."""
         u = torch.rand(self.dense_shape, generator=generator, dtype=torch.float64).to(self.logit.device)
-        self.logit.copy_(torch.where(self.part(u) < self.chance(), _SURE, -_SURE))
+        self.logit.copy_(torch.where(self.part(u) < self.prob_open(), _SURE, -_SURE))
 
     def extra_repr(self) -> str:
         return f"{tuple(self.shape)}, rescale={self.rescale}"
@@ -114,7 +114,7 @@ class PopupGate(Gate):
         size = self.score.abs()
         return self.value() + (size - size.detach())
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return self.value()
 
     def value(self) -> Tensor:

@@ -194,7 +194,7 @@ class ContinuousSparsification(Method):
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         if self.rate == 0 or clock.round >= self.searches:
             return None
-        return self.rate * torch.stack([(gate.chance() * gate.factor).sum() for _, gate in self._gates(net)]).sum()
+        return self.rate * torch.stack([(gate.prob_open() * gate.factor).sum() for _, gate in self._gates(net)]).sum()
 
     def on_grads(self, net: nn.Module, clock: Clock) -> None:
         for _, gate in self._gates(net):

@@ -23,22 +23,22 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     """
     behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
     modules = dict(net.named_modules())
-    chances: dict[str, dict[Kind, Tensor]] = {}
+    probs: dict[str, dict[Kind, Tensor]] = {}
     own: set[int] = set()
 
     def ask(gate: Gate) -> Tensor:
-        return gate.chance().detach() if detach else gate.chance()
+        return gate.prob_open().detach() if detach else gate.prob_open()
 
     for name, layer in gated_layers(net):
         for kind, gate in layer.gates().items():
-            chances.setdefault(name, {})[kind] = ask(gate)
+            probs.setdefault(name, {})[kind] = ask(gate)
             if name in behind and not isinstance(gate, SharedGate):
-                chances.setdefault(behind[name], {})[kind] = ask(gate)
+                probs.setdefault(behind[name], {})[kind] = ask(gate)
             own |= {id(p) for p in gate.parameters()}
-    for name, chance in tied(net, wiring, ask).items():
-        chances.setdefault(carrier_of(name, modules), {})["units"] = chance
+    for name, prob in tied(net, wiring, ask).items():
+        probs.setdefault(carrier_of(name, modules), {})["units"] = prob
     total: list[Tensor] = []
-    for name, found in chances.items():
+    for name, found in probs.items():
         inner = "in_proj_" if isinstance(modules[name], nn.MultiheadAttention) else ""
         for leaf in (f"{inner}weight", f"{inner}bias"):
             parameter = getattr(modules[name], leaf, None)
@@ -49,16 +49,16 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     return 0.5 * torch.stack(total).sum()
 
 
-def _weighted(layer: nn.Module, leaf: str, square: Tensor, chances: dict[Kind, Tensor]) -> Tensor:
-    """The squares of a weight or bias, each times the chance that everything it needs is open."""
-    units = chances.get("units")
+def _weighted(layer: nn.Module, leaf: str, square: Tensor, probs: dict[Kind, Tensor]) -> Tensor:
+    """The squares of a weight or bias, each times the prob that everything it needs is open."""
+    units = probs.get("units")
     if leaf.endswith("bias"):
         return square if units is None else square * units
-    if "weights" in chances:
-        square = square * chances["weights"]
-    if "inputs" in chances:
+    if "weights" in probs:
+        square = square * probs["weights"]
+    if "inputs" in probs:
         groups = getattr(layer, "groups", 1)
-        columns = chances["inputs"].view(groups, -1).repeat_interleave(square.shape[0] // groups, dim=0)
+        columns = probs["inputs"].view(groups, -1).repeat_interleave(square.shape[0] // groups, dim=0)
         square = square * columns.view(square.shape[0], -1, *[1] * (square.dim() - 2))
     if units is None:
         return square

@@ -55,6 +55,6 @@ class Price:
             weight = self.at(*site.layers) * (site.size if self.of == "params" else site.macs)
             if weight == 0.0:
                 continue
-            part = weight * gate_of(net, site).chance().sum()
+            part = weight * gate_of(net, site).prob_open().sum()
             total = part if total is None else total + part
         return total

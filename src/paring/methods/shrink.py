@@ -77,7 +77,7 @@ class Shrink(Method):
         for gate in found:
             if isinstance(gate, StochasticGate):
                 clamp = gate.relaxation.clamp
-                least = 0.0 if clamp is None else float(gate.relaxation.chance(torch.tensor(clamp[0])))
+                least = 0.0 if clamp is None else float(gate.relaxation.prob_open(torch.tensor(clamp[0])))
                 if least >= self.retire:
                     raise ValueError(
                         f"Shrink(retire={self.retire}): with {gate.relaxation} P(open) never falls below {least:.3f}. "

@@ -34,9 +34,9 @@ def quad(f: Any, low: float, high: float) -> float:
 def test_twin(gate: Relaxation, a: float, u: float, x: float) -> None:
     slow = naive.twin(gate)
     assume(abs(x) > 1e-9)  # textbook formulas overflow at the edge of the support
-    assume(abs(slow.chance(a) - 0.5) > 1e-9 and abs(slow.cdf(0.0, a) - u) > 1e-9)  # steps, where rounding decides
+    assume(abs(slow.prob_open(a) - 0.5) > 1e-9 and abs(slow.cdf(0.0, a) - u) > 1e-9)  # steps, where rounding decides
     assert gate.sample(f64(a), f64(u)).item() == pytest.approx(slow.sample(a, u), abs=1e-10)
-    assert gate.chance(f64(a)).item() == pytest.approx(slow.chance(a), abs=1e-12)
+    assert gate.prob_open(f64(a)).item() == pytest.approx(slow.prob_open(a), abs=1e-12)
     assert gate.estimate(f64(a)).item() == pytest.approx(slow.estimate(a), abs=1e-12)
     assert gate.cdf(x, f64(a)).item() == pytest.approx(slow.cdf(x, a), abs=1e-12)
 
@@ -124,12 +124,12 @@ def test_numbers_at_the_papers_constants() -> None:
     zero = f64(0.0)
     assert gate.cdf(0.0, zero).item() == pytest.approx(0.168, abs=5e-4)
     assert 1 - gate.cdf(1.0, zero).item() == pytest.approx(0.168, abs=5e-4)
-    assert gate.chance(zero).item() == pytest.approx(0.832, abs=5e-4)
+    assert gate.prob_open(zero).item() == pytest.approx(0.832, abs=5e-4)
     assert gate.estimate(zero).item() == pytest.approx(0.5)
-    assert torch.logit(gate.chance(zero)).item() == pytest.approx(1.5986, abs=5e-5)
+    assert torch.logit(gate.prob_open(zero)).item() == pytest.approx(1.5986, abs=5e-5)
     for droprate, chance, test in ((0.3, 0.920, 0.74), (0.2, 0.952, 0.86)):
         start = f64(gate.logits(1 - droprate))
-        assert gate.chance(start).item() == pytest.approx(chance, abs=5e-4)
+        assert gate.prob_open(start).item() == pytest.approx(chance, abs=5e-4)
         assert gate.estimate(start).item() == pytest.approx(test, abs=5e-3)
     for a, mean, test in ((1.0, 0.707, 0.777), (2.0, 0.857, 0.957)):
         assert gate.mean(f64(a)).item() == pytest.approx(mean, abs=5e-4)
@@ -141,9 +141,9 @@ def test_where_the_paper_closes_a_gate() -> None:
     assert edge == pytest.approx(2.398, abs=5e-4)
     assert gate.estimate(torch.tensor([-edge - 1e-4, edge + 1e-4])).tolist() == [0.0, 1.0]
     assert 0 < gate.estimate(f64(-edge + 1e-4)).item() < gate.estimate(f64(edge - 1e-4)).item() < 1
-    assert gate.chance(f64(-edge)).item() == pytest.approx(0.310, abs=5e-4)
+    assert gate.prob_open(f64(-edge)).item() == pytest.approx(0.310, abs=5e-4)
     assert gate.clamp is not None
-    assert gate.chance(torch.tensor(gate.clamp)).tolist() == pytest.approx([0.0471, 0.9980], abs=5e-5)
+    assert gate.prob_open(torch.tensor(gate.clamp)).tolist() == pytest.approx([0.0471, 0.9980], abs=5e-5)
 
 
 def test_second_moment_is_not_the_chance() -> None:
@@ -165,7 +165,7 @@ def test_median_is_the_median() -> None:
     gate = HardConcrete(test="median")
     a = torch.linspace(-5, 5, 41, dtype=torch.float64)
     assert torch.allclose(gate.estimate(a), gate.sample(a, f64(0.5)))
-    assert torch.equal(gate.estimate(a) > 0, gate.chance(a) > 0.5)
+    assert torch.equal(gate.estimate(a) > 0, gate.prob_open(a) > 0.5)
 
 
 @pytest.mark.parametrize("keep", [1e-3, 0.2, 0.5, 0.8, 0.999])
@@ -173,9 +173,9 @@ def test_logits(gate: Relaxation, keep: float) -> None:
     start = gate.logits(keep)
     if isinstance(gate, HardConcrete):
         assert start == pytest.approx(math.log(keep / (1 - keep)))
-        assert gate.chance(f64(start)).item() > keep
+        assert gate.prob_open(f64(start)).item() > keep
     else:
-        assert gate.chance(f64(start)).item() == pytest.approx(keep, rel=1e-9)
+        assert gate.prob_open(f64(start)).item() == pytest.approx(keep, rel=1e-9)
 
 
 def test_bernoulli_is_hard_forward_and_soft_backward() -> None:

@@ -30,7 +30,7 @@ def test_everything_stays_finite(gate: Relaxation, dtype: torch.dtype) -> None:
     others = a.detach().T.clone().requires_grad_()
     for value in (
         gate.sample(a, noise),
-        gate.chance(a),
+        gate.prob_open(a),
         gate.mean(a),
         gate.estimate(a),
         gate.cdf(torch.tensor([-1.0, -0.1, 0.0, 0.3, 1.0, 1.1, 2.0]), a),
@@ -52,32 +52,32 @@ def test_half_is_float32_rounded_once(gate: Relaxation, dtype: torch.dtype) -> N
     assert torch.equal(gate.kl(a, 0.3), gate.kl(a.float(), 0.3).to(dtype))
     assert torch.equal(gate.cdf(u, a), gate.cdf(u, a.float()).to(dtype))
     assert torch.equal(gate.quantile(u[1:-1], a[1:-1]), gate.quantile(u[1:-1], a.float()[1:-1]).to(dtype))
-    for half, full in ((f(a), f(a.float())) for f in (gate.chance, gate.estimate, gate.mean)):
+    for half, full in ((f(a), f(a.float())) for f in (gate.prob_open, gate.estimate, gate.mean)):
         assert torch.equal(half, full.to(dtype))
 
 
 def test_float32_follows_float64(gate: Relaxation) -> None:
     a = torch.linspace(-20, 20, 81)
-    for f in (gate.chance, gate.mean, lambda x: gate.kl(x, 0.7), lambda x: gate.cdf(0.4, x)):
+    for f in (gate.prob_open, gate.mean, lambda x: gate.kl(x, 0.7), lambda x: gate.cdf(0.4, x)):
         assert torch.allclose(f(a).double(), f(a.double()), rtol=2e-5, atol=2e-6)
 
 
 def test_tails_keep_relative_accuracy() -> None:
     """A chance of 1e-20 is not rounded to zero, and the KL between two nearly closed gates is not rounding noise."""
     a = torch.tensor([-45.0, -40.0], dtype=torch.float32)
-    exact = HardConcrete().chance(a.double())
-    assert torch.allclose(HardConcrete().chance(a).double(), exact, rtol=1e-5, atol=0)
+    exact = HardConcrete().prob_open(a.double())
+    assert torch.allclose(HardConcrete().prob_open(a).double(), exact, rtol=1e-5, atol=0)
     assert (exact < 1e-15).all()
     for gate in (HardConcrete(), RectifiedLogistic(1.0)):
         kl = gate.kl(torch.tensor(-40.0, dtype=torch.float64), -40.001).item()
-        assert kl == pytest.approx(gate.chance(torch.tensor(-40.0, dtype=torch.float64)).item() * 5e-7, rel=0.05)
+        assert kl == pytest.approx(gate.prob_open(torch.tensor(-40.0, dtype=torch.float64)).item() * 5e-7, rel=0.05)
 
 
 def test_gradients(gate: Relaxation) -> None:
     a = torch.tensor([-3.1, -0.6, 0.2, 0.7, 1.9, 4.3], dtype=torch.float64, requires_grad=True)
     b = torch.tensor([2.0, -0.6 + 1e-3, 1.2, -1.7, 1.9, -4.0], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(gate.kl, (a, b))
-    assert torch.autograd.gradcheck(gate.chance, (a,))
+    assert torch.autograd.gradcheck(gate.prob_open, (a,))
     assert torch.autograd.gradcheck(gate.mean, (a,))
 
 
@@ -157,7 +157,7 @@ def test_keep_must_be_a_probability(gate: Relaxation, keep: float) -> None:
 
 def test_parameters_must_be_floating(gate: Relaxation) -> None:
     with pytest.raises(TypeError, match=r"torch.int64.*\(3,\).*float"):
-        gate.chance(torch.zeros(3, dtype=torch.int64))
+        gate.prob_open(torch.zeros(3, dtype=torch.int64))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch loops over log_ndtr
@@ -165,7 +165,7 @@ def test_functions_vmap(gate: Relaxation) -> None:
     a = torch.linspace(-2, 2, 6, dtype=torch.float64).reshape(2, 3)
 
     def loss(x: Tensor) -> Tensor:
-        return (gate.kl(x, 0.3) + gate.chance(x)).sum()
+        return (gate.kl(x, 0.3) + gate.prob_open(x)).sum()
 
     batched = torch.func.vmap(torch.func.grad(loss))(a)
     leaf = a.clone().requires_grad_()

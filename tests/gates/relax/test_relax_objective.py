@@ -41,13 +41,13 @@ def test_expected_l0_is_the_expectation() -> None:
     gate, a, size = HardConcrete(), torch.tensor([-1.0, 0.5], dtype=torch.float64), torch.tensor([3.0, 40.0])
     u = (torch.arange(100_000, dtype=torch.float64)[:, None] + 0.5) / 100_000
     counted = ((gate.sample(a, u) != 0) * size).sum(1).mean()
-    assert expected_l0(gate.chance(a), size).item() == pytest.approx(counted.item(), abs=1e-3)
+    assert expected_l0(gate.prob_open(a), size).item() == pytest.approx(counted.item(), abs=1e-3)
 
 
 def test_unit_cost_per_open_weight() -> None:
     """With a constant cost per open weight and no gate entropy, spike and slab is the L0 penalty (eq. 21 to 22)."""
     gate, a, size, price = HardConcrete(), torch.linspace(-3, 3, 9), torch.arange(1.0, 10.0), 0.02
-    chance, kl = gate.chance(a), gate.kl(a, 0.5)
+    chance, kl = gate.prob_open(a), gate.kl(a, 0.5)
     l0 = price * expected_l0(chance, size)
     assert torch.allclose(spike_and_slab(torch.zeros(9), chance, price * size), l0)
     assert torch.allclose(spike_and_slab(kl, chance, price * size), l0 + kl.sum())
@@ -59,11 +59,11 @@ def test_gradients_reach_both_unless_detached() -> None:
     w = torch.tensor([[1.0, 2.0], [3.0, -4.0]], requires_grad=True)
     gate = HardConcrete()
     squares = w.square().sum(1)
-    to_a, to_w = torch.autograd.grad(expected_l2(gate.chance(a), squares), [a, w], retain_graph=True)
-    p = gate.chance(a).detach()
+    to_a, to_w = torch.autograd.grad(expected_l2(gate.prob_open(a), squares), [a, w], retain_graph=True)
+    p = gate.prob_open(a).detach()
     assert torch.allclose(to_w, p[:, None] * w)
     assert torch.allclose(to_a, squares / 2 * p * (1 - p))
-    detached = expected_l2(gate.chance(a), squares, detach=True)
+    detached = expected_l2(gate.prob_open(a), squares, detach=True)
     only_w = torch.autograd.grad(detached, [a, w], allow_unused=True)
     assert only_w[0] is None
     assert only_w[1] is not None
@@ -81,7 +81,7 @@ def test_half_sums_do_not_overflow(dtype: torch.dtype) -> None:
 
 def test_shapes_must_agree() -> None:
     chance = torch.ones(3)
-    with pytest.raises(ValueError, match=r"size has shape \(3, 1\) but chance has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"size has shape \(3, 1\) but prob has shape \(3,\)"):
         expected_l0(chance, torch.ones(3, 1))
     with pytest.raises(ValueError, match=r"weight_sq_sum has shape \(\)"):
         expected_l2(chance, torch.tensor(2.0))

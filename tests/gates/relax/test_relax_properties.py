@@ -68,7 +68,7 @@ def test_sample_is_the_clipped_quantile(gate: Relaxation, a: float, u: float) ->
 @given(a=parameters)
 def test_chance_is_what_cdf_leaves(gate: Relaxation, a: float) -> None:
     closed = gate.threshold if isinstance(gate, Concrete) else 0.0
-    assert gate.chance(f64(a)).item() == pytest.approx(1 - gate.cdf(closed, f64(a)).item(), abs=1e-12)
+    assert gate.prob_open(f64(a)).item() == pytest.approx(1 - gate.cdf(closed, f64(a)).item(), abs=1e-12)
 
 
 @quick
@@ -77,7 +77,7 @@ def test_samples_have_the_stated_zeros_and_mean(gate: Relaxation, a: float) -> N
     n = 20_000
     z = gate.sample(f64(a), midpoints(n))
     closed = gate.threshold if isinstance(gate, Concrete) else 0.0
-    assert (z <= closed).double().mean().item() == pytest.approx(1 - gate.chance(f64(a)).item(), abs=1.01 / n)
+    assert (z <= closed).double().mean().item() == pytest.approx(1 - gate.prob_open(f64(a)).item(), abs=1.01 / n)
     assert z.mean().item() == pytest.approx(gate.mean(f64(a)).item(), abs=1 / n)
     assert z.min() >= 0
     assert z.max() <= 1
@@ -89,7 +89,7 @@ def test_more_is_more_open(gate: Relaxation, a: float, b: float) -> None:
     low, high = f64(min(a, b)), f64(max(a, b))
     u = midpoints(50)
     assert (gate.sample(low, u) <= gate.sample(high, u)).all()
-    for f in (gate.chance, gate.estimate, gate.mean):
+    for f in (gate.prob_open, gate.estimate, gate.mean):
         assert f(low).item() <= f(high).item() + 1e-14
 
 
@@ -117,7 +117,7 @@ def test_shapes_broadcast(gate: Relaxation) -> None:
     assert gate.sample(a, u).shape == (2, 3, 4)
     assert gate.cdf(u, a).shape == gate.quantile(u, a).shape == (2, 3, 4)
     assert gate.kl(a, torch.ones(4)).shape == (3, 4)
-    for f in (gate.chance, gate.estimate, gate.mean):
+    for f in (gate.prob_open, gate.estimate, gate.mean):
         assert f(a).shape == (3, 1)
     assert gate.sample(log_alpha=a, u=u).shape == gate.cdf(x=u, log_alpha=a).shape
     assert gate.quantile(p=u, log_alpha=a).shape == (2, 3, 4)

@@ -36,7 +36,7 @@ class StraightThroughBernoulli(Relaxation):
         p = torch.sigmoid(log_alpha)
         return self._quantile(u, log_alpha) + (p - p.detach())
 
-    def _chance(self, log_alpha: Tensor) -> Tensor:
+    def _prob_open(self, log_alpha: Tensor) -> Tensor:
         return torch.sigmoid(log_alpha)
 
     def _estimate(self, log_alpha: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from paring.gates.relax.relaxation import Relaxation, check_clamp, check_positiv
 class Concrete(Relaxation):
     """Binary concrete gate z in (0, 1) of temperature beta.
 
-    `chance` is a proxy: P(z > threshold) = sigmoid(log_alpha - beta logit(threshold)), not P(z != 0), which is 1.
+    `prob_open` is a proxy: P(z > threshold) = sigmoid(log_alpha - beta logit(threshold)), not P(z != 0), which is 1.
     `estimate` is the median sigmoid(log_alpha / beta), set to zero unless above the threshold, hence nonzero iff the
     proxy is above 1/2. `sample` never thresholds. `logits(keep)` is where the proxy equals keep.
     Raises ValueError unless beta > 0 and 0 < threshold < 1.
@@ -43,7 +43,7 @@ class Concrete(Relaxation):
                 "the value below which it counts as closed must lie there too (0.5 is usual)."
             )
 
-    def _chance(self, log_alpha: Tensor) -> Tensor:
+    def _prob_open(self, log_alpha: Tensor) -> Tensor:
         return torch.sigmoid(log_alpha - self.beta * logit(self.threshold))
 
     def _estimate(self, log_alpha: Tensor) -> Tensor:

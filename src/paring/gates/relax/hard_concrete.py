@@ -56,7 +56,7 @@ class HardConcrete(Relaxation):
         if self.test not in ("paper", "median"):
             raise ValueError(f"HardConcrete: test={self.test!r} is unknown; use 'paper' or 'median'.")
 
-    def _chance(self, log_alpha: Tensor) -> Tensor:
+    def _prob_open(self, log_alpha: Tensor) -> Tensor:
         return torch.sigmoid(log_alpha - self._ends()[0])
 
     def _estimate(self, log_alpha: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class RectifiedGaussian(Relaxation):
         check_positive(self, "sigma", self.sigma)
         check_clamp(self)
 
-    def _chance(self, log_alpha: Tensor) -> Tensor:
+    def _prob_open(self, log_alpha: Tensor) -> Tensor:
         return _normal_cdf(log_alpha / self.sigma)
 
     def _estimate(self, log_alpha: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ class RectifiedLogistic(Relaxation):
         check_positive(self, "scale", self.scale)
         check_clamp(self)
 
-    def _chance(self, log_alpha: Tensor) -> Tensor:
+    def _prob_open(self, log_alpha: Tensor) -> Tensor:
         return torch.sigmoid(log_alpha / self.scale)
 
     def _estimate(self, log_alpha: Tensor) -> Tensor:

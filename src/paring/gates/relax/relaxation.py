@@ -44,10 +44,10 @@ class Relaxation(ABC):
         margin = 8 * torch.finfo(a.dtype).eps
         return self._sample(a, v.clamp(margin, 1 - margin)).to(log_alpha.dtype)
 
-    def chance(self, log_alpha: Tensor) -> Tensor:
+    def prob_open(self, log_alpha: Tensor) -> Tensor:
         """P(z != 0), differentiable in log_alpha; for `Concrete`, which is never zero, see there."""
         (a,) = _full(log_alpha)
-        return self._chance(a).to(log_alpha.dtype)
+        return self._prob_open(a).to(log_alpha.dtype)
 
     def estimate(self, log_alpha: Tensor) -> Tensor:
         """Deterministic gate used after training, in [0, 1] and exactly 0 where the gate is closed."""
@@ -93,7 +93,7 @@ class Relaxation(ABC):
         return self._quantile(u, log_alpha).clamp(0, 1)
 
     @abstractmethod
-    def _chance(self, log_alpha: Tensor) -> Tensor: ...
+    def _prob_open(self, log_alpha: Tensor) -> Tensor: ...
 
     @abstractmethod
     def _estimate(self, log_alpha: Tensor) -> Tensor: ...

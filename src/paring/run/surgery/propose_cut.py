@@ -131,7 +131,7 @@ class _Final(Gate):
     def forward(self, batch: int | None = None) -> Tensor:
         return self.value()
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return self.value()
 
     def value(self) -> Tensor:
