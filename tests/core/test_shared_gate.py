@@ -32,7 +32,7 @@ class Fixed(Gate):
     def value(self) -> Tensor:
         return self.z
 
-    def settled(self) -> Tensor:
+    def permanently_closed(self) -> Tensor:
         return self.z == 0
 
 
@@ -55,7 +55,7 @@ def test_rows_are_gathered() -> None:
         assert found.tolist() == wanted
     assert spread.prob_open().tolist() == [0.7, 1.0, 0.2, 0.0, 0.5, 0.2]
     assert spread.support().tolist() == [True, True, True, False, True, True]
-    assert spread.settled().tolist() == [False, False, False, True, False, False]
+    assert spread.permanently_closed().tolist() == [False, False, False, True, False, False]
     assert spread.shape == (6,)
     assert [spread.part_at(row) for row in range(6)] == [two, None, one, two, two, one]
     told = [(gate, rows.tolist(), entries.tolist()) for gate, rows, entries in spread.entries()]

@@ -52,7 +52,7 @@ def test_zero_is_minus_one_and_nothing_ever_closes() -> None:
     gate = BinaryWeights(weight, mean=False)
     assert gate.fold(weight).tolist() == [[-1, -1, -1], [-1, 1, -1]]
     assert bool(gate.support().all())
-    assert not bool(gate.settled().any())
+    assert not bool(gate.permanently_closed().any())
     assert bool((gate.prob_open() == 1).all())
     assert gate.value()[1, 1].item() == pytest.approx(1 / 0.3)
     assert BinaryWeights(weight).fold(weight)[0].tolist() == [0, 0, 0]  # a channel of zeros has no size

@@ -55,7 +55,7 @@ def test_nothing_is_ever_closed() -> None:
     gate = DropoutGate(5, p=0.99)
     assert bool(gate.support().all())
     assert gate.value().tolist() == [1.0] * 5 == gate.prob_open().tolist()
-    assert not bool(gate.settled().any())
+    assert not bool(gate.permanently_closed().any())
     assert bool((gate.train()(1000) >= 0).all())
     assert gate.entropy().item() == pytest.approx(-(0.99 * math.log(0.99) + 0.01 * math.log(0.01)), rel=1e-4)
 

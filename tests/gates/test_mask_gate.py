@@ -52,14 +52,14 @@ def test_only_a_frozen_gate_is_settled_and_straight_through_reaches_what_is_clos
         gate.let_through(through)
         assert gate.see(weight).tolist() == [0.0, 4.0]
         assert torch.autograd.grad(gate.see(weight).sum(), weight)[0].tolist() == wanted
-    assert gate.settled().tolist() == [F, F]
+    assert gate.permanently_closed().tolist() == [F, F]
     gate.freeze()
-    assert gate.settled().tolist() == [T, F]
+    assert gate.permanently_closed().tolist() == [T, F]
     other = MaskGate((2,))
     other.load_state_dict(gate.state_dict())
     assert (other.dense, other.fixed) == (T, T)
     gate.freeze(False)
-    assert gate.settled().tolist() == [F, F]
+    assert gate.permanently_closed().tolist() == [F, F]
 
 
 @pytest.mark.parametrize("name", ["dense", "fixed", "factor", "input_group"])

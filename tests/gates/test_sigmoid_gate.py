@@ -60,7 +60,7 @@ def test_choose_moves_only_what_is_on_the_wrong_side() -> None:
 
 def test_a_fixed_gate_is_a_mask_that_does_not_move() -> None:
     one = gate([-0.2, 0.3], 3.0)
-    assert not bool(one.settled().any())
+    assert not bool(one.permanently_closed().any())
     one.freeze()
     shown = one.train()()
     assert shown.tolist() == [0.0, 1.0]
@@ -70,7 +70,7 @@ def test_a_fixed_gate_is_a_mask_that_does_not_move() -> None:
     one.rest()
     assert one.s.grad is None
     assert one.frozen
-    assert one.settled().tolist() == [True, False]
+    assert one.permanently_closed().tolist() == [True, False]
     assert one.prob_open().tolist() == [0.0, 1.0]
     twin = gate([0.1, 0.1])
     twin.load_state_dict(one.state_dict())

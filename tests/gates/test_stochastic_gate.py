@@ -61,7 +61,7 @@ def test_test_time_is_the_estimate(relaxation: Relaxation) -> None:
     assert torch.equal(torch.get_rng_state(), state), "nothing is drawn"
     assert torch.equal(gate.support(), gate.value() != 0)
     assert torch.equal(support(gate), gate.support().double())
-    assert not gate.settled().any()
+    assert not gate.permanently_closed().any()
     assert not gate.support()[0]
     assert gate.support()[-1]
 
@@ -157,7 +157,7 @@ def test_held_shows_its_estimate_and_stands_still(relaxation: Relaxation) -> Non
     assert torch.equal(gate(), value)
     assert torch.equal(gate(7), value)
     assert torch.equal(gate.support(), open_)
-    assert torch.equal(gate.settled(), ~open_)
+    assert torch.equal(gate.permanently_closed(), ~open_)
     assert torch.equal(gate.prob_open(), open_.to(value.dtype)), "open or closed, without a doubt"
 
 
@@ -213,7 +213,7 @@ def test_state_survives(relaxation: Relaxation, held: bool) -> None:
         first: Tensor = gate()
         torch.manual_seed(1)
         assert torch.equal(first, twin())
-        assert torch.equal(gate.settled(), twin.settled())
+        assert torch.equal(gate.permanently_closed(), twin.permanently_closed())
         twin.log_alpha.data.zero_()
         assert gate.log_alpha.detach().abs().sum().item() > 0, "a copy of its own"
 
@@ -328,7 +328,7 @@ def test_an_element_retires_after_it_was_hardly_ever_open_for_long_enough() -> N
     gate.log_alpha.data.copy_(torch.tensor([-9.0, -9.0, -2.0, 3.0]))  # open with 0.001, 0.001, 0.39 and 0.99
     gate.retire(0.01, 10, 0)
     assert gate.retired is None
-    assert not bool(gate.settled().any()), "off unless asked for"
+    assert not bool(gate.permanently_closed().any()), "off unless asked for"
     gate.may_retire()
     gate.retire(0.01, 10, 25)
     assert gate.quiet is not None
@@ -338,13 +338,13 @@ def test_an_element_retires_after_it_was_hardly_ever_open_for_long_enough() -> N
     gate.log_alpha.data[1] = -9.0
     gate.retire(0.01, 5, 25)
     assert gate.quiet.tolist() == [25, 5, 0, 0]
-    assert gate.settled().tolist() == gate.retired.tolist() == [True, False, False, False]
+    assert gate.permanently_closed().tolist() == gate.retired.tolist() == [True, False, False, False]
     gate.log_alpha.data[0] = 9.0
     assert not any(bool(ask()[0] != 0) for ask in (gate, gate.value, gate.prob_open))
     assert bool((gate.prob_open()[1:] > 0).all())
     gate.retire(0.01, 5, 25)
     assert gate.retired.tolist() == [True, False, False, False], "for good"
-    gate.settled()[1] = True
+    gate.permanently_closed()[1] = True
     assert not bool(gate.retired[1])
 
 

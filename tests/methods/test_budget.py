@@ -188,7 +188,7 @@ def projected(net: nn.Module, sites: Sequence[Site], model: CostModel, budget: p
     was = [gate.support() for gate in gates_of(net)]
     budget.project(net, sites, model)
     for gate, before, open_before in zip(gates_of(net), old, was, strict=True):
-        stay, closed = gate.support() & open_before, ~gate.support() & ~gate.settled()
+        stay, closed = gate.support() & open_before, ~gate.support() & ~gate.permanently_closed()
         assert torch.equal(gate.log_alpha[stay], before[stay]), "what is open and stays open does not move"
         assert not bool(closed.any()) or before[gate.support()].min() > before[closed].max()
     assert max(budget.shares(net, model)[name] / asked for name, asked in budget.targets.items()) <= 1

@@ -364,7 +364,7 @@ def test_hold_freezes_the_gates_and_ends_the_price() -> None:
     net.train()
     a, b = net.fc1(torch.ones(1, 32)), net.fc1(torch.ones(1, 32))
     assert torch.equal(a, b)
-    assert bool((~gates_of(net, "fc1").support() == gates_of(net, "fc1").settled()).all())
+    assert bool((~gates_of(net, "fc1").support() == gates_of(net, "fc1").permanently_closed()).all())
 
 
 def gates_of(net: nn.Module, layer: str) -> StochasticGate:

@@ -62,7 +62,7 @@ def test_the_rest_trains_as_the_small_network_alone(shrink: bool, to: int) -> No
         if step + 1 == to:
             alone.load_state_dict(net.state_dict())
         if step + 1 == HELD:
-            closed = {name: gate.settled().clone() for name, _, gate in gates(net)}
+            closed = {name: gate.permanently_closed().clone() for name, _, gate in gates(net)}
     found = run.finish()
     assert sum(p.numel() for p in found.parameters()) < 0.5 * sum(p.numel() for p in Chain().parameters())
 

@@ -92,13 +92,13 @@ def test_a_gate_retires_after_its_patience_and_never_opens_again() -> None:
     with torch.no_grad():
         gate.log_alpha.copy_(torch.tensor([-4.5, -2.5, -4.5, 2.0]))
     gate.retire(0.1, 10, 20)
-    assert not gate.settled().any()  # retirement is off
+    assert not gate.permanently_closed().any()  # retirement is off
     gate.may_retire()
     gate.retire(0.1, 10, 20)
-    assert not gate.settled().any()
+    assert not gate.permanently_closed().any()
     gate.log_alpha.data[2] = 0.0
     gate.retire(0.1, 10, 20)
-    assert gate.settled().tolist() == [True, False, False, False]
+    assert gate.permanently_closed().tolist() == [True, False, False, False]
     gate.log_alpha.data[:] = 4.0
     gate.retire(0.1, 10, 20)
     for seen in (gate.value(), gate(), gate.prob_open(), gate.eval()()):
@@ -107,7 +107,7 @@ def test_a_gate_retires_after_its_patience_and_never_opens_again() -> None:
     again = StochasticGate(HardConcrete(), (4,))
     again.may_retire()
     again.load_state_dict(gate.state_dict())
-    assert torch.equal(again.settled(), gate.settled())
+    assert torch.equal(again.permanently_closed(), gate.permanently_closed())
     assert torch.equal(again.get_buffer("quiet"), gate.get_buffer("quiet"))
 
 
@@ -117,7 +117,7 @@ def test_the_last_one_does_not_retire() -> None:
         gate.log_alpha.copy_(torch.tensor([-4.5, -4.2, -4.5]))
     gate.may_retire()
     gate.retire(0.2, 5, 5)
-    assert gate.settled().tolist() == [True, False, True]
+    assert gate.permanently_closed().tolist() == [True, False, True]
 
 
 def test_retired_units_go_and_the_function_stays() -> None:

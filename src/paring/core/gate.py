@@ -2,7 +2,7 @@
 
 A gate answers four questions: what the network sees (`forward`), how likely it is open (`prob_open`, differentiable,
 used while training), whether it would be open if training stopped now (`support`, used when reporting), and whether
-it can never open again (`settled`, the only thing that shrinking during training looks at).
+it can never open again (`permanently_closed`, the only thing that shrinking during training looks at).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Gate(nn.Module, ABC):
         """Boolean tensor of `shape`: open if training stopped now."""
         return self.value() != 0
 
-    def settled(self) -> Tensor:
+    def permanently_closed(self) -> Tensor:
         """Boolean tensor of `shape`: closed and never able to open again. Nothing is settled by default."""
         return torch.zeros_like(self.support())
 

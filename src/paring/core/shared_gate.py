@@ -115,8 +115,8 @@ class SharedGate(Gate):
     def transparent(self) -> bool:
         return all(part.transparent for part in self.gates())
 
-    def settled(self) -> Tensor:
-        return self.gather(lambda part: part.settled().float(), rest=0.0) > 0
+    def permanently_closed(self) -> Tensor:
+        return self.gather(lambda part: part.permanently_closed().float(), rest=0.0) > 0
 
     def gather(self, ask: Callable[[Gate], Tensor], rest: float = 1.0) -> Tensor:
         """What each gate answers, of its shape, laid out over the units; `rest` where there is no gate."""

@@ -55,7 +55,7 @@ class Openness:
 
     ``units``: (outputs,), the layer's unit gates. Layers joined by a residual add share a gate: give each its chance.
     ``inputs``: (inputs,), the gates of the layer's input columns or channels. ``weights``: shaped like the weight.
-    ``settled``: ``units`` and ``inputs`` say what stays already, whether somebody reads it or not.
+    ``permanently_closed``: ``units`` and ``inputs`` say what stays already, whether somebody reads it or not.
     """
 
     units: Mapping[str, Tensor] = field(default_factory=dict)

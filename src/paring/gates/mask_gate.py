@@ -131,8 +131,8 @@ class MaskGate(Gate):
     def support(self) -> Tensor:
         return self.mask.clone()
 
-    def settled(self) -> Tensor:
-        return ~self.mask if self._fixed else super().settled()
+    def permanently_closed(self) -> Tensor:
+        return ~self.mask if self._fixed else super().permanently_closed()
 
     def see(self, weight: Tensor) -> Tensor:
         seen = weight * self.mask if self._factor == 1 else weight * (self.mask.to(weight.dtype) * self._factor)

@@ -73,8 +73,8 @@ class SigmoidGate(Gate):
     def support(self) -> Tensor:
         return self.s.detach() > 0
 
-    def settled(self) -> Tensor:
-        return ~self.support() if self.frozen else super().settled()
+    def permanently_closed(self) -> Tensor:
+        return ~self.support() if self.frozen else super().permanently_closed()
 
     @torch.no_grad()
     def again(self, s0: float) -> None:

@@ -163,10 +163,10 @@ class StochasticGate(Gate):
         value = self._shut(self.relaxation.estimate(self.log_alpha))
         return (value != 0).to(value.dtype) if self.folded else value
 
-    def settled(self) -> Tensor:
+    def permanently_closed(self) -> Tensor:
         if self.frozen:
             return ~self.support()
-        return super().settled() if self.retired is None else self.retired.clone()
+        return super().permanently_closed() if self.retired is None else self.retired.clone()
 
     def _shut(self, value: Tensor) -> Tensor:
         return value if self.retired is None else value.masked_fill(self.retired, 0.0)

@@ -156,7 +156,7 @@ class Budget:
         """
         gates = [gate_of(net, site) for site in sites]
         flat = torch.cat([_logits(gate).flatten() for gate in gates])
-        gone = torch.cat([gate.settled().flatten().cpu() for gate in gates])
+        gone = torch.cat([gate.permanently_closed().flatten().cpu() for gate in gates])
         flat[gone] = -torch.inf
         sizes = [gate.shape.numel() for gate in gates]
         widths = [self._block(site) for site in sites]

@@ -69,9 +69,9 @@ def decide(
     return Decision(proposal.cuts, record, bad)
 
 
-def settled_counts(net: nn.Module) -> tuple[int, ...]:
+def closed_counts(net: nn.Module) -> tuple[int, ...]:
     """How many entries of each gate are settled."""
-    return tuple(int(gate.settled().sum()) for _, _, gate in gates(net))
+    return tuple(int(gate.permanently_closed().sum()) for _, _, gate in gates(net))
 
 
 def _record(proposal: Proposal, step: int) -> dict[str, Any]:

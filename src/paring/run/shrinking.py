@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from paring.core import Method, Removal, gates, is_sharded
-from paring.run.decide import Decision, decide, settled_counts
+from paring.run.decide import Decision, closed_counts, decide
 from paring.run.distributed.parallel import Parallel, from_first
 from paring.run.probe import NetworkProbe
 from paring.run.surgery.carry import Cuts, check_network
@@ -59,11 +59,11 @@ class Shrinking:
         slow = found.cuts is None and bool(found.record.get("milliseconds"))
         self._slow = self._slow + 1 if slow else 0
         if self._slow in (0, _TRIES):  # one bad measurement on a busy machine is not the last word
-            self._seen, self._slow = settled_counts(self.net), 0
+            self._seen, self._slow = closed_counts(self.net), 0
 
     def _decide(self, removal: Removal, step: int) -> Decision | None:
         """Look again once something new has settled (it never unsettles), or when a cut was not faster once or twice."""
-        if settled_counts(self.net) == self._seen:
+        if closed_counts(self.net) == self._seen:
             return None
         return decide(self.net, self.probe.example, removal, step=step, batch=self.batch, spare=self._spare)
 

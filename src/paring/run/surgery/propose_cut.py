@@ -79,7 +79,7 @@ def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection
     Raises:
         paring.CaptureError: the network cannot be captured.
     """
-    if not any(bool(gate.settled().any()) for _, _, gate in gates(net)):
+    if not any(bool(gate.permanently_closed().any()) for _, _, gate in gates(net)):
         return None
     twin, groups = _twin(net), input_groups(net)
     widths = widen(twin, example)
@@ -143,7 +143,7 @@ def _twin(net: nn.Module) -> nn.Module:
     set_attachment(twin, None)
     for _, layer in gated_layers(twin):
         for kind, gate in layer.gates().items():
-            closed = gate.settled()
+            closed = gate.permanently_closed()
             if kind == "inputs" and bool(closed.all()):
                 closed[0] = False  # a layer has to read something
             setattr(layer, _mounted_as(layer, gate), _Final(~closed))
