@@ -14,7 +14,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 
 @contextmanager
-def still(net: nn.Module) -> Iterator[None]:
+def freeze_weights(net: nn.Module) -> Iterator[None]:
     """Meanwhile the parametrisations of a network are in eval mode."""
     modes = {part: part.training for part in net.modules() if isinstance(part, ParametrizationList)}
     for part in modes:

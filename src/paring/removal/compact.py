@@ -13,7 +13,7 @@ from torch import nn
 
 from paring.analysis.alone import alone
 from paring.analysis.capture import check_copies, check_layers
-from paring.analysis.freeze_weights import like, still
+from paring.analysis.freeze_weights import freeze_weights, like
 from paring.analysis.input_groups import InputGroups
 from paring.core import Example, Inputs, plain_net, unwrapped
 from paring.core.unwrap import seen_through
@@ -68,7 +68,7 @@ def compact(
     if unknown:
         raise ValueError(f"input_groups names {unknown[0]!r}, which is no module of this {type(net).__name__}")
     sizes = {unwrapped(net.get_submodule(name)): size for name, size in (input_groups or {}).items()}
-    with still(net), seen_through(net):
+    with freeze_weights(net), seen_through(net):
         groups = {name: sizes[module] for name, module in net.named_modules() if module in sizes}
         small, report = _shrunk(net, Inputs.of(example), inplace, verify, drop_inputs, mode, form, fuse_norms, groups)
     return like(small, net), report
