@@ -129,7 +129,7 @@ class Run:
         if self._point.values is not None and self.method.goes_back(self.net, self.clock):
             with whole(self.net, write=True):
                 self._point.restore(self.net)
-            self._shrinking.begin_anew(opt)
+            self._shrinking.reset(opt)
             self._point.values = None
         removal = self.method.removal(self.net, self.clock)
         if removal is not None:

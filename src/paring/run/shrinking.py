@@ -16,7 +16,7 @@ from paring.run.surgery.carry import Cuts, check_network
 from paring.run.surgery.fold_gates import fold_gates
 from paring.run.surgery.live_cut import cut_all
 from paring.run.surgery.optimizer_memory import check_memory
-from paring.run.surgery.reset import begin_anew
+from paring.run.surgery.reset import reset
 
 T = TypeVar("T")
 _TRIES = 3
@@ -74,14 +74,14 @@ class Shrinking:
         self.method.on_shrink(self.net, cuts)
         self._renew()
 
-    def begin_anew(self, opt: torch.optim.Optimizer) -> None:
+    def reset(self, opt: torch.optim.Optimizer) -> None:
         """The weights are other ones: open gates that are held show one, optimizers forget, averages start again."""
         if not is_sharded(self.net):
             check_network(self.net)
         for _, _, gate in gates(self.net):
             gate.note_folded()
         for other in (opt, *self.companions):
-            begin_anew(self.net, other)
+            reset(self.net, other)
         self._renew()
 
     def _renew(self) -> None:

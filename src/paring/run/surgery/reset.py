@@ -21,7 +21,7 @@ class Average(Protocol):
         """Forget all steps so far."""
 
 
-def begin_anew(net: nn.Module, other: object) -> None:
+def reset(net: nn.Module, other: object) -> None:
     """An optimizer forgets its state, an average starts again, a copy of `net` takes over its gates."""
     if isinstance(other, torch.optim.Optimizer):
         forget(other)
