@@ -30,7 +30,9 @@ def attached(row: Row, dtype: torch.dtype = torch.float32) -> tuple[Chain, pr.Ru
     torch.manual_seed(0)
     net = row.net().to(dtype)
     x, y = chain_batch(30, dtype=dtype)
-    run = pr.attach(net, row.make(), x[:2], steps=STEPS, epoch_steps=10, loss=lambda twin: F.cross_entropy(twin(x), y))
+    run = pr.attach(
+        net, row.make(), x[:2], steps=STEPS, epoch_steps=10, loss=lambda copy_: F.cross_entropy(copy_(x), y)
+    )
     return net, run, torch.optim.Adam(run.parameter_groups(lr=5e-3))
 
 
@@ -100,11 +102,11 @@ def test_deepcopy_and_pickle(row: Row) -> None:
     net, run, opt = attached(row)
     train(net, run, opt, 3)
     x, _ = chain_batch()
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert difference(net, twin, x) == 0
-        twin.conv1.weight.data.zero_()
+    for copy_ in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert difference(net, copy_, x) == 0
+        copy_.conv1.weight.data.zero_()
         assert float(net.conv1.weight.detach().abs().sum()) > 0
-        small = run.finish(twin, early=True)
+        small = run.finish(copy_, early=True)
         assert is_stock(small)
 
 

@@ -36,8 +36,8 @@ def test_what_was_said_elsewhere_is_not_said_again() -> None:
 def test_what_was_said_goes_with_copies_of_the_network_and_is_their_own() -> None:
     net = nn.Linear(2, 2)
     set_attachment(net, Attachment(pr.Dense(), said=["one"]))
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+    for copy_ in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
         with pytest.warns(pr.ParingWarning, match="two"):
-            attached(twin).say("two")
-        assert attached(twin).said == ["one", "two"]
+            attached(copy_).say("two")
+        assert attached(copy_).said == ["one", "two"]
     assert attached(net).said == ["one"]

@@ -117,10 +117,10 @@ def test_copies_keep_the_tie() -> None:
     gate = Fixed([0.5, 2.0])
     for layer in net:
         share(layer, gate, torch.tensor([0, 1]))
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert len(list(gates(twin))) == 1
-        next(gates(twin))[2].z.data.zero_()
-        assert twin[0].unit_gate().tolist() == twin[1].unit_gate().tolist() == [0.0, 0.0]
+    for copy_ in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert len(list(gates(copy_))) == 1
+        next(gates(copy_))[2].z.data.zero_()
+        assert copy_[0].unit_gate().tolist() == copy_[1].unit_gate().tolist() == [0.0, 0.0]
     assert gate.z.tolist() == [0.5, 2.0]
     state = net.state_dict()
     gate.z.data.zero_()

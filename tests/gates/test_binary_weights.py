@@ -105,9 +105,9 @@ def test_a_cut_leaves_the_other_weights_alone(shape: tuple[int, ...]) -> None:
 def test_copies_and_types() -> None:
     weight = weight_of(3, 4).float()
     gate = BinaryWeights(weight, rule=SoftHinge())
-    for twin in (copy.deepcopy(gate), pickle.loads(pickle.dumps(gate))):
-        assert torch.equal(twin.see(weight), gate.see(weight))
-        assert twin.rule == gate.rule
+    for copy_ in (copy.deepcopy(gate), pickle.loads(pickle.dumps(gate))):
+        assert torch.equal(copy_.see(weight), gate.see(weight))
+        assert copy_.rule == gate.rule
     assert gate.see(weight).dtype == torch.float32
     assert gate.double().see(weight.double()).dtype == torch.float64
     assert "SoftHinge" in str(gate)

@@ -121,8 +121,8 @@ def test_a_sample_leaves_no_trace() -> None:
     gate = next(gate for gate in stochastic(net) if gate._shared)
     assert gate._noise is not None
     assert all(torch.equal(before[key], net.state_dict()[key]) for key in before)
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert all(gate._noise is None for gate in stochastic(twin))
+    for copy_ in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert all(gate._noise is None for gate in stochastic(copy_))
     net.load_state_dict(net.state_dict())
     assert gate._noise is None
     net(x)
@@ -194,10 +194,10 @@ def test_the_price_is_the_size_of_what_one_gate_closes(make: type[nn.Module]) ->
     net, run, x = attached(make)
     dense = measure(make().double(), x[:1])
     for site in run.method.sites(net):  # type: ignore[attr-defined]
-        twin, other, _ = attached(make)
-        for gate in stochastic(twin):
+        copy_, other, _ = attached(make)
+        for gate in stochastic(copy_):
             gate.log_alpha.data.fill_(3.0)
-        gate = gate_of(twin, site)
+        gate = gate_of(copy_, site)
         assert isinstance(gate, StochasticGate)
         gate.log_alpha.data[0] = -5.0
         real = measure(other.finish(), x[:1])
@@ -331,11 +331,11 @@ def test_copies_averages_and_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         out = net(x)
     assert out.dtype == torch.bfloat16
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), average.module):
-        assert len(stochastic(twin)) == len(stochastic(net)) == 2
-        small = run.finish(twin)
+    for copy_ in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), average.module):
+        assert len(stochastic(copy_)) == len(stochastic(net)) == 2
+        small = run.finish(copy_)
         assert is_stock(small)
-        assert difference(twin, small, x) < 1e-5
+        assert difference(copy_, small, x) < 1e-5
 
 
 @pytest.mark.slow

@@ -133,8 +133,8 @@ def test_the_attention_of_torch(bias: bool) -> None:
         opt.zero_grad()
         (F.mse_loss(net(x), x[..., :5]) + run.penalty()).backward()
         run.step(opt)
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(twin.eval()(x), net.eval()(x))
+    for copy_ in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(copy_.eval()(x), net.eval()(x))
     ((_, _, gate),) = gates(net)
     assert isinstance(gate, StochasticGate)
     gate.log_alpha.data.copy_(torch.tensor([1.0, -5.0, 3.0]))
@@ -190,8 +190,8 @@ def test_models_of_the_transformers_library(make: Callable[[Any], nn.Module]) ->
         assert isinstance(gate, StochasticGate)
         gate.log_alpha.data.fill_(3.0)
         gate.log_alpha.data[1] = -5.0
-    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
-        assert torch.equal(twin(ids)[0], net(ids)[0])
+    for copy_ in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert torch.equal(copy_(ids)[0], net(ids)[0])
     wanted, said = net(ids)[0], run.cost(support)
     small = run.finish()
     out = small(ids)

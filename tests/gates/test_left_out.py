@@ -55,7 +55,7 @@ def said(net: nn.Module, method: pr.Method) -> list[str]:
     """What attaching says; each line is a warning too."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        loss = lambda twin: twin(torch.randn(2, 5, 4)).pow(2).mean()  # noqa: E731
+        loss = lambda copy_: copy_(torch.randn(2, 5, 4)).pow(2).mean()  # noqa: E731
         pr.attach(net, method, torch.randn(2, 5, 4), steps=20, epoch_steps=5, loss=loss)
     lines = [str(one.message) for one in found if issubclass(one.category, pr.ParingWarning)]
     assert lines == attached(net).said

@@ -72,7 +72,7 @@ def test_a_fixed_gate_is_a_mask_that_does_not_move() -> None:
     assert one.frozen
     assert one.permanently_closed().tolist() == [True, False]
     assert one.prob_open().tolist() == [0.0, 1.0]
-    twin = gate([0.1, 0.1])
-    twin.load_state_dict(one.state_dict())
-    assert twin.frozen
-    assert float(twin.beta) == 3.0
+    copy_ = gate([0.1, 0.1])
+    copy_.load_state_dict(one.state_dict())
+    assert copy_.frozen
+    assert float(copy_.beta) == 3.0

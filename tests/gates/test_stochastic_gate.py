@@ -206,15 +206,15 @@ def test_state_survives(relaxation: Relaxation, held: bool) -> None:
     gate = spread(relaxation)
     if held:
         gate.freeze()
-    for twin in round_trips(gate):
-        assert same_state(gate.state_dict(), twin.state_dict())
-        assert twin.frozen is held
+    for copy_ in round_trips(gate):
+        assert same_state(gate.state_dict(), copy_.state_dict())
+        assert copy_.frozen is held
         torch.manual_seed(1)
         first: Tensor = gate()
         torch.manual_seed(1)
-        assert torch.equal(first, twin())
-        assert torch.equal(gate.permanently_closed(), twin.permanently_closed())
-        twin.log_alpha.data.zero_()
+        assert torch.equal(first, copy_())
+        assert torch.equal(gate.permanently_closed(), copy_.permanently_closed())
+        copy_.log_alpha.data.zero_()
         assert gate.log_alpha.detach().abs().sum().item() > 0, "a copy of its own"
 
 

@@ -338,11 +338,11 @@ def test_gmp_puts_aside_in_the_precision_of_the_weights() -> None:
     for _ in range(8):
         step(net, run, opt)
     assert all(gate.aside is not None and gate.aside.dtype == torch.float64 for gate in masks(net).values())
-    twin, again, _ = attached(GMP(density=0.2, every=4))
+    copy_, again, _ = attached(GMP(density=0.2, every=4))
     again.load_state_dict(run.state_dict())
-    twin.load_state_dict(net.state_dict())
+    copy_.load_state_dict(net.state_dict())
     for name, gate in masks(net).items():
-        mine, other = gate.aside, masks(twin)[name].aside
+        mine, other = gate.aside, masks(copy_)[name].aside
         assert mine is not None
         assert other is not None
         assert torch.equal(mine, other)
@@ -350,13 +350,13 @@ def test_gmp_puts_aside_in_the_precision_of_the_weights() -> None:
 
 def test_rigl_sees_dense_gradients_in_eval_mode_too() -> None:
     net, run, opt = attached(RigL(density=0.2, every=2))
-    twin, once, other = attached(RigL(density=0.2, every=2))
+    copy_, once, other = attached(RigL(density=0.2, every=2))
     net.eval()
     for _ in range(2):
         step(net, run, opt)
-        step(twin, once, other)
+        step(copy_, once, other)
     for name, gate in masks(net).items():
-        assert torch.equal(gate.mask, masks(twin)[name].mask), "a chain without norms is the same in both modes"
+        assert torch.equal(gate.mask, masks(copy_)[name].mask), "a chain without norms is the same in both modes"
 
 
 class Tied(nn.Module):

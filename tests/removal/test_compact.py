@@ -114,10 +114,10 @@ def test_a_fold_makes_a_bias_or_moves_the_running_mean() -> None:
     lean, report = compact(normed.train(), x, mode="both")
     assert report.rows[0].folded == 3
     assert lean[2].bias is None
-    twin = copy.deepcopy(normed)
+    copy_ = copy.deepcopy(normed)
     for _ in range(5):  # both go on training: outputs stay the same, the running means stay apart by the same shift
-        assert torch.allclose(twin(x), lean(x), atol=1e-10)
-    assert gap(twin.eval(), lean.eval(), torch.randn(8, 4).double()) < 1e-10
+        assert torch.allclose(copy_(x), lean(x), atol=1e-10)
+    assert gap(copy_.eval(), lean.eval(), torch.randn(8, 4).double()) < 1e-10
 
 
 def test_a_constant_that_training_sees_differently() -> None:

@@ -51,9 +51,9 @@ def test_every_kind_of_layer(name: str) -> None:
     assert gap(net, small, torch.randn(5, *shape).double()) < 1e-10
     if name == "transposed in groups":  # which torch's own function does not know
         return
-    twin = fuse_linear_bn_weights if name == "linear" else fuse_conv_bn_weights
+    copy_ = fuse_linear_bn_weights if name == "linear" else fuse_conv_bn_weights
     given = (layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-    weight, bias = twin(*given) if name == "linear" else twin(*given, transpose=name == "transposed")
+    weight, bias = copy_(*given) if name == "linear" else copy_(*given, transpose=name == "transposed")
     assert (small[0].weight - weight).abs().max() < 1e-10
     assert (small[0].bias - bias).abs().max() < 1e-10
 

@@ -49,12 +49,12 @@ def test_merging_holds_in_train_mode_too_and_the_networks_stay_equal(training: b
     net.train(training)
     small, report = compact(net, IMAGE)
     assert (left(report)[0], report.rows[0].merged, report.mode) == (6, 2, "both" if training else "eval")
-    twin = copy.deepcopy(net)
+    copy_ = copy.deepcopy(net)
     for size in (6, 9, 12):
         x = torch.randn(4, 3, size, size).double()
-        assert gap(twin, small, x) < 1e-9
-    assert torch.allclose(twin[4].running_mean, small[4].running_mean, atol=1e-10)
-    assert gap(twin.eval(), small.eval(), IMAGE) < 1e-9
+        assert gap(copy_, small, x) < 1e-9
+    assert torch.allclose(copy_[4].running_mean, small[4].running_mean, atol=1e-10)
+    assert gap(copy_.eval(), small.eval(), IMAGE) < 1e-9
 
 
 def test_where_the_modes_disagree_nothing_is_merged() -> None:

@@ -127,8 +127,8 @@ def test_the_graph_form_is_a_network_like_any_other() -> None:
     assert list(small.state_dict()) == list(net.state_dict())
     again = pickle.loads(pickle.dumps(small))
     assert again.head.weight is again.words.weight
-    for twin in (again, copy.deepcopy(small), torch.compile(small, backend="eager")):
-        assert gap(net, twin, x) < 1e-10
+    for copy_ in (again, copy.deepcopy(small), torch.compile(small, backend="eager")):
+        assert gap(net, copy_, x) < 1e-10
     program = torch.export.export(small, (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
     more = torch.randint(0, 11, (7, 6))
     assert torch.allclose(program.module()(more), net(more), atol=1e-10)

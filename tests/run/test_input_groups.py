@@ -36,7 +36,7 @@ def network() -> nn.Sequential:
 
 def train(net: nn.Module, method: pr.Method, steps: int = 12) -> tuple[pr.Run, Tensor]:
     x, y = torch.randn(8, 4, 5, 5, dtype=torch.float64), torch.randint(5, (8,))
-    run = pr.attach(net, method, x[:2], steps=steps, loss=lambda twin: F.cross_entropy(twin(x), y))
+    run = pr.attach(net, method, x[:2], steps=steps, loss=lambda copy_: F.cross_entropy(copy_(x), y))
     opt = torch.optim.SGD(run.parameter_groups(lr=0.01), momentum=0.9)
     while True:
         while run.clock.step < steps:

@@ -101,7 +101,7 @@ class AtInit(Method):
         elif self.score == "snip":
             scores = select.snip(net, names, probe.loss)
         else:
-            scores = select.grasp(net, names, lambda twin: probe.loss(_cooler(twin, self.temperature)))
+            scores = select.grasp(net, names, lambda copy_: probe.loss(_cooler(copy_, self.temperature)))
         return dict(zip(layers, scores.values(), strict=True))
 
     @property

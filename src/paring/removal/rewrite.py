@@ -34,8 +34,8 @@ class RewriteError(ValueError):
     """A size in the graph cannot be rewritten; the message says which and why."""
 
 
-def rewrite(found: Interpretation, kept: Tensor, twin: Callable[[fx.Node], fx.Node]) -> str:
-    """Change the sizes in the copy of the interpreted graph; twin: node -> its copy. kept (ids + 1,): ids that stay.
+def rewrite(found: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], fx.Node]) -> str:
+    """Change the sizes in the copy of the interpreted graph; copy_: node -> its copy. kept (ids + 1,): ids that stay.
 
     Returns the first size that had to change, for the user's eyes ("" when none had to). Raises `RewriteError`.
     """
@@ -44,9 +44,9 @@ def rewrite(found: Interpretation, kept: Tensor, twin: Callable[[fx.Node], fx.No
     for node, layouts in found.layouts.items():
         name = packet(node.target).rstrip("_")
         source = next((found.layouts[n] for n in node.all_input_nodes if n in found.layouts), None)
-        before = (name, twin(node).args, twin(node).kwargs)
+        before = (name, copy_(node).args, copy_(node).kwargs)
         if node in scales and (size := scales[node].left(kept)) != scales[node].size:
-            twin(node).kwargs = {**twin(node).kwargs, "scale": scales[node].size ** -0.5}
+            copy_(node).kwargs = {**copy_(node).kwargs, "scale": scales[node].size ** -0.5}
             assert size
             continue
         shapes = [one.kept(kept) for one in layouts]
@@ -54,16 +54,16 @@ def rewrite(found: Interpretation, kept: Tensor, twin: Callable[[fx.Node], fx.No
         if not moved and all(shape == one.shape for shape, one in zip(shapes, layouts, strict=True)):
             continue
         if name in ("view", "reshape", "_unsafe_view", "expand"):
-            _sizes(twin(node), 1, layouts[0].shape, shapes[0])
+            _sizes(copy_(node), 1, layouts[0].shape, shapes[0])
         elif name == "unflatten":
-            _unflatten(node, twin(node), layouts[0].shape, shapes[0])
+            _unflatten(node, copy_(node), layouts[0].shape, shapes[0])
         elif name == "repeat_interleave" and "output_size" in node.kwargs:
-            twin(node).kwargs = {k: v for k, v in node.kwargs.items() if k != "output_size"}
+            copy_(node).kwargs = {k: v for k, v in node.kwargs.items() if k != "output_size"}
         elif name in ("group_norm", "conv1d", "conv2d", "conv3d") or name.startswith("conv_transpose"):
-            _groups(node, twin(node), name, source, kept)
+            _groups(node, copy_(node), name, source, kept)
         elif source is not None:
-            _cut(node, twin(node), name, source[0], shapes, kept)
-        if not changed and (name, twin(node).args, twin(node).kwargs) != before:
+            _cut(node, copy_(node), name, source[0], shapes, kept)
+        if not changed and (name, copy_(node).args, copy_(node).kwargs) != before:
             changed = f"{name} in {_where(node)}"
     return changed
 

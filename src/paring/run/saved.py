@@ -38,10 +38,10 @@ def checked(state: Any, net: nn.Module, method: Method, example: Inputs) -> nn.M
         raise ValueError(f"'shrinks' is {_told(state['shrinks'])}; it must be a list of records")
     if not isinstance(state["said"], list) or not all(isinstance(line, str) for line in state["said"]):
         raise ValueError(f"'said' is {_told(state['said'])}; it must be a list of lines")
-    twin = after_cuts(state["state"], net, example)
+    copy_ = after_cuts(state["state"], net, example)
     if state["point"] is not None:
-        check_tensors(state["point"], own_state(twin), "the rewind point")
-    return twin
+        check_tensors(state["point"], own_state(copy_), "the rewind point")
+    return copy_
 
 
 def check_fields(state: Any, fields: tuple[str, ...], what: str) -> None:
@@ -87,13 +87,13 @@ def after_cuts(memory: Any, net: nn.Module, example: Inputs) -> nn.Module:
     if not cuts:
         return net
     try:
-        twin = copy.deepcopy(net)
-        cut_network(twin, cuts)
+        copy_ = copy.deepcopy(net)
+        cut_network(copy_, cuts)
         with torch.no_grad(), untouched_random():
-            example.call(copy.deepcopy(twin).eval())
+            example.call(copy.deepcopy(copy_).eval())
     except _WRONG as error:
         raise ValueError(f"what was cut according to the method's state does not fit this network: {error}") from error
-    return twin
+    return copy_
 
 
 def _read(memory: Any, net: nn.Module, stored: TrainingState) -> TrainingState:

@@ -44,8 +44,8 @@ def snip(net: nn.Module, names: Sequence[str], loss: Loss) -> dict[str, Tensor]:
         names: parameters to score.
         loss: scalar loss of a network on a batch.
     """
-    twin, weights = _twin(net, names)
-    grads = torch.autograd.grad(loss(twin), weights)
+    copy_, weights = _closed_copy(net, names)
+    grads = torch.autograd.grad(loss(copy_), weights)
     found = [(w * g).detach().abs() for w, g in zip(weights, grads, strict=True)]
     _check_finite("SNIP", found)
     total = torch.stack([f.double().sum() for f in found]).sum()
@@ -65,9 +65,9 @@ def grasp(net: nn.Module, names: Sequence[str], loss: Loss) -> dict[str, Tensor]
         names: parameters to score.
         loss: scalar loss; the paper divides logits by a temperature of 200 and balances the classes.
     """
-    twin, weights = _twin(net, names)
+    copy_, weights = _closed_copy(net, names)
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels of attention have no second derivative
-        grads = torch.autograd.grad(loss(twin), weights, create_graph=True)
+        grads = torch.autograd.grad(loss(copy_), weights, create_graph=True)
         norm = torch.stack([(g * g.detach()).sum() for g in grads]).sum()
         products = torch.autograd.grad(norm, weights)
     found = [(w * hg).detach() for w, hg in zip(weights, products, strict=True)]
@@ -88,26 +88,26 @@ def synflow(
         args: positional arguments of the network; floating-point tensors are replaced by ones, one example each.
         kwargs: keyword arguments, likewise.
     """
-    twin, weights = _twin(net, names)
-    twin.double().eval()
+    copy_, weights = _closed_copy(net, names)
+    copy_.double().eval()
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in copy_.parameters():
             parameter.abs_()
 
     def ones(a: Tensor) -> Tensor:
         return torch.ones_like(a[:1], dtype=torch.float64) if a.is_floating_point() else a
 
     given, named = tree_map_only(Tensor, ones, (args, dict(kwargs or {})))
-    grads = torch.autograd.grad(twin(*given, **named).sum(), weights)
+    grads = torch.autograd.grad(copy_(*given, **named).sum(), weights)
     found = [(w * g).detach().abs() for w, g in zip(weights, grads, strict=True)]
     _check_finite("SynFlow", found)
     return dict(zip(names, found, strict=True))
 
 
-def _twin(net: nn.Module, names: Sequence[str]) -> tuple[nn.Module, list[Tensor]]:
+def _closed_copy(net: nn.Module, names: Sequence[str]) -> tuple[nn.Module, list[Tensor]]:
     """A copy of the network and the weights in it that are scored, frozen ones too."""
-    twin = copy.deepcopy(net)
-    return twin, [twin.get_parameter(name).requires_grad_() for name in names]
+    copy_ = copy.deepcopy(net)
+    return copy_, [copy_.get_parameter(name).requires_grad_() for name in names]
 
 
 def _check_finite(what: str, scores: Sequence[Tensor]) -> None:

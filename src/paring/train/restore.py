@@ -50,13 +50,13 @@ def check_random(state: Mapping[str, Any], device: torch.device) -> None:
             raise ValueError(f"'{name}' is no state of a random generator: {error}") from error
 
 
-def check_optimizer(found: Any, opt: torch.optim.Optimizer, net: nn.Module, twin: nn.Module) -> None:
+def check_optimizer(found: Any, opt: torch.optim.Optimizer, net: nn.Module, copy_: nn.Module) -> None:
     """Raise ValueError unless this is the state of such an optimizer.
 
     Args:
         found: the state.
         opt: the optimizer, of the parameters of `net`.
-        twin: the network with the sizes that the state is for.
+        copy_: the network with the sizes that the state is for.
     """
     check_fields(found, _OPTIMIZER, "the optimizer's state")
     own = opt.state_dict()["param_groups"]
@@ -72,7 +72,7 @@ def check_optimizer(found: Any, opt: torch.optim.Optimizer, net: nn.Module, twin
                 raise ValueError(f"'{name}' of the optimizer is {shown(value)}; here it is {shown(mine[name])}")
     names = {id(parameter): name for name, parameter in net.named_parameters()}
     order = [names[id(parameter)] for group in opt.param_groups for parameter in group["params"]]
-    shapes = dict(twin.named_parameters())
+    shapes = dict(copy_.named_parameters())
     if not isinstance(found["state"], dict):
         raise ValueError(f"the optimizer's 'state' is {shown(found['state'])}")
     for index, memory in found["state"].items():
@@ -95,8 +95,8 @@ def _check_memory(memory: Any, keys: set[str], parameter: Tensor, name: str) -> 
             raise ValueError(f"the optimizer's '{key}' of '{name}' has another memory order than the parameter")
 
 
-def check_average(found: Any, ema: Ema | None, twin: nn.Module) -> None:
-    """Raise ValueError unless this is the state of such an average, of a network with the sizes of `twin`."""
+def check_average(found: Any, ema: Ema | None, copy_: nn.Module) -> None:
+    """Raise ValueError unless this is the state of such an average, of a network with the sizes of `copy_`."""
     if ema is None:
         if found is not None:
             raise ValueError("'ema' is there, and the recipe asks for no average")
@@ -104,4 +104,4 @@ def check_average(found: Any, ema: Ema | None, twin: nn.Module) -> None:
     check_fields(found, ("updates", "sums"), "the average's state")
     if not is_count(found["updates"]):
         raise ValueError(f"'updates' of the average is {shown(found['updates'])}")
-    check_tensors(found["sums"], dict(Ema.tensors(twin)), "the average")
+    check_tensors(found["sums"], dict(Ema.tensors(copy_)), "the average")

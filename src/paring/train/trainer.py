@@ -316,12 +316,12 @@ class Trainer:
             raise ValueError(f"it belongs to another run ({shown(state['recipe'])}), not to {self.recipe!r}")
         check_numbers(state, self.epochs)
         check_random(state, self.device)
-        twin = self.run.check_state(state["run"])
+        copy_ = self.run.check_state(state["run"])
         if state["done"] != (state["run"]["step"] >= self.epoch_steps * self.recipe.epochs):
             raise ValueError(f"'done' is {state['done']} after {state['run']['step']} steps of this round")
-        check_tensors(state["net"], twin.state_dict(), "the network")
-        check_optimizer(state["opt"], self.opt, self.net, twin)
-        check_average(state["ema"], self.ema, twin)
+        check_tensors(state["net"], copy_.state_dict(), "the network")
+        check_optimizer(state["opt"], self.opt, self.net, copy_)
+        check_average(state["ema"], self.ema, copy_)
         rows = from_text(state["rows"], "its record")
         if [row["epoch"] for row in rows if "epoch" in row] != list(range(1, state["epoch"] + 1)):
             raise ValueError(f"its record does not tell of the epochs from 1 to {state['epoch']}")

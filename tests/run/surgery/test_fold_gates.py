@@ -309,9 +309,9 @@ def test_state_survives_copies_files_and_a_return() -> None:
     fold_gates(module, run.probe.example, [])
     fresh, _ = prepared("convolutions", 0.0, FOLD)
     fresh.load_state_dict(module.state_dict())
-    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), fresh):
-        assert all(gate.transparent and not gate.log_alpha.requires_grad for gate in gates_of(twin))
-        assert difference(twin, module, batch((2, 8, 8))[0]) == 0
+    for copy_ in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), fresh):
+        assert all(gate.transparent and not gate.log_alpha.requires_grad for gate in gates_of(copy_))
+        assert difference(copy_, module, batch((2, 8, 8))[0]) == 0
     fresh.load_state_dict(early)
     assert all(gate.frozen and not gate.transparent and gate.log_alpha.requires_grad for gate in gates_of(fresh))
 

@@ -502,19 +502,19 @@ class Names:
 
 def test_a_cut_takes_network_copy_optimizer_and_whatever_carries_along() -> None:
     net, carrier = remembering(), Names()
-    twin, whole = copy.deepcopy(net), copy.deepcopy(net)
+    copy_, whole = copy.deepcopy(net), copy.deepcopy(net)
     opt = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     net(torch.randn(4, 3)).sum().backward()
     opt.step()
     momentum, trained = opt.state[net[2].weight]["momentum_buffer"].clone(), net[2].weight.detach().clone()
     first, second = hidden(0, 2, 3, 5), hidden(1, 3)
-    live.cut_all(net, first, iter([opt, twin, carrier]))
-    live.cut_all(net, second, [carrier, twin, opt])
+    live.cut_all(net, first, iter([opt, copy_, carrier]))
+    live.cut_all(net, second, [carrier, copy_, opt])
     assert carrier.cuts == [first, second]
     assert torch.equal(net[2].weight, trained[:, [2, 5]])
-    assert torch.equal(twin[2].weight, whole[2].weight[:, [2, 5]])
+    assert torch.equal(copy_[2].weight, whole[2].weight[:, [2, 5]])
     assert torch.equal(opt.state[net[2].weight]["momentum_buffer"], momentum[:, [2, 5]])
-    for module in (net, twin):
+    for module in (net, copy_):
         kept = attached(module).state.kept
         assert {name: {d: keep.tolist() for d, keep in dims.items()} for name, dims in kept.items()} == {
             "0.weight": {0: [2, 5]},
@@ -525,9 +525,9 @@ def test_a_cut_takes_network_copy_optimizer_and_whatever_carries_along() -> None
     assert net(torch.randn(4, 3)).shape == (4, 2)
     with pytest.raises(ValueError, match="this Sequential has other parameters than the Sequential in training"):
         live.cut_all(net, hidden(0), [whole])
-    set_attachment(twin, None)
+    set_attachment(copy_, None)
     with pytest.raises(ValueError, match="other parameters"):
-        live.cut_all(net, hidden(0), [twin])
+        live.cut_all(net, hidden(0), [copy_])
     assert net[0].out_features == 2
 
 

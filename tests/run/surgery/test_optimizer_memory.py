@@ -255,8 +255,8 @@ def test_forgetting_says_what_is_not_forgotten() -> None:
 def test_every_optimizer_of_torch_is_judged_alike_on_a_copy() -> None:
     net, _ = attached(every=1)
     for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.NAdam, torch.optim.ASGD, torch.optim.Rprop):
-        twin = copy.deepcopy(net)
-        opt = kind(twin.parameters(), lr=0.01)  # type: ignore[call-arg]
-        F.cross_entropy(twin(X), Y).backward()
+        copy_ = copy.deepcopy(net)
+        opt = kind(copy_.parameters(), lr=0.01)  # type: ignore[call-arg]
+        F.cross_entropy(copy_(X), Y).backward()
         opt.step()
-        check_memory(opt, twin.parameters())
+        check_memory(opt, copy_.parameters())

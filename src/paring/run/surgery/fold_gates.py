@@ -62,21 +62,21 @@ def fold_gates(net: nn.Module, example: Inputs, companions: Iterable[object]) ->
     _check(net, example)
     companions = list(companions)
     copies = [unwrapped(other) for other in companions if isinstance(other, nn.Module)]
-    for twin in copies:
-        check_copy(net, twin)
+    for copy_ in copies:
+        check_copy(net, copy_)
     scales = _scales(net, ready)
     states = [part for o in companions if isinstance(o, torch.optim.Optimizer) for part in _states(o, scales)]
     names = {name: scales[p] for name, p in net.named_parameters() if p in scales}
     with torch.no_grad():
         for value, scale, degree in states:
             value.div_(scale**degree)
-        for twin in copies:
-            _scale(dict(twin.named_parameters()), names)
+        for copy_ in copies:
+            _scale(dict(copy_.named_parameters()), names)
         _scale(dict(net.named_parameters()), names)
     for gate in ready:
         gate.note_folded()
-    for twin in copies:
-        for (_, _, mine), (_, _, theirs) in zip(gates(net), gates(twin), strict=True):
+    for copy_ in copies:
+        for (_, _, mine), (_, _, theirs) in zip(gates(net), gates(copy_), strict=True):
             theirs.load_state_dict(mine.state_dict())
     for carried in companions:
         if isinstance(carried, Carried):

@@ -44,13 +44,13 @@ class Judged:
     def of(cls, net: nn.Module, example: Inputs) -> Judged:
         """In float64; in float32, or as it is, where the network writes its own type into the forward."""
         for dtype in _FIRST:
-            twin, shown = copy.deepcopy(net).eval(), cast(example, dtype)
+            copy_, shown = copy.deepcopy(net).eval(), cast(example, dtype)
             try:
-                twin = twin.double() if dtype == torch.float64 else twin.float()
-                outputs(twin, shown, False)
+                copy_ = copy_.double() if dtype == torch.float64 else copy_.float()
+                outputs(copy_, shown, False)
             except (RuntimeError, TypeError):
                 continue
-            return cls(twin, shown, dtype)
+            return cls(copy_, shown, dtype)
         return cls(copy.deepcopy(net).eval(), example, dtype_of(net))
 
     def outputs(self, grad: bool = False) -> list[Tensor]:
@@ -132,9 +132,9 @@ def _culprits(gated: nn.Module, judged: Judged) -> list[str]:
     """Layers whose gates alone, folded into the weights, move the outputs."""
     found = []
     for name, _ in gated_layers(gated):
-        twin = copy.deepcopy(gated).eval().to(judged.dtype)
-        before = outputs(twin, judged.example, False)
-        release(twin.get_submodule(name))
-        if judged.differs(before, outputs(twin, judged.example, False)):
+        copy_ = copy.deepcopy(gated).eval().to(judged.dtype)
+        before = outputs(copy_, judged.example, False)
+        release(copy_.get_submodule(name))
+        if judged.differs(before, outputs(copy_, judged.example, False)):
             found.append(name)
     return found

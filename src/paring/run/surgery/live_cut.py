@@ -34,8 +34,8 @@ def cut_all(net: nn.Module, cuts: Cuts, companions: Iterable[object]) -> None:
     dims: dict[nn.Parameter, Dims] = {own[name]: kept for name, kept in cuts.kept.items() if name in own}
     companions = list(companions)
     copies = [unwrapped(other) for other in companions if isinstance(other, nn.Module)]
-    for twin in copies:
-        check_copy(net, twin)
+    for copy_ in copies:
+        check_copy(net, copy_)
     optimizers = [other for other in companions if isinstance(other, torch.optim.Optimizer)]
     for opt in optimizers:
         check_memory(opt, own.values())

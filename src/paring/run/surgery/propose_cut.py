@@ -1,6 +1,6 @@
-"""What may go while training goes on, found on a twin: the network with its gates' final decisions and nothing else.
+"""What may go while training goes on, found on a copy: the network with its gates' final decisions and nothing else.
 
-The twin is a copy with stock layers whose parameters are generic (random, nowhere zero), with exact zeros where a gate
+The copy has stock layers whose parameters are generic (random, nowhere zero), with exact zeros where a gate
 is settled closed. So a weight that merely happens to be zero now, like a zero-initialised scale, removes nothing, and
 neither does a rectified sum of constants that merely happens to be negative: random signs and positive ones have to agree.
 The plan takes exact zeros only, in train and eval mode alike: no weight has to move, and what stays trains on unchanged.
@@ -81,11 +81,11 @@ def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection
     """
     if not any(bool(gate.permanently_closed().any()) for _, _, gate in gates(net)):
         return None
-    twin, groups = _twin(net), input_groups(net)
-    widths = widen(twin, example)
-    captured = capture(twin, example)
-    found, other = interpret(twin, captured, training=False), interpret(_positive(twin), captured, training=True)
-    spare = [*spare, *_fixed(twin, [site.name for site in found.sites])]
+    copy_, groups = _closed_copy(net), input_groups(net)
+    widths = widen(copy_, example)
+    captured = capture(copy_, example)
+    found, other = interpret(copy_, captured, training=False), interpret(_positive(copy_), captured, training=True)
+    spare = [*spare, *_fixed(copy_, [site.name for site in found.sites])]
     drop_inputs = bool(widths) or any(kind == "inputs" for _, kind, _ in gates(net))
 
     def plan_for(spared: Sequence[str]) -> ShrinkPlan:
@@ -101,7 +101,7 @@ def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection
 
     def problem(spared: Sequence[str]) -> Refusal | None:
         plan = plan_for(spared)
-        return verify(twin, plan, example, train=True) if plan else None
+        return verify(copy_, plan, example, train=True) if plan else None
 
     plan, bad = plan_for(()), {}
     if problem(()):
@@ -138,10 +138,10 @@ class _Final(Gate):
         return self.get_buffer("is_open").float()
 
 
-def _twin(net: nn.Module) -> nn.Module:
-    twin = copy.deepcopy(net)
-    set_attachment(twin, None)
-    for _, layer in gated_layers(twin):
+def _closed_copy(net: nn.Module) -> nn.Module:
+    copy_ = copy.deepcopy(net)
+    set_attachment(copy_, None)
+    for _, layer in gated_layers(copy_):
         for kind, gate in layer.gates().items():
             closed = gate.permanently_closed()
             if kind == "inputs" and bool(closed.all()):
@@ -149,17 +149,17 @@ def _twin(net: nn.Module) -> nn.Module:
             setattr(layer, _mounted_as(layer, gate), _Final(~closed))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in twin.parameters():
+        for parameter in copy_.parameters():
             parameter.grad = None
             if parameter.is_floating_point():
                 parameter.copy_(_generic(parameter.shape, generator))
-    release(twin)
-    return twin
+    release(copy_)
+    return copy_
 
 
-def _positive(twin: nn.Module) -> nn.Module:
-    """The twin with other generic parameters, none of them negative."""
-    other = copy.deepcopy(twin)
+def _positive(copy_: nn.Module) -> nn.Module:
+    """The copy with other generic parameters, none of them negative."""
+    other = copy.deepcopy(copy_)
     with torch.no_grad():
         for parameter in other.parameters():
             if parameter.is_floating_point():
@@ -182,7 +182,7 @@ def _mounted_as(layer: Gated, gate: Gate) -> str:
 
 
 def _on_network(plan: ShrinkPlan, net: nn.Module, widths: dict[str, int]) -> Cuts:
-    """The plan of the twin in terms of the network: gates too, and the columns that each `SelectLinear` holds."""
+    """The plan of the copy in terms of the network: gates too, and the columns that each `SelectLinear` holds."""
     assert not plan.folds, "exact zeros leave nothing to fold"
     assert not plan.merges, "exact zeros leave nothing to merge"
     cuts, kept = Cuts(sizes=dict(plan.sizes)), dict[str, dict[int, Tensor]]()
