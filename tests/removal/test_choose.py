@@ -163,12 +163,13 @@ class Choice:
     verified: list[tuple[str, frozenset[str], bool]] = field(default_factory=list)
 
     def chooser(self, monkeypatch: pytest.MonkeyPatch, mode: Any = "eval") -> Chooser:
-        def verify(net: nn.Module, plan: Removal, example: Inputs, *, train: bool, make: Any = None) -> str:
+        def verify(net: nn.Module, plan: Removal, example: Inputs, *, train: bool, make: Any = None) -> Refusal | None:
             form = make or "module"
             self.verified.append((form, frozenset(plan.units), train))
             if form == "graph" and self.no_graph:
                 raise GraphFormError("sizes everywhere")
-            return ", ".join(name for name in plan.units if (form, name) in self.bad)
+            broken = [name for name in plan.units if (form, name) in self.bad]
+            return Refusal(", ".join(broken)) if broken else None
 
         planner = SimpleNamespace(
             of=lambda *_, free, **__: self.free if free else self.narrow, of_graph=lambda *_: self.free
