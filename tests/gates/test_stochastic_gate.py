@@ -230,7 +230,7 @@ def test_state_is_the_parameter_and_whether_it_is_held() -> None:
 
 def test_it_says_what_it_is() -> None:
     text = repr(StochasticGate(HardConcrete(), (2, 3)))
-    for part in ("(2, 3)", "HardConcrete(", "held=False"):
+    for part in ("(2, 3)", "HardConcrete(", "sampled"):
         assert part in text
 
 
