@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import builtins
+import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,6 +14,7 @@ import pytest
 
 from paring.cli import human
 from paring.cli.blocks import Html, callout, figure, heading, page, paragraph, table, tiles
+from paring.cli.index_page import write_index
 from paring.cli.looks import colour_of, looks
 from paring.cli.page import run_page
 from paring.cli.plots import PlotError, bar_chart, line_chart, same_chart, scatter_chart
@@ -75,6 +78,43 @@ def _loads_nothing(document: str) -> None:
     found = re.findall(r"""(?:src|href|data|action)\s*=\s*["'](?!#)[^"']*|@import|url\((?!#)[^)]*""", document)
     assert found == []
     assert not re.search(r"<(script|iframe|link|object|embed)\b", document)
+
+
+def test_units_before_and_after_are_told() -> None:
+    shown = run_page("t", {"widths": {"fc1": [300, 57], "fc2": [10, 10]}}, [], LAYERS)
+    assert "<p>Units: fc1 300 → 57. 1 layers keep all of theirs.</p>" in shown
+    assert "Every layer keeps all of its units." in run_page("t", {"widths": {"fc1": [3, 3]}}, [], LAYERS)
+    assert "keep all" not in run_page("t", {}, [], LAYERS)
+
+
+def test_the_loss_is_shown_without_the_penalty() -> None:
+    apart = [{**row, "task_loss": row["loss"] - 0.25} for row in METRICS]
+    shown, older = (run_page("t", {}, rows, LAYERS) for rows in (apart, METRICS))
+    assert "without the method&#x27;s penalty" in shown
+    assert "What the method adds to the loss" in shown
+    assert "with penalty" not in shown
+    assert "with penalty" in older
+    assert "What the method adds" not in older
+    assert "What the method adds" not in run_page("t", {}, [{**row, "task_loss": row["loss"]} for row in METRICS], [])
+
+
+def test_the_index_lists_and_links_every_run(tmp_path: Path) -> None:
+    for name, row in (("a b", SMALL | {"dense_parameters": 50_710}), ("<c>", DEMO), ("broken", None)):
+        (tmp_path / name).mkdir()
+        told = "{" if row is None else json.dumps({"model": "lenet_300_100", "data": "digits"} | row)
+        (tmp_path / name / "result.json").write_text(told)
+    (tmp_path / "a b" / "report.html").write_text("x")
+    (tmp_path / "no run").mkdir()
+    text = write_index(tmp_path).read_text()
+    reader = _read(text)
+    assert text.count("<a ") == 1
+    assert '<a href="a%20b/report.html">a b</a>' in text
+    assert "&lt;c&gt;" in text
+    assert "broken (cannot be read)" in text
+    assert "3 finished runs, newest first." in text
+    assert "2,260" in "".join(reader.text)
+    assert text.count("4.5 %") == 2
+    assert "0 finished runs" in write_index(tmp_path / "no run").read_text()
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +184,8 @@ def test_a_single_result_shows_what_is_known_of_the_dense_one() -> None:
     text = run_page("t", {**SMALL, "dense_parameters": 50_710}, [], LAYERS)
     assert '<td class="right">50,710</td>' in text
     assert "4.5 %" in text
-    assert '<th class="right">this network</th>' in run_page("t", SMALL, [], LAYERS)
+    alone = run_page("t", SMALL, [], LAYERS)
+    assert '<th class="right">dense</th><th class="right">small</th>' in alone  # what is not known is a dash
 
 
 def test_missing_parts_are_named_in_their_place() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Literal
+from urllib.parse import quote
 
 Align = Literal["left", "right"]
 
@@ -79,6 +80,23 @@ def table(
     return Html(f'<div class="scroll" tabindex="0"><table>{"".join(parts)}</table></div>')
 
 
+def linked_table(
+    headers: Sequence[str], rows: Sequence[Sequence[str]], links: Sequence[str], align: Sequence[Align] | None = None
+) -> Html:
+    """A table whose first cells lead to other pages.
+
+    Args:
+        headers, rows, align: see `table`.
+        links: relative path of each row's page; empty for none.
+    """
+    names = [f"\ue000{index}\ue000" for index in range(len(rows))]  # stands for the cell, which is markup
+    text = str(table(headers, [(name, *row[1:]) for name, row in zip(names, rows, strict=True)], align))
+    for name, row, link in zip(names, rows, links, strict=True):
+        cell = escape(row[0])
+        text = text.replace(name, f'<a href="{escape(quote(link))}">{cell}</a>' if link else cell)
+    return Html(text)
+
+
 def figure(svg: str, caption: str) -> Html:
     """A chart from `paring.cli.plots` with its caption.
 
@@ -139,6 +157,7 @@ th,td{padding:.55rem 1rem;text-align:left;white-space:nowrap}
 th{color:var(--soft);font-weight:600;font-size:.85rem}
 tbody td,tfoot td{border-top:1px solid var(--line)}
 tfoot td{font-weight:650}
+a{color:var(--accent)}
 .right{text-align:right}
 td.left{white-space:normal;overflow-wrap:anywhere;min-width:6rem}
 figure{margin:1.25rem 0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1.1rem}

@@ -14,6 +14,7 @@ import torch
 from paring.cli.arguments import first_as, read
 from paring.cli.command import CommandError, set_threads
 from paring.cli.experiment import RESULT, SMALL
+from paring.cli.index_page import write_index
 from paring.cli.reading import architecture_of, read_result
 from paring.cli.summary import summary
 from paring.cli.train_options import read_training
@@ -84,6 +85,7 @@ def _train(words: Sequence[str]) -> int:
         )
     row = experiment.run(what.runs, progress=not what.quiet)
     _page(folder, row)
+    write_index(what.runs)
     print(json.dumps(row, indent=2) if what.json else summary(row, folder))
     print(f"written to {folder}", file=sys.stderr)
     return 0

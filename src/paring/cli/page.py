@@ -47,7 +47,7 @@ def run_page(
     speeds = {key: found for key in ("latency_ms", "latency_128_ms") if (found := result.get(f"speed_{key}"))}
     blocks: list[str] = [*_headline(small, dense, speeds), *_proof(result), *_notes(result), heading("Summary")]
     blocks += [_summary(small, dense, speeds)]
-    blocks += [heading("Layers"), _layers(layers)]
+    blocks += [heading("Layers"), *_widths(result), _layers(layers)]
     blocks.append(heading("Over time"))
     try:
         blocks += [*_units(metrics), *_costs(metrics, result), *_learning(metrics)]
@@ -123,9 +123,18 @@ def _summary(small: Row, dense: Row, speeds: Mapping[str, Row]) -> Html:
         rows.append((label, text(theirs), text(ours), step))
     if not rows:
         return paragraph("The result holds none of the numbers that this table shows.")
-    if not dense:
-        return table(("", "this network"), [(label, ours) for label, _, ours, _ in rows])
     return table(("", "dense", "small", "change"), rows)
+
+
+def _widths(result: Row) -> list[Html]:
+    """Units before and after of every layer, as a sentence: fc1 300 → 57."""
+    pairs = result.get("widths")
+    if not isinstance(pairs, Mapping) or not pairs:
+        return []
+    told = [f"{name or '(net)'} {exact(a)} → {exact(b)}" for name, (a, b) in pairs.items() if a != b]
+    stay = len(pairs) - len(told)
+    rest = f"{stay} layers keep all of theirs." if stay else ""
+    return [paragraph(f"Units: {', '.join(told)}. {rest}" if told else "Every layer keeps all of its units.")]
 
 
 def _layers(layers: Sequence[Row]) -> Html:
@@ -185,10 +194,18 @@ def _costs(metrics: Sequence[Row], result: Row) -> list[Html]:
 def _learning(metrics: Sequence[Row]) -> list[Html]:
     """Loss, and validation error, over time."""
     blocks = []
-    named = {"training, with penalty": "loss", "validation": "validation_loss"}
+    apart = bool(_values(metrics, "task_loss")[1])  # older records hold only the sum
+    named = {"training": "task_loss"} if apart else {"training, with penalty": "loss"}
+    named["validation"] = "validation_loss"
     losses = {name: found for name, key in named.items() if (found := _values(metrics, key))[1]}
     if losses:
-        blocks.append(figure(line_chart(losses, "epoch", "loss", "Loss"), "Mean loss of every epoch."))
+        caption = "Mean loss of every epoch" + (", without the method's penalty." if apart else ".")
+        blocks.append(figure(line_chart(losses, "epoch", "loss", "Loss"), caption))
+        both = [row for row in metrics if row.get("loss") is not None and row.get("task_loss") is not None]
+        penalty = _values([{**row, "penalty": row["loss"] - row["task_loss"]} for row in both], "penalty")
+        if apart and any(penalty[1]):
+            chart = line_chart({"penalty": penalty}, "epoch", "penalty", "Penalty")
+            blocks.append(figure(chart, "What the method adds to the loss: the mean of every epoch."))
     else:
         blocks.append(paragraph("No figure of the loss: the metrics hold none."))
     errors = _values(metrics, "error")

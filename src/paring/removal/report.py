@@ -13,6 +13,10 @@ from paring.analysis.interpret import Interpretation
 from paring.analysis.liveness import Reader, read_by
 from paring.analysis.state import Liveness, Site
 
+_LEGEND = (
+    "units a → b: before and after. Gone are units that were zero, constant and folded into what reads them, constant and "
+    "merged into one channel, or unread. pr.report(small, example, before=dense) has MACs, bytes and time"
+)
 Mode = Literal["eval", "both"]
 Form = Literal["module", "graph"]
 
@@ -57,7 +61,7 @@ class Report:
     fused: tuple[Fusion, ...] = ()
 
     def __str__(self) -> str:
-        head = ("layer", "units", "left", "zero", "folded", "merged", "unread", "dead but kept")
+        head = ("layer", "units", "zero", "folded", "merged", "unread", "dead but kept")
         table = [head, *(_cells(row) for row in self.rows)]
         widths = [max(len(line[i]) for line in table) for i in range(len(head) - 1)]
         lines = []
@@ -65,10 +69,10 @@ class Report:
             cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:-1], widths[1:], strict=True))]
             lines.append("  ".join([*cells, line[-1]]).rstrip())
         before, after = self.parameters
-        lines.append(f"parameters {before:,} -> {after:,}; same function in {self.mode} mode" + self._how())
+        lines.append(f"parameters {before:,} → {after:,}; same function in {self.mode} mode" + self._how())
         lines += [f"fused {one.norm} into {one.layer}" for one in self.fused]
         lines += [f"rolled back {layer}: {why}" for layer, why in self.rolled_back.items()]
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, *([_LEGEND] if self.rows else []), *self.notes])
 
     def _how(self) -> str:
         modes = {"eval": "", "both": "s (eval and train)"}[self.mode]
@@ -80,7 +84,8 @@ def _cells(row: Row) -> tuple[str, ...]:
     kept = "; ".join(f"{n} {reason}" for reason, n in row.kept.items())
     return (
         row.layer or "(net)",
-        *(str(n) for n in (row.before, row.after, row.zero, row.folded, row.merged, row.unread)),
+        str(row.after) if row.before == row.after else f"{row.before:,} → {row.after:,}",
+        *(str(n) for n in (row.zero, row.folded, row.merged, row.unread)),
         kept,
     )
 

@@ -11,7 +11,7 @@ from paring.core.atomic import atomic
 from paring.core.plain_json import VALUES, JSONError, is_count, is_number, parsed, shown, size
 
 _VALUES = 3 << 20  # in a whole record
-_NUMBERS = ("loss", "lr", "seconds", "cpu_seconds", "validation_loss", "error", "part")
+_NUMBERS = ("loss", "task_loss", "lr", "seconds", "cpu_seconds", "validation_loss", "error", "part")
 _COSTS = ("expected_", "support_")
 
 

@@ -102,6 +102,7 @@ class Trainer:
         self.augment = Augment(crop=recipe.crop, flip=recipe.flip)
         self.folder = folder
         self.epoch, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
+        self.tasks: list[Tensor] = []  # losses of this epoch without the penalty
         self.forward: Any = torch.compile(self.net) if recipe.compile else net
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -163,6 +164,7 @@ class Trainer:
         self.net.train()
         started, cpu_started = time.perf_counter(), time.process_time()
         losses: list[Tensor] = []
+        self.tasks = []
         looks = len(self.run.shrinks)
         for first in range(begun * recipe.accumulate, len(batches), recipe.accumulate):
             losses.append(self._step(batches[first : first + recipe.accumulate]))
@@ -209,15 +211,18 @@ class Trainer:
         for group in self.opt.param_groups:
             group["lr"] = group["initial_lr"] * factor
         self.opt.zero_grad()
-        total = torch.zeros((), device=self.device)
+        total, task = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         count = sum(len(batch) for batch in batches)
         for batch in batches:
             x, y = self.augment(self.train.x[batch]).contiguous(memory_format=self.layout), self.train.y[batch]
             with torch.autocast(self.device.type, torch.bfloat16) if recipe.bf16 else nullcontext():
                 out = self.forward(x)
-            loss = F.cross_entropy(out.float(), y, reduction="sum") / count + self.run.penalty() * (len(batch) / count)
+            alone = F.cross_entropy(out.float(), y, reduction="sum") / count
+            loss = alone + self.run.penalty() * (len(batch) / count)
             loss.backward()
             total += loss.detach()
+            task += alone.detach()
+        self.tasks.append(task)
         if recipe.clip:
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), recipe.clip)
         before = self.run.point
@@ -265,6 +270,7 @@ class Trainer:
             "step": self.run.clock.step,
             **({"round": self.run.clock.round} if self.method.rounds > 1 else {}),
             "loss": float(torch.stack(losses).mean()),
+            "task_loss": float(torch.stack(self.tasks).mean()),
             "lr": self.opt.param_groups[0]["lr"],
             "seconds": self.seconds,
             "cpu_seconds": self.cpu_seconds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 from paring.cli.config import plain
 from paring.cli.experiment import Experiment
 from paring.cli.human import exact, percent
+from paring.cli.index_page import PAGE, write_index
 from paring.cli.results import Results
 from paring.cli.sweep.executor import Executor, Outcome, Serial
 from paring.cli.sweep.rows import CONFIG, add_rows, as_csv, flat, short, varying
@@ -100,7 +102,7 @@ def sweep(
                     failures.append(_failure(experiment, outcome, runs))
                 bar.ended(f"{labels[experiment.key]}: {_end(outcome)}", outcome.seconds, outcome.error is not None)
     finally:
-        _write_views(path, _in_order(table, list(grid)), failures)
+        _write_views(path, _in_order(table, list(grid)), failures, runs)
     return Swept(table, tuple(failures))
 
 
@@ -144,7 +146,16 @@ def _in_order(table: Results, keys: list[str]) -> Results:
     return replace(table, rows=sorted(table.rows, key=lambda row: place.get(str(row.get("run")), -1)))
 
 
-def _write_views(path: Path, table: Results, failures: list[Failure]) -> None:
+def _write_views(path: Path, table: Results, failures: list[Failure], runs: Path) -> None:
     write_atomic(path.with_suffix(".csv"), as_csv(table.rows))
     failed = [(one.experiment.name, one.reason, one.attempts, str(one.folder)) for one in failures]
-    write_atomic(path.with_suffix(".html"), sweep_page(table, failed))
+
+    def link(row: dict[str, Any]) -> str:
+        """The page of the run if somebody made one (`paring report`), else its folder."""
+        folder = runs / "-".join(str(row.get(key)) for key in ("model", "data", "method", "run"))
+        page = folder / PAGE
+        return os.path.relpath(page if page.is_file() else folder, path.parent) if folder.is_dir() else ""
+
+    write_atomic(path.with_suffix(".html"), sweep_page(table, failed, link))
+    if runs.is_dir():
+        write_index(runs)

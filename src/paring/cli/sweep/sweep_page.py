@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from paring.cli.blocks import Align, linked_table
 from paring.cli.grid import spread
 from paring.cli.human import DASH, NUMBERS, seconds, share
 from paring.cli.page import Html, callout, figure, heading, page, paragraph, table, tiles
@@ -18,12 +19,13 @@ _COLUMNS = [(key, label, text) for key, label, text in NUMBERS if key in _KEYS]
 Failed = tuple[str, str, int, str]
 
 
-def sweep_page(results: Results, failed: Sequence[Failed] = ()) -> str:
+def sweep_page(results: Results, failed: Sequence[Failed] = (), link: Callable[[Row], str] = lambda row: "") -> str:
     """One HTML document.
 
     Args:
         results: the table, its rows with their settings under "config".
         failed: name, reason, number of attempts and folder of each trial that failed.
+        link: where a row's run is, from the page; empty for nowhere.
     """
     rows = results.rows
     found = settings(rows)
@@ -32,7 +34,7 @@ def sweep_page(results: Results, failed: Sequence[Failed] = ()) -> str:
     blocks: list[Html] = [_headline(rows, failed), *_failures(failed)]
     if rows:
         blocks += _over_seeds(rows, found, varied, names)
-        blocks += [heading("Trials"), _trials(rows, found, varied, names), *_chart(rows)]
+        blocks += [heading("Trials"), _trials(rows, found, varied, names, link), *_chart(rows)]
         same = [(name, str(value)) for name, value in found[0].items() if name not in varied]
         blocks += [heading("Settings of all trials"), table(("setting", "value"), same, ("left", "left"))]
     blocks.append(paragraph(f"Made by: {results.made()}"))
@@ -76,17 +78,22 @@ def _over_seeds(
 
 
 def _trials(
-    rows: Sequence[Row], found: Sequence[Mapping[str, Any]], varied: Sequence[str], names: Mapping[str, str]
+    rows: Sequence[Row],
+    found: Sequence[Mapping[str, Any]],
+    varied: Sequence[str],
+    names: Mapping[str, str],
+    link: Callable[[Row], str],
 ) -> Html:
     lines = [
         (
+            str(row.get("run")),
             *(_text(one.get(name)) for name in varied),
             *(text(row.get(key)) for key, _, text in _COLUMNS),
-            str(row.get("run")),
         )
         for row, one in zip(rows, found, strict=True)
     ]
-    return _table((*(names[name] for name in varied), *(label for _, label, _ in _COLUMNS), "run"), lines, len(varied))
+    headers = ("run", *(names[name] for name in varied), *(label for _, label, _ in _COLUMNS))
+    return _table(headers, lines, 1 + len(varied), [link(row) for row in rows])
 
 
 def _chart(rows: Sequence[Row]) -> list[Html]:
@@ -109,11 +116,15 @@ def _chart(rows: Sequence[Row]) -> list[Html]:
     return [figure(svg, f"Test error of every trial; nonzero weights {spread_text}.")]
 
 
-def _table(headers: Sequence[str], lines: Sequence[Sequence[str]], words: int) -> Html:
+def _table(
+    headers: Sequence[str], lines: Sequence[Sequence[str]], words: int, links: Sequence[str] | None = None
+) -> Html:
     """A table of which columns that hold nothing are left out."""
     kept = [index for index in range(len(headers)) if any(line[index] not in ("", DASH) for line in lines)]
     cells = [[line[index] for index in kept] for line in lines]
-    return table([headers[i] for i in kept], cells, ["left" if i < words else "right" for i in kept])
+    heads = [headers[i] for i in kept]
+    align: list[Align] = ["left" if i < words else "right" for i in kept]
+    return table(heads, cells, align) if links is None else linked_table(heads, cells, links, align)
 
 
 def _text(value: Any) -> str:
