@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # One more than processors: some tests wait for processes of their own.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: demo test check setup docs clean help
+.PHONY: demo test check setup docs site clean help
 
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -27,6 +27,10 @@ check: $(VENV)/.ready ## lint and type-check
 docs: $(VENV)/.ready ## regenerate the tables and figures of README and docs from results/
 	@$(BIN)/python -m evidence docs
 
+site: $(VENV)/.site ## build the pages of docs/ as a site in site/, offline, links checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "paring: the site is in site/; to read it: $(BIN)/python -m http.server -d site"
+
 setup: $(VENV)/.ready ## only set up the virtual environment
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -37,5 +41,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 	@echo "paring: set up"
 
-clean: ## remove the virtual environment and all runs
-	rm -rf $(VENV) runs
+$(VENV)/.site: $(VENV)/.ready
+	@echo "paring: adding what builds the site (once)"
+	@$(BIN)/python -m pip install --disable-pip-version-check $(CONSTRAINTS) -e '.[site]'
+	@touch $@
+
+clean: ## remove the virtual environment, the site and all runs
+	rm -rf $(VENV) runs site

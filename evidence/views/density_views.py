@@ -242,3 +242,18 @@ def layers_view(results: Results) -> str:
             )
         )
     return markdown(heads, lines, words=5)
+
+
+def layers_short_view(results: Results) -> str:
+    """The same in four columns: method, error, and what is left of multiply-accumulates and parameters."""
+    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for row in results.rows:
+        groups.setdefault((row["model"], row["data"], row["method"]), []).append(row)
+    lines = []
+    for (model, data, method), rows in groups.items():
+        left = (statistics.fmean(row[name] / row[f"dense_{name}"] for row in rows) for name in ("macs", "parameters"))
+        task = f"{NETWORKS.get(model, model)}, {DATA.get(data, data)}"
+        lines.append(
+            (task, method, _error([row["error"] for row in rows]), *(f"{100 * share:.1f} %" for share in left))
+        )
+    return markdown(("network", "method", "test error %", "MACs left", "parameters left"), lines, words=2)

@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 
 from evidence.views.bench_views import BENCH_VIEWS
 from evidence.views.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
-from evidence.views.density_views import COST, MAIN, choice_view, density_chart, density_view, layers_view
+from evidence.views.density_views import (
+    COST,
+    MAIN,
+    choice_view,
+    density_chart,
+    density_view,
+    layers_short_view,
+    layers_view,
+)
 from evidence.views.ftprop_views import FTPROP_VIEWS
 from evidence.views.hard_views import hard_chart, hard_view
 from paring.cli.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
@@ -233,6 +241,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("savarese2020-ablations", "rows"): partial(density_view, columns=(0.1, 0.02, 0.01)),
     ("frankle2020", "rows"): partial(density_view, columns=(0.51, 0.41, 0.21, 0.168, 0.107, 0.069, 0.02), near=1.1),
     ("he2018", "rows"): layers_view,
+    ("he2018", "short"): layers_short_view,
     ("khoram2018", "rows"): bytes_view,
     ("khoram2018", "layers"): layer_bits_view,
     ("khoram2018", "zero"): zero_loss_view,

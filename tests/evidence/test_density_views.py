@@ -185,3 +185,20 @@ def test_charts_of_the_paper_networks_exist(data: str) -> None:
     for model in ("lenet_300_100", "conv4_16", "conv6_16", "resnet20"):
         assert ("savarese2020", f"{model}-{data}") in FIGURES
     assert ("frankle2020", "resnet20-cifar10") in FIGURES
+
+
+def test_the_short_view_of_layers_has_a_line_per_method() -> None:
+    one = {
+        "source": "measured",
+        "model": "conv4_16",
+        "data": "mnist",
+        "macs": 50,
+        "dense_macs": 100,
+        "parameters": 1,
+        "dense_parameters": 4,
+    }
+    rows = [
+        {**one, "run": f"{name}{seed}", "method": name, "error": 1.0 + seed} for name in ("a", "b") for seed in (0, 1)
+    ]
+    lines = find(VIEWS, "he2018", "short")(Results("he2018", "c", rows)).splitlines()
+    assert lines[2:] == [f"| Conv-4 (16), MNIST | {name} | 1.50 ± 0.71 | 50.0 % | 25.0 % |" for name in ("a", "b")]
