@@ -11,22 +11,7 @@ import pytest
 from evidence.docs import regenerate
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = (
-    "analysis",
-    "bits",
-    "compress",
-    "core",
-    "cost",
-    "data",
-    "files",
-    "gates",
-    "gates.relax",
-    "hard",
-    "methods",
-    "models",
-)
-HOMES = {"attach", "compact", "pack", "binarize"}  # stand on the first page under the module that they are defined in
-ROOMS += ("removal", "run", "select", "testing", "train")
+ROOMS = "analysis bits compression core cost data files gates gates.relax hard methods models removal run select testing train"
 
 
 def test_readme_example_runs(
@@ -63,11 +48,13 @@ def test_nothing_speaks_of_a_machine() -> None:
 def test_the_reference_has_every_public_name() -> None:
     pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs/reference").glob("*.md"))
     lines = re.findall(r"^::: paring\.([\w.]+)$", pages, re.MULTILINE)
-    shown = {re.sub(r"\b(\w+)\.\1$", r"\1", name) for name in lines}  # a function that is called as its module
-    for room in ("", *ROOMS):
-        public = import_module(f"paring.{room}" if room else "paring").__all__
-        missing = {name for name in public if not {f"{room}.{name}".lstrip("."), f"methods.{name}"} & shown}
-        assert missing - set(ROOMS) - HOMES == set(), f"paring.{room}: add them to docs/reference"
+    inside = set(re.findall(r"\b(\w+)\.\1\n", "\n".join([*lines, ""])))  # functions that are called as their module
+    for room in ("", *ROOMS.split()):
+        public = set(import_module(f"paring.{room}" if room else "paring").__all__)
+        missing = {
+            name for name in public - inside if not {f"{room}.{name}".lstrip("."), f"methods.{name}"} & set(lines)
+        }
+        assert missing - {"select"} == set(), f"paring.{room}: add them to docs/reference"
     for name in lines:
         module, _, last = name.rpartition(".")
         assert hasattr(import_module(f"paring.{module}" if module else "paring"), last), f"docs/reference shows {name}"
