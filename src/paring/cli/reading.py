@@ -128,6 +128,8 @@ def kind_problem(row: Mapping[str, Any]) -> str:
             fits = isinstance(value, list) and all(isinstance(one, dict) and not kind_problem(one) for one in value)
         elif key == "config":
             fits = isinstance(value, dict)
+        elif key == "widths" and isinstance(value, list):  # a bench's: of its groups
+            fits = all(map(is_count, value))
         elif key == "widths":
             fits = isinstance(value, dict) and all(
                 isinstance(two, list) and len(two) == 2 and all(map(is_count, two)) for two in value.values()
