@@ -63,7 +63,7 @@ class Gate(nn.Module, ABC):
         return self.value() != 0
 
     def permanently_closed(self) -> Tensor:
-        """Boolean tensor of `shape`: closed and never able to open again. Nothing is settled by default."""
+        """Boolean tensor of `shape`: closed and never able to open again. Nothing is by default."""
         return torch.zeros_like(self.support())
 
     def see(self, weight: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class MaskGate(Gate):
         dense: give closed weights the gradient they would have if they were open.
         factor: what multiplies the weights that are open.
         input_group: an N:M pattern in groups of so many inputs; 1 for none. Removal then keeps or takes whole groups.
-        fixed: closed for good; only then does a closed element count as settled.
+        fixed: closed for good; only then does a closed element count as permanently closed.
         aside: of the weight's shape, the values that closed weights had, zero for open ones; None keeps none.
 
     Args:

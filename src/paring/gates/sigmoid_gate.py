@@ -23,7 +23,7 @@ class SigmoidGate(Gate):
     Attributes:
         s: the logits.
         beta: temperature, a number in a tensor (state of the network, so that compiled code does not depend on it).
-        fixed: the mask is final; s moves no more, and what is closed counts as settled.
+        fixed: the mask is final; s moves no more, and what is closed is permanently closed.
 
     Args:
         shape: what the gate multiplies.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from paring.core import validate
 from paring.gates import Site, gate_of
+from paring.gates.relax import expected_l0
 from paring.methods.by_layer import Pairs, pairs_of, value_at
 
 Of = Literal["params", "macs"]
@@ -55,6 +56,6 @@ class Price:
             weight = self.at(*site.layers) * (site.size if self.of == "params" else site.macs)
             if weight == 0.0:
                 continue
-            part = weight * gate_of(net, site).prob_open().sum()
+            part = weight * expected_l0(gate_of(net, site).prob_open(), 1.0)
             total = part if total is None else total + part
         return total

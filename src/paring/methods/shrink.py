@@ -1,13 +1,13 @@
 """Shrink while training: what has closed for good stops costing time at once, not only after training.
 
-Put behind the method that closes gates: `Stack(L0(...), Shrink())`. Now and then the settled units are cut out of the
+Put behind the method that closes gates: `Stack(L0(...), Shrink())`. Now and then what is permanently closed is cut out of the
 network, of the optimizer's state and of everything else that has its shapes; the rest trains on as if nothing had
 happened (the same numbers up to rounding). A cut is made only when it pays.
 
 One thing stops being the same: what L0's `l2` without `detach_l2` charges the gates of the next layer for weights that
 read a unit that is gone.
 
-L0's gates are settled once they are held (`hold=`, a `Budget`). Before that, a gate can open again; to let such gates go
+The gates of L0 are closed for good once they are held (`hold=`, a `Budget`). Before that, a gate can open again; to let such gates go
 as well is an approximation (*retirement*), off by default.
 """
 
@@ -30,7 +30,7 @@ _LOOK = 10  # optimizer steps between two looks at which gates could retire
 
 @dataclass(frozen=True)
 class Shrink(Method):
-    """Cut settled units out of the network while it trains.
+    """Cut permanently closed units out of the network while it trains.
 
     Args:
         every: how often to look, as epochs ("1ep", "0.5ep") or optimizer steps (200).

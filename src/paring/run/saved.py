@@ -76,7 +76,7 @@ def check_tensors(found: Any, wanted: Mapping[str, Any], what: str) -> None:
 
 
 def after_cuts(memory: Any, net: nn.Module, example: Inputs) -> nn.Module:
-    """The network once it is cut as an attachment remembers it: itself when nothing was cut, else a smaller copy.
+    """The network once it is cut as an attachment remembers it: itself when nothing was cut, else a smaller copy, in eval mode.
 
     Raises:
         ValueError: what is remembered does not fit this network, or belongs to one larger than it now is.
@@ -90,7 +90,7 @@ def after_cuts(memory: Any, net: nn.Module, example: Inputs) -> nn.Module:
         copy_ = copy.deepcopy(net)
         cut_network(copy_, cuts)
         with torch.no_grad(), untouched_random():
-            example.call(copy.deepcopy(copy_).eval())
+            example.call(copy_.eval())
     except _WRONG as error:
         raise ValueError(f"what was cut according to the method's state does not fit this network: {error}") from error
     return copy_

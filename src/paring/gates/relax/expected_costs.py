@@ -6,7 +6,7 @@ With p_g = P(z_g != 0) (`Relaxation.prob_open`) and |g| the number of weights be
     expected L2     1/2 sum_g p_g ||theta_g||^2                             eq. 15, groups: eq. 17
     spike and slab  sum_g KL(q(z_g) || p(z_g)) + sum_g p_g KL(q(theta_g | open) || p(theta_g | open))       eq. 21
 
-The L2 term counts a weight by the prob that it is there at all, and not by E[z^2] (0.398 against 0.832 for hard
+The L2 term counts a weight by the probability that it is there at all, and not by E[z^2] (0.398 against 0.832 for hard
 concrete at log_alpha = 0): that is the paper's design. None of the three contains a price: multiply by lambda, weight
 decay or 1 / N yourself (the paper's lambda goes with a mean loss; the authors' command line takes lambda N).
 Sums are made in float32 at least, and returned so, because a sum over a network overflows float16.

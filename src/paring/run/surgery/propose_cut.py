@@ -1,7 +1,7 @@
 """What may go while training goes on, found on a copy: the network with its gates' final decisions and nothing else.
 
 The copy has stock layers whose parameters are generic (random, nowhere zero), with exact zeros where a gate
-is settled closed. So a weight that merely happens to be zero now, like a zero-initialised scale, removes nothing, and
+is permanently closed. So a weight that merely happens to be zero now, like a zero-initialised scale, removes nothing, and
 neither does a rectified sum of constants that merely happens to be negative: random signs and positive ones have to agree.
 The plan takes exact zeros only, in train and eval mode alike: no weight has to move, and what stays trains on unchanged.
 """
@@ -68,7 +68,7 @@ class Proposal:
 
 @alone()
 def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection[str] = ()) -> Proposal | None:
-    """The largest exact cut of `net` as its settled gates stand; None when there is nothing to cut.
+    """The largest exact cut of `net` as its permanently closed gates stand; None when there is nothing to cut.
 
     Args:
         net: a gated network; it is left alone, and so is the random state.
@@ -118,7 +118,7 @@ def _fixed(net: nn.Module, layers: list[str]) -> list[str]:
 
 
 class _Final(Gate):
-    """A gate's last word: zero where it is settled closed, one elsewhere."""
+    """A gate's last word: zero where it is permanently closed, one elsewhere."""
 
     def __init__(self, is_open: Tensor) -> None:
         super().__init__()
