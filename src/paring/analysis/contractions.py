@@ -16,6 +16,7 @@ from torch import Tensor, fx
 
 from paring.analysis.grids import Link, Meeting
 from paring.analysis.labels import distinct_pairs, varying
+from paring.analysis.layer_rules import matrix
 from paring.analysis.repeats import carries, either, filled, once, shortened, unlabelled
 from paring.analysis.state import State, module_path, packet, place
 from paring.analysis.work import Product
@@ -36,7 +37,9 @@ class Contract(Protocol):
 
 
 def matmul(run: Interpreter, node: fx.Node, product: Contract) -> object:
-    """(..., n, k) times (..., k, m), batch dimensions broadcast."""
+    """(..., n, k) times (..., k, m), batch dimensions broadcast; a layer's where it owns the second."""
+    if (layer := matrix(run, node, node.args[0], node.args[1], None)) is not None:
+        return layer
     a, b = run.states(node.args[0]), run.states(node.args[1])
     if not (isinstance(a, State) and isinstance(b, State)) or min(a.value.dim(), b.value.dim()) < 2:
         return run.barrier(node)

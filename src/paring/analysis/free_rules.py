@@ -16,6 +16,7 @@ from paring.analysis import ops
 from paring.analysis.contractions import fixed_product, matmul, product
 from paring.analysis.grids import Meeting, boxed, grid_dims, slices
 from paring.analysis.labels import along, varying
+from paring.analysis.layer_rules import matrix
 from paring.analysis.projection import linear_site
 from paring.analysis.repeats import carries, cat, once, shortened
 from paring.analysis.state import Ref, State, place
@@ -149,7 +150,11 @@ def _spans(state: State, full: Tensor) -> set[int]:
 
 def addmm(run: Interpreter, node: fx.Node) -> object:
     """X W + b with a parameter W of (inputs, outputs) that stays as it is; without a parameter a product of activations."""
-    run.held_back |= _plain(run, node)
+    bias, x, weight = (None, *node.args[:2]) if len(node.args) == 2 else node.args[:3]
+    plain = _plain(run, node)
+    if plain and (layer := matrix(run, node, x, weight, bias)) is not None:
+        return layer
+    run.held_back |= plain
     return matmul(run, node, fixed_product) if len(node.args) == 2 else run.barrier(node)
 
 
@@ -157,6 +162,8 @@ def free_addmm(run: Interpreter, node: fx.Node) -> object:
     """X W + b with a parameter W of (inputs, outputs); without a parameter a product of activations."""
     bias, x, weight = (None, *node.args[:2]) if len(node.args) == 2 else node.args[:3]
     held, shift = run.values(weight), run.values(bias)
+    if _plain(run, node) and (layer := matrix(run, node, x, weight, bias)) is not None:
+        return layer
     if _plain(run, node) and isinstance(held, Ref) and (shift is None or isinstance(shift, Ref)):
         return linear_site(run, node, x, held, shift, swapped=True)
     return matmul(run, node, product) if len(node.args) == 2 else run.barrier(node)

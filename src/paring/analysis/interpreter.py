@@ -29,11 +29,12 @@ from paring.analysis import ops
 from paring.analysis.attention_scale import Scaled
 from paring.analysis.capture import Captured
 from paring.analysis.grids import Grid, Layout, Link, Meeting, boxed, grid_dims, layout, slices
-from paring.analysis.labels import distinct, distinct_pairs, representatives, varying
+from paring.analysis.labels import distinct, distinct_pairs, representatives, spread, varying
 from paring.analysis.memory import is_inplace, is_view, shared
 from paring.analysis.repeats import carries, once, settled
 from paring.analysis.state import Alias, NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
 from paring.analysis.work import Product, moving, whole_product, work
+from paring.core import kind_of
 
 
 @dataclass
@@ -151,7 +152,10 @@ class Interpreter:
         written = any(packet(user.target).endswith("_") and user.args[0] is node for user in node.users)
         if node.name in self.captured.tensors and not written:
             name = self.captured.tensors[node.name]
-            return Ref(name, operator.attrgetter(name)(self.net))
+            path, _, leaf = name.rpartition(".")
+            kind = kind_of(self.net.get_submodule(path))
+            owner = path if kind is not None and leaf in kind.own else None
+            return Ref(name, operator.attrgetter(name)(self.net), owner)
         if node.name in self.captured.constants:
             return known(self.captured.constants[node.name])
         return unknown(node)
@@ -229,7 +233,14 @@ class Interpreter:
 
     def states(self, tree: Any) -> Any:
         """Like `values`, with parameters and buffers turned into known constants."""
-        return pytree.tree_map(lambda v: known(v.tensor) if isinstance(v, Ref) else v, self.values(tree))
+        return pytree.tree_map(lambda v: self._operand(v) if isinstance(v, Ref) else v, self.values(tree))
+
+    def _operand(self, held: Ref) -> State:
+        """A known tensor; of a layer's own tensors per unit, every entry carries its unit."""
+        state = known(held.tensor)
+        if held.owner is not None:
+            state.labels = spread(self.new_units(held.owner, len(held.tensor)), tuple(held.tensor.shape), 0).clone()
+        return state
 
     def tied(self, *held: Ref | None) -> bool:
         """Is one of these parameters tied to another?"""
@@ -299,6 +310,11 @@ class Interpreter:
 
     def new_units(self, name: str, count: int) -> Tensor:
         """Fresh ids for the units of a layer; the same ones when the layer is called again."""
+        if len(self._ids.get(name, ())) not in (0, count):
+            raise ValueError(
+                f"'{name}' has {len(self._ids[name])} units and {count} entries in a tensor that its kind names as one per unit; "
+                "correct `per_unit` where the class is registered"
+            )
         if name not in self._ids:
             self._ids[name] = torch.arange(self._count, self._count + count)
             self._count += count
@@ -310,6 +326,7 @@ class Interpreter:
         called: list[Site | NormSite] = [*self.sites, *self.norms, *self.slopes]
         for one in called:
             calls.setdefault(one.name, set()).add(one.node)
+        modules = {one.name: one.module for one in called}
         ties = ties_of(self.net)
         users: dict[str, set[fx.Node]] = {}
         for node, held in self._env.items():
@@ -320,11 +337,13 @@ class Interpreter:
             away = any(module_path(node) != name for node in nodes)
             if away:
                 foreign = self._called_away(name)
-            for leaf in ("weight", "bias", "running_mean", "running_var"):
+            kind = kind_of(modules[name])
+            own = () if kind is None else kind.own
+            for leaf in ("weight", "bias", "running_mean", "running_var", *own):
                 full = f"{name}.{leaf}" if name else leaf
                 if full in ties:
                     foreign = foreign or f"'{full}' is tied to '{ties[full]}'"
-                if users.get(full, set()) - nodes:
+                if leaf not in own and users.get(full, set()) - nodes:
                     foreign = foreign or f"'{full}' is also used outside its layer"
             reason = foreign or (f"'{name}' is called {len(nodes)} times" if len(nodes) > 1 else "")
             if not reason:

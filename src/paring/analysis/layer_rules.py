@@ -8,50 +8,85 @@ In a convolution with groups all channels of a group, in and out, belong togethe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from paring.analysis.labels import along, spread, uniform
 from paring.analysis.repeats import filled, once
 from paring.analysis.state import Ref, Site, State, module_path, shape_of
-from paring.analysis.weights import TRANSPOSED, dims, groups_of, used, weight_of
+from paring.analysis.weights import dims, groups_of, is_a, used, weight_of
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Compute = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def linear(run: Interpreter, node: fx.Node) -> object:
     """Y = x Wᵀ + b along the last dimension."""
-    return _layer(run, node, "linear", (nn.Linear,), -1)
+    return _layer(run, node, "linear", -1)
 
 
 def conv(run: Interpreter, node: fx.Node) -> object:
     """A convolution; channels are the dimension before the spatial ones."""
     weight = shape_of(node.args[1].meta["val"])  # type: ignore[union-attr]
-    return _layer(run, node, "conv", _CONVS, 1 - len(weight))
+    return _layer(run, node, "conv", 1 - len(weight))
 
 
 def conv_transpose(run: Interpreter, node: fx.Node) -> object:
     """A transposed convolution. Unless it is pointwise, a constant input meets other taps at other positions."""
     weight = shape_of(node.args[1].meta["val"])  # type: ignore[union-attr]
-    return _layer(run, node, "conv_transpose", TRANSPOSED, 1 - len(weight))
+    return _layer(run, node, "conv_transpose", 1 - len(weight))
 
 
-def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Module], ...], dim: int) -> object:
+def matrix(run: Interpreter, node: fx.Node, given: object, weight: object, bias: object) -> object:
+    """Y = x W + b with a weight (inputs, outputs) that is a layer's own; None where it is no such layer's."""
+    held = run.values(weight)
+    found = _owner(run, node, held, "addmm") if isinstance(held, Ref) else None
+    x = run.states(given)
+    if found is None or not isinstance(x, State):
+        return None
+    return _site(run, node, "linear", -1, found, x, held, run.values(bias), lambda x, w, b: F.linear(x, w.T, b))
+
+
+def _layer(run: Interpreter, node: fx.Node, kind: str, dim: int) -> object:
     x, bias = run.states(node.args[0]), run.values(argument(node, 2, "bias"))
     weight = run.values(node.args[1])
-    found = _owner(run, node, weight, classes)
+    found = _owner(run, node, weight, kind)
     if found is None or not isinstance(x, State):
         return run.barrier(node)
+
+    def compute(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        rest, kwargs = run.values((node.args[3:], node.kwargs))
+        kwargs = {key: v for key, v in kwargs.items() if key != "bias"}
+        result: Tensor = node.target(x, weight, bias, *rest, **kwargs)  # type: ignore[operator]
+        return result
+
+    return _site(run, node, kind, dim, found, x, weight, bias, compute)
+
+
+def _site(
+    run: Interpreter,
+    node: fx.Node,
+    kind: str,
+    dim: int,
+    found: tuple[str, nn.Module],
+    x: State,
+    weight: object,
+    bias: object,
+    compute: Compute,
+) -> State:
     name, module = found
     plain = own(module, "weight", weight) and own(module, "bias", bias)
     shape = shape_of(node.meta["val"])
     groups = groups_of(module)
     count, inputs = shape[dim], x.value.shape[dim]
+    padded = kind != "linear" and _padded(run, node, kind)
+    alike = kind == "linear" or (kind == "conv" and not padded and all(n == 1 for n in weight_of(module).shape[2:]))
     units, columns = run.new_units(name, count), along(x.labels, dim)
     if columns is None:
         run.keep(x.labels, f"read by '{name}' across several dimensions")
@@ -63,8 +98,11 @@ def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Mo
         run.keep(columns, f"read by '{name}', whose weight is computed in the forward")
         run.keep(units, "its weight is computed in the forward")
     else:
-        value = _constants(run, node, x.value, shape, dim, module)
-    counted = x.value if isinstance(module, TRANSPOSED) else value  # every input position meets the whole kernel there
+        value = _constants(x.value, shape, dim, module, alike, compute)
+    constants = uniform(x.value, dim)
+    if bias is None and is_a(module, "addmm"):  # nowhere to fold a constant
+        constants = torch.where(constants == 0, constants, torch.nan)
+    counted = x.value if kind == "conv_transpose" else value  # every input position meets the whole kernel there
     run.sites.append(
         Site(
             name=name,
@@ -73,9 +111,9 @@ def _layer(run: Interpreter, node: fx.Node, kind: str, classes: tuple[type[nn.Mo
             node=node,
             units=units,
             columns=columns,
-            constants=uniform(x.value, dim),
+            constants=constants,
             value=uniform(value, dim),
-            padded=kind != "linear" and _padded(run, node, module),
+            padded=padded,
             positions=run.per_example(node, counted.numel() // counted.shape[dim]),
             plain=plain,
             written=run.per_example(node, value.numel() // shape[dim]),
@@ -93,13 +131,10 @@ def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int
     run.couple(head.expand_as(outs), outs, reason)
 
 
-def _constants(
-    run: Interpreter, node: fx.Node, x: Tensor, shape: tuple[int, ...], dim: int, module: nn.Module
-) -> Tensor:
-    """The result where it is constant; NaN elsewhere."""
-    bias, at = module.bias, dim % x.dim()
+def _constants(x: Tensor, shape: tuple[int, ...], dim: int, module: nn.Module, alike: bool, compute: Compute) -> Tensor:
+    """The result where it is constant; NaN elsewhere. alike: positions with the same input have the same result."""
+    bias, at = getattr(module, "bias", None), dim % x.dim()
     others = [d for d in range(x.dim()) if d != at]
-    alike = isinstance(module, nn.Linear) or (_pointwise(module) and not _padded(run, node, module))
     x = once(x, *range(at, at + 1 if alike else x.dim()))  # examples, and positions that all give the same
     dynamic = x.isnan()
     rows = (~used(module)[:, dynamic.any(others)].any(1)).nonzero().flatten()
@@ -113,9 +148,7 @@ def _constants(
             weight, x = weight.index_select(unit, rows).index_select(column, live), x.index_select(at, live)
             shift = None if shift is None else shift[rows]
         known = x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf)
-        rest, kwargs = run.values((node.args[3:], node.kwargs))
-        kwargs = {key: v for key, v in kwargs.items() if key != "bias"}
-        values = node.target(known, weight.double(), shift, *rest, **kwargs)  # type: ignore[operator]
+        values = compute(known, weight.double(), shift)
         values = values if alone else values.index_select(at, rows)
     else:
         shift = torch.zeros(len(rows), dtype=torch.float64) if shift is None else shift[rows]
@@ -128,26 +161,27 @@ def _constants(
     ).expand(shape)
 
 
-def _pointwise(module: nn.Module) -> bool:
-    """Is it a convolution without neighbours?"""
-    return isinstance(module, _CONVS) and all(n == 1 for n in module.kernel_size)
-
-
-def _padded(run: Interpreter, node: fx.Node, module: nn.Module) -> bool:
+def _padded(run: Interpreter, node: fx.Node, kind: str) -> bool:
     """May the same constant on a whole input channel come out differently at different positions?"""
+    kernel = shape_of(node.args[1].meta["val"])[2:]  # type: ignore[union-attr]
     padding = run.values(argument(node, 4, "padding"))
-    if isinstance(module, TRANSPOSED):
-        pointwise = all(n == 1 for n in (*module.kernel_size, *module.stride))
-        return not pointwise or any((*module.padding, *module.output_padding))
+    if kind == "conv_transpose":
+        stride, beyond = run.values((argument(node, 3, "stride"), argument(node, 5, "output_padding")))
+        return any(n != 1 for n in (*kernel, *_listed(stride))) or any((*_listed(padding), *_listed(beyond)))
     if isinstance(padding, str):
-        return padding != "valid" and any(k > 1 for k in module.kernel_size)  # type: ignore[union-attr]
-    return any(padding) if isinstance(padding, list | tuple) else bool(padding)
+        return padding != "valid" and any(k > 1 for k in kernel)
+    return any(_listed(padding))
+
+
+def _listed(sizes: object) -> list[int]:
+    """One size for all dimensions, or one for each; none where torch's default stands."""
+    return list(sizes) if isinstance(sizes, list | tuple) else [] if sizes is None else [int(str(sizes))]
 
 
 def embedding(run: Interpreter, node: fx.Node) -> object:
     """Rows of a table; feature j is constant when the whole column j of the table is."""
     table = run.values(node.args[0])
-    found = _owner(run, node, table, (nn.Embedding,))
+    found = _owner(run, node, table, "embedding")
     if found is None:
         return run.barrier(node)
     name, module = found
@@ -181,15 +215,13 @@ def own(module: nn.Module, leaf: str, held: object) -> bool:
     return mine is None if held is None else isinstance(held, Ref) and held.tensor is mine
 
 
-def _owner(
-    run: Interpreter, node: fx.Node, weight: object, classes: tuple[type[nn.Module], ...]
-) -> tuple[str, nn.Module] | None:
+def _owner(run: Interpreter, node: fx.Node, weight: object, operation: str) -> tuple[str, nn.Module] | None:
     """The layer that a call belongs to: the module it was traced in, else the one that holds the weight."""
     paths = [module_path(node)]
     if isinstance(weight, Ref):
         paths.append(weight.name.rpartition(".")[0])
     for path in paths:
         module = run.net.get_submodule(path)
-        if isinstance(module, classes) and (not isinstance(weight, Ref) or own(module, "weight", weight)):
+        if is_a(module, operation) and (not isinstance(weight, Ref) or own(module, "weight", weight)):
             return path, module
     return None

@@ -65,7 +65,7 @@ def readers_of(found: Interpretation, constants: list[Tensor], unmerged: Collect
     return [
         _reader(site, c, site.name not in unmerged)
         for site, c in zip(found.sites, constants, strict=True)
-        if site.kind != "embedding"
+        if not site.lookup
     ]
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional as F
 
 from paring.analysis.labels import along, spread, uniform
 from paring.analysis.layer_rules import argument, own
 from paring.analysis.repeats import filled, once
 from paring.analysis.state import NormSite, State, module_path, place
+from paring.analysis.weights import is_a
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
@@ -29,18 +30,18 @@ _RUNNING = (*_AFFINE, "running_mean", "running_var")
 
 def batch_norm(run: Interpreter, node: fx.Node) -> object:
     """BatchNorm over dimension 1."""
-    return _channel_norm(run, node, nn.modules.batchnorm._BatchNorm)
+    return _channel_norm(run, node, "batch_norm")
 
 
 def instance_norm(run: Interpreter, node: fx.Node) -> object:
     """InstanceNorm over dimension 1, with running statistics or without."""
-    return _channel_norm(run, node, nn.modules.instancenorm._InstanceNorm)
+    return _channel_norm(run, node, "instance_norm")
 
 
-def _channel_norm(run: Interpreter, node: fx.Node, kind: type[nn.Module]) -> object:
+def _channel_norm(run: Interpreter, node: fx.Node, operation: str) -> object:
     x = run.states(node.args[0])
     held = [run.values(a) for a in node.args[1:5]]
-    labels = _site(run, node, x, kind, dict(zip(_RUNNING, held, strict=True)))
+    labels = _site(run, node, x, operation, dict(zip(_RUNNING, held, strict=True)))
     if labels is None or not isinstance(x, State):
         return run.barrier(node)
     shape, channels = tuple(x.value.shape), x.value.shape[1]
@@ -64,7 +65,7 @@ def group_norm(run: Interpreter, node: fx.Node) -> object:
     weight, bias = argument(node, 2, "weight"), argument(node, 3, "bias")
     held = dict(zip(_AFFINE, (run.values(weight), run.values(bias)), strict=True))
     labels = (
-        _site(run, node, x, nn.GroupNorm, held) if held["weight"] is not None else None
+        _site(run, node, x, "group_norm", held) if held["weight"] is not None else None
     )  # its size says how many go
     if labels is None or not isinstance(x, State):
         return run.barrier(node)
@@ -113,24 +114,24 @@ def prelu(run: Interpreter, node: fx.Node) -> object:
     if not isinstance(x, State) or not isinstance(slope, State):
         return run.barrier(node)
     if slope.value.numel() > 1:
-        labels = _site(run, node, x, nn.PReLU, {"weight": run.values(node.args[1])})
+        labels = _site(run, node, x, "prelu", {"weight": run.values(node.args[1])})
         if labels is None:
             return run.barrier(node)
     value = F.prelu(x.value, slope.value) if not slope.value.isnan().any() else filled(x.value.shape, torch.nan)
     return State(x.labels, value.masked_fill(x.value.isnan(), torch.nan).masked_fill(x.value == 0, 0.0))
 
 
-def _site(run: Interpreter, node: fx.Node, x: object, kind: type[nn.Module], held: dict[str, object]) -> Tensor | None:
+def _site(run: Interpreter, node: fx.Node, x: object, operation: str, held: dict[str, object]) -> Tensor | None:
     """Note a call of a module with parameters per channel; the labels along dimension 1, None if it is not understood."""
     path = module_path(node)
     module = run.net.get_submodule(path)
-    if not isinstance(x, State) or not isinstance(module, kind) or x.labels.dim() < 2:
+    if not isinstance(x, State) or not is_a(module, operation) or x.labels.dim() < 2:
         return None
     if not all(value is None or own(module, leaf, value) for leaf, value in held.items()):
         return None
     labels = along(x.labels, 1)
     if labels is not None:
-        (run.slopes if kind is nn.PReLU else run.norms).append(NormSite(path, module, node, labels))
+        (run.slopes if operation == "prelu" else run.norms).append(NormSite(path, module, node, labels))
     return labels
 
 

@@ -16,6 +16,7 @@ from paring.analysis import layer_rules
 from paring.analysis.labels import along, spread, uniform
 from paring.analysis.repeats import once
 from paring.analysis.state import Alias, Ref, Site, State, shape_of
+from paring.analysis.weights import is_a
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
@@ -50,7 +51,7 @@ def _loose(run: Interpreter, node: fx.Node) -> tuple[Ref, Ref | None] | None:
     if not isinstance(weight, Ref) or not (bias is None or isinstance(bias, Ref)):
         return None
     owner = run.net.get_submodule(weight.name.rpartition(".")[0])
-    return None if isinstance(owner, nn.Linear) else (weight, bias)
+    return None if is_a(owner, "linear") else (weight, bias)
 
 
 def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bias: Ref | None, swapped: bool) -> object:

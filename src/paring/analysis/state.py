@@ -27,10 +27,14 @@ class State:
 
 @dataclass(frozen=True)
 class Ref:
-    """A parameter or buffer of the network, by name, not yet used as an operand."""
+    """A parameter or buffer of the network, by name, not yet used as an operand.
+
+    owner: path of the layer with one unit for each of its entries (`Kind.own`); None for all others.
+    """
 
     name: str
     tensor: Tensor
+    owner: str | None = None
 
 
 @dataclass
@@ -59,6 +63,11 @@ class Site:
     shared: bool = False
     foreign: str = ""
     written: int = 0
+
+    @property
+    def lookup(self) -> bool:
+        """Whether it reads rows of a table, and no input columns."""
+        return self.kind == "embedding"
 
 
 @dataclass

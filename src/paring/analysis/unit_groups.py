@@ -27,6 +27,7 @@ from paring.analysis.grids import Meeting
 from paring.analysis.interpret import Interpretation
 from paring.analysis.labels import representatives
 from paring.analysis.state import Site, packet
+from paring.analysis.weights import groups_of
 
 _KEEPS_ZERO = ops.POINTWISE - {
     *("sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "threshold", "exp", "cos", "log", "rsqrt", "reciprocal"),
@@ -187,7 +188,7 @@ def _is_sum(meeting: Meeting) -> bool:
 def _own(site: Site, inside: Tensor) -> bool:
     """A grouped convolution whose columns live and die with its own units."""
     columns = site.columns[inside[site.columns]]
-    return getattr(site.module, "groups", 1) > 1 and bool(torch.isin(columns, site.units).all())
+    return groups_of(site.module) > 1 and bool(torch.isin(columns, site.units).all())
 
 
 def _flows(

@@ -9,18 +9,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from paring.core import Kind, kind_of
+
+
+def known(module: nn.Module) -> Kind:
+    """The kind of a layer or norm that the interpretation found."""
+    kind = kind_of(module)
+    assert kind is not None, f"{type(module).__name__} is of no registered kind"
+    return kind
+
+
+def is_a(module: nn.Module, operation: str) -> bool:
+    """Whether this is the operation that the module's kind computes."""
+    kind = kind_of(module)
+    return kind is not None and kind.operation == operation
 
 
 def groups_of(module: nn.Module) -> int:
     """Number of groups, 1 where there are none."""
-    groups = getattr(module, "groups", 1)
-    return groups if isinstance(groups, int) else 1
+    return known(module).groups_in(module)
 
 
 def dims(module: nn.Module) -> tuple[int, int]:
     """The dimensions of the weight that hold units and input columns (per group where there are groups)."""
-    return (1, 0) if isinstance(module, TRANSPOSED) else (0, 1)
+    kind = known(module)
+    return kind.unit_dim, 1 - kind.unit_dim if kind.column_dim is None else kind.column_dim
 
 
 def weight_of(module: nn.Module) -> Tensor:
@@ -41,7 +54,7 @@ def used(module: nn.Module) -> Tensor:
         each = torch.arange(groups)
         whole[each, :, each] = nonzero.view(groups, rows, columns)
         nonzero = whole.view(groups * rows, groups * columns)
-    return nonzero.T if isinstance(module, TRANSPOSED) else nonzero
+    return nonzero.T if dims(module)[0] == 1 else nonzero
 
 
 def columns_of(module: nn.Module, chosen: Tensor) -> Tensor:

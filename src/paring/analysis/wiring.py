@@ -18,6 +18,7 @@ from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.state import Site
 from paring.analysis.unit_groups import Group, find_groups, find_heads, sole_norm
+from paring.analysis.weights import groups_of, known
 from paring.analysis.work import Product
 from paring.core import Example, unwrapped
 
@@ -32,7 +33,7 @@ class Layer:
     unit; units that residual adds tie together share one id. sources (inputs,): id of the unit that each input column
     reads, -1 = network input or unknown. norm: path of the BatchNorm that alone reads the output. gateable: may its
     units be gated or removed independently; reason: why not, for the user's eyes. foreign: why a gate in the module
-    would not act on all uses of its parameters ("" when it would).
+    would not act on all uses of its parameters ("" when it would). per_unit: further parameters of each unit.
     """
 
     name: str
@@ -50,6 +51,17 @@ class Layer:
     reason: str
     foreign: str = ""
     written: int = 0
+    per_unit: int = 0
+
+    @property
+    def lookup(self) -> bool:
+        """Whether it reads rows of a table, and no input columns."""
+        return self.kind == "embedding"
+
+    @property
+    def multiplies(self) -> int:
+        """Multiply-accumulates for each weight and position: a look-up has none."""
+        return int(not self.lookup)
 
     @property
     def biased(self) -> int:
@@ -134,7 +146,7 @@ def describe(found: Interpretation) -> Wiring:
 
 def _layer(found: Interpretation, sites: list[Site], members: Counter[int], heads: frozenset[int]) -> Layer:
     site = sites[0]
-    weight, groups = site.module.weight, site.module.__dict__.get("groups", 1)
+    weight, further = site.module.weight, (getattr(site.module, leaf, None) for leaf in known(site.module).own)
     assert isinstance(weight, Tensor)
     reasons = [found.kept[u] for u in site.units.tolist() if u in found.kept]
     reasons += [found.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
@@ -146,7 +158,7 @@ def _layer(found: Interpretation, sites: list[Site], members: Counter[int], head
         bias=getattr(site.module, "bias", None) is not None,
         outputs=len(site.units),
         inputs=len(site.columns),
-        groups=groups,
+        groups=groups_of(site.module),
         positions=sum(s.positions for s in sites),
         labels=site.units,
         sources=site.columns,
@@ -155,4 +167,5 @@ def _layer(found: Interpretation, sites: list[Site], members: Counter[int], head
         reason=reasons[0] if reasons else "",
         foreign=site.foreign,
         written=sum(s.written or s.positions for s in sites),
+        per_unit=sum(one.numel() for one in further if isinstance(one, nn.Parameter)) // len(site.units),
     )

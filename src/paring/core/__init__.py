@@ -8,9 +8,10 @@ from paring.core.file_error import FileError
 from paring.core.first_name import first_name, hashed_as
 from paring.core.gate import Gate, noise_dtype
 from paring.core.inputs import Example, Inputs
-from paring.core.layers import GATED, KINDS, STOCK, Gated, Kind
+from paring.core.kinds import Kind, gateable, kind_of, kinds, register, sized, stock_class
+from paring.core.layers import Gated, GatedCall, PlaceKind
 from paring.core.method import GOALS, Method, Probe, Removal, Rewind, Stack
-from paring.core.mount import adopt, factors, gate_shape, gated_layers, gates, put, release, share, strip
+from paring.core.mount import factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
 from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
@@ -23,12 +24,9 @@ from paring.core.warning import ParingWarning, warn
 from paring.core.watch import Progress, Watch
 
 __all__ = [
-    "GATED",
     "GOALS",
-    "KINDS",
     "PLACE_KINDS",
     "STATE_FIELDS",
-    "STOCK",
     "At",
     "Attachment",
     "Clock",
@@ -36,11 +34,13 @@ __all__ = [
     "FileError",
     "Gate",
     "Gated",
+    "GatedCall",
     "Inputs",
     "Kind",
     "Method",
     "ParingWarning",
     "Place",
+    "PlaceKind",
     "Places",
     "Probe",
     "Progress",
@@ -53,11 +53,11 @@ __all__ = [
     "Stack",
     "TrainingState",
     "Watch",
-    "adopt",
     "attached",
     "factors",
     "first_name",
     "gate_shape",
+    "gateable",
     "gated_layers",
     "gates",
     "hashed_as",
@@ -65,16 +65,21 @@ __all__ = [
     "is_attached",
     "is_sharded",
     "joint_projection",
+    "kind_of",
+    "kinds",
     "names_layer",
     "noise_dtype",
     "plain_net",
     "put",
+    "register",
     "release",
     "set_attachment",
     "settle_places",
     "share",
     "short_repr",
+    "sized",
     "steps_or_share",
+    "stock_class",
     "strip",
     "unaveraged",
     "unwrapped",

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paring.core.layers import GATED, STOCK, Gated
+from paring.core.layers import Gated
 
 
 class GatedMultiheadAttention(Gated, nn.MultiheadAttention):
@@ -30,10 +30,6 @@ class GatedMultiheadAttention(Gated, nn.MultiheadAttention):
         finally:
             for name in shown:
                 del self.__dict__[name]
-
-
-GATED[nn.MultiheadAttention] = GatedMultiheadAttention
-STOCK[GatedMultiheadAttention] = nn.MultiheadAttention
 
 
 def joint_projection(module: nn.Module) -> bool:

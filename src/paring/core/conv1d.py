@@ -5,18 +5,25 @@ Only imported when a network contains such a layer.
 
 from __future__ import annotations
 
-from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from paring.core.layers import GATED, STOCK, Gated
+from paring.core.kinds import Kind, register
+from paring.core.layers import GatedCall
 
 
-class GatedConv1D(Gated, Conv1D):
+class GatedConv1D(GatedCall, Conv1D):  # type: ignore[misc]  # the forward takes more than Conv1D's
     """`transformers.pytorch_utils.Conv1D` with gates on its output features."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.multiply_units(Conv1D.forward(self, x))  # type: ignore[no-untyped-call]
 
-
-GATED[Conv1D] = GatedConv1D
-STOCK[GatedConv1D] = Conv1D
+register(
+    Kind(
+        Conv1D,
+        "addmm",
+        unit_dim=1,
+        column_dim=0,
+        sizes=("nx", "nf"),
+        gated=GatedConv1D,
+        places=("units",),
+        elsewhere="its weight is transposed, only units are supported",
+    )
+)

@@ -20,7 +20,7 @@ input needs no gradient, its weight). One sample per example always multiplies a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +28,8 @@ from torch.nn import functional as F
 
 from paring.core.gate import Gate, noise_dtype
 
-Kind = Literal["units", "inputs", "weights"]
+PlaceKind = Literal["units", "inputs", "weights"]
 _LEAST_VARIANCE = 1e-16  # keeps the slope of the square root finite where nothing is active
-KINDS: tuple[Kind, ...] = ("units", "inputs", "weights")
 
 
 class Gated(nn.Module):
@@ -40,10 +39,10 @@ class Gated(nn.Module):
     input_gate: Gate | None
     weight_gate: Gate | None
 
-    def gates(self) -> dict[Kind, Gate]:
+    def gates(self) -> dict[PlaceKind, Gate]:
         """What multiplies this layer by place; a `SharedGate` stands for gates that other layers hold too."""
         found = {"units": self.unit_gate, "inputs": self.input_gate, "weights": self.weight_gate}
-        return {cast(Kind, kind): gate for kind, gate in found.items() if gate is not None}
+        return {cast(PlaceKind, kind): gate for kind, gate in found.items() if gate is not None}
 
     def multiply_inputs(self, x: Tensor) -> Tensor:
         if self.input_gate is None or self.input_gate.transparent:
@@ -81,6 +80,27 @@ def _along(x: Tensor, z: Tensor, axis: int) -> Tensor:
     if z.dim() == 2:
         shape[0] = z.shape[0]
     return x * z.view(shape).to(x.dtype)
+
+
+class GatedCall(Gated):
+    """Gates round the forward of any layer that takes its input first: `class GatedMine(GatedCall, Mine)`.
+
+    What goes in and what comes out is multiplied, and the forward sees the gated weight. Noise on weights it cannot show.
+    """
+
+    def forward(self, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        x, seen = self.multiply_inputs(input), self.weight_gate is not None and not self.weight_gate.transparent
+        if seen:
+            self.__dict__["weight"] = self.gated_weight(cast(Tensor, self.weight))  # seen before the parameter
+        try:
+            y: Tensor = super().forward(x, *args, **kwargs)
+        finally:
+            if seen:
+                del self.__dict__["weight"]
+        return self.multiply_units(y)
+
+    def feature_axis(self, x: Tensor) -> int:
+        return x.dim() + 1 - cast(Tensor, self.weight).dim()  # what is behind the first two dimensions is the kernel's
 
 
 def _noisy(gate: Gate | None) -> bool:
@@ -204,16 +224,3 @@ class GatedBatchNorm2d(_GatedBatchNorm, nn.BatchNorm2d):
 
 class GatedBatchNorm3d(_GatedBatchNorm, nn.BatchNorm3d):
     """`nn.BatchNorm3d` with unit gates."""
-
-
-GATED: dict[type[nn.Module], type[Gated]] = {
-    nn.Linear: GatedLinear,
-    nn.Conv1d: GatedConv1d,
-    nn.Conv2d: GatedConv2d,
-    nn.Conv3d: GatedConv3d,
-    nn.Embedding: GatedEmbedding,
-    nn.BatchNorm1d: GatedBatchNorm1d,
-    nn.BatchNorm2d: GatedBatchNorm2d,
-    nn.BatchNorm3d: GatedBatchNorm3d,
-}
-STOCK: dict[type[nn.Module], type[nn.Module]] = {gated: stock for stock, gated in GATED.items()}

@@ -6,79 +6,48 @@ classes back.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from paring.core.attention import joint_projection
 from paring.core.gate import Gate
-from paring.core.layers import GATED, STOCK, Gated, Kind
+from paring.core.kinds import gateable, kind_of, kinds, stock_class
+from paring.core.layers import Gated, GatedCall, PlaceKind
 from paring.core.shared_gate import SharedGate
 
 
-def adopt(kind: type[nn.Module]) -> None:
-    """Learn to gate a layer class of another library, if it is one of those known here."""
-    if (kind.__module__, kind.__qualname__) == ("transformers.pytorch_utils", "Conv1D"):
-        importlib.import_module("paring.core.conv1d")
-
-
-def gate_shape(module: nn.Module, kind: Kind) -> tuple[int, ...]:
+def gate_shape(module: nn.Module, kind: PlaceKind) -> tuple[int, ...]:
     """Shape of a gate of this kind on a (stock or gated) layer.
 
     Raises:
         TypeError: the layer cannot carry a gate of this kind; the message says why.
     """
     name = type(module).__name__
-    adopt(type(module))
-    if type(module) not in GATED and type(module) not in STOCK:
-        allowed = ", ".join(sorted(stock.__name__ for stock in GATED))
+    known = gateable(module)
+    if known is None:
+        allowed = ", ".join(sorted(one.layer.__name__ for one in kinds() if one.gated is not None))
         raise TypeError(
-            f"{name} cannot carry gates: only the stock layers {allowed} can (a subclass may compute differently)"
+            f"{name} cannot carry gates: only the layers {allowed} can (a subclass may compute differently; "
+            "paring.core.register makes its class known)"
         )
     if "forward" in vars(module):
         raise TypeError(
             f"{name} cannot carry gates: its forward was replaced on the instance, which would go past them. Take it off "
             "(del layer.forward), or put the gates in first"
         )
-    if name in ("Conv1D", "GatedConv1D"):
-        if kind != "units":
-            raise TypeError(
-                f"{name} cannot carry a gate at '{kind}': its weight is transposed, only units are supported"
-            )
-        return (cast(int, module.nf),)
-    if isinstance(module, nn.MultiheadAttention):
-        if kind != "units":
-            raise TypeError(f"{name} cannot carry a gate at '{kind}': only its joint projection has unit gates")
-        if not joint_projection(module):
-            raise TypeError(
-                f"{name} with separate projections or bias_k cannot carry gates: only a joint projection can"
-            )
-        return (3 * module.embed_dim,)
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        if kind != "units":
-            raise TypeError(f"{name} cannot carry a gate at '{kind}': a norm has unit gates only")
-        if not module.affine:
-            raise TypeError(f"{name}(affine=False) cannot carry unit gates: there is no scale to fold them into")
-        return (module.num_features,)
-    assert isinstance(module, nn.Linear | nn.Embedding | nn.modules.conv._ConvNd)
-    if kind == "weights":
-        return tuple(module.weight.shape)
-    if isinstance(module, nn.Embedding):
-        if kind == "inputs":
-            raise TypeError("Embedding cannot carry a gate at 'inputs': an index has no features to gate")
-        return (module.embedding_dim,)
-    if isinstance(module, nn.Linear):
-        return (module.in_features if kind == "inputs" else module.out_features,)
-    return (module.in_channels if kind == "inputs" else module.out_channels,)
+    if kind not in known.places:
+        raise TypeError(f"{name} cannot carry a gate at '{kind}': {known.elsewhere}")
+    if reason := known.obstacle(module):
+        raise TypeError(f"{name} cannot carry gates: {reason}")
+    return known.shape(module, kind)
 
 
-_MOUNTED: dict[Kind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
+_MOUNTED: dict[PlaceKind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
 
 
-def put(module: nn.Module, kind: Kind, gate: Gate) -> Gated:
+def put(module: nn.Module, kind: PlaceKind, gate: Gate) -> Gated:
     """Hang `gate` on `module` in place, swapping its class to the gated one.
 
     Raises:
@@ -92,6 +61,10 @@ def put(module: nn.Module, kind: Kind, gate: Gate) -> Gated:
         )
     if gate.per_example and isinstance(module, nn.MultiheadAttention):
         raise ValueError(f"{type(module).__name__} cannot draw one sample per example: its gates multiply weights")
+    if gate.noisy and kind == "weights" and issubclass(_gated_class(module), GatedCall):
+        raise ValueError(
+            f"{type(module).__name__} shows no noise of its weights, and this {type(gate).__name__} draws some"
+        )
     gated = _swapped(module)
     if getattr(gated, _MOUNTED[kind]) is not None:
         raise ValueError(f"this {type(module).__name__} already has a gate at '{kind}'")
@@ -127,9 +100,15 @@ def share(module: nn.Module, gate: Gate, index: Tensor) -> Gated:
     return cast(Gated, module)
 
 
+def _gated_class(module: nn.Module) -> type[Gated]:
+    known = gateable(module)
+    assert known is not None
+    return type(module) if isinstance(module, Gated) else cast(type[Gated], known.gated)
+
+
 def _swapped(module: nn.Module) -> Gated:
     if not isinstance(module, Gated):
-        module.__class__ = GATED[type(module)]
+        module.__class__ = _gated_class(module)
         for leaf in _MOUNTED.values():
             module.register_module(leaf, None)
     return cast(Gated, module)
@@ -142,7 +121,7 @@ def gated_layers(net: nn.Module) -> Iterator[tuple[str, Gated]]:
             yield name, module
 
 
-def gates(net: nn.Module) -> Iterator[tuple[str, Kind, Gate]]:
+def gates(net: nn.Module) -> Iterator[tuple[str, PlaceKind, Gate]]:
     """(layer name, place, gate) for every gate of `net`, in module order; a shared gate once, at its first layer."""
     seen: set[int] = set()
     for name, layer in gated_layers(net):
@@ -167,20 +146,17 @@ def release(net: nn.Module) -> None:
     strip(net)
 
 
-def factors(layer: Gated, kind: Kind, value: Tensor) -> dict[str, Tensor]:
+def factors(layer: Gated, kind: PlaceKind, value: Tensor) -> dict[str, Tensor]:
     """A multiplier in this place, laid out against the layer's parameters: name -> tensor that broadcasts with it."""
-    inner = "in_proj_" if isinstance(layer, nn.MultiheadAttention) else ""
-    weight = cast(Tensor, getattr(layer, f"{inner}weight"))
-    value = value.to(weight.dtype)
+    known = kind_of(layer)
+    assert known is not None
+    value = value.to(known.weight_in(layer).dtype)
     if kind == "weights":
-        return {"weight": value}
+        return {known.scaled[0]: value}
     if kind == "inputs":
-        return {"weight": _input_columns(layer, value)}
-    transposed = isinstance(layer, nn.Embedding) or type(layer).__name__ == "GatedConv1D"  # (.., units)
-    found = {f"{inner}weight": value if transposed else value.view(-1, *[1] * (weight.dim() - 1))}
-    if getattr(layer, f"{inner}bias", None) is not None:
-        found[f"{inner}bias"] = value
-    return found
+        return {known.scaled[0]: known.along_inputs(layer, value)}
+    held = (leaf for leaf in known.scaled if getattr(layer, leaf, None) is not None)
+    return {leaf: known.along_units(layer, leaf, value) for leaf in held}
 
 
 def strip(net: nn.Module) -> None:
@@ -188,13 +164,4 @@ def strip(net: nn.Module) -> None:
     for _, layer in list(gated_layers(net)):
         for leaf in _MOUNTED.values():
             delattr(layer, leaf)
-        layer.__class__ = STOCK[type(layer)]  # type: ignore[assignment]  # a layer's class is swapped on purpose
-
-
-def _input_columns(layer: Gated, value: Tensor) -> Tensor:
-    """`value` (inputs,) laid out against the layer's weight; grouped convolutions see their own slice."""
-    if not isinstance(layer, nn.modules.conv._ConvNd):
-        return value
-    ones = [1] * len(layer.kernel_size)
-    per_group = value.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, dim=0)
-    return per_group.view(layer.out_channels, -1, *ones)
+        layer.__class__ = stock_class(layer)  # type: ignore[assignment]  # a layer's class is swapped on purpose

@@ -17,10 +17,11 @@ from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
-from paring.core.layers import KINDS, STOCK, Kind
+from paring.core.kinds import stock_class
+from paring.core.layers import PlaceKind
 from paring.core.short_repr import Shorthand
 
-PLACE_KINDS: tuple[Kind | Literal["heads"], ...] = (*KINDS, "heads")
+PLACE_KINDS: tuple[PlaceKind | Literal["heads"], ...] = ("units", "inputs", "weights", "heads")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Place:
         selector: "" for every layer that can take it, else see the module's docstring.
     """
 
-    kind: Kind | Literal["heads"]
+    kind: PlaceKind | Literal["heads"]
     selector: str = ""
 
     @classmethod
@@ -162,7 +163,7 @@ def settle_places(method: Any, *kinds: str) -> None:
 
 def names_layer(part: str, name: str, module: nn.Module) -> bool:
     """Whether one part of a selector, without its `!`, means this layer: by its type, its name, or a pattern over names."""
-    return part in (STOCK.get(type(module), type(module)).__name__, name) or fnmatchcase(name, part)
+    return part in (stock_class(module).__name__, name) or fnmatchcase(name, part)
 
 
 def _examples(kinds: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis.wiring import Layer, Wiring, wiring
-from paring.core import unwrapped
+from paring.core import kind_of, unwrapped
 
 
 @dataclass(frozen=True)
@@ -111,10 +111,8 @@ def _work(net: nn.Module, found: Wiring) -> dict[str, tuple[int, int]]:
 
 
 def _layer_work(layer: Layer) -> tuple[int, int]:
-    if layer.kind == "embedding":
-        return 0, 0
-    macs = layer.positions * math.prod(layer.weight)
-    return macs, macs + layer.biased * layer.outputs * layer.bias
+    macs = layer.positions * math.prod(layer.weight) * layer.multiplies
+    return macs, macs + layer.biased * layer.outputs * layer.bias * layer.multiplies
 
 
 def _first_names(net: nn.Module) -> dict[str, str]:
@@ -143,12 +141,12 @@ def _row(name: str, module: nn.Module, work: dict[str, tuple[int, int]] | None, 
         return None
     fresh = [tensor for tensor in owned if _first(tensor, seen)]
     parameters = [tensor for tensor in fresh if isinstance(tensor, nn.Parameter)]
-    weight = module._parameters.get("weight")
+    weight, kind = module._parameters.get("weight"), kind_of(module)
     macs, adds = (None, None) if work is None else work.get(name, (0, 0))
     return ModuleCost(
         name=name,
         kind=type(module).__name__,
-        units=None if weight is None else weight.shape[-1 if isinstance(module, nn.Embedding) else 0],
+        units=None if weight is None else len(weight) if kind is None else kind.shape(module, "units")[0],
         weight=None if weight is None else tuple(weight.shape),
         parameters=sum(p.numel() for p in parameters),
         nonzeros=sum(int(torch.count_nonzero(p)) for p in parameters),

@@ -223,7 +223,9 @@ class CostModel:
             weights = self._weight_gates(openness.weights, weights, need, q)
         biases = rows * at["bias"]
         macs = weights * at["positions"]
-        table = torch.stack([rows, cols, weights, biases, weights + biases, macs, macs + biases * at["biased"]])
+        table = torch.stack(
+            [rows, cols, weights, biases, weights + rows * at["per_unit"], macs, macs + biases * at["biased"]]
+        )
         if self.wiring.norms:
             kept = _sums(alive[at["norm_label"]], at["norm_lengths"])
             zero = torch.zeros_like(kept)
@@ -294,7 +296,7 @@ def _sums(values: Tensor, lengths: Tensor) -> Tensor:
 
 def _bilinear(layer: Layer, gates: Tensor, need: Tensor, q: Tensor) -> Tensor:
     """Sum over o, j of ``need_o * q_j * gates_oj`` for one layer."""
-    if layer.kind == "embedding":  # the weight is (entries, units), and an entry is no column unless it is counted so
+    if layer.lookup:  # the weight is (entries, units), and an entry is no column unless it is counted so
         return (q @ gates if layer.inputs else gates.sum(0)) @ need
     taps = gates.flatten(2).sum(2) if gates.dim() > 2 else gates
     if layer.groups == 1:

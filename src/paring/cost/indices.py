@@ -25,7 +25,7 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
     ``outside`` (M,): like ``source``, but U for columns of grouped convolutions that live and die with a unit of the
     same group, only if there are any.
     ``row_lengths``, ``col_lengths``, ``kernel``, ``col_constant`` (S,); ``groups`` (layers,), only if some has several;
-    ``bias``, ``positions``, ``biased`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
+    ``bias``, ``per_unit``, ``positions``, ``biased`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
     Only if there are products of activations: ``left``, ``right`` (cells,): positions of labels like ``label``, U in
     ``right`` where both are the same; ``cells``, ``cell_macs``, ``cell_adds`` (products,).
     """
@@ -64,6 +64,7 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
         "kernel": _per_group(layers, [math.prod(layer.weight[2:]) for layer in layers]).double(),
         "col_constant": _per_group(layers, [_entries(layer) for layer in layers]).double(),
         "bias": torch.tensor([layer.bias for layer in layers], dtype=torch.float64),
+        "per_unit": torch.tensor([layer.bias + layer.per_unit for layer in layers], dtype=torch.float64),
         "positions": torch.tensor([_positions(layer) for layer in layers], dtype=torch.float64),
         "biased": torch.tensor([_biased(layer) for layer in layers], dtype=torch.float64),
         "affine": torch.tensor([2 * norm.affine for norm in wiring.norms], dtype=torch.float64),
@@ -121,13 +122,13 @@ def _per_group(layers: tuple[Layer, ...], values: list[int]) -> Tensor:
 
 
 def _positions(layer: Layer) -> int:
-    return 0 if layer.kind == "embedding" else layer.positions  # a lookup multiplies nothing
+    return layer.positions * layer.multiplies
 
 
 def _biased(layer: Layer) -> int:
-    return 0 if layer.kind == "embedding" else layer.biased
+    return layer.biased * layer.multiplies
 
 
 def _entries(layer: Layer) -> int:
     """Rows of an embedding's table when the wiring does not count them as input columns."""
-    return layer.weight[0] if layer.kind == "embedding" and layer.inputs == 0 else 0
+    return layer.weight[0] if layer.lookup and layer.inputs == 0 else 0

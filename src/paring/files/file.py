@@ -42,7 +42,7 @@ from paring.core.plain_json import MANY, parsed, size
 from paring.core.regular import open_regular
 from paring.core.unwrap import seen_through
 from paring.files.graph_file import written
-from paring.files.manifest import GRAPH_VERSION, SIZED, VERSION, checked
+from paring.files.manifest import GRAPH_VERSION, VERSION, checked, is_sized
 from paring.files.rebuild import Source, rebuilt, some, units_of
 from paring.removal.graph_net import GraphNet
 
@@ -103,7 +103,7 @@ def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     manifest: dict[str, Any] = {
         "version": VERSION,
         "ties": ties,
-        "modules": {path: type(m).__name__ for path, m in net.named_modules() if type(m) in SIZED.values()},
+        "modules": {path: type(m).__name__ for path, m in net.named_modules() if is_sized(m)},
     }
     if units := units_of(net):
         manifest["units"] = units

@@ -12,36 +12,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from paring.core.file_error import FileError
+from paring.core.kinds import kind_of, sized
 from paring.core.nested import TYPES, Shape, allowed, as_inputs, understood
-from paring.core.select_linear import SelectLinear
 
 VERSION, GRAPH_VERSION = 1, 3
-SIZED: dict[str, type[nn.Module]] = {
-    c.__name__: c
-    for c in (
-        nn.Linear,
-        nn.modules.linear.NonDynamicallyQuantizableLinear,
-        SelectLinear,
-        nn.Embedding,
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose1d,
-        nn.ConvTranspose2d,
-        nn.ConvTranspose3d,
-        nn.GroupNorm,
-        nn.InstanceNorm1d,
-        nn.InstanceNorm2d,
-        nn.InstanceNorm3d,
-        nn.PReLU,
-        nn.BatchNorm1d,
-        nn.BatchNorm2d,
-        nn.BatchNorm3d,
-        nn.SyncBatchNorm,
-        nn.Identity,
-    )
-}
-"""Stock layers with sizes, by the names that files know them under."""
 _KEYS = {"version", "ties", "modules", "units", "graph", "tensors"}
 _MOST_LEVELS = 1 << 16
 Held = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -90,8 +64,13 @@ def _problem(manifest: dict[str, Any], held: Held) -> str:
         return "its ties make no sense"
     if any(owner not in held or alias in held for alias, owner in ties.items()):
         return "its ties name tensors that are not there"
-    if not isinstance(modules, dict) or not all(type(kind) is str and kind in SIZED for kind in modules.values()):
+    if not isinstance(modules, dict) or not all(type(kind) is str for kind in modules.values()):
         return "its modules make no sense"
+    if odd := sorted(kind for kind in modules.values() if kind != "Identity" and not sized(kind)):
+        return (
+            f"it has a layer of the kind {odd[0]!r}, which is not known here (a class of your own goes through paring.core.register "
+            "before a file of it is read)"
+        )
     if not isinstance(units, dict) or not all(map(_is_unit, units.values())):
         return "its units make no sense"
     if "tensors" in manifest and manifest["tensors"] != {name: [dtype, list(s)] for name, (dtype, s) in held.items()}:
@@ -136,6 +115,12 @@ def _check_example(given: object, held: Held) -> None:
     needed, most = sum(leaf.nbytes for leaf in leaves), allowed(nbytes(held))
     if needed > most:
         raise ValueError(f"its example would take {needed:,} bytes, more than the {most:,} allowed")
+
+
+def is_sized(module: nn.Module) -> bool:
+    """Whether a file names this layer's class: it can be resized, or stands where a norm may have been."""
+    kind = kind_of(module)
+    return type(module) is nn.Identity or (kind is not None and type(module) is kind.layer and bool(kind.sizes))
 
 
 def nbytes(held: Held) -> int:

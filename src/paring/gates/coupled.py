@@ -75,8 +75,8 @@ def group_size(group: Group, wiring: Wiring) -> tuple[int, int]:
     for name in group.layers:
         layer = wiring.layer(name)
         rows, row = int(torch.isin(layer.labels, group.ids).sum()), prod(layer.weight) // layer.outputs
-        size += rows * (row + int(layer.bias))
-        macs += 0 if layer.kind == "embedding" else rows * row * layer.positions
+        size += rows * (row + int(layer.bias) + layer.per_unit)
+        macs += rows * row * layer.positions * layer.multiplies
     for product in wiring.products:
         macs += product.macs * int((torch.isin(product.left, group.ids) | torch.isin(product.right, group.ids)).sum())
     for norm in wiring.norms:

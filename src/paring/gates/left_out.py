@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from paring.analysis import Wiring
-from paring.core import GATED, STOCK, At, Gate, Places, Probe, Refusal, attached
+from paring.core import At, Gate, Places, Probe, Refusal, attached, gateable, stock_class
 from paring.gates.place import Site, single_site
 from paring.gates.why_not_gateable import carrier_of
 
@@ -59,7 +59,7 @@ def say_left_out(net: nn.Module, probe: Probe, places: At, found: Sequence[Site]
                 continue
             why = _why(place.kind, name, module, carriers.get(name), wiring, modules)
             if why:
-                told[name] = f"{name or 'the network itself'} ({_stock(module).__name__}): {why}"
+                told[name] = f"{name or 'the network itself'} ({stock_class(module).__name__}): {why}"
                 lost += sum(weight.numel() for weight in held)
                 covered |= {id(weight) for weight in held}
                 break
@@ -89,7 +89,7 @@ def _why(
     if layer is not None:
         made = single_site("weights", layer, wiring, modules)
         return made if isinstance(made, Refusal) else None
-    if _stock(module) in GATED:
+    if gateable(module) is not None:
         return Refusal("the captured forward does not call it as a layer")
     return Refusal(
         "its class is not a stock layer"
@@ -113,7 +113,3 @@ def _in_gate(name: str, net: nn.Module) -> bool:
         if isinstance(module, Gate):
             return True
     return False
-
-
-def _stock(module: nn.Module) -> type[nn.Module]:
-    return STOCK.get(type(module), type(module))

@@ -93,7 +93,7 @@ def _reader(layer: Layer, given: Openness) -> _Reader:
     weights = given.weights.get(layer.name)
     alive = given.units.get(layer.name)
     opened = torch.ones(layer.outputs, dtype=torch.bool) if alive is None else (alive > 0).cpu()
-    plain = weights is not None and layer.groups == 1 and layer.kind != "embedding"
+    plain = weights is not None and layer.groups == 1 and not layer.lookup
     return _Reader(
         layer,
         torch.ones(layer.inputs, dtype=torch.bool) if columns is None else (columns > 0).cpu(),

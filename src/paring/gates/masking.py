@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from paring.core import At, Method, Probe, attached, gated_layers
+from paring.core import At, Method, Probe, attached, gated_layers, kind_of
 from paring.gates.left_out import say_left_out
 from paring.gates.mask_gate import MaskGate
 from paring.gates.openness import gate_of
@@ -62,7 +62,8 @@ def input_groups(net: nn.Module) -> dict[str, int]:
         for name, layer in gated_layers(net)
         if isinstance(gate := layer.weight_gate, MaskGate)
         and gate.input_group > 1
-        and not isinstance(layer, nn.Embedding)
+        and (kind := kind_of(layer)) is not None
+        and kind.column_dim is not None
     }
 
 

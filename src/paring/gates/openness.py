@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Group, Wiring
-from paring.core import Gate, Gated, Kind, SharedGate, gated_layers
+from paring.core import Gate, Gated, PlaceKind, SharedGate, gated_layers
 from paring.cost import Openness
 from paring.gates.coupled import entries, group_of, labels_of
 from paring.gates.place import Site
@@ -40,7 +40,7 @@ def openness(net: nn.Module, wiring: Wiring, ask: Callable[[Gate], Tensor]) -> O
     `wiring` is that of the network before anything was cut out of it while training; what was cut counts as closed.
     """
     behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
-    found: dict[Kind, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}}
+    found: dict[PlaceKind, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}}
     for name, layer in gated_layers(net):
         for kind, gate in layer.gates().items():
             if not isinstance(gate, SharedGate):
@@ -81,7 +81,7 @@ def _shared(net: nn.Module, wiring: Wiring) -> list[tuple[Gate, Group]]:
 
 def replaced(given: Openness, wiring: Wiring, sites: Sequence[Site], values: Sequence[Tensor]) -> Openness:
     """`given` with other values for the gates at `sites`."""
-    found: dict[Kind, dict[str, Tensor]] = {
+    found: dict[PlaceKind, dict[str, Tensor]] = {
         "units": dict(given.units),
         "inputs": dict(given.inputs),
         "weights": dict(given.weights),

@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from paring.analysis import Group, Wiring
-from paring.core import STOCK, At, Gate, Kind, Place, Places, Refusal, gate_shape, names_layer, put, share
+from paring.core import At, Gate, Place, PlaceKind, Places, Refusal, gate_shape, kinds, names_layer, put, share
 from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
 from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 
@@ -47,7 +47,7 @@ class Site:
 
     layer: str
     module: str
-    kind: Kind
+    kind: PlaceKind
     shape: tuple[int, ...]
     size: int
     macs: int
@@ -67,7 +67,7 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
         ValueError: a place is unknown, selects nothing, names a layer that is not there or cannot be gated (with the
             reason), or two places ask for the same gate.
     """
-    found: dict[tuple[str, Kind, tuple[Mount, ...]], Site] = {}
+    found: dict[tuple[str, PlaceKind, tuple[Mount, ...]], Site] = {}
     modules = dict(net.named_modules(remove_duplicate=False))
     for place in Places.of(places).places:
         _check_names(place, net, wiring, modules)
@@ -119,7 +119,7 @@ def _check_names(place: Place, net: nn.Module, wiring: Wiring, modules: dict[str
 
 
 def _is_type(name: str) -> bool:
-    return isinstance(getattr(nn, name, None), type) or any(name == stock.__name__ for stock in STOCK.values())
+    return isinstance(getattr(nn, name, None), type) or any(name == kind.layer.__name__ for kind in kinds())
 
 
 def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
@@ -133,7 +133,9 @@ def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
 Candidate = tuple[tuple[str, ...], Callable[[], Site | Refusal]]
 
 
-def _candidates(kind: Kind | Literal["heads"], wiring: Wiring, modules: dict[str, nn.Module]) -> Iterator[Candidate]:
+def _candidates(
+    kind: PlaceKind | Literal["heads"], wiring: Wiring, modules: dict[str, nn.Module]
+) -> Iterator[Candidate]:
     """What could be gated, as (layers, function that gives the site or the reason why there is none)."""
     if kind in ("inputs", "weights"):
         for layer in wiring.layers:
@@ -168,11 +170,11 @@ def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Sit
     return Site(first, mounts[0].module, "units", (group.size,), size, macs, mounts, group.layers)
 
 
-def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
+def single_site(kind: PlaceKind, name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
     """The gate of one layer, or the reason why there can be none."""
     layer, module = wiring.layer(name), modules.get(name)
     reason = of_carrier(name, module) or of_layer(name, wiring, modules)
-    if not reason and kind == "inputs" and layer.kind == "embedding":
+    if not reason and kind == "inputs" and layer.lookup:
         reason = Refusal("an embedding has no input features")
     if not reason and kind == "units":
         carried = layer.norm or name
@@ -181,7 +183,7 @@ def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Mod
         return reason
     weights, carrier = prod(layer.weight), name
     if kind == "units":
-        size = weights // layer.outputs + int(layer.bias)
+        size = weights // layer.outputs + int(layer.bias) + layer.per_unit
         macs = layer.positions * (weights // layer.outputs)
         if layer.norm is not None:
             carrier, size = layer.norm, size + 2
@@ -190,8 +192,7 @@ def single_site(kind: Kind, name: str, wiring: Wiring, modules: dict[str, nn.Mod
         macs = layer.positions * size
     else:
         size, macs = 1, layer.positions
-    if layer.kind == "embedding":  # a look-up
-        macs = 0
+    macs *= layer.multiplies
     try:
         shape = gate_shape(modules[carrier], kind)
     except TypeError as error:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from torch import nn
 
 from paring.analysis import Wiring
-from paring.core import GATED, STOCK, Refusal, adopt, joint_projection
+from paring.core import Refusal, gateable, joint_projection, kind_of
 
 
 def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
     """Why the module (None: a loose parameter) cannot hold a gate at all; None when it can."""
     if module is None or (isinstance(module, nn.MultiheadAttention) and not joint_projection(module)):
         return Refusal(f"'{name}' is a parameter that no layer of its own computes with")
-    norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-    adopt(type(module))
-    if type(module) not in GATED and type(module) not in STOCK:
+    near, known = kind_of(module), gateable(module)
+    norm = near is not None and near.operation == "batch_norm"
+    if known is None:
         kind = type(module).__name__
         what = f"its norm '{name}' is a {kind}, which carries no gates"
         return Refusal(what if norm else f"its class {kind} is not a stock layer")
-    if not norm and "weight" not in module._parameters and not isinstance(module, nn.MultiheadAttention):
+    if not norm and known.scaled[0] not in module._parameters:
         return Refusal(
             f"the weight of '{name}' is computed by a hook from other parameters: take that off first, with "
             "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
         )
-    if isinstance(module, nn.Embedding) and module.sparse:
+    if known.operation == "embedding" and module.sparse:
         return Refusal(
             f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
         )

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paring import select
+from paring.core import kind_of
 from paring.gates import Site, gate_of, masks_of
 
 
@@ -37,7 +38,9 @@ def chosen(
     turned = {
         site.layer
         for site in found
-        if isinstance(net.get_submodule(site.module), nn.Embedding) and structure != select.Weights()
+        if (kind := kind_of(net.get_submodule(site.module))) is not None
+        and kind.unit_dim == 1
+        and structure != select.Weights()
     }
     dense = {}
     for layer, gate in gates.items():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Wiring
-from paring.core import Gate, Kind, SharedGate, gated_layers
+from paring.core import Gate, Kind, PlaceKind, SharedGate, gated_layers, kind_of
 from paring.gates import carrier_of, tied
 
 
@@ -23,7 +23,7 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     """
     behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
     modules = dict(net.named_modules())
-    probs: dict[str, dict[Kind, Tensor]] = {}
+    probs: dict[str, dict[PlaceKind, Tensor]] = {}
     own: set[int] = set()
 
     def ask(gate: Gate) -> Tensor:
@@ -39,29 +39,23 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
         probs.setdefault(carrier_of(name, modules), {})["units"] = prob
     total: list[Tensor] = []
     for name, found in probs.items():
-        inner = "in_proj_" if isinstance(modules[name], nn.MultiheadAttention) else ""
-        for leaf in (f"{inner}weight", f"{inner}bias"):
+        known = kind_of(modules[name])
+        assert known is not None
+        for leaf in dict.fromkeys((*known.scaled, *known.per_unit)):
             parameter = getattr(modules[name], leaf, None)
-            if parameter is not None:
+            if isinstance(parameter, nn.Parameter):
                 own.add(id(parameter))
-                total.append(_weighted(modules[name], leaf, parameter.pow(2), found).sum())
+                total.append(_weighted(known, modules[name], leaf, parameter.pow(2), found).sum())
     total += [p.pow(2).sum() for p in net.parameters() if id(p) not in own]
     return 0.5 * torch.stack(total).sum()
 
 
-def _weighted(layer: nn.Module, leaf: str, square: Tensor, probs: dict[Kind, Tensor]) -> Tensor:
-    """The squares of a weight or bias, each times the prob that everything it needs is open."""
+def _weighted(kind: Kind, layer: nn.Module, leaf: str, square: Tensor, probs: dict[PlaceKind, Tensor]) -> Tensor:
+    """The squares of a weight or another parameter of units, each times the prob that everything it needs is open."""
+    if leaf == kind.scaled[0]:
+        if "weights" in probs:
+            square = square * probs["weights"]
+        if "inputs" in probs:
+            square = square * kind.along_inputs(layer, probs["inputs"])
     units = probs.get("units")
-    if leaf.endswith("bias"):
-        return square if units is None else square * units
-    if "weights" in probs:
-        square = square * probs["weights"]
-    if "inputs" in probs:
-        groups = getattr(layer, "groups", 1)
-        columns = probs["inputs"].view(groups, -1).repeat_interleave(square.shape[0] // groups, dim=0)
-        square = square * columns.view(square.shape[0], -1, *[1] * (square.dim() - 2))
-    if units is None:
-        return square
-    return square * (
-        units if isinstance(layer, nn.Embedding) or hasattr(layer, "nf") else units.view(-1, *[1] * (square.dim() - 1))
-    )
+    return square if units is None else square * kind.along_units(layer, leaf, units)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from paring.analysis.weights import TRANSPOSED
+from paring.core import kind_of
 from paring.core.select_linear import SelectLinear
 from paring.removal.plan import Merge, ShrinkPlan
 
@@ -33,31 +33,10 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
 
 
 def resize(module: nn.Module) -> None:
-    """Set the size attributes of a stock layer to what its tensors say."""
-    if isinstance(module, nn.modules.batchnorm._NormBase):
-        sizes = [len(t) for t in (module.weight, module.running_mean) if t is not None]
-        module.num_features = sizes[0] if sizes else module.num_features
-        return
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        return
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = weight.shape
-    elif isinstance(module, nn.Embedding):
-        module.num_embeddings, module.embedding_dim = weight.shape
-    elif isinstance(module, TRANSPOSED):
-        if module.groups > 1:
-            module.groups = weight.shape[0] // (module.in_channels // module.groups)
-        module.in_channels, module.out_channels = weight.shape[0], weight.shape[1] * module.groups
-    elif isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        if module.groups > 1:
-            module.groups = weight.shape[0] // (module.out_channels // module.groups)
-        module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
-    elif isinstance(module, nn.GroupNorm):
-        module.num_groups = weight.shape[0] // (module.num_channels // module.num_groups)
-        module.num_channels = weight.shape[0]
-    elif isinstance(module, nn.PReLU):
-        module.num_parameters = weight.shape[0]
+    """Set the size attributes of a layer to what its tensors say."""
+    kind = kind_of(module)
+    if kind is not None:
+        kind.resize(module)
 
 
 def _find(net: nn.Module, name: str) -> tuple[nn.Module, str]:

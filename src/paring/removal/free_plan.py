@@ -38,7 +38,7 @@ def _scales(found: Interpretation, plan: ShrinkPlan) -> tuple[Fold, ...]:
     held: dict[str, tuple[nn.Module, int]] = {}
     for site in found.sites:
         for leaf, dim in (("weight", dims(site.module)[0]), ("bias", 0)):
-            if getattr(site.module, leaf, None) is not None and site.kind != "embedding":
+            if getattr(site.module, leaf, None) is not None and not site.lookup:
                 held[full_name(site.name, leaf)] = (site.module, dim)
     shifts: dict[str, Tensor] = {}
     for fold in plan.folds:

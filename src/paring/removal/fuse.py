@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from paring.analysis.capture import Captured, capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.state import NormSite, Site, module_path, ties_of
-from paring.analysis.weights import TRANSPOSED, groups_of
+from paring.analysis.weights import known
 from paring.core import Inputs, Refusal
 from paring.removal.choose import offenders
 from paring.removal.graph_net import GraphNet
-from paring.removal.plan import PER_CHANNEL, ShrinkPlan, full_name
+from paring.removal.plan import ShrinkPlan, full_name, per_channel
 from paring.removal.report import Fusion, Mode
 from paring.removal.verify import verify
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+_LAYERS = ("linear", "conv", "conv_transpose")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -91,17 +91,25 @@ def _obstacle(norm: NormSite, found: Interpretation, elsewhere: Collection[str])
         return f"{type(norm.module).__name__} without running statistics, or not a stock norm"
     if sum(other.name == norm.name for other in found.norms) > 1:
         return "called more than once"
-    if module_path(norm.node) != norm.name or any(full_name(norm.name, leaf) in elsewhere for leaf in PER_CHANNEL):
+    if module_path(norm.node) != norm.name or any(
+        full_name(norm.name, leaf) in elsewhere for leaf in per_channel(norm.module)
+    ):
         return "its parameters are used elsewhere too"
     return "it has hooks" if _hooked(norm.module) else ""
 
 
 def _no_layer(norm: NormSite, site: Site | None) -> str:
-    if site is None or type(site.module) not in _LAYERS or not torch.equal(site.units, norm.labels):
+    if site is None or not _plain_layer(site.module) or not torch.equal(site.units, norm.labels):
         return "not right behind a linear layer or a convolution that it alone reads"
     if site.shared or site.foreign or not site.plain:
         return f"'{site.name}' in front of it is shared"
     return f"'{site.name}' in front of it has hooks" if _hooked(site.module) else ""
+
+
+def _plain_layer(module: nn.Module) -> bool:
+    """Whether its very class is known, and nothing in it acts on units behind the weight and the bias."""
+    kind = known(module)
+    return type(module) is kind.layer and kind.operation in _LAYERS and not kind.own
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -129,7 +137,7 @@ def fuse(net: nn.Module, chosen: Collection[Fusion]) -> nn.Module:
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, nn.Parameter)
         start = bias.double() if isinstance(bias, Tensor) else torch.zeros_like(shift)
-        weight.copy_(scaled(layer, weight.double(), scale))
+        weight.copy_(weight.double() * known(layer).along_units(layer, "weight", scale))
         moved = (start * scale + shift).to(weight.dtype)
         layer.bias = nn.Parameter(moved.contiguous(), requires_grad=weight.requires_grad)
         weight.grad = None
@@ -148,12 +156,3 @@ def scale_and_shift(norm: nn.modules.batchnorm._BatchNorm) -> tuple[Tensor, Tens
     if norm.affine:
         scale, shift = scale * norm.weight.double(), norm.bias.double()
     return scale, shift - scale * norm.running_mean.double()
-
-
-def scaled(layer: nn.Module, weight: Tensor, scale: Tensor) -> Tensor:
-    """The weight with unit u times scale[u]."""
-    if not isinstance(layer, TRANSPOSED):
-        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
-    groups = groups_of(layer)
-    split = weight.view(groups, -1, *weight.shape[1:])
-    return (split * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))).view_as(weight)

@@ -16,6 +16,7 @@ from paring.analysis.capture import Captured, CaptureError, capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.layer_rules import argument
 from paring.analysis.state import packet
+from paring.analysis.weights import is_a
 from paring.core import Example, Inputs
 from paring.core.nested import as_nested, as_shapes
 from paring.core.select_linear import SelectLinear
@@ -209,10 +210,11 @@ def _attributes(graph: fx.Graph, captured: Captured) -> None:
 def _new_parameters(graph: fx.Graph, found: Interpretation, small: nn.Module, twins: dict[fx.Node, fx.Node]) -> None:
     """Biases that folds made, and columns that linear layers go on reading."""
     for site in found.sites:
-        if full_name(site.name, "weight") in found.aliases or site.kind == "embedding":
+        if full_name(site.name, "weight") in found.aliases or site.lookup:
             continue
         node, module = twins[site.node], small.get_submodule(site.name)
-        if getattr(module, "bias", None) is not None and argument(node, 2, "bias") is None:
+        takes = not is_a(site.module, "addmm")
+        if takes and getattr(module, "bias", None) is not None and argument(node, 2, "bias") is None:
             with graph.inserting_before(node):
                 bias = graph.create_node("get_attr", full_name(site.name, "bias"))
             node.args = (*node.args[:2], bias, *node.args[3:])

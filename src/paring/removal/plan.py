@@ -21,13 +21,11 @@ from paring.analysis.input_groups import InputGroups, keep_groups, whole_groups
 from paring.analysis.interpret import Interpretation
 from paring.analysis.liveness import Reader, agreed, decide, product_readers, readers_of, settle
 from paring.analysis.state import Liveness, NormSite, Site
-from paring.analysis.weights import columns_of, dims, groups_of, used
+from paring.analysis.weights import columns_of, dims, groups_of, known, used
 from paring.core.select_linear import SelectLinear
 from paring.removal.report import Row, rows_of
 from paring.removal.round_widths import round_up
 from paring.removal.slices import cut
-
-PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,11 @@ def full_name(module: str, leaf: str) -> str:
     return f"{module}.{leaf}" if module else leaf
 
 
+def per_channel(norm: nn.Module) -> tuple[str, ...]:
+    """What a norm, or another module with parameters per channel, may hold for each of them."""
+    return ("weight", *known(norm).per_unit)
+
+
 def make_plan(
     found: Interpretation,
     *,
@@ -149,7 +152,7 @@ def make_plan(
     sizes: dict[str, int] = {}
     for norm in {n.name: n for n in [*found.norms, *found.slopes]}.values():
         kept = liveness.kept[norm.labels]
-        own = [leaf for leaf in PER_CHANNEL if getattr(norm.module, leaf, None) is not None]
+        own = [leaf for leaf in per_channel(norm.module) if getattr(norm.module, leaf, None) is not None]
         cuts += [one for leaf in own for one in _cut(full_name(norm.name, leaf), 0, kept)]
         if not own and not bool(kept.all()):
             sizes[norm.name] = int(kept.sum())
@@ -209,14 +212,16 @@ def _pays(unread: int, read: int, multiple_of: int) -> bool:
 
 def _layer_cuts(site: Site, units: Tensor, columns: Tensor, fold: Fold | None) -> list[Cut]:
     weight, bias = full_name(site.name, "weight"), full_name(site.name, "bias")
-    if site.kind == "embedding":
-        return _cut(weight, 1, units)
+    further = (leaf for leaf in known(site.module).own if getattr(site.module, leaf, None) is not None)
+    own = [one for leaf in further for one in _cut(full_name(site.name, leaf), 0, units)]
     rows, across = dims(site.module)
+    if site.lookup:
+        return _cut(weight, rows, units) + own
     cuts = _cut(weight, rows, units) if groups_of(site.module) == 1 or rows == 0 else []
     cuts += _cut(weight, across, columns) if groups_of(site.module) == 1 or across == 0 else []
     if getattr(site.module, "bias", None) is not None or (fold is not None and fold.name == bias):
         cuts += _cut(bias, 0, units)
-    return cuts
+    return cuts + own
 
 
 def _cut(name: str, dim: int, kept: Tensor) -> list[Cut]:

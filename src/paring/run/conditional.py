@@ -22,13 +22,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from paring.analysis import Layer, Wiring, wiring
-from paring.core import GATED, Gated, Inputs, set_attachment, strip
+from paring.core import Gated, Inputs, gateable, set_attachment, strip
 from paring.gates import StochasticGate
 from paring.run.distributed.sharded import refuse_sharded
 from paring.run.surgery.folded import Judged, outputs
-
-_STOCK = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_PLAIN = {*_STOCK, *(GATED[kind] for kind in _STOCK)}
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,7 @@ def _places(net: nn.Module, wiring: Wiring) -> tuple[_Place, ...]:
 def _free(places: tuple[_Place, ...], wiring: Wiring) -> Tensor:
     """Units that can be left out of a step, (units + 1,): of one plain layer, read by plain layers, behind no norm."""
     free = torch.zeros(wiring.units + 1, dtype=torch.bool)
-    plain = [p for p in places if p.layer.groups == 1 and type(p.module) in _PLAIN and _takes_rows(p.module)]
+    plain = [p for p in places if p.layer.groups == 1 and _takes_rows(p.module)]
     for place in plain:
         if place.layer.gateable:
             free[place.layer.labels] = True
@@ -208,6 +205,9 @@ def _rows(place: _Place, open_: Tensor, multiple_of: int) -> Tensor | None:
 
 
 def _takes_rows(module: nn.Module) -> bool:
+    kind = gateable(module)
+    if kind is None or kind.gated is None or kind.operation not in ("linear", "conv") or kind.own:
+        return False
     return not (isinstance(module, Gated) and module.weight_gate is not None)
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from paring.core import Gate, Gated, Kind, gated_layers, is_sharded
+from paring.core import Gate, Gated, PlaceKind, gated_layers, is_sharded, kind_of
 from paring.core.shared_gate import SharedGate
 from paring.removal.apply import resize
 from paring.removal.plan import full_name
@@ -193,19 +193,20 @@ def check_network(net: nn.Module) -> None:
         )
 
 
-def gate_dims(layer: Gated, kind: Kind, dims: Dims) -> Dims:
+def gate_dims(layer: Gated, kind: PlaceKind, dims: Dims) -> Dims:
     """How a gate is cut when the layer's weight is cut like this."""
-    unit, column = (1, 0) if isinstance(layer, nn.Embedding) else (0, 1)
+    known = kind_of(layer)
+    assert known is not None
+    unit, column = known.unit_dim, known.column_dim
     if kind == "weights":
         return dict(dims)
     if kind == "units":
         return {0: dims[unit]} if unit in dims else {}
-    groups = int(getattr(layer, "groups", 1))
+    groups = known.groups_in(layer)
     if groups == 1:
-        return {0: dims[column]} if column in dims else {}
+        return {} if column is None or column not in dims else {0: dims[column]}
     if unit not in dims:
         return {}
-    assert isinstance(layer, nn.modules.conv._ConvNd)  # whole groups go
-    left = (dims[unit] // (layer.out_channels // groups)).unique()
-    each = layer.in_channels // groups
+    left = (dims[unit] // (known.shape(layer, "units")[0] // groups)).unique()  # whole groups go
+    each = known.shape(layer, "inputs")[0] // groups
     return {0: (left[:, None] * each + torch.arange(each)).flatten()}

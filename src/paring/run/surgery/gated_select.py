@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import STOCK, Gated, Inputs, SelectLinear
+from paring.core import Gated, Inputs, SelectLinear
 from paring.core.layers import GatedLinear
 
 
@@ -21,9 +21,6 @@ class GatedSelectLinear(GatedLinear, SelectLinear):
 
     def forward(self, input: Tensor) -> Tensor:
         return GatedLinear.forward(self, input.index_select(-1, self.reads))
-
-
-STOCK[GatedSelectLinear] = SelectLinear
 
 
 def set_reads(layer: nn.Module, reads: Tensor | None) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from paring.analysis.alone import alone
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
+from paring.analysis.weights import dims as dims_of
 from paring.core import (
     Gate,
     Gated,
@@ -219,10 +220,10 @@ def _proposal(cuts: Cuts, net: nn.Module, found: Interpretation, bad: dict[str, 
     macs, widths = [whole, whole], {}
     for site in found.sites:
         weight = full_name(site.name, "weight")
-        if site.kind != "embedding" and weight in sizes:
+        if not site.lookup and weight in sizes:
             macs[0] += site.positions * sizes[weight].numel()
             macs[1] += site.positions * after[weight]
-        unit = 1 if site.kind == "embedding" else 0
+        unit = dims_of(site.module)[0]
         if unit in cuts.kept.get(weight, {}):
             widths[site.name] = len(cuts.kept[weight][unit])
     return Proposal(
