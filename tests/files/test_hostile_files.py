@@ -90,7 +90,7 @@ LEAF = {"tensor": [[2, 4], "float32"]}
         ("plain", put({}, "more"), "unknown part 'more'"),
         ("plain", put({"x": "nowhere"}, "ties"), "ties name tensors that are not there"),
         ("plain", put({"0.weight": "0.weight"}, "ties"), "ties name tensors that are not there"),
-        ("plain", put("os.system", "modules", "0"), "modules make no sense"),
+        ("plain", put("os.system", "modules", "0"), "kind 'os.system', which is not known here"),
         ("plain", put({"2": ["sign", 10**9]}, "units"), "units make no sense"),
         ("plain", put({"2": ["sign", 7]}, "units"), "'2' is a sign 7 in the file"),
         ("plain", put({"": ["sign"]}, "units"), "'' is a sign in the file"),

@@ -43,7 +43,7 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
         assert known is not None
         for leaf in dict.fromkeys((*known.scaled, *known.per_unit)):
             parameter = getattr(modules[name], leaf, None)
-            if isinstance(parameter, nn.Parameter):
+            if parameter is not None and leaf not in modules[name]._buffers:
                 own.add(id(parameter))
                 total.append(_weighted(known, modules[name], leaf, parameter.pow(2), found).sum())
     total += [p.pow(2).sum() for p in net.parameters() if id(p) not in own]
