@@ -151,7 +151,7 @@ class Fixed(Gate):
     def forward(self, batch: int | None = None) -> Tensor:
         return self.z
 
-    def chance(self) -> Tensor:
+    def prob_open(self) -> Tensor:
         return (self.z != 0).to(self.z.dtype)
 
     def value(self) -> Tensor:
@@ -262,7 +262,7 @@ def test_units_leave_while_training_goes_on() -> None:
     for gate in (module for module in net.modules() if isinstance(module, StochasticGate)):
         gate.log_alpha.data[:3] = -9.0
         gate.log_alpha.data[3:] = 9.0
-        gate.hold()
+        gate.freeze()
     for _ in range(3):
         optimizer.zero_grad()
         (net(x).square().mean() + run.penalty()).backward()
@@ -291,7 +291,7 @@ def test_a_file_brings_the_sizes_back(name: str, how: str, tmp_path: Path) -> No
     small, _ = compact(net, x)
     file = tmp_path / "net"
     (pr.save if how == "save" else pr.pack)(small, file)
-    back = pr.load(NETS[name][0], file) if how == "save" else pr.unpack(file, NETS[name][0])
+    back = pr.load(NETS[name][0], file) if how == "save" else pr.unpack(NETS[name][0], file)
     assert torch.equal(back(x), small(x))
     sizes = [m.out_features for m in back if isinstance(m, ScaledLinear)]
     assert sizes == [m.out_features for m in small if isinstance(m, ScaledLinear)]
