@@ -11,7 +11,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 help: ## show the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
 
-demo: $(VENV)/.ready ## train a network on real digits, make it small, prove it, write runs/demo
+demo: $(VENV)/.demo ## train a network on real digits, make it small, prove it, write runs/demo
 	@echo "paring: running the demo (about a minute)"
 	@$(BIN)/paring demo
 
@@ -31,15 +31,22 @@ site: $(VENV)/.site ## build the pages of docs/ as a site in site/, offline, lin
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "paring: the site is in site/; to read it: $(BIN)/python -m http.server -d site"
 
-setup: $(VENV)/.ready ## only set up the virtual environment
+setup: $(VENV)/.ready ## only set up the virtual environment, with all that tests need
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+# What the demo needs goes in first; tests add the rest to the same environment.
+$(VENV)/.demo: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "paring needs Python 3.11 or newer on the PATH; none was found. Or say which: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "paring: setting up $(VENV) with $(PYTHON) (once; downloads PyTorch and a few packages, takes some minutes)"
 	@$(PYTHON) -m venv $(VENV) || { echo "paring: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu install the package python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	@$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check $(CONSTRAINTS) -e '.[demo]'
 	@touch $@
 	@echo "paring: set up"
+
+$(VENV)/.ready: $(VENV)/.demo
+	@echo "paring: adding what tests and checks need to $(VENV) (once)"
+	@$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
+	@touch $@
+	@echo "paring: set up for tests"
 
 $(VENV)/.site: $(VENV)/.ready
 	@echo "paring: adding what builds the site (once)"

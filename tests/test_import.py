@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from paring import methods
 
 _PROGRAM = """
 import sys
+import tomllib
 import torch
 before = set(sys.modules)
 from {module} import *
@@ -48,6 +51,7 @@ def _nothing_heavy(module: str) -> None:
 def test_the_overview_needs_no_torch(word: str) -> None:
     program = f"""
 import sys
+import tomllib
 from paring.cli.main import main
 main([{word!r}])
 print(sorted({{"torch", "numpy"}} & set(sys.modules)))
@@ -68,3 +72,27 @@ def test_every_public_name_is_there_and_listed() -> None:
         assert getattr(paring, name).__name__ == f"paring.{name}"
     with pytest.raises(AttributeError, match="module 'paring' has no attribute 'atach'"):
         paring.atach  # noqa: B018
+
+
+def test_the_demo_needs_what_its_extra_installs() -> None:
+    root = Path(__file__).resolve().parents[1]
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert extras["demo"] == ["paring[cli,data,report]"]
+    assert "-e '.[demo]'" in (root / "Makefile").read_text(encoding="utf-8")
+    named = {re.split(r"[><=\[]", one)[0] for key in ("sweep", "bits", "codec", "onnx", "dev") for one in extras[key]}
+    absent = sorted({name.replace("-", "_") for name in named} - {"torch", "scipy", "paring"})
+    program = f"""
+import sys
+import tomllib
+for name in {absent!r}:
+    sys.modules[name] = None
+from paring.cli import demo, index_page, page
+from paring.data import load
+net = demo.build_small(0, load("digits"))
+rows = [dict(epoch=1, loss=1.0, error=2.0), dict(epoch=2, loss=0.5, error=1.0)]
+assert "<svg" in page.run_page("demo", dict(model="m"), rows, [])
+print(sum(p.numel() for p in net.parameters()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "50610"
