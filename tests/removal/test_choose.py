@@ -142,7 +142,7 @@ class Plans:
         return list(self.units)
 
     @property
-    def found(self) -> Any:
+    def analysis(self) -> Any:
         return SimpleNamespace(held_back=self.held_back)
 
     def plan(self, spare: Sequence[str] = ()) -> Removal:

@@ -16,7 +16,7 @@ from torch import fx
 
 from paring.analysis.attention_scale import Scaled
 from paring.analysis.contractions import beside, product
-from paring.analysis.grids import boxed, grid_dims, slices
+from paring.analysis.grids import grid_dims, rectangle, slices
 from paring.analysis.labels import varying
 from paring.analysis.ops import CASTS, MOVES
 from paring.analysis.repeats import carries, filled, once
@@ -48,7 +48,7 @@ def attention(run: Interpreter, node: fx.Node) -> object:
         scores = beside(run, node, scores, mask)
     if given.get("scale") is None and (dims := grid_dims(q.labels)) and q.value.dim() - 1 in dims:
         heads = [d for d in dims if d != q.value.dim() - 1]
-        rows = slices(q.labels, heads) if heads else boxed(q.labels, dims).unsqueeze(0)
+        rows = slices(q.labels, heads) if heads else rectangle(q.labels, dims).unsqueeze(0)
         run.scaled.append(Scaled(node, q.value.shape[-1], rows))
     certain = not run.training and not given.get("dropout_p") and _open(mask, given.get("attn_mask"))
     nothing = filled(scores.value.shape, torch.nan)

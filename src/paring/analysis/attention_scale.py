@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from paring.analysis import ops
-from paring.analysis.grids import Meeting
+from paring.analysis.grids import Contraction
 from paring.analysis.state import NormSite, Site, packet
 
 
@@ -35,14 +35,14 @@ class Scaled:
         self,
         sites: Sequence[Site],
         norms: Sequence[NormSite],
-        meetings: Sequence[Meeting],
+        contractions: Sequence[Contraction],
         kept: Collection[int],
         groups: Tensor,
     ) -> Scaled:
         """With the layer that makes the queries, and ids of groups; the arguments hold ids as the producers gave them."""
         mine = self.queries[self.queries >= 0]
         made = self._maker(sites)
-        seen = sum(bool(torch.isin(m.columns, mine).any()) for m in meetings)
+        seen = sum(bool(torch.isin(m.columns, mine).any()) for m in contractions)
         others = [s.columns for s in sites] + [n.labels for n in norms]
         alone = seen == 1 and not set(mine.tolist()) & set(kept) and not any(torch.isin(o, mine).any() for o in others)
         if made is None or not alone or not bool(torch.isin(mine, made.units).all()) or bool((self.queries < 0).any()):

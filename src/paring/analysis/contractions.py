@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, fx
 
-from paring.analysis.grids import Link, Meeting
+from paring.analysis.grids import Contraction, SliceTie
 from paring.analysis.labels import distinct_pairs, varying
 from paring.analysis.layer_rules import matrix
 from paring.analysis.repeats import carries, either, filled, once, shortened, unlabelled
@@ -86,7 +86,7 @@ def beside(run: Interpreter, node: fx.Node, first: State, other: State) -> State
         run.keep(other.labels, f"copies of a mask, not one for each unit, in {place(node)}")
         copies = set()
     if copies:
-        run.link([(first.labels, sorted(copies)), (labels, sorted(copies))])
+        run.tie_slices([(first.labels, sorted(copies)), (labels, sorted(copies))])
     spanned = {
         d for d in range(len(shape)) if d - len(shape) >= -other.value.dim() and other.value.shape[d - len(shape)] > 1
     }
@@ -122,7 +122,7 @@ def product(
     run.pin(b.labels, {two.index(x) for x in (ways_b & spans_a) - ways_a}, reason)
     shared = [x for x in out if x in ways_a & ways_b]
     if shared:
-        run.link([(a.labels, [one.index(x) for x in shared]), (b.labels, [two.index(x) for x in shared])])
+        run.tie_slices([(a.labels, [one.index(x) for x in shared]), (b.labels, [two.index(x) for x in shared])])
     if pairs_a or pairs_b:
         labels = _pairs(run, node, a, b, one, two, out, shifts)
     elif free_a or free_b or not (ways_a and ways_b):
@@ -237,9 +237,9 @@ def _pairs(run: Interpreter, node: fx.Node, a: State, b: State, one: str, two: s
         units = run.new_units(f"{node.name}: slices", count)
         shape = [sizes[x] if x in rows else 1 for x in out]
         labels = units.view(shape).expand(labels.shape)
-    run.links.append(Link((left.reshape(count, -1), right.reshape(count, -1), units[:, None])))
-    run.meetings.append(
-        Meeting(
+    run.slice_ties.append(SliceTie((left.reshape(count, -1), right.reshape(count, -1), units[:, None])))
+    run.contractions.append(
+        Contraction(
             node=node,
             units=units,
             columns=torch.cat([left.reshape(count, -1), right.reshape(count, -1)], 1),
@@ -282,4 +282,4 @@ def _passing(
     seen = distinct_pairs(both[:, (both[0] >= 0) & (both[1] >= 0)])
     dynamic = torch.full((seen.shape[1], 1), torch.nan, dtype=torch.float64)
     used = torch.ones(seen.shape[1], 1, dtype=torch.bool)
-    run.meetings.append(Meeting(node, seen[0], seen[1][:, None], dynamic, used, ~used))
+    run.contractions.append(Contraction(node, seen[0], seen[1][:, None], dynamic, used, ~used))

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis import ops
 from paring.analysis.attention_rules import choose, mask_copies
 from paring.analysis.free_rules import joined, meeting, moved
-from paring.analysis.grids import Meeting
+from paring.analysis.grids import Contraction
 from paring.analysis.interpreter import Interpreter, Rule
 from paring.analysis.labels import along, distinct, spread, uniform, varying
 from paring.analysis.memory import base_name, is_inplace
@@ -226,7 +226,9 @@ def _sum(run: Interpreter, node: fx.Node, first: State, dim: int) -> object:
     if units is None:
         return run.barrier(node)
     zero = (constants == 0)[None]
-    run.meetings.append(Meeting(node, torch.tensor([-1]), units[None], constants[None], torch.ones_like(zero), zero))
+    run.contractions.append(
+        Contraction(node, torch.tensor([-1]), units[None], constants[None], torch.ones_like(zero), zero)
+    )
     value = _run(run, node, _value)
     return State(unlabelled(value.shape), value)
 

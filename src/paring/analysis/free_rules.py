@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from paring.analysis import ops
 from paring.analysis.contractions import fixed_product, matmul, product
-from paring.analysis.grids import Meeting, boxed, grid_dims, slices
+from paring.analysis.grids import Contraction, grid_dims, rectangle, slices
 from paring.analysis.labels import along, varying
 from paring.analysis.layer_rules import matrix
 from paring.analysis.projection import linear_site
@@ -50,11 +50,11 @@ def moved(run: Interpreter, node: fx.Node, name: str, first: State, outs: list[T
 def _regrouped(labels: Tensor, out: Tensor) -> bool:
     """Do other units share rows now, and did they not lie in the order in which they were made?"""
     before, after = (torch.unique(b.reshape(-1, b.shape[-1]), dim=0) for b in (_box(labels), _box(out)))
-    return not torch.equal(before, after) and bool((boxed(labels, varying(labels)).flatten().diff() < 0).any())
+    return not torch.equal(before, after) and bool((rectangle(labels, varying(labels)).flatten().diff() < 0).any())
 
 
 def _box(labels: Tensor) -> Tensor:
-    return boxed(labels, grid_dims(labels))
+    return rectangle(labels, grid_dims(labels))
 
 
 def _line(labels: Tensor, dim: int) -> Tensor:
@@ -78,9 +78,9 @@ def _cut(run: Interpreter, node: fx.Node, name: str, labels: Tensor, outs: list[
             run.keep(out, f"taken alone by {name} in {place(node)}")
         run.grid(out)
         if outer and out.dim() == labels.dim():
-            run.link([(labels, outer), (out, outer)])
+            run.tie_slices([(labels, outer), (out, outer)])
         elif outer:
-            run.link([(labels, outer), (out, [d - (d > dim) for d in outer])])
+            run.tie_slices([(labels, outer), (out, [d - (d > dim) for d in outer])])
 
 
 def _where(run: Interpreter, node: fx.Node, name: str) -> tuple[int, int]:
@@ -100,7 +100,7 @@ def joined(run: Interpreter, node: fx.Node, name: str, states: list[State], dim:
         outer = sorted(lying - {dim})
         if len({tuple(s.labels.shape[d] for d in outer) for s in states}) != 1:
             return None
-        run.link([(s.labels, outer) for s in states])
+        run.tie_slices([(s.labels, outer) for s in states])
         for state in states:  # an order that shrinking would have to keep: rows stay whole
             run.pin(state.labels, {dim}, f"joined with other units by {name} in {place(node)}")
         rows = [slices(s.labels, outer)[:, :1] for s in states]
@@ -135,11 +135,11 @@ def meeting(run: Interpreter, node: fx.Node, a: State, b: State, left: Tensor, r
     if (spans_a if small is left else spans_b) - few & many:
         return None
     dims = sorted(few)
-    run.link([(small, dims), (large, dims)])
+    run.tie_slices([(small, dims), (large, dims)])
     seen = torch.unique(torch.stack([part.flatten() for part in shortened(large, small)]), dim=1)
     used = torch.ones(seen.shape[1], 1, dtype=torch.bool)
     dynamic = torch.full((seen.shape[1], 1), torch.nan, dtype=torch.float64)
-    run.meetings.append(Meeting(node, seen[0], seen[1][:, None], dynamic, used, ~used))
+    run.contractions.append(Contraction(node, seen[0], seen[1][:, None], dynamic, used, ~used))
     return large
 
 

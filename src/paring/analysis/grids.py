@@ -54,14 +54,14 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Link:
+class SliceTie:
     """Tensors that meet slice by slice: parts (n, m) hold the ids in each of the n slices; the same slices live in all."""
 
     parts: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
-class Meeting:
+class Contraction:
     """A product of two activations as a reader: row i needs columns (n, m) of ids that are used and not free.
 
     units (n,): what the rows are needed for, -1 always. constants (n, m): the constant in the column, NaN none.
@@ -88,7 +88,7 @@ def grid_dims(labels: Tensor) -> list[int]:
     return sorted(found, key=lambda d: -reach(labels, d))
 
 
-def boxed(labels: Tensor, dims: list[int]) -> Tensor:
+def rectangle(labels: Tensor, dims: list[int]) -> Tensor:
     """Labels along these dimensions only, in this order."""
     for d in range(labels.dim()):
         if d not in dims:
@@ -100,23 +100,23 @@ def boxed(labels: Tensor, dims: list[int]) -> Tensor:
 def slices(labels: Tensor, dims: list[int]) -> Tensor:
     """The ids in each slice along these dimensions, (slices, ids in a slice)."""
     rest = [d for d in grid_dims(labels) if d not in dims]
-    box = boxed(labels, [*dims, *rest])
+    box = rectangle(labels, [*dims, *rest])
     return box.flatten(0, len(dims) - 1).reshape(box.shape[: len(dims)].numel(), -1)
 
 
 def layout(labels: Tensor) -> Layout:
     """The layout of a label tensor (ids as the producers gave them)."""
     dims = grid_dims(labels) if labels.numel() else []
-    return Layout(tuple(labels.shape), tuple(dims), boxed(labels, dims) if labels.numel() else labels.flatten())
+    return Layout(tuple(labels.shape), tuple(dims), rectangle(labels, dims) if labels.numel() else labels.flatten())
 
 
-def restore(grids: list[Grid], links: list[Link], kept: Tensor, read: Tensor) -> Tensor:
+def restore(grids: list[Grid], slice_ties: list[SliceTie], kept: Tensor, read: Tensor) -> Tensor:
     """Ids that have to stay for all tensors to be boxes again (sorted); `read`: ids somebody reads, chosen last."""
     wanted = [_missing(grid, kept, read) for grid in grids]
-    for link in links:
-        alive = [kept[part].any(1) for part in link.parts]
+    for tie in slice_ties:
+        alive = [kept[part].any(1) for part in tie.parts]
         some = torch.stack(alive).any(0)
-        for part, living in zip(link.parts, alive, strict=True):
+        for part, living in zip(tie.parts, alive, strict=True):
             absent = part[some & ~living]
             wanted.append(_choose(absent, torch.ones(len(absent), dtype=torch.int64), read))
     found = torch.cat(wanted) if wanted else torch.zeros(0, dtype=torch.int64)

@@ -20,7 +20,7 @@ InputGroups = Mapping[str, int]
 """Layer name → m. Layers with groups of their own lose no single columns anyway."""
 
 
-def keep_groups(found: Interpretation, liveness: Liveness, input_groups: InputGroups) -> bool:
+def keep_groups(analysis: Interpretation, liveness: Liveness, input_groups: InputGroups) -> bool:
     """Keep the units of every group of which one input stays. True if that kept any more.
 
     They are kept without being needed, as in `round_up`.
@@ -28,7 +28,7 @@ def keep_groups(found: Interpretation, liveness: Liveness, input_groups: InputGr
     changed = False
     while True:
         more = []
-        for site in found.sites:
+        for site in analysis.sites:
             size = input_groups.get(site.name, 1)
             if size > 1 and groups_of(site.module) == 1:
                 kept = liveness.kept[site.columns]

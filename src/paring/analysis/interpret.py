@@ -18,7 +18,7 @@ def interpret(net: nn.Module, captured: Captured, *, training: bool, free: bool 
     """Labels and values of the captured `net`. training: batch norms and dropouts as in train mode, else as in eval.
 
     free: sizes in the forward may change with the widths, so units may lie along several dimensions (heads), be cut at
-    a position, meet in attention, and belong to parameters outside of stock layers. `grids`, `links` and `meetings`
+    a position, meet in attention, and belong to parameters outside of stock layers. `grids`, `slice_ties` and `contractions`
     then say what that asks for, `aliases` which parameters such layers stand for, `layouts` where the units lie in each
     result (in order), `names` whose units they are. Without it, `held_back` says that it might allow more.
     """

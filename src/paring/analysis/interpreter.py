@@ -28,7 +28,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis import ops
 from paring.analysis.attention_scale import Scaled
 from paring.analysis.capture import Captured
-from paring.analysis.grids import Grid, Layout, Link, Meeting, boxed, grid_dims, layout, slices
+from paring.analysis.grids import Contraction, Grid, Layout, SliceTie, grid_dims, layout, rectangle, slices
 from paring.analysis.labels import distinct, distinct_pairs, representatives, spread, varying
 from paring.analysis.memory import is_inplace, is_view, shared
 from paring.analysis.repeats import carries, once, settled
@@ -52,8 +52,8 @@ class Interpretation:
     kept: dict[int, str] = field(default_factory=dict)
     coupled: dict[int, str] = field(default_factory=dict)
     grids: list[Grid] = field(default_factory=list)
-    links: list[Link] = field(default_factory=list)
-    meetings: list[Meeting] = field(default_factory=list)
+    slice_ties: list[SliceTie] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
     scaled: list[Scaled] = field(default_factory=list)
     aliases: dict[str, Alias] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
@@ -82,8 +82,8 @@ class Interpreter:
         self.net, self.captured, self.training = net, captured, training
         self._rules, self._skip = rules, skip
         self.grids: list[Grid] = []
-        self.links: list[Link] = []
-        self.meetings: list[Meeting] = []
+        self.slice_ties: list[SliceTie] = []
+        self.contractions: list[Contraction] = []
         self.scaled: list[Scaled] = []
         self.aliases: dict[str, Alias] = {}
         self.products: list[Product] = []
@@ -281,11 +281,11 @@ class Interpreter:
     def grid(self, labels: Tensor, *, regular: bool = False) -> None:
         """Units that lie along several dimensions, or in a part that must not become empty."""
         if dims := grid_dims(labels):
-            self.grids.append(Grid(boxed(labels, dims), regular))
+            self.grids.append(Grid(rectangle(labels, dims), regular))
 
-    def link(self, parts: list[tuple[Tensor, list[int]]]) -> None:
+    def tie_slices(self, parts: list[tuple[Tensor, list[int]]]) -> None:
         """Tensors that meet slice by slice along the dimensions given for each."""
-        self.links.append(Link(tuple(slices(labels, dims) for labels, dims in parts)))
+        self.slice_ties.append(SliceTie(tuple(slices(labels, dims) for labels, dims in parts)))
 
     def pin(self, labels: Tensor, dims: set[int], reason: str) -> None:
         """Units along these dimensions meet what cannot shrink: they stay, or go only all together."""
@@ -373,11 +373,11 @@ class Interpreter:
             for group in distinct(groups[labels]).tolist():
                 result.kept.setdefault(group, reason)
         kept = {unit for labels, _ in self._kept for unit in labels.tolist()}
-        result.scaled = [one.settle(result.sites, result.norms, self.meetings, kept, groups) for one in self.scaled]
+        result.scaled = [one.settle(result.sites, result.norms, self.contractions, kept, groups) for one in self.scaled]
         result.aliases, result.held_back = self.aliases, self.held_back
         result.grids = [replace(grid, labels=groups[grid.labels]) for grid in self.grids]
-        result.links = [Link(tuple(groups[part] for part in link.parts)) for link in self.links]
-        result.meetings = [replace(m, units=groups[m.units], columns=groups[m.columns]) for m in self.meetings]
+        result.slice_ties = [SliceTie(tuple(groups[part] for part in tie.parts)) for tie in self.slice_ties]
+        result.contractions = [replace(m, units=groups[m.units], columns=groups[m.columns]) for m in self.contractions]
         result.products = [replace(p, left=groups[p.left], right=groups[p.right]) for p in self.products]
         result.uncounted = self.uncounted
         result.layouts = {n: [replace(x, box=groups[x.box]) for x in many] for n, many in self._layouts.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from paring.analysis.interpret import Interpretation
-from paring.analysis.rectangles import agreed_meetings, as_site, keep_rectangles
+from paring.analysis.rectangles import agreed_contractions, as_site, keep_rectangles
 from paring.analysis.state import Liveness, Site
 from paring.analysis.weights import groups_of, used
 
@@ -50,29 +50,29 @@ class Reader:
         return self.merge & (size >= least)
 
 
-def agreed(found: Interpretation, other: Interpretation | None) -> list[Tensor]:
+def agreed(analysis: Interpretation, other: Interpretation | None) -> list[Tensor]:
     """Constants per site; NaN where the other mode says otherwise."""
     if other is None:
-        return [site.constants for site in found.sites]
+        return [site.constants for site in analysis.sites]
     return [
         torch.where(torch.isclose(a.constants, b.constants, rtol=1e-9, atol=0.0), a.constants, torch.nan)
-        for a, b in zip(found.sites, other.sites, strict=True)
+        for a, b in zip(analysis.sites, other.sites, strict=True)
     ]
 
 
-def readers_of(found: Interpretation, constants: list[Tensor], unmerged: Collection[str] = ()) -> list[Reader]:
+def readers_of(analysis: Interpretation, constants: list[Tensor], unmerged: Collection[str] = ()) -> list[Reader]:
     """All layer calls that have input columns, in order; `unmerged`: layers where no column takes others over."""
     return [
         _reader(site, c, site.name not in unmerged)
-        for site, c in zip(found.sites, constants, strict=True)
+        for site, c in zip(analysis.sites, constants, strict=True)
         if not site.lookup
     ]
 
 
-def product_readers(found: Interpretation, other: Interpretation | None) -> list[Reader]:
+def product_readers(analysis: Interpretation, other: Interpretation | None) -> list[Reader]:
     """All products of two activations that units meet in."""
     readers = []
-    for site, used_by, free in map(as_site, agreed_meetings(found, other)):
+    for site, used_by, free in map(as_site, agreed_contractions(analysis, other)):
         readers.append(Reader(site, site.constants, used_by, free, torch.zeros_like(free)))
     return readers
 
@@ -87,26 +87,26 @@ def _reader(site: Site, constants: Tensor, merging: bool) -> Reader:
     return Reader(site, constants, used(site.module), (constants == 0) | merge, merge)
 
 
-def decide(found: Interpretation, readers: list[Reader], spare: Collection[str]) -> Liveness:
+def decide(analysis: Interpretation, readers: list[Reader], spare: Collection[str]) -> Liveness:
     """The least set of units that has to stay; spare: layers that keep all of theirs."""
-    needed = torch.zeros(found.units + 1, dtype=torch.bool)
+    needed = torch.zeros(analysis.units + 1, dtype=torch.bool)
     needed[-1] = True
-    needed[torch.tensor(list(found.kept), dtype=torch.int64)] = True
-    for site in found.sites:
+    needed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
+    for site in analysis.sites:
         if site.name in spare:
             needed[site.units] = True
     liveness = Liveness(needed, needed.clone())
     while True:
         _close(needed, readers)
-        while _represent(found, needed, readers):
+        while _represent(analysis, needed, readers):
             _close(needed, readers)
         liveness.kept |= needed
-        if keep_rectangles(found, liveness, read_by(found.units, needed, readers)):
+        if keep_rectangles(analysis, liveness, read_by(analysis.units, needed, readers)):
             continue
-        empty = next((s for s in reversed(found.sites) if not liveness.kept[s.units].any()), None)
+        empty = next((s for s in reversed(analysis.sites) if not liveness.kept[s.units].any()), None)
         if empty is None:
             return liveness
-        read = read_by(found.units, needed, readers)
+        read = read_by(analysis.units, needed, readers)
         idle = empty.units[~read[empty.units]]
         one = int(idle[0] if len(idle) else empty.units[0])
         liveness.last.add(one)
@@ -124,19 +124,19 @@ def _close(needed: Tensor, readers: list[Reader]) -> None:
             needed[reader.site.columns[columns]] = True
 
 
-def settle(found: Interpretation, readers: list[Reader], liveness: Liveness) -> bool:
+def settle(analysis: Interpretation, readers: list[Reader], liveness: Liveness) -> bool:
     """After more units were kept: those that are read have to be computed as well. True if that kept even more."""
     before = int(liveness.kept.sum())
-    while bool((more := liveness.kept & ~liveness.needed & read_by(found.units, liveness.needed, readers)).any()):
+    while bool((more := liveness.kept & ~liveness.needed & read_by(analysis.units, liveness.needed, readers)).any()):
         liveness.needed |= more
         _close(liveness.needed, readers)
-        while _represent(found, liveness.needed, readers):
+        while _represent(analysis, liveness.needed, readers):
             _close(liveness.needed, readers)
         liveness.kept |= liveness.needed
     return int(liveness.kept.sum()) > before
 
 
-def _represent(found: Interpretation, needed: Tensor, readers: list[Reader]) -> bool:
+def _represent(analysis: Interpretation, needed: Tensor, readers: list[Reader]) -> bool:
     """Need one constant unit at every reader that merges and has none. True if units were added.
 
     Greedy: first the unit that serves most readers per unit that is tied to it, then one that is constant without a
@@ -148,14 +148,14 @@ def _represent(found: Interpretation, needed: Tensor, readers: list[Reader]) -> 
         if bool(gone.any()) and bool((gone & reader.read(needed)).any()):
             fit = reader.stand_ins(needed)
             if not bool((fit & needed[reader.site.columns]).any()):
-                size = torch.zeros(found.units, dtype=torch.float64)
+                size = torch.zeros(analysis.units, dtype=torch.float64)
                 size.scatter_reduce_(0, reader.site.columns[fit], reader.constants[fit].abs(), "amax")
                 sizes.append(size)
     if not sizes:
         return False
-    members = torch.zeros(found.units + 1, dtype=torch.int64)
-    pure = torch.ones(found.units + 1, dtype=torch.bool)
-    for site in found.sites:
+    members = torch.zeros(analysis.units + 1, dtype=torch.int64)
+    pure = torch.ones(analysis.units + 1, dtype=torch.bool)
+    for site in analysis.sites:
         members.index_add_(0, site.units, torch.ones_like(site.units))
         pure[site.units[site.value.isnan()]] = False
     table = torch.stack(sizes)  # (readers, units): the constant there, 0 where the unit cannot serve

@@ -138,14 +138,14 @@ def ties_of(net: nn.Module) -> dict[str, str]:
 class Liveness:
     """Which units stay. Per group id (one more at the end for -1, always true): needed = has to be computed, kept = stays.
 
-    last: the last units of their layers. boxed: units that stay because slices of a tensor have to be of one size.
+    last: the last units of their layers. rectangular: units that stay because slices of a tensor have to be of one size.
     grouped: units that stay because a layer reads them in groups (see `input_groups`).
     """
 
     needed: Tensor
     kept: Tensor
     last: set[int] = field(default_factory=set)
-    boxed: set[int] = field(default_factory=set)
+    rectangular: set[int] = field(default_factory=set)
     grouped: set[int] = field(default_factory=set)
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, fx
 
 from paring.analysis import ops
-from paring.analysis.grids import Meeting
+from paring.analysis.grids import Contraction
 from paring.analysis.interpret import Interpretation
 from paring.analysis.labels import representatives
 from paring.analysis.state import Site, packet
@@ -74,54 +74,56 @@ class _Flow:
     bends: int = 0
 
 
-def find_groups(found: Interpretation) -> tuple[Group, ...]:
+def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
     """All groups of an interpretation, in order of their first layer."""
     firsts: dict[str, Site] = {}
     owners: dict[int, dict[str, None]] = {}
-    for site in found.sites:
+    for site in analysis.sites:
         if site.name not in firsts:
             firsts[site.name] = site
             for unit in site.units[site.units >= 0].tolist():
                 owners.setdefault(unit, {})[site.name] = None
-    head_of = find_heads(found)
+    head_of = find_heads(analysis)
     classes: dict[tuple[tuple[str, ...], str], list[int]] = {}
     attentions: dict[int, list[int]] = {}
     for unit, homes in owners.items():
         if unit in head_of:
             attentions.setdefault(head_of[unit][0], []).append(unit)
         else:
-            classes.setdefault((tuple(homes), found.kept.get(unit, "")), []).append(unit)
+            classes.setdefault((tuple(homes), analysis.kept.get(unit, "")), []).append(unit)
     groups = [
-        _group(found, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids)))
+        _group(analysis, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids)))
         for (layers, reason), ids in classes.items()
     ]
     for ids in attentions.values():
         places = tuple(name for name in firsts if any(name in owners[unit] for unit in ids))
-        reason = next((found.kept[unit] for unit in ids if unit in found.kept), "")
+        reason = next((analysis.kept[unit] for unit in ids if unit in analysis.kept), "")
         entry = torch.tensor([head_of[unit][1] for unit in ids])
-        groups.append(_group(found, firsts, places, reason, torch.tensor(ids), entry, heads=True))
+        groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry, heads=True))
     order = {name: place for place, name in enumerate(firsts)}
     return tuple(sorted(groups, key=lambda group: order[group.layers[0]]))
 
 
-def find_heads(found: Interpretation) -> dict[int, tuple[int, int]]:
+def find_heads(analysis: Interpretation) -> dict[int, tuple[int, int]]:
     """Attention units: id -> (attention, head). Slices that live together and the pairs that make them are one head."""
-    slices = [row for link in found.links for row in zip(*link.parts, strict=True)]
+    slices = [row for tie in analysis.slice_ties for row in zip(*tie.parts, strict=True)]
     rows = [torch.cat([part.flatten() for part in row]) for row in slices]
     if not rows:
         return {}
     rows += [
         torch.cat([unit.view(1), columns])
-        for m in found.meetings
+        for m in analysis.contractions
         if not _is_sum(m)
         for unit, columns in zip(m.units, m.columns, strict=True)
     ]
     rows = [row[row >= 0] for row in rows]
     pairs = torch.cat([torch.stack([row[:1].expand_as(row), row]) for row in rows if len(row)], 1)
-    head = representatives(found.units, pairs)
-    linked = [torch.cat([row[0][:1] for row in zip(*link.parts, strict=True)]) for link in found.links]
+    head = representatives(analysis.units, pairs)
+    linked = [torch.cat([row[0][:1] for row in zip(*tie.parts, strict=True)]) for tie in analysis.slice_ties]
     heads = [head[first[first >= 0]] for first in linked]
-    whole = representatives(found.units, torch.cat([torch.stack([h[:1].expand_as(h), h]) for h in heads if len(h)], 1))
+    whole = representatives(
+        analysis.units, torch.cat([torch.stack([h[:1].expand_as(h), h]) for h in heads if len(h)], 1)
+    )
     numbers: dict[int, dict[int, int]] = {}
     result: dict[int, tuple[int, int]] = {}
     for unit in torch.unique(torch.cat(rows)).tolist():
@@ -132,7 +134,7 @@ def find_heads(found: Interpretation) -> dict[int, tuple[int, int]]:
 
 
 def _group(
-    found: Interpretation,
+    analysis: Interpretation,
     firsts: dict[str, Site],
     layers: tuple[str, ...],
     reason: str,
@@ -141,38 +143,38 @@ def _group(
     *,
     heads: bool = False,
 ) -> Group:
-    inside = torch.zeros(found.units + 1, dtype=torch.bool)  # the last entry answers for id -1
+    inside = torch.zeros(analysis.units + 1, dtype=torch.bool)  # the last entry answers for id -1
     inside[ids] = True
-    norms = tuple(dict.fromkeys(norm.name for norm in found.norms if bool(inside[norm.labels].any())))
-    ends = tuple(dict.fromkeys(sole_norm(found, firsts[name]) or name for name in layers))
-    coupling = found.coupled.get(int(ids[0]), "coupled") if len(layers) > 1 else ""
+    norms = tuple(dict.fromkeys(norm.name for norm in analysis.norms if bool(inside[norm.labels].any())))
+    ends = tuple(dict.fromkeys(sole_norm(analysis, firsts[name]) or name for name in layers))
+    coupling = analysis.coupled.get(int(ids[0]), "coupled") if len(layers) > 1 else ""
     if heads:
         read = torch.zeros_like(inside)
-        for site in found.sites:
+        for site in analysis.sites:
             read[site.columns] = True
         inside &= read
         reason = reason or ("" if bool(inside.any()) else "no layer reads the heads")
         coupling = "attention heads"
-    fronts = () if reason else _fronts(found, inside)
+    fronts = () if reason else _fronts(analysis, inside)
     return Group(ids, layers, norms, coupling, reason, fronts or ends, ends, entry, inside[ids], heads)
 
 
-def sole_norm(found: Interpretation, site: Site) -> str | None:
+def sole_norm(analysis: Interpretation, site: Site) -> str | None:
     """The BatchNorm that is the only reader of this call's output, and reads nothing else."""
-    readers = [n for n in found.norms if set(site.node.users) == {n.node}]
-    calls = Counter(n.name for n in found.norms)
+    readers = [n for n in analysis.norms if set(site.node.users) == {n.node}]
+    calls = Counter(n.name for n in analysis.norms)
     return readers[0].name if readers and calls[readers[0].name] == 1 else None
 
 
-def _fronts(found: Interpretation, inside: Tensor) -> tuple[str, ...]:
+def _fronts(analysis: Interpretation, inside: Tensor) -> tuple[str, ...]:
     """The modules that stand last before the readers of these ids, in order of execution."""
-    carriers = {site.node: (site.name, site.units) for site in found.sites}
-    carriers |= {norm.node: (norm.name, norm.labels) for norm in found.norms}
+    carriers = {site.node: (site.name, site.units) for site in analysis.sites}
+    carriers |= {norm.node: (norm.name, norm.labels) for norm in analysis.norms}
     sources = {node: name for node, (name, labels) in carriers.items() if bool(inside[labels].any())}
     if not sources:
         return ()
-    readers = [site.node for site in found.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
-    readers += [m.node for m in found.meetings if _is_sum(m) and bool(inside[m.columns].any())]
+    readers = [site.node for site in analysis.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
+    readers += [m.node for m in analysis.contractions if _is_sum(m) and bool(inside[m.columns].any())]
     needed: frozenset[str] = frozenset()
     for settle in (False, True):  # first what sums and chains need, then the factors of products
         flows = _flows(next(iter(sources)).graph, sources, carriers.keys(), needed, settle)
@@ -180,9 +182,9 @@ def _fronts(found: Interpretation, inside: Tensor) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in sources.values() if name in needed))
 
 
-def _is_sum(meeting: Meeting) -> bool:
+def _is_sum(contraction: Contraction) -> bool:
     """Are the units added up, rather than met in pairs?"""
-    return packet(meeting.node.target) == "sum"
+    return packet(contraction.node.target) == "sum"
 
 
 def _own(site: Site, inside: Tensor) -> bool:

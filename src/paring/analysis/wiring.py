@@ -125,31 +125,33 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
     found = interpret(net, captured, training=net.training)
     if found.held_back:
         free = interpret(net, captured, training=net.training, free=True)
-        found = free if free.links else found  # the units of attention lie along heads
+        found = free if free.slice_ties else found  # the units of attention lie along heads
     return describe(found)
 
 
-def describe(found: Interpretation) -> Wiring:
+def describe(analysis: Interpretation) -> Wiring:
     """The wiring of an interpretation."""
     calls: dict[str, list[Site]] = {}
-    for site in found.sites:
+    for site in analysis.sites:
         calls.setdefault(site.name, []).append(site)
     members = Counter(found_id for sites in calls.values() for found_id in sites[0].units.tolist())
-    heads = frozenset(find_heads(found))
-    layers = tuple(_layer(found, sites, members, heads) for sites in calls.values())
-    norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in found.norms}
-    fixed = torch.zeros(found.units, dtype=torch.bool)
-    fixed[torch.tensor(list(found.kept), dtype=torch.int64)] = True
-    groups = find_groups(found)
-    return Wiring(layers, tuple(norms.values()), found.units, groups, fixed, tuple(found.products), found.uncounted)
+    heads = frozenset(find_heads(analysis))
+    layers = tuple(_layer(analysis, sites, members, heads) for sites in calls.values())
+    norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in analysis.norms}
+    fixed = torch.zeros(analysis.units, dtype=torch.bool)
+    fixed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
+    groups = find_groups(analysis)
+    return Wiring(
+        layers, tuple(norms.values()), analysis.units, groups, fixed, tuple(analysis.products), analysis.uncounted
+    )
 
 
-def _layer(found: Interpretation, sites: list[Site], members: Counter[int], heads: frozenset[int]) -> Layer:
+def _layer(analysis: Interpretation, sites: list[Site], members: Counter[int], heads: frozenset[int]) -> Layer:
     site = sites[0]
     weight, further = site.module.weight, (getattr(site.module, leaf, None) for leaf in known(site.module).own)
     assert isinstance(weight, Tensor)
-    reasons = [found.kept[u] for u in site.units.tolist() if u in found.kept]
-    reasons += [found.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
+    reasons = [analysis.kept[u] for u in site.units.tolist() if u in analysis.kept]
+    reasons += [analysis.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
     reasons += ["attention heads" for u in site.units.tolist() if u in heads]
     return Layer(
         name=site.name,
@@ -162,7 +164,7 @@ def _layer(found: Interpretation, sites: list[Site], members: Counter[int], head
         positions=sum(s.positions for s in sites),
         labels=site.units,
         sources=site.columns,
-        norm=sole_norm(found, site) if len(sites) == 1 else None,
+        norm=sole_norm(analysis, site) if len(sites) == 1 else None,
         gateable=not reasons,
         reason=reasons[0] if reasons else "",
         foreign=site.foreign,

@@ -66,7 +66,7 @@ class Chooser:
             return done
         differs = self._differs(narrow, "module")
         free: Planner | None = None
-        if narrow.found.held_back:
+        if narrow.analysis.held_back:
             free = self._planner(captured, free=True)
         if free is not None and free.plan().removed > done.plan.removed:
             if not self._differs(free, "module")(()):

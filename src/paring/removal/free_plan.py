@@ -15,7 +15,7 @@ from paring.removal.plan import Cut, Fold, ShrinkPlan, full_name, make_plan
 
 
 def free_plan(
-    found: Interpretation,
+    analysis: Interpretation,
     *,
     spare: Collection[str] = (),
     drop_inputs: bool = False,
@@ -23,38 +23,38 @@ def free_plan(
     input_groups: InputGroups | None = None,
 ) -> ShrinkPlan:
     """`make_plan` for a free interpretation, with the names and dimensions that parameters really have."""
-    plan = make_plan(found, spare=spare, drop_inputs=drop_inputs, other=other, input_groups=input_groups)
+    plan = make_plan(analysis, spare=spare, drop_inputs=drop_inputs, other=other, input_groups=input_groups)
     return replace(
         plan,
-        cuts=tuple(_cut(found, cut) for cut in plan.cuts),
-        folds=tuple(replace(fold, name=_name(found, fold.name)) for fold in plan.folds),
-        scales=_scales(found, plan),
+        cuts=tuple(_cut(analysis, cut) for cut in plan.cuts),
+        folds=tuple(replace(fold, name=_name(analysis, fold.name)) for fold in plan.folds),
+        scales=_scales(analysis, plan),
     )
 
 
-def _scales(found: Interpretation, plan: ShrinkPlan) -> tuple[Fold, ...]:
+def _scales(analysis: Interpretation, plan: ShrinkPlan) -> tuple[Fold, ...]:
     """For the user's own forward, where fewer head dimensions would mean another scale of attention."""
     assert plan.kept is not None
     held: dict[str, tuple[nn.Module, int]] = {}
-    for site in found.sites:
+    for site in analysis.sites:
         for leaf, dim in (("weight", dims(site.module)[0]), ("bias", 0)):
             if getattr(site.module, leaf, None) is not None and not site.lookup:
                 held[full_name(site.name, leaf)] = (site.module, dim)
     shifts: dict[str, Tensor] = {}
     for fold in plan.folds:
         shifts[fold.name] = fold.amount
-    amounts = scale_amounts(found.scaled, plan.kept, held, shifts)
-    return tuple(Fold(_name(found, name), _stored(found, name, amount)) for name, amount in amounts.items())
+    amounts = scale_amounts(analysis.scaled, plan.kept, held, shifts)
+    return tuple(Fold(_name(analysis, name), _stored(analysis, name, amount)) for name, amount in amounts.items())
 
 
-def _name(found: Interpretation, name: str) -> str:
-    return found.aliases[name].name if name in found.aliases else name
+def _name(analysis: Interpretation, name: str) -> str:
+    return analysis.aliases[name].name if name in analysis.aliases else name
 
 
-def _stored(found: Interpretation, name: str, amount: Tensor) -> Tensor:
-    return amount.T if name in found.aliases and found.aliases[name].swapped else amount
+def _stored(analysis: Interpretation, name: str, amount: Tensor) -> Tensor:
+    return amount.T if name in analysis.aliases and analysis.aliases[name].swapped else amount
 
 
-def _cut(found: Interpretation, cut: Cut) -> Cut:
-    alias = found.aliases.get(cut.name)
+def _cut(analysis: Interpretation, cut: Cut) -> Cut:
+    alias = analysis.aliases.get(cut.name)
     return cut if alias is None else Cut(alias.name, 1 - cut.dim if alias.swapped else cut.dim, cut.keep)

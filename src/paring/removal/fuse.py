@@ -66,19 +66,19 @@ def fused_copy(net: nn.Module, example: Inputs, mode: Mode, check: bool) -> tupl
     return fuse(copy.deepcopy(net), done), Fused(done, rolled_back, notes)
 
 
-def fusions(net: nn.Module, captured: Captured, found: Interpretation) -> tuple[list[Fusion], dict[str, str]]:
+def fusions(net: nn.Module, captured: Captured, analysis: Interpretation) -> tuple[list[Fusion], dict[str, str]]:
     """The norms of a captured network that can be fused, and for all other BatchNorms why not.
 
-    captured, found: `net` and its interpretation in eval mode.
+    captured, analysis: `net` and its interpretation in eval mode.
     """
     fit: list[Fusion] = []
     reasons: dict[str, str] = {}
-    elsewhere = _used_elsewhere(captured, found) | ties_of(net).keys()
-    for norm in found.norms:
+    elsewhere = _used_elsewhere(captured, analysis) | ties_of(net).keys()
+    for norm in analysis.norms:
         if not isinstance(norm.module, nn.modules.batchnorm._BatchNorm):
             continue
-        site = next((s for s in found.sites if set(s.node.users) == {norm.node}), None)
-        reason = _obstacle(norm, found, elsewhere) or _no_layer(norm, site)
+        site = next((s for s in analysis.sites if set(s.node.users) == {norm.node}), None)
+        reason = _obstacle(norm, analysis, elsewhere) or _no_layer(norm, site)
         if reason or site is None:
             reasons[norm.name] = reason
         else:
@@ -86,10 +86,10 @@ def fusions(net: nn.Module, captured: Captured, found: Interpretation) -> tuple[
     return fit, reasons
 
 
-def _obstacle(norm: NormSite, found: Interpretation, elsewhere: Collection[str]) -> str:
+def _obstacle(norm: NormSite, analysis: Interpretation, elsewhere: Collection[str]) -> str:
     if type(norm.module) not in _NORMS or norm.module.running_mean is None:
         return f"{type(norm.module).__name__} without running statistics, or not a stock norm"
-    if sum(other.name == norm.name for other in found.norms) > 1:
+    if sum(other.name == norm.name for other in analysis.norms) > 1:
         return "called more than once"
     if module_path(norm.node) != norm.name or any(
         full_name(norm.name, leaf) in elsewhere for leaf in per_channel(norm.module)
@@ -116,9 +116,9 @@ def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
-def _used_elsewhere(captured: Captured, found: Interpretation) -> set[str]:
+def _used_elsewhere(captured: Captured, analysis: Interpretation) -> set[str]:
     """Parameters and buffers that something else than their own norm reads."""
-    own = {norm.name: norm.node for norm in found.norms}
+    own = {norm.name: norm.node for norm in analysis.norms}
     names: set[str] = set()
     for node in captured.nodes:
         name = captured.tensors.get(node.name, "") if node.op == "placeholder" else ""

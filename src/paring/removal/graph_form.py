@@ -37,19 +37,19 @@ class Keeps:
     masks: dict[str, Tensor]
 
     @classmethod
-    def of(cls, found: Interpretation, kept: Tensor) -> Keeps:
+    def of(cls, analysis: Interpretation, kept: Tensor) -> Keeps:
         """Those of a plan's ids."""
-        return cls({name: kept[ids] for name, ids in found.names.items()})
+        return cls({name: kept[ids] for name, ids in analysis.names.items()})
 
-    def ids(self, found: Interpretation) -> Tensor:
+    def ids(self, analysis: Interpretation) -> Tensor:
         """The same for the ids of another interpretation, (ids + 1,). Raises `GraphFormError` for other names."""
-        if {n: len(ids) for n, ids in found.names.items()} != {n: len(m) for n, m in self.masks.items()}:
+        if {n: len(ids) for n, ids in analysis.names.items()} != {n: len(m) for n, m in self.masks.items()}:
             raise GraphFormError("train and eval mode run different layers")
-        kept = torch.zeros(found.units + 1, dtype=torch.bool)
+        kept = torch.zeros(analysis.units + 1, dtype=torch.bool)
         kept[-1] = True
-        for name, ids in found.names.items():
+        for name, ids in analysis.names.items():
             kept[ids[self.masks[name]]] = True
-        if any(not torch.equal(kept[ids], self.masks[name]) for name, ids in found.names.items()):
+        if any(not torch.equal(kept[ids], self.masks[name]) for name, ids in analysis.names.items()):
             raise GraphFormError("train and eval mode tie different units together")
         return kept
 
@@ -155,7 +155,7 @@ def _argument_names(captures: Captures) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _script(captured: Captured, found: Interpretation, small: nn.Module, keeps: Keeps) -> tuple[Script, str]:
+def _script(captured: Captured, analysis: Interpretation, small: nn.Module, keeps: Keeps) -> tuple[Script, str]:
     program = captured.program
     shapes = tuple(_expected(n, captured) for n in captured.nodes if _is_input(n, captured))
     if not any(isinstance(shape, tuple) and None in shape for shape in shapes):
@@ -163,12 +163,12 @@ def _script(captured: Captured, found: Interpretation, small: nn.Module, keeps: 
     graph = fx.Graph()
     twins: dict[fx.Node, fx.Node] = {}
     graph.output(graph.graph_copy(program.graph, twins))
-    changed = rewrite(found, keeps.ids(found), lambda node: twins[node])
+    changed = rewrite(analysis, keeps.ids(analysis), lambda node: twins[node])
     for name, value in captured.constants.items():
         if not hasattr(small, f"_constant_{name}"):
             small.register_buffer(f"_constant_{name}", value.detach().clone(), persistent=False)
     _attributes(graph, captured)
-    _new_parameters(graph, found, small, twins)
+    _new_parameters(graph, analysis, small, twins)
     _clean(graph)
     _follow(graph, small)
     code = graph.python_code("self")
@@ -207,10 +207,10 @@ def _attributes(graph: fx.Graph, captured: Captured) -> None:
         graph.erase_node(node)
 
 
-def _new_parameters(graph: fx.Graph, found: Interpretation, small: nn.Module, twins: dict[fx.Node, fx.Node]) -> None:
+def _new_parameters(graph: fx.Graph, analysis: Interpretation, small: nn.Module, twins: dict[fx.Node, fx.Node]) -> None:
     """Biases that folds made, and columns that linear layers go on reading."""
-    for site in found.sites:
-        if full_name(site.name, "weight") in found.aliases or site.lookup:
+    for site in analysis.sites:
+        if full_name(site.name, "weight") in analysis.aliases or site.lookup:
             continue
         node, module = twins[site.node], small.get_submodule(site.name)
         takes = not is_a(site.module, "addmm")

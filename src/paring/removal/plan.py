@@ -101,7 +101,7 @@ def per_channel(norm: nn.Module) -> tuple[str, ...]:
 
 
 def make_plan(
-    found: Interpretation,
+    analysis: Interpretation,
     *,
     spare: Collection[str] = (),
     drop_inputs: bool = False,
@@ -119,25 +119,25 @@ def make_plan(
     a layer's input are dropped only where that pays. input_groups: layers that lose inputs in whole groups.
     """
     grouped = input_groups or {}
-    constants = agreed(found, other)
+    constants = agreed(analysis, other)
     if zeros_only:
         constants = [torch.where(c == 0, c, torch.nan) for c in constants]
-    readers = readers_of(found, constants, grouped) + product_readers(found, other)
-    liveness = decide(found, readers, spare)
-    round_up(found, liveness, multiple_of)
-    while keep_groups(found, liveness, grouped) | settle(found, readers, liveness):
-        round_up(found, liveness, multiple_of)
+    readers = readers_of(analysis, constants, grouped) + product_readers(analysis, other)
+    liveness = decide(analysis, readers, spare)
+    round_up(analysis, liveness, multiple_of)
+    while keep_groups(analysis, liveness, grouped) | settle(analysis, readers, liveness):
+        round_up(analysis, liveness, multiple_of)
     merges = [merge for reader in readers if (merge := _merge(reader, liveness)) is not None]
     merging = {reader.site.name: reader.merge for reader in readers}
     cuts: list[Cut] = []
     folds: list[Fold] = []
     selects: dict[str, Tensor] = {}
     done: set[str] = set()
-    for site, constant in zip(found.sites, constants, strict=True):
+    for site, constant in zip(analysis.sites, constants, strict=True):
         if site.name in done or not site.plain:
             continue
         done.add(site.name)
-        fold = _fold(found, site, constant, liveness, merging[site.name]) if site.name in merging else None
+        fold = _fold(analysis, site, constant, liveness, merging[site.name]) if site.name in merging else None
         if fold is not None:
             folds.append(fold)
         read = liveness.kept[site.columns]  # index -1 is kept
@@ -150,13 +150,13 @@ def make_plan(
                 read = read & ~unread
         cuts += _layer_cuts(site, liveness.kept[site.units], read, fold)
     sizes: dict[str, int] = {}
-    for norm in {n.name: n for n in [*found.norms, *found.slopes]}.values():
+    for norm in {n.name: n for n in [*analysis.norms, *analysis.slopes]}.values():
         kept = liveness.kept[norm.labels]
         own = [leaf for leaf in per_channel(norm.module) if getattr(norm.module, leaf, None) is not None]
         cuts += [one for leaf in own for one in _cut(full_name(norm.name, leaf), 0, kept)]
         if not own and not bool(kept.all()):
             sizes[norm.name] = int(kept.sum())
-    rows = rows_of(found, readers, liveness, spare)
+    rows = rows_of(analysis, readers, liveness, spare)
     return ShrinkPlan(tuple(cuts), tuple(folds), selects, rows, tuple(merges), sizes, liveness.kept)
 
 
@@ -173,14 +173,14 @@ def _merge(reader: Reader, liveness: Liveness) -> Merge | None:
     return Merge(full_name(site.name, "weight"), dims(site.module)[1], into, others, factors)
 
 
-def _fold(found: Interpretation, site: Site, constants: Tensor, liveness: Liveness, merging: Tensor) -> Fold | None:
+def _fold(analysis: Interpretation, site: Site, constants: Tensor, liveness: Liveness, merging: Tensor) -> Fold | None:
     gone = ~liveness.kept[site.columns] & (constants != 0) & constants.isfinite() & ~merging
     if not bool(gone.any()) or groups_of(site.module) > 1:  # a whole group goes: no row is left that reads it
         return None
     amount = (columns_of(site.module, gone) @ constants[gone]) * liveness.needed[site.units]
     if not bool((amount != 0).any()):
         return None
-    if getattr(site.module, "bias", None) is None and (norm := _sole_norm(found, site)) is not None:
+    if getattr(site.module, "bias", None) is None and (norm := _sole_norm(analysis, site)) is not None:
         if getattr(norm.module, "running_mean", None) is not None:
             return Fold(full_name(norm.name, "running_mean"), -amount)
         if isinstance(norm.module, nn.modules.instancenorm._InstanceNorm):
@@ -188,10 +188,10 @@ def _fold(found: Interpretation, site: Site, constants: Tensor, liveness: Livene
     return Fold(full_name(site.name, "bias"), amount)
 
 
-def _sole_norm(found: Interpretation, site: Site) -> NormSite | None:
+def _sole_norm(analysis: Interpretation, site: Site) -> NormSite | None:
     """The norm that alone reads a layer call, and nothing else."""
-    for norm in found.norms:
-        if set(site.node.users) == {norm.node} and sum(n.name == norm.name for n in found.norms) == 1:
+    for norm in analysis.norms:
+        if set(site.node.users) == {norm.node} and sum(n.name == norm.name for n in analysis.norms) == 1:
             return norm
     return None
 

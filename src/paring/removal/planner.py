@@ -24,12 +24,12 @@ from paring.removal.verify import Make
 
 @dataclass(frozen=True)
 class Planner:
-    """found: the interpretation in eval mode, in_train: makes the one in train mode. both: constants hold in both.
+    """analysis: the interpretation in eval mode, in_train: makes the one in train mode. both: constants hold in both.
 
     free: sizes in the forward may change; then the graph form can be made. input_groups: see `input_groups`.
     """
 
-    found: Interpretation
+    analysis: Interpretation
     in_train: Callable[[], Interpretation]
     both: bool
     drop_inputs: bool
@@ -72,12 +72,12 @@ class Planner:
     @cached_property
     def other(self) -> Interpretation | None:
         """The interpretation in train mode, made when it is asked for; None where it is the same."""
-        return self.in_train() if self.found.norms or self.both else None
+        return self.in_train() if self.analysis.norms or self.both else None
 
     @property
     def layers(self) -> list[str]:
         """Names of all layers."""
-        return [site.name for site in self.found.sites]
+        return [site.name for site in self.analysis.sites]
 
     def plan(self, spare: Sequence[str] = (), *, both: bool | None = None) -> ShrinkPlan:
         """The largest exact removal that spares these layers."""
@@ -87,7 +87,7 @@ class Planner:
             make = free_plan if self.free else make_plan
             other = self.other if strict else None
             self.plans[key] = make(
-                self.found,
+                self.analysis,
                 spare=spare,
                 drop_inputs=self.drop_inputs,
                 other=other,
@@ -105,7 +105,7 @@ class Planner:
         if not self.free or plan.kept is None:
             raise GraphFormError("the plan was made for the network's own forward")
         small = apply(copy.deepcopy(net), replace(plan, scales=()))
-        return graph_form(small, self.captures, Keeps.of(self.found, plan.kept), modes)
+        return graph_form(small, self.captures, Keeps.of(self.analysis, plan.kept), modes)
 
     def maker(self, plan: ShrinkPlan) -> Make:
         """How to make the graph form of a copy of the network, in the modes that have to be the same."""

@@ -91,13 +91,13 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def rows_of(
-    found: Interpretation, readers: list[Reader], liveness: Liveness, spare: Collection[str]
+    analysis: Interpretation, readers: list[Reader], liveness: Liveness, spare: Collection[str]
 ) -> tuple[Row, ...]:
     """One row per layer: what went, what stays, and why."""
-    zero = torch.ones(found.units + 1, dtype=torch.bool)
+    zero = torch.ones(analysis.units + 1, dtype=torch.bool)
     constant = zero.clone()
     padded: dict[int, str] = {}
-    seen = torch.zeros(found.units + 1, dtype=torch.bool)
+    seen = torch.zeros(analysis.units + 1, dtype=torch.bool)
     merged = seen.clone()
     for reader in readers:
         site = reader.site
@@ -107,10 +107,10 @@ def rows_of(
         merged[site.columns[reader.merge & reader.read(liveness.needed)]] = True
         for unit in site.columns[(~reader.free | reader.merge) & site.constants.isfinite()].tolist():
             padded.setdefault(unit, _obstacle(site))
-    read = read_by(found.units, liveness.needed, readers)
+    read = read_by(analysis.units, liveness.needed, readers)
     constant &= seen
     rows: dict[str, Row] = {}
-    for site in found.sites:
+    for site in analysis.sites:
         if site.name in rows:
             continue
         kept = liveness.kept[site.units]
@@ -120,11 +120,11 @@ def rows_of(
         reasons: Counter[str] = Counter()
         dead = constant[stay] | (seen[stay] & ~read[stay]) | site.value[kept].isfinite()
         for unit in stay[dead].tolist():
-            reason = "removing it changed the outputs" if site.name in spare else found.kept.get(unit, "")
-            reason = reason or ("all heads keep the same number" if unit in liveness.boxed else "")
+            reason = "removing it changed the outputs" if site.name in spare else analysis.kept.get(unit, "")
+            reason = reason or ("all heads keep the same number" if unit in liveness.rectangular else "")
             reason = reason or ("inputs of an N:M layer go in whole groups" if unit in liveness.grouped else "")
             reason = reason or ("the last unit of its layer" if unit in liveness.last else padded.get(unit, ""))
-            reason = reason or found.coupled.get(unit, "")
+            reason = reason or analysis.coupled.get(unit, "")
             reasons[reason] += bool(reason)
         moved = len(gone) - len(nothing) - len(unread)
         joined = int((merged[gone] & ~(zero[gone] & seen[gone]) & read[gone]).sum())

@@ -34,16 +34,16 @@ class RewriteError(ValueError):
     """A size in the graph cannot be rewritten; the message says which and why."""
 
 
-def rewrite(found: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], fx.Node]) -> str:
+def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], fx.Node]) -> str:
     """Change the sizes in the copy of the interpreted graph; copy_: node -> its copy. kept (ids + 1,): ids that stay.
 
     Returns the first size that had to change, for the user's eyes ("" when none had to). Raises `RewriteError`.
     """
     changed = ""
-    scales = {one.node: one for one in found.scaled}
-    for node, layouts in found.layouts.items():
+    scales = {one.node: one for one in analysis.scaled}
+    for node, layouts in analysis.layouts.items():
         name = packet(node.target).rstrip("_")
-        source = next((found.layouts[n] for n in node.all_input_nodes if n in found.layouts), None)
+        source = next((analysis.layouts[n] for n in node.all_input_nodes if n in analysis.layouts), None)
         before = (name, copy_(node).args, copy_(node).kwargs)
         if node in scales and (size := scales[node].left(kept)) != scales[node].size:
             copy_(node).kwargs = {**copy_(node).kwargs, "scale": scales[node].size ** -0.5}

@@ -6,7 +6,7 @@ from paring.analysis.interpret import Interpretation
 from paring.analysis.state import Liveness
 
 
-def round_up(found: Interpretation, liveness: Liveness, multiple_of: int) -> None:
+def round_up(analysis: Interpretation, liveness: Liveness, multiple_of: int) -> None:
     """Keep dead units until every layer that loses some has a multiple of `multiple_of` left, or at most half of it.
 
     They are kept without being needed: what they compute does not matter, so what they read may still go. Units that
@@ -14,7 +14,7 @@ def round_up(found: Interpretation, liveness: Liveness, multiple_of: int) -> Non
     """
     while multiple_of > 1:
         changed = False
-        for site in found.sites:
+        for site in analysis.sites:
             kept = liveness.kept[site.units]
             count = int(kept.sum())
             lacking = -count % multiple_of if 2 * count > multiple_of else 0
