@@ -1,6 +1,6 @@
 """`attach` puts a method's gates into a network.
 
-This sits above `graph`, and not in `core`, because `finish` removes what closed and a probe captures the network.
+This sits above `analysis` and `removal`, and not in `core`, because `finish` removes what closed and a probe captures the network.
 """
 
 from __future__ import annotations
