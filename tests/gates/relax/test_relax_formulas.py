@@ -32,7 +32,7 @@ def quad(f: Any, low: float, high: float) -> float:
 @settings(max_examples=25, deadline=None)
 @given(a=parameters, u=st.floats(1e-3, 1 - 1e-3), x=st.floats(-0.5, 1.7))
 def test_twin(gate: Relaxation, a: float, u: float, x: float) -> None:
-    slow = naive.copy_(gate)
+    slow = naive.twin(gate)
     assume(abs(x) > 1e-9)  # textbook formulas overflow at the edge of the support
     assume(abs(slow.prob_open(a) - 0.5) > 1e-9 and abs(slow.cdf(0.0, a) - u) > 1e-9)  # steps, where rounding decides
     assert gate.sample(f64(a), f64(u)).item() == pytest.approx(slow.sample(a, u), abs=1e-10)
@@ -43,7 +43,7 @@ def test_twin(gate: Relaxation, a: float, u: float, x: float) -> None:
 
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_kl_and_mean_twin(gate: Relaxation, a: float, b: float) -> None:
-    slow = naive.copy_(gate)
+    slow = naive.twin(gate)
     assert gate.kl(f64(a), b).item() == pytest.approx(slow.kl(a, b), rel=1e-7, abs=1e-9)
     assert gate.mean(f64(a)).item() == pytest.approx(slow.mean(a), abs=1e-6)
 
@@ -51,7 +51,7 @@ def test_kl_and_mean_twin(gate: Relaxation, a: float, b: float) -> None:
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_kl_is_that_of_the_mixture(continuous: Relaxation, a: float, b: float) -> None:
     """Point masses and density in their textbook form, adaptive quadrature from scipy."""
-    slow = naive.copy_(continuous)
+    slow = naive.twin(continuous)
 
     def between(x: float) -> float:
         q: float = slow.pdf(x, a)
@@ -106,13 +106,13 @@ def test_mean_is_the_area_above_the_cdf(continuous: Relaxation, a: float) -> Non
 @pytest.mark.parametrize(("gamma", "zeta"), [(-0.1, 1.1), (-1e-3, 1.001), (-3.0, 1.2)])
 def test_mean_at_any_temperature(beta: float, gamma: float, zeta: float) -> None:
     gate, a = HardConcrete(beta, gamma, zeta), 0.4
-    slow = naive.copy_(gate)
+    slow = naive.twin(gate)
     direct = quad(lambda x: 1 - slow.cdf(x, a), 0, 0.5) + quad(lambda x: 1 - slow.cdf(x, a), 0.5, 1)
     assert gate.mean(f64(a)).item() == pytest.approx(direct, abs=1e-9)
 
 
 def test_density_of_twin_is_the_derivative_of_cdf(continuous: Relaxation) -> None:
-    slow = naive.copy_(continuous)
+    slow = naive.twin(continuous)
     x = torch.linspace(0.05, 0.95, 7, dtype=torch.float64, requires_grad=True)
     (density,) = torch.autograd.grad(continuous.cdf(x, f64(0.7)).sum(), x)
     assert density.tolist() == pytest.approx([slow.pdf(v, 0.7) for v in x.tolist()], rel=1e-10)
