@@ -57,8 +57,9 @@ def test_groups_of_inputs_are_those_of_the_pattern() -> None:
     other = mlp()
     masking.put_masks(other, probe(), "weights:2", NM(2, 4))
     assert masking.input_groups(other) == {"2": 4}
-    masking.put_masks(net, probe(), "weights:0", NM(1, 2))
-    assert masking.input_groups(net) == {"0": 2}
+    third = mlp()
+    masking.put_masks(third, probe(), "weights:0", NM(1, 2))
+    assert masking.input_groups(third) == {"0": 2}
 
 
 def test_an_embedding_has_no_groups_of_inputs() -> None:

@@ -118,7 +118,7 @@ def test_paring_train_runs_every_method_as_it_is(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two epochs of two steps each; `paring train --method NAME --epochs 1` and `50` are the same code."""
-    words = ["train", "--method", name, "--epochs", "2", "--batch", "719", "--runs", str(tmp_path), "--quiet"]
+    words = ["train", "--method", name, "--epochs", "2", "--batch", "719", "--runs", str(tmp_path), "--quiet", "--json"]
     monkeypatch.setattr("paring.cli.commands._page", lambda folder, row: None)
     assert main([*words, "--threads", "1"]) == 0
     assert 0 < json.loads(capsys.readouterr().out)["error"] < 100

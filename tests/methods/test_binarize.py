@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -249,15 +248,15 @@ def test_a_file_brings_its_units(activations: str, packed: bool, tmp_path: Path)
     method = pr.Binarize(activations, "none", steps=2)  # type: ignore[arg-type]
     net, path = method.swapped(chain()), tmp_path / "net"
     (pr.pack if packed else pr.save)(net, path)
-    read = pr.unpack if packed else _loaded
+    read = pr.unpack if packed else pr.load
     x, _ = chain_batch(16, dtype=torch.float64)
     for factory in (chain, lambda: method.swapped(chain()), lambda: pr.Binarize("staircase", "none").swapped(chain())):
-        again = read(path, factory)
+        again = read(factory, path)
         assert [type(module) for module in again.modules()] == [type(module) for module in net.modules()]
         assert difference(net, again.double(), x) == 0
     (pr.pack if packed else pr.save)(chain(), path)
     with pytest.raises(ValueError, match="no such unit"):
-        read(path, lambda: method.swapped(chain()))
+        read(lambda: method.swapped(chain()), path)
 
 
 def test_a_file_of_unknown_units_is_refused(tmp_path: Path) -> None:
@@ -266,10 +265,6 @@ def test_a_file_of_unknown_units_is_refused(tmp_path: Path) -> None:
     pr.save(net, tmp_path / "net")
     with pytest.raises(pr.FileError, match="'relu1' is a cube"):
         pr.load(chain, tmp_path / "net")
-
-
-def _loaded(path: Path, factory: Callable[[], nn.Module]) -> nn.Module:
-    return pr.load(factory, path)
 
 
 def test_binarize_attaches_in_one_call() -> None:
