@@ -224,8 +224,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def only(folder: Path) -> Path:
-    (found,) = folder.iterdir()
-    return found
+    (run,) = (path for path in folder.iterdir() if path.is_dir())
+    return run
 
 
 def test_a_run_leaves_its_files(runs: Path) -> None:

@@ -19,7 +19,7 @@ from paring.cli.experiment import RESULT, SMALL, Busy, Experiment
 from paring.data import load as load_data
 from paring.files import load
 from paring.gates import relax
-from paring.methods import IMP, L0, Budget, ContinuousSparsification, Dense, Price
+from paring.methods import IMP, L0, Budget, ContinuousSparsification, Dense, Hold, Price
 from paring.models import build
 from paring.testing import is_stock, same_state
 from paring.train import CHECKPOINT, METRICS, Recipe
@@ -27,6 +27,7 @@ from paring.train import CHECKPOINT, METRICS, Recipe
 pytestmark = CUT_SHORT
 
 KEYS = {
+    "widths",
     *("run", "model", "data", "shape", "classes", "method", "seed", "epochs", "architecture", "source", "threads"),
     *("error", "train_error", "validation_error", "gated_error"),
     *("parameters", "macs", "adds", "nonzeros", "bytes", "density", "ratio", "dense_parameters", "dense_macs"),
@@ -138,10 +139,9 @@ CHANGES: dict[type, tuple[Any, dict[str, Any]]] = {
             "hold": 0.25,
             "prior": 0.1,
             "kl": 1e-3,
-            "rewind": 0,
-            "drop": 0.3,
         },
     ),
+    Hold: (Hold(0.5), {"last": 0.25, "rewind": 0, "drop": 0.3}),
 }
 
 

@@ -301,7 +301,7 @@ def test_resumes_bit_for_bit_in_every_round(tmp_path: Path, monkeypatch: pytest.
         ({"ticket": "win"}, r"ticket='win'\): choose one of rewind, prune, none"),
         ({"density": 0.0}, r"density=0.0\): must lie in \(0, 1\]"),
         ({"s0": math.inf}, r"s0=inf\): must be a finite number"),
-        ({"per": "hour"}, r"per='hour'\): choose 'step' or 'epoch'"),
+        ({"per": "hour"}, r"per='hour'\): choose one of step, epoch"),
         ({"rewind": "soon"}, r"give optimizer steps"),
         ({"allocation": select.Uniform()}, r"shares a density among layers: give density"),
     ],
