@@ -22,6 +22,7 @@ from paring.cli.compressor_argument import parse_compressor
 from paring.cli.main import main
 from paring.cli.unpacking import entropy
 from paring.compression import Step, smallest
+from paring.core import Progress
 from paring.files import File
 from paring.models import build
 
@@ -149,9 +150,9 @@ def test_interrupting_writes_the_best_so_far(
 ) -> None:
     offered = CompressProgress.offered
 
-    def stop(self: CompressProgress, step: Step, net: torch.nn.Module) -> None:
-        offered(self, step, net)
-        if step.number == 1:
+    def stop(self: CompressProgress, progress: Progress) -> None:
+        offered(self, progress)
+        if progress.step.number == 1:
             raise KeyboardInterrupt
 
     monkeypatch.setattr(CompressProgress, "offered", stop)
@@ -176,8 +177,10 @@ def test_progress_in_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("FORCE_COLOR", "1")
     with CompressProgress("compressing it", True) as progress:
-        progress.trained(30, 40)
-        progress.offered(Step(0, {"rate": 1e-6}, 1234, 0.5, None, True, True, 1.0), torch.nn.Identity())
+        progress.trained(Progress(30, 40))
+        progress.offered(
+            Progress(1, step=Step(0, {"rate": 1e-6}, 1234, 0.5, None, True, True, 1.0), net=torch.nn.Identity())
+        )
     said = capsys.readouterr().err
     assert "1,234 bytes  loss 0.50000  best so far  rate=1e-06" in said
     assert "step 30 of 40" in said
