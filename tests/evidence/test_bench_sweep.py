@@ -18,7 +18,8 @@ from paring.train import Recipe
 
 
 def test_rows_are_measured_once_and_compare_equal_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # without Ray
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else find(name, *rest))
     monkeypatch.setattr(sweep, "Processes", lambda workers, retries: Serial(retries=retries))
     monkeypatch.setattr(sweep, "fetch", lambda name: None)
     monkeypatch.setattr(

@@ -75,7 +75,7 @@ def test_every_example_of_every_help_is_a_command_that_works(
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("tables", "there is no command 'tables'; choose one of table, bench, docs"),
+        ("tables", "there is no command 'tables'; did you mean 'table'? choose one of table, bench, docs"),
         ("table", "--name STR"),
         ("table nips2017", "there is no table 'nips2017'; choose one of louizos2018-mnist"),
         ("table louizos2018-mnist --seeds -1", "--seeds -1: must be at least 0"),
