@@ -133,7 +133,7 @@ class Method:
     def attach(self, net: nn.Module, probe: Probe) -> None:
         """Put gates in. Called once, before training."""
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         """A round begins (`clock.step == 0`)."""
 
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
@@ -252,9 +252,9 @@ class Stack(Method):
         for method in self.methods:
             method.attach(net, probe)
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         for method in self.methods:
-            method.start(net, clock)
+            method.on_start(net, clock)
 
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         parts = [p for method in self.methods if (p := method.penalty(net, clock)) is not None]

@@ -170,7 +170,7 @@ class ContinuousSparsification(Method):
             put_gate(modules, site, gate)
         attached(net).notes[self] = found
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         point = self._point(clock) if self.ticket == "rewind" else 0
         if clock.steps is not None and point >= clock.steps:
             raise ValueError(

@@ -87,7 +87,7 @@ class GMP(Method):
             for site in found:
                 mask_of(net, site).set_aside(weight_of(net, site))
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
             raise ValueError("GMP follows a schedule over the whole training: tell attach its length with steps=...")
         every, window = self._every(clock), (self.ramp[1] - self.ramp[0]) * clock.steps

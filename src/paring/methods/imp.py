@@ -98,7 +98,7 @@ class IMP(Method):
     def attach(self, net: nn.Module, probe: Probe) -> None:
         attached(net).notes[self] = put_masks(net, probe, self.at, self.structure)
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         point = self._point(clock)
         if clock.steps is not None and point >= clock.steps:
             raise ValueError(

@@ -194,7 +194,7 @@ class L0(Method):
             else in_steps("Hold(rewind=...)", self.end.rewind, clock.epoch_steps, least=0)
         )
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None and self.holding:
             then = ", and the budget is met in one blow by finish" if isinstance(self.price, Budget) else ""
             attached(net).say(

@@ -72,7 +72,7 @@ class RigL(Method):
         set_masks(net, found, select.masks(scores, self.density, self.allocation, select.Weights()))
         clear_closed(net, found)
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         if clock.steps is None:
             raise ValueError("RigL follows a schedule over the whole training: tell attach its length with steps=...")
         if problem := select.no_exchanges("RigL", self._every(clock), self.end, clock.steps):

@@ -71,7 +71,7 @@ class SET(Method):
         set_masks(net, found, select.masks(scores, self.density, self.allocation, select.Weights()))
         clear_closed(net, found)
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         every = self._every(clock)
         if clock.steps is None and self.end < 1:
             raise ValueError(f"SET(end={self.end}) needs the length of training: tell attach with steps=...")

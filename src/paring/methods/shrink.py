@@ -85,7 +85,7 @@ class Shrink(Method):
                     )
                 gate.may_retire()
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         every = self._every(clock)
         if clock.steps is not None and every > clock.steps:
             attached(net).say(

@@ -53,7 +53,7 @@ class STR(Method):
             put_gate(modules, site, gate)
         attached(net).notes[self] = found
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         read_weights(net, sites_of(net, self))
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:

@@ -71,7 +71,7 @@ class SparseVD(Method):
                 "Give rate=1/N for N training examples"
             )
 
-    def start(self, net: nn.Module, clock: Clock) -> None:
+    def on_start(self, net: nn.Module, clock: Clock) -> None:
         self.rate_at(clock)
         read_weights(net, sites_of(net, self))
 

@@ -52,7 +52,7 @@ class Run:
         self._loop = Loop(begun=clock)
         self._point = Point()
         self._shrinking.companions.append(self._point)
-        method.start(net, clock)
+        method.on_start(net, clock)
         self._keep_point()
 
     def parameter_groups(
@@ -159,7 +159,7 @@ class Run:
             self.method.on_round(self.net, clock)
             if back.weights:
                 self._point.restore(self.net)
-            self.method.start(self.net, self.clock)
+            self.method.on_start(self.net, self.clock)
         forget(opt)
         return True
 
