@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -25,6 +26,7 @@ from paring.core import (
     wrappers,
 )
 from paring.run.distributed.sharded import refuse_sharded
+from paring.run.step_hooks import bare_optimizer
 from paring.run.probe import NetworkProbe
 from paring.run.run import Run
 
@@ -34,6 +36,7 @@ def attach(
     method: Method,
     example: Example,
     *,
+    optimizer: torch.optim.Optimizer | None = None,
     steps: int | None = None,
     epoch_steps: int | None = None,
     batch: int | None = None,
@@ -48,6 +51,9 @@ def attach(
         method: what the network may lose.
         example: one example batch (a tensor, a tuple of positional arguments or a mapping of keyword arguments), used to
             capture the network.
+        optimizer: the optimizer of the weights, made before. Then the training loop stays as it is: the gates join its
+            groups, and the penalty's gradient, the method and the clock follow its own steps; see `Run.follow`, which takes
+            one that is made later. Without it, the loop calls `run.penalty` and `run.step`.
         steps: optimizer steps that training will take, when known; schedules of methods need it.
         epoch_steps: optimizer steps in an epoch, when known.
         batch: examples in a training step, when known; `Shrink` times steps of this size.
@@ -56,10 +62,10 @@ def attach(
         step: optimizer steps of the training that lie behind already, when it begins at a rewind point.
 
     Raises:
-        TypeError: `net` is no module or `method` no method.
+        TypeError: `net` is no module, `method` no method or `optimizer` no optimizer, or one that cannot be followed.
         ValueError: something is attached already, the network is under `fully_shard` already (attach comes first), or
             the method finds no place for its gates, or they would train inside a DistributedDataParallel that does not
-            know them. The network is then as it was before.
+            know them, or the optimizer holds nothing of the network. The network is then as it was before.
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"attach needs an nn.Module, got {type(net).__name__}")
@@ -70,16 +76,22 @@ def attach(
         raise ValueError(
             f"this {type(net).__name__} already has a method attached; use Stack(a, b) for several at once"
         )
+    opt = None if optimizer is None else bare_optimizer(optimizer)
     refuse_sharded(given, "attach")
     clock = Clock(step, steps=steps, epoch_steps=epoch_steps)
     probe = NetworkProbe(net, Inputs.of(example), loss)
     set_attachment(net, Attachment(method))
+    known = {id(p) for p in net.parameters()}
     before = [p for p in net.parameters() if p.requires_grad]
     children = [(module, dict(module._modules)) for module in net.modules()]
     try:
         method.attach(net, probe)
         _check_wrappers(given, before)
-        return Run(net, method, probe, clock, batch)
+        added = [name for name, p in net.named_parameters() if id(p) not in known]
+        run = Run(net, method, probe, clock, batch, added)
+        if opt is not None:
+            run.follow(opt)
+        return run
     except BaseException:
         strip(net)
         for module, parts in children:  # modules that the method had swapped

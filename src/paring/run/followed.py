@@ -18,17 +18,24 @@ class Loop:
     Attributes:
         begun: the clock at its beginning; loading a state moves the run's clock on.
         stepped: whether `run.after_step` was called.
-        read: whether `run.penalty` was called.
+        read: whether `run.penalty` was called, or is charged without.
+        follows: whether the steps are an optimizer's own.
     """
 
     begun: Clock
     stepped: bool = False
     read: bool = False
+    follows: bool = False
 
     def undone(self, net: nn.Module, method: Method, clock: Clock) -> list[str]:
         """What is undone when training ends at this time, a sentence or two each."""
         name, found = _name(method), []
         if method.needs_training and clock == self.begun and not self.stepped:
+            if self.follows:
+                return [
+                    f"the optimizer that the run follows never made a step ({_where(clock)}), so {name} did not follow the training. "
+                    f"Train with that one, or call run.follow(optimizer) with the one that moves the weights. {_LOOK}"
+                ]
             return [
                 f"run.step was never called ({_where(clock)}), so {name} did not follow the training. Call run.step(opt) in "
                 f"place of opt.step(), or run.before_step(opt) and run.after_step(opt) around it. {_LOOK}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +20,8 @@ from paring.run.distributed.parallel import Parallel
 from paring.run.distributed.sharded import refuse_sharded, whole
 from paring.run.finish import finished
 from paring.run.followed import Loop
-from paring.run.optimizer_groups import check_groups, optimizer_groups
+from paring.run.step_hooks import StepHooks, bare_optimizer
+from paring.run.optimizer_groups import add_parameters, check_groups, optimizer_groups
 from paring.run.probe import NetworkProbe
 from paring.run.rewind_point import Point
 from paring.run.saved import after_cuts, checked
@@ -40,7 +41,13 @@ class Run:
     """
 
     def __init__(
-        self, net: nn.Module, method: Method, probe: NetworkProbe, clock: Clock, batch: int | None = None
+        self,
+        net: nn.Module,
+        method: Method,
+        probe: NetworkProbe,
+        clock: Clock,
+        batch: int | None = None,
+        added: Iterable[str] = (),
     ) -> None:
         self.net = net
         self.method = method
@@ -50,6 +57,8 @@ class Run:
         self._shrinking = Shrinking(net, method, probe, batch)
         self._checked: weakref.ref[torch.optim.Optimizer] | None = None
         self._loop = Loop(begun=clock)
+        self._added = tuple(added)
+        self._hooks: StepHooks | None = None
         self._point = Point()
         self._shrinking.companions.append(self._point)
         method.on_start(net, clock)
@@ -86,29 +95,87 @@ class Run:
         """
         return list(dict.fromkeys(gate for m in self.net.modules() if isinstance(m, SharedGate) for gate in m.gates()))
 
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Let every step of this optimizer be one of this run; `attach(..., optimizer=...)` does it at once.
+
+        For optimizers that are made later: after `fully_shard`, in a trainer, anew for a next round. Right before each
+        step, after the loop's accumulation, unscaling and clipping, the gradient of the penalty is added (so it is not
+        clipped) and the method acts on the gradients; right after it the method acts on the network. A step that a
+        GradScaler skips does not count. A closure may be given to the step if it is called once.
+
+        The gates' parameters join the groups of the weights that they multiply, if the optimizer does not have them
+        yet. They step with their own multiple of the learning rate that those weights have then (so any scheduler is
+        right, made before or after), and without weight decay, but for gates that want it. Gates in groups that
+        `parameter_groups` made keep the learning rate of those.
+
+        Args:
+            optimizer: of the weights; wrappers of accelerate and Lightning are seen through. Of several, the one that
+                steps first. One that was followed before is left.
+
+        Raises:
+            TypeError: it is no optimizer, or one that computes the loss several times in a step (LBFGS).
+            ValueError: it holds no parameter of this network.
+        """
+        opt = bare_optimizer(optimizer)
+        if self._hooks is not None and self._hooks.follows(opt):
+            return
+        add_parameters(self.net, opt, self._added)
+        if self._hooks is not None:
+            self._hooks.stop()
+        self._loop.follows = self._loop.read = True
+        self._hooks = StepHooks(self.net, opt, self._before, self._after)
+
     def penalty(self) -> Tensor:
-        """Scalar to add to the loss; a constant zero when the method has none."""
+        """Scalar to add to the loss; a constant zero when the method has none.
+
+        When the run follows an optimizer its gradient is added there, so this is the number alone, without a graph: a
+        loss may hold it, and it counts once.
+        """
         self._loop.read = True
-        with whole(self.net, weights=self.method.reads_weights):
-            value = self.method.penalty(self.net, self.clock)
+        value = self._penalty()
         if value is not None:
-            return value
+            return value if self._hooks is None else value.detach()
         first = next(self.net.parameters(), None)
         return torch.zeros((), device=None if first is None else first.device)
 
+    def _penalty(self) -> Tensor | None:
+        with whole(self.net, weights=self.method.reads_weights):
+            return self.method.penalty(self.net, self.clock)
+
     def step(self, opt: torch.optim.Optimizer) -> None:
-        """`before_step(opt)`, `opt.step()`, `after_step(opt)`."""
+        """`before_step(opt)`, `opt.step()`, `after_step(opt)`; just `opt.step()` where the run follows this optimizer."""
         self.before_step(opt)
         opt.step()
         self.after_step(opt)
 
+    def _follows(self, opt: torch.optim.Optimizer) -> bool:
+        """Whether this optimizer's own steps are counted already.
+
+        Raises:
+            ValueError: those of another one are.
+        """
+        if self._hooks is None:
+            return False
+        if not self._hooks.follows(bare_optimizer(opt)):
+            raise ValueError(
+                f"this run follows the steps of another optimizer, not of this {type(opt).__name__}: call run.follow(opt) when a new one "
+                "takes over, or opt.step() for one more beside it"
+            )
+        return True
+
     def before_step(self, opt: torch.optim.Optimizer) -> None:
         """What the method does with the gradients; call it right before `opt.step()`.
 
+        Nothing, where the run follows this optimizer.
+
         Raises:
             ValueError: the optimizer lacks the gates' parameters, or the network is sharded and the method cannot train
-                it so (RigL, SET).
+                it so (RigL, SET), or the run follows another optimizer.
         """
+        if not self._follows(opt):
+            self._before(opt)
+
+    def _before(self, opt: torch.optim.Optimizer) -> None:
         if self._checked is None:  # what was loaded, or came from another process, after attach counts
             self._keep_point(buffers=False)
         if self._checked is None or self._checked() is not opt:
@@ -116,10 +183,32 @@ class Run:
             if self.method.needs_whole:
                 refuse_sharded(self.net, str(self.method), "Train it under DistributedDataParallel")
             self._checked = weakref.ref(opt)
+        if self._hooks is not None:
+            self._charge()
         self.method.on_grads(self.net, self.clock)
 
+    def _charge(self) -> None:
+        """Add the penalty's gradient to the gradients, past all hooks that wait for those of the loss."""
+        with torch.enable_grad():
+            value = self._penalty()
+        if value is None or not value.requires_grad:
+            return
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        for parameter, grad in zip(
+            parameters, torch.autograd.grad(value, parameters, allow_unused=True), strict=True
+        ):
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+
     def after_step(self, opt: torch.optim.Optimizer) -> None:
-        """What the method does after the optimizer moved; advances the clock."""
+        """What the method does after the optimizer moved; advances the clock.
+
+        Nothing, where the run follows this optimizer.
+        """
+        if not self._follows(opt):
+            self._after(opt)
+
+    def _after(self, opt: torch.optim.Optimizer) -> None:
         clock = self.clock
         self._loop.stepped = True
         self.clock = Clock(clock.step + 1, clock.round, clock.steps, clock.epoch_steps)
@@ -300,7 +389,7 @@ class Run:
         return self.probe.costs(live(found, self.probe.wiring) if ask is support and not dead else found)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_checked": None}
+        return self.__dict__ | {"_checked": None, "_hooks": None}
 
     def state_dict(self) -> dict[str, Any]:
         """Clock, the method's own state and what was cut; gates are in the network's state dict."""
