@@ -131,9 +131,7 @@ def schedulers() -> Iterator[Any]:
     yield "ReduceLROnPlateau", lambda opt: of.ReduceLROnPlateau(opt, patience=1, min_lr=1e-4)
     yield (
         "SequentialLR",
-        lambda opt: of.SequentialLR(
-            opt, [of.LinearLR(opt, total_iters=5), of.ExponentialLR(opt, 0.9)], milestones=[5]
-        ),
+        lambda opt: of.SequentialLR(opt, [of.LinearLR(opt, total_iters=5), of.ExponentialLR(opt, 0.9)], milestones=[5]),
     )
 
 
@@ -176,9 +174,7 @@ def test_gates_follow_the_group_of_the_layer_that_they_are_in() -> None:
     run = pr.attach(net, pr.L0(price=1e-3, gate_lr=2.0), x[:2], optimizer=opt)
     found = []
     opt.register_step_pre_hook(
-        lambda opt, args, kwargs: found.extend(
-            (g["lr"], g["weight_decay"], len(g["params"])) for g in opt.param_groups
-        )
+        lambda opt, args, kwargs: found.extend((g["lr"], g["weight_decay"], len(g["params"])) for g in opt.param_groups)
     )
     net(x).sum().backward()
     opt.step()
@@ -393,7 +389,8 @@ class Inner(torch.optim.SGD):
 
 def test_a_step_within_a_step_counts_once() -> None:
     torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
-    assert torch.optim.SGD.step.hooked and Inner.step is not torch.optim.SGD.step  # type: ignore[attr-defined]
+    assert torch.optim.SGD.step.hooked
+    assert Inner.step is not torch.optim.SGD.step
     found = []
     for kind in (torch.optim.SGD, Inner):
         net, run, opt = attached(BUDGET, lambda p, kind=kind: kind(p, lr=0.02, momentum=0.9), follow=True)
@@ -443,7 +440,8 @@ def test_mixing_counts_once() -> None:
             x, y = chain_batch(dtype=torch.float64)
             opt.zero_grad()
             price = run.penalty()
-            assert float(price) > 0 and not price.requires_grad
+            assert float(price) > 0
+            assert not price.requires_grad
             (F.cross_entropy(net(x), y) + price).backward()
             if how == "run.step":
                 run.step(opt)
@@ -503,7 +501,9 @@ def test_an_optimizer_without_a_rate_is_said() -> None:
     opt = NoRate(net.parameters())
     pr.attach(net, pr.L0(price=1e-3), x[:2], optimizer=opt)
     net(x).sum().backward()
-    with pytest.warns(pr.ParingWarning, match="NoRate has no learning rate of its own, so the gates do not get 10 times"):
+    with pytest.warns(
+        pr.ParingWarning, match="NoRate has no learning rate of its own, so the gates do not get 10 times"
+    ):
         opt.step()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -522,7 +522,7 @@ def test_a_copy_of_the_optimizer_is_not_followed() -> None:
 
 
 def test_what_never_stepped_is_said() -> None:
-    net, run, _ = attached(BUDGET, OPTIMIZERS["sgd"], follow=True)
+    _net, run, _ = attached(BUDGET, OPTIMIZERS["sgd"], follow=True)
     with pytest.warns(pr.ParingWarning) as caught:
         run.finish()
     assert any("the optimizer that the run follows never made a step (step 0 of 40)" in str(w.message) for w in caught)

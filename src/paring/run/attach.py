@@ -26,9 +26,9 @@ from paring.core import (
     wrappers,
 )
 from paring.run.distributed.sharded import refuse_sharded
-from paring.run.step_hooks import bare_optimizer
 from paring.run.probe import NetworkProbe
 from paring.run.run import Run
+from paring.run.step_hooks import bare_optimizer
 
 
 def attach(

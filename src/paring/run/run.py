@@ -20,12 +20,12 @@ from paring.run.distributed.parallel import Parallel
 from paring.run.distributed.sharded import refuse_sharded, whole
 from paring.run.finish import finished
 from paring.run.followed import Loop
-from paring.run.step_hooks import StepHooks, bare_optimizer
 from paring.run.optimizer_groups import add_parameters, check_groups, optimizer_groups
 from paring.run.probe import NetworkProbe
 from paring.run.rewind_point import Point
 from paring.run.saved import after_cuts, checked
 from paring.run.shrinking import Shrinking
+from paring.run.step_hooks import StepHooks, bare_optimizer
 from paring.run.surgery.carry import Carried
 from paring.run.surgery.live_cut import check_copy, recall
 from paring.run.surgery.optimizer_memory import forget
@@ -194,9 +194,7 @@ class Run:
         if value is None or not value.requires_grad:
             return
         parameters = [p for p in self.net.parameters() if p.requires_grad]
-        for parameter, grad in zip(
-            parameters, torch.autograd.grad(value, parameters, allow_unused=True), strict=True
-        ):
+        for parameter, grad in zip(parameters, torch.autograd.grad(value, parameters, allow_unused=True), strict=True):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
 

@@ -78,7 +78,7 @@ class StepHooks:
         self._groups = GateGroups(net)
         self._frame: FrameType | None = None
         self._ready = self._skipped = False
-        apart = torch.compiler.disable  # a step that is compiled leaves them as they are
+        apart: Any = torch.compiler.disable  # a step that is compiled leaves them as they are
         self._handles = [opt.register_step_pre_hook(apart(self._begin)), opt.register_step_post_hook(apart(self._end))]
 
     def follows(self, opt: object) -> bool:

@@ -35,12 +35,12 @@ def attached(every, fold=False):
     return net, run, torch.optim.SGD(run.parameter_groups(lr=0.1), lr=0.1, momentum=0.9)
 
 
-def trained(net, run, opt, forward, steps):
+def trained(net, run, opt, forward, steps, follow=False):
     for step in range(steps):
         x = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(10 * step + rank))
         opt.zero_grad()
         forward(x).pow(2).sum().backward()
-        run.step(opt)
+        opt.step() if follow else run.step(opt)
 
 
 import paring.run.decide
@@ -57,11 +57,13 @@ else:
 del ddp
 
 results = []
-for every in (3, 1000):
+for every, follow in ((3, False), (1000, False), (3, True)):
     net, run, opt = attached(every)
     ddp = run.parallel(DistributedDataParallel)
     first = ddp.wrapped
-    trained(net, run, opt, ddp, 8)
+    if follow:
+        run.follow(opt)
+    trained(net, run, opt, ddp, 8, follow)
     assert (ddp.wrapped is first) == (every == 1000)
     assert net[0].out_features == (5 if every == 3 else 16)
     with ddp.no_sync():
@@ -72,6 +74,7 @@ for every in (3, 1000):
         assert torch.equal(a, b), (a - b).abs().max()
     results.append(ddp(torch.ones(1, 6, dtype=torch.float64)).detach())
 assert (results[0] - results[1]).abs().max() < 1e-10
+assert torch.equal(results[0], results[2])
 
 net, run, opt = attached(3, fold=True)
 ddp = run.parallel(DistributedDataParallel)

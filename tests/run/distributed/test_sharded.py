@@ -61,17 +61,15 @@ def loss(net, step, part):
     return net(x).pow(2).mean()
 
 
-def optimizer(kind, run):
-    return torch.optim.Adam(run.parameter_groups(0.1), 0.1) if kind == "adam" else torch.optim.SGD(
-        run.parameter_groups(0.1, gate_lr=3.0), 0.1, momentum=0.9
-    )
+def optimizer(kind, groups):
+    return torch.optim.Adam(groups, 0.1) if kind == "adam" else torch.optim.SGD(groups, 0.1, momentum=0.9)
 
 
-def sharded_steps(net, run, opt, steps):
+def sharded_steps(net, run, opt, steps, follow):
     for step in steps:
         opt.zero_grad()
-        (loss(net, step, rank) + run.penalty()).backward()
-        run.step(opt)
+        (loss(net, step, rank) + (0 if follow else run.penalty())).backward()
+        opt.step() if follow else run.step(opt)
 
 
 def whole_steps(net, run, opt, steps):
@@ -95,10 +93,11 @@ def same_parameters(net, other):
 
 
 methods = (
-    pr.L0(at="units", price=0.02, l2=0.01, gate=pr.gates.relax.HardConcrete(clamp=(-2.0, 2.0)), hold=0.4),
+    pr.L0(at="units", price=0.02, gate_lr=30.0, l2=0.01, gate=pr.gates.relax.HardConcrete(clamp=(-2.0, 2.0)), hold=0.4),
     pr.L0(at=("units", "inputs"), price=pr.Budget(0.6), hold=0.4),
 )
-for number, (method, kind) in enumerate(zip(methods, ("sgd", "adam"), strict=True)):
+cases = ((methods[0], "sgd", False), (methods[1], "adam", True), (methods[0], "adam", True))
+for number, (method, kind, follow) in enumerate(cases):
     net, run = attached(method)
     other, reference = attached(method)
     assert len(run.shared_gates) == 1  # that of the residual stream
@@ -108,8 +107,12 @@ for number, (method, kind) in enumerate(zip(methods, ("sgd", "adam"), strict=Tru
         fully_shard(net.last)
     fully_shard(net)
     assert any(isinstance(p, DTensor) for _, _, gate in gates(net) for p in gate.parameters())
-    opt, opt2 = optimizer(kind, run), optimizer(kind, reference)
-    sharded_steps(net, run, opt, range(5))
+    opt = optimizer(kind, net.parameters() if follow else run.parameter_groups(0.1))
+    opt2 = optimizer(kind, reference.parameter_groups(0.1))
+    if follow:
+        run.follow(opt)
+    sharded_steps(net, run, opt, range(5), follow)
+    assert run.clock.step == 5
     whole_steps(other, reference, opt2, range(5))
     same_parameters(net, other)
     for ask in (likely, support):
@@ -139,7 +142,7 @@ for number, (method, kind) in enumerate(zip(methods, ("sgd", "adam"), strict=Tru
 
     net.train()
     if method.price == 0.02:
-        sharded_steps(net, run, opt, [5])  # the network itself is still sharded, and trains on
+        sharded_steps(net, run, opt, [5], follow)  # the network itself is still sharded, and trains on
         whole_steps(other, reference, opt2, [5])
         same_parameters(net, other)
     with pytest.raises(ValueError, match="leave inplace out"):
@@ -154,7 +157,7 @@ with pytest.raises(ValueError, match="First paring.attach, then fully_shard"):
 net, run = attached(pr.Stack(pr.L0(at="units", price=0.02), pr.Shrink(every=1)))
 fully_shard(net)
 with pytest.raises(RuntimeError, match="sharded over processes .*finish.. gathers the network after training"):
-    sharded_steps(net, run, optimizer("sgd", run), [0])
+    sharded_steps(net, run, optimizer("sgd", run.parameter_groups(0.1)), [0], False)
 dist.barrier()
 print("agreed")
 dist.destroy_process_group()
