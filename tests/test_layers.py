@@ -20,6 +20,7 @@ LEVELS = (
     ("run",),
     ("compression", "methods"),
     ("train",),
+    ("prune",),
     ("testing",),
     ("cli",),
 )

@@ -1,5 +1,6 @@
 """paring: make PyTorch networks small, and remove what was lost exactly.
 
+A trained network, smaller:    small, report = pr.prune(net, batches, to=pr.Budget(macs=0.5), epochs=5)
 Prune while training:          run = pr.attach(net, pr.L0(price=pr.Budget(macs=0.25)), example=x[:2]); run.finish()
 Remove what is dead:           small, report = pr.compact(net, x[:2])
 Few bytes on disk:             pr.compress(net, objective, max_loss_increase=0.01, compressor=...); pr.pack(net, "net.pare")
@@ -62,6 +63,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
         Supermask,
     )
     from paring.methods.binarize import binarize
+    from paring.prune.prune import prune
     from paring.removal import compact
     from paring.run import Run, attach
     from paring.train import Recipe, fit
@@ -109,6 +111,7 @@ __all__ = [
     "load",
     "pack",
     "pack_bits",
+    "prune",
     "report",
     "save",
     "select",
@@ -126,6 +129,7 @@ _HOMES = {
     "paring.gates": ("groups",),
     "paring.hard": ("ftprop",),
     "paring.methods.binarize": ("binarize",),
+    "paring.prune.prune": ("prune",),
     "paring.removal": ("compact",),
     "paring.run": ("Run", "attach"),
     "paring.train": ("Recipe", "fit"),

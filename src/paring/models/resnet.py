@@ -39,7 +39,8 @@ class BasicBlock(nn.Module):
         return out
 
 
-def _resnet(depth: int, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+def resnet(depth: int, *, shape: tuple[int, int, int], classes: int) -> nn.Sequential:
+    """A ResNet of 6n + 2 layers, n blocks a stage. (N, *shape) -> (N, classes)."""
     channels, _, _ = checked(shape, classes)
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         conv1=nn.Conv2d(channels, 16, 3, padding=1, bias=False), bn1=nn.BatchNorm2d(16), relu1=nn.ReLU()
@@ -57,14 +58,14 @@ def _resnet(depth: int, shape: tuple[int, int, int], classes: int) -> nn.Sequent
 
 def resnet20(*, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10) -> nn.Sequential:
     """ResNet-20: 3 blocks a stage, 272,474 parameters on CIFAR-10. (N, *shape) -> (N, classes)."""
-    return _resnet(20, shape, classes)
+    return resnet(20, shape=shape, classes=classes)
 
 
 def resnet32(*, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10) -> nn.Sequential:
     """ResNet-32: 5 blocks a stage, 0.47M parameters. (N, *shape) -> (N, classes)."""
-    return _resnet(32, shape, classes)
+    return resnet(32, shape=shape, classes=classes)
 
 
 def resnet56(*, shape: tuple[int, int, int] = (3, 32, 32), classes: int = 10) -> nn.Sequential:
     """ResNet-56: 9 blocks a stage, 0.86M parameters. (N, *shape) -> (N, classes)."""
-    return _resnet(56, shape, classes)
+    return resnet(56, shape=shape, classes=classes)

@@ -1,0 +1,67 @@
+"""What a network is called with, and what it answers: noted while the user's loss runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from paring.core import Inputs
+
+_EXAMPLES = 2
+
+
+class Calls:
+    """The first call of a network since `clear`: its arguments and its answer.
+
+    Attributes:
+        inputs: the arguments; None before.
+        answer: what it returned.
+        count: calls since `clear`.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget."""
+        self.inputs: Inputs | None = None
+        self.answer: Any = None
+        self.count = 0
+
+    @contextmanager
+    def of(self, net: nn.Module) -> Iterator[Calls]:
+        """While this is on, calls of `net` are noted."""
+
+        def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> None:
+            self.count += 1
+            if self.count == 1:
+                self.inputs, self.answer = Inputs(args, kwargs), answer
+
+        handle = net.register_forward_hook(note, with_kwargs=True)
+        try:
+            yield self
+        finally:
+            handle.remove()
+            self.clear()
+
+
+def floats(answer: Any) -> list[Tensor]:
+    """The tensors of an answer that are compared with a teacher's: logits where it has some by name, else all of floats."""
+    if isinstance(answer, Mapping) and isinstance(answer.get("logits"), Tensor):
+        return [answer["logits"]]
+    leaves = pytree.tree_leaves(dict(answer) if isinstance(answer, Mapping) else answer)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() > 0]
+
+
+@torch.no_grad()
+def example_of(inputs: Inputs) -> Inputs:
+    """A few examples of these arguments, to capture a network with; labels of mappings are left out."""
+    kwargs = {name: value for name, value in inputs.kwargs.items() if name != "labels"}
+    given = Inputs(inputs.args, kwargs)
+    size = given.batch
+    return given.map(Tensor.detach) if size is None else given.rows(torch.arange(min(size, _EXAMPLES)))

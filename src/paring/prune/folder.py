@@ -1,0 +1,93 @@
+"""What a call of `prune` keeps on disk: what it was asked, each choice, and a checkpoint of each epoch."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from paring.prune.knapsack import Choice
+from paring.prune.gated import GatedCopy
+from paring.prune.randomness import random_state, set_random_state
+from paring.train import checkpoint
+from paring.train.checkpoint import CheckpointError
+
+_BAD = (KeyError, ValueError, TypeError, RuntimeError, AttributeError)
+
+
+class Folder:
+    """A folder of one call; the same call goes on from what is in it, bit for bit.
+
+    Args:
+        path: made if it is not there.
+        net: the network that is pruned.
+        asked: texts that say what was asked.
+
+    Raises:
+        CheckpointError: it belongs to another call, or is damaged.
+    """
+
+    def __init__(self, path: Path, net: nn.Module, asked: tuple[str, ...]) -> None:
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        call = {"asked": list(asked), "net": _digest(net)}
+        found = checkpoint.load(path / "call.pt")
+        if found is None:
+            checkpoint.save(path / "call.pt", {**call, "random": random_state()})
+            return
+        stored = found[0]
+        if {name: stored.get(name) for name in call} != call:
+            what = "another network" if stored.get("asked") == call["asked"] else f"prune({', '.join(stored.get('asked', []))})"
+            raise CheckpointError(f"{path} belongs to {what}: name another folder, or remove it to begin anew")
+        _restore(stored, path)
+
+    def choice(self, number: int, gated: GatedCopy) -> Choice | None:
+        """The choice for this budget, with the gated network as it was left; None when there is none yet."""
+        file = self.path / f"choice-{number}.pt"
+        found = checkpoint.load(file)
+        if found is None:
+            return None
+        try:
+            stored = found[0]
+            gated.net.load_state_dict(stored["net"])
+            choice = Choice(stored["mask"], dict(stored["shares"]), tuple((a, b) for a, b in stored["path"]))
+            gated.set(choice.mask)
+        except _BAD as error:
+            raise CheckpointError(f"{file} does not fit this network ({error}): name another folder") from error
+        _restore(stored, file)
+        return choice
+
+    def keep(self, number: int, choice: Choice, gated: GatedCopy) -> None:
+        """Keep the choice for this budget."""
+        state: dict[str, Any] = {
+            "mask": choice.mask,
+            "shares": choice.shares,
+            "path": [list(pair) for pair in choice.path],
+            "net": dict(gated.net.state_dict()),
+            "random": random_state(),
+        }
+        checkpoint.save(self.path / f"choice-{number}.pt", state)
+
+    def training(self, number: int) -> Path:
+        """Where the checkpoint of the training for this budget lies."""
+        return self.path / f"training-{number}.pt"
+
+
+def _restore(stored: dict[str, Any], where: Path) -> None:
+    try:
+        set_random_state(stored["random"])
+    except _BAD as error:
+        raise CheckpointError(f"{where} holds no random state ({error}): name another folder") from error
+
+
+def _digest(net: nn.Module) -> str:
+    """SHA-256 over names, shapes and bytes of the network's tensors."""
+    found = hashlib.sha256()
+    for name, tensor in net.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

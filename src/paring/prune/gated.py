@@ -1,0 +1,108 @@
+"""A copy of the network with a gate for every unit that may go, and what its units cost."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from paring.analysis import Wiring, wiring
+from paring.core import At, Inputs
+from paring.cost import Cost, CostModel, Openness
+from paring.gates import Site, live, put_gate, replaced, sites
+from paring.prune.probe_gate import ProbeGate
+
+
+@dataclass(frozen=True)
+class GatedCopy:
+    """A network with gates that can be closed.
+
+    Attributes:
+        net: the copy, in eval mode.
+        example: what it was captured with.
+        wiring: its layers and who reads whom.
+        sites: where the gates are.
+        gates: one for each site.
+        model: what it costs.
+    """
+
+    net: nn.Module
+    example: Inputs
+    wiring: Wiring
+    sites: tuple[Site, ...]
+    gates: tuple[ProbeGate, ...]
+    model: CostModel
+
+    @classmethod
+    def of(cls, net: nn.Module, example: Inputs, at: At) -> GatedCopy:
+        """A copy of a plain network, gated at these places.
+
+        Raises:
+            CaptureError: the network cannot be captured.
+            ValueError: nothing in it can be gated, or a place is unknown.
+        """
+        net = copy.deepcopy(net).eval()
+        found = wiring(net, example)
+        model, where = CostModel.of(net, found), sites(net, found, at)
+        modules, gates = dict(net.named_modules()), []
+        for site in where:
+            carriers = [modules[name] for name in {site.module, *(mount.module for mount in site.mounts)}]
+            weight = next(carriers[0].parameters())
+            apart = not any(isinstance(one, nn.MultiheadAttention) for one in carriers)
+            gate = ProbeGate(site.shape, apart=apart, device=weight.device, dtype=weight.dtype)
+            put_gate(modules, site, gate)
+            gates.append(gate)
+        net.eval()
+        return cls(net, example, found, where, tuple(gates), model)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Gates of each site."""
+        return [gate.mask.numel() for gate in self.gates]
+
+    @property
+    def units(self) -> int:
+        """All gates."""
+        return sum(self.sizes)
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """One vector over all gates, by site and in its shape."""
+        return [part.view(gate.shape) for part, gate in zip(values.split(self.sizes), self.gates, strict=True)]
+
+    def openness(self, values: Tensor) -> Openness:
+        """What these values of all gates, (units,), mean for the layers."""
+        return replaced(Openness(), self.wiring, self.sites, self.split(values))
+
+    def cost(self, mask: Tensor) -> Cost:
+        """What is left when only these gates, (units,), are open; what nobody reads then is gone too."""
+        return self.model(live(self.openness(mask.double()), self.wiring))
+
+    def shares(self, mask: Tensor) -> dict[str, float]:
+        """What `cost` says, as shares of the dense network, by the names of `Budget.targets`."""
+        cost, dense = self.cost(mask), self.model()
+        return {name: float(getattr(cost, name) / getattr(dense, name)) for name in ("parameters", "macs")}
+
+    @torch.no_grad()
+    def set(self, mask: Tensor) -> None:
+        """Show this mask, (units,)."""
+        for gate, part in zip(self.gates, self.split(mask), strict=True):
+            gate.mask.copy_(part)
+
+    def probing(self, on: bool) -> None:
+        """Let the gates note gradients, or no longer."""
+        for gate in self.gates:
+            gate.train(on)
+            gate.take(1)
+
+    def entries(self, number: int) -> dict[str, Tensor]:
+        """Layers of this site: for each of their units the gate in the site that closes it, -1 for none."""
+        site, size = self.sites[number], self.gates[number].mask.numel()
+        numbered = replaced(Openness(), self.wiring, [site], [torch.arange(size, dtype=torch.double) + 2])
+        return {name: numbered.units[name].long() - 2 for name in site.layers}  # where there is no gate it says 1
+
+    def names(self) -> Sequence[str]:
+        """The layers of each site."""
+        return [", ".join(site.layers) for site in self.sites]

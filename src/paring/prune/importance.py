@@ -1,0 +1,169 @@
+"""What closing a unit costs the loss, before anything is trained: the order in which units go.
+
+All importances here answer one question, `marginal(closed)`: by how much would the loss rise if one more unit went, given
+those that are gone? They are comparable between layers. g_n is the gradient of example n's loss by the gates.
+
+    Fisher     ½ E[g_u²]                                      (Theis et al. 2018; Molchanov et al. 2019)
+    Joint      ½ E[g_u²] + Σ_v gone E[g_u g_v]                with what is gone already, as the same model of the loss says
+    Taylor     |E g_u|                                        (Molchanov et al. 2017)
+    Magnitude  squared norm of the unit's weights over the mean of its layer     (Li et al. 2017)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from paring.prune.calls import Calls
+from paring.prune.gated import GatedCopy
+from paring.prune.tune import Loss, scalar
+
+
+class Marginal(Protocol):
+    """What is known of one network's units."""
+
+    def marginal(self, closed: Tensor) -> Tensor:
+        """Rise of the loss for each unit, (units,), when those of the mask `closed` are gone."""
+        ...
+
+
+class Importance(Protocol):
+    """A way to judge units."""
+
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
+        """Judge the units of this network on these batches."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Scores, (units,), that do not depend on what is gone."""
+
+    scores: Tensor
+
+    def marginal(self, closed: Tensor) -> Tensor:
+        return self.scores
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Gradients (examples, units), from which everything is known that two units do together."""
+
+    rows: Tensor
+
+    def marginal(self, closed: Tensor) -> Tensor:
+        gone = self.rows @ closed.to(self.rows)
+        return 0.5 * self.rows.square().mean(0) + (self.rows * gone[:, None]).mean(0)
+
+
+def gradients(gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
+    """Derivatives of each example's loss by every gate, (examples, units), float32.
+
+    Where an operation mixes examples, or a layer takes no gates of single examples, a row is the mean of a batch.
+
+    Raises:
+        ValueError: the loss is no scalar, not finite, or does not depend on the network.
+    """
+    rows: list[Tensor] = []
+    flags = [(p, p.requires_grad) for p in gated.net.parameters()]
+    gated.probing(True)
+    calls = Calls()
+    try:
+        for p, _ in flags:
+            p.requires_grad_(False)
+        for batch in batches:
+            with calls.of(gated.net):
+                value = scalar(loss(gated.net, batch))
+                count = (calls.inputs.batch if calls.inputs is not None and calls.count == 1 else None) or 1
+            if not value.requires_grad:
+                raise ValueError(
+                    "the loss does not depend on the network's output by a gradient: loss(net, batch) must not detach it "
+                    "or run under torch.no_grad"
+                )
+            if not bool(value.isfinite()):
+                raise ValueError(f"the loss of the network as given is {float(value)}: it has to be finite to judge by")
+            value.backward()  # type: ignore[no-untyped-call]
+            parts = [gate.take(count).flatten(1) for gate in gated.gates]
+            if any(len(part) != count for part in parts):
+                parts, count = [part.sum(0, keepdim=True) for part in parts], 1
+            rows.append(torch.cat(parts, 1).float().cpu() * count)
+    finally:
+        gated.probing(False)
+        for p, flag in flags:
+            p.requires_grad_(flag)
+    return torch.cat(rows)
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """½ E[g²].
+
+    Args:
+        batches: how many are looked at.
+    """
+
+    batches: int = 8
+
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
+        return Fixed(0.5 * gradients(gated, islice(batches, self.batches), loss).square().mean(0))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """½ E[g²], and what a unit does together with those that are gone.
+
+    Args:
+        batches: how many are looked at.
+    """
+
+    batches: int = 8
+
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
+        return Pairs(gradients(gated, islice(batches, self.batches), loss))
+
+
+@dataclass(frozen=True)
+class Taylor:
+    """|E g|.
+
+    Args:
+        batches: how many are looked at.
+    """
+
+    batches: int = 8
+
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
+        return Fixed(gradients(gated, islice(batches, self.batches), loss).mean(0).abs())
+
+
+@dataclass(frozen=True)
+class Magnitude:
+    """Squared norm of a unit's weights, over the mean of its group."""
+
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
+        return Fixed(torch.cat([_norms(gated, number) for number in range(len(gated.sites))]))
+
+
+@torch.no_grad()
+def _norms(gated: GatedCopy, number: int) -> Tensor:
+    """Squared norms of what each gate of this site multiplies: rows of its layers."""
+    site, found = gated.sites[number], torch.zeros(gated.gates[number].mask.numel())
+    modules = dict(gated.net.named_modules())
+    for name in site.layers:
+        weight = getattr(modules.get(name), "weight", None)
+        if not isinstance(weight, nn.Parameter):
+            continue
+        layer = gated.wiring.layer(name)
+        along = weight.movedim(1, 0) if "transpose" in layer.kind else weight
+        rows = along.reshape(along.shape[0], -1).square().sum(1).float().cpu()
+        if len(rows) != layer.outputs:
+            continue
+        ids = gated.entries(number)[name]
+        here = ids >= 0
+        found.index_add_(0, ids[here], rows[here])
+    return found / found.mean().clamp(min=1e-30)

@@ -1,0 +1,184 @@
+"""Which units go, so that the network fits a budget at the least rise of the loss: a greedy knapsack.
+
+Again and again the units go that cost the loss least for what they save. The saving is the derivative of the cost at the
+present widths, since a unit saves less the narrower its neighbours are; it counts only budgets that are not met yet. What is
+left of the budget in the end is filled with the units that are worth most and still fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from paring.cost import Cost
+from paring.prune.gated import GatedCopy
+from paring.prune.importance import Marginal
+
+_STEPS = 100  # rounds in which the excess is worked off
+_FILLED = 200  # blocks tried one by one in the end
+Targets = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is to stay.
+
+    Attributes:
+        mask: over all gates, True stays.
+        shares: share of the dense cost that is left, by the name of the cost.
+        path: (share of the first cost, expected rise of the loss) on the way.
+    """
+
+    mask: Tensor
+    shares: dict[str, float]
+    path: tuple[tuple[float, float], ...]
+
+
+def choose(
+    gated: GatedCopy,
+    judged: Marginal,
+    targets: Targets,
+    *,
+    multiple_of: int = 1,
+    least: float = 0.0,
+    begin: Tensor | None = None,
+) -> Choice:
+    """The units that stay.
+
+    Args:
+        gated: the network.
+        judged: what its units cost the loss.
+        targets: asked shares of the dense network, by "parameters" or "macs".
+        multiple_of: units go in blocks of so many, counted within a site.
+        least: share of each site that stays in any case; one block always does.
+        begin: what is open in the beginning; everything by default.
+
+    Raises:
+        ValueError: the budget cannot be met; with the least that can be reached.
+    """
+    blocks = [multiple_of if site.kind == "units" and not _is_few(site.shape, multiple_of) else 1 for site in gated.sites]
+    mask = torch.ones(gated.units, dtype=torch.bool) if begin is None else begin.clone()
+    dense, sizes = gated.model(), gated.sizes
+    floors = [max(block, int(-(-least * size // block) * block)) for block, size in zip(blocks, sizes, strict=True)]
+    _check(gated, targets, floors, judged.marginal(torch.zeros_like(mask)))
+    path, risen = [(1.0, 0.0)], 0.0
+    first = next(iter(targets))
+    start = _worst(_shares(gated, mask, targets), targets)
+    while (worst := _worst(_shares(gated, mask, targets), targets)) > 1:
+        marginal, saving = judged.marginal(~mask), _saving(gated, mask, dense, targets)
+        gone = _cheapest(marginal, saving, mask, sizes, blocks, floors, min(worst - 1, max(start - 1, 0.02) / _STEPS))
+        if not len(gone):  # nothing saves by its own derivative: take what is cheapest
+            gone = _cheapest(marginal, torch.ones_like(saving), mask, sizes, blocks, floors, 0.0)
+        risen += float(marginal[gone].sum())
+        mask[gone] = False
+        path.append((_shares(gated, mask, targets)[first], risen))
+    mask = _fill(gated, judged, mask, dense, targets, sizes, blocks)
+    return Choice(mask, _shares(gated, mask, targets), tuple(path))
+
+
+def _is_few(shape: Sequence[int], multiple_of: int) -> bool:
+    """Whether a site is no larger than one block, as the heads of an attention are."""
+    return shape[0] <= multiple_of
+
+
+def _shares(gated: GatedCopy, mask: Tensor, targets: Targets) -> dict[str, float]:
+    found = gated.shares(mask)
+    return {name: found[name] for name in targets}
+
+
+def _worst(shares: Mapping[str, float], targets: Targets) -> float:
+    """Largest share of any budget that is used; at most 1 fits."""
+    return max(shares[name] / asked for name, asked in targets.items())
+
+
+def _check(gated: GatedCopy, targets: Targets, floors: Sequence[int], order: Tensor) -> None:
+    few = torch.cat([_top(part, floor) for part, floor in zip(order.split(gated.sizes), floors, strict=True)])
+    shares = _shares(gated, few, targets)
+    if _worst(shares, targets) > 1:
+        asked = ", ".join(f"{name} {value:.3g}" for name, value in targets.items())
+        reach = ", ".join(f"{name} {value:.3g}" for name, value in shares.items())
+        raise ValueError(
+            f"a budget of {asked} of the dense network cannot be met: with the fewest units in each of the {len(floors)} gated "
+            f"places it still takes {reach}. Ask for more, or gate more places (pr.groups shows them)"
+        )
+
+
+def _top(values: Tensor, count: int) -> Tensor:
+    chosen = torch.zeros(len(values), dtype=torch.bool)
+    chosen[values.argsort(descending=True, stable=True)[:count]] = True
+    return chosen
+
+
+def _saving(gated: GatedCopy, mask: Tensor, dense: Cost, targets: Targets) -> Tensor:
+    """What each unit saves, in shares of the budgets that are not met, (units,) float64."""
+    values = mask.double().requires_grad_()
+    with torch.enable_grad():
+        cost = gated.model(gated.openness(values))
+        over = [getattr(cost, name) / getattr(dense, name) / asked for name, asked in targets.items()]
+        (found,) = torch.autograd.grad(torch.stack([one for one in over if float(one.detach()) > 1] or over).sum(), values)
+    return found.clamp(min=0)
+
+
+def _cheapest(
+    marginal: Tensor,
+    saving: Tensor,
+    mask: Tensor,
+    sizes: Sequence[int],
+    blocks: Sequence[int],
+    floors: Sequence[int],
+    excess: float,
+) -> Tensor:
+    """The units that go next: the cheapest blocks whose savings add up to `excess`, at least one."""
+    parts, start = [], 0
+    for size, block, floor in zip(sizes, blocks, floors, strict=True):
+        there = mask[start : start + size].nonzero().flatten() + start
+        order = there[marginal[there].argsort(stable=True)]
+        spare = len(order) - floor
+        begin = 0 if len(order) % block == 0 else len(order) % block  # a first, smaller block makes the width round
+        edges = [*([0] if begin else []), *range(begin, len(order), block)]
+        for edge, end in zip(edges, [*edges[1:], len(order)], strict=True):
+            if end > spare:
+                break
+            units = order[edge:end]
+            parts.append((float(marginal[units].sum()), float(saving[units].sum()), units))
+        start += size
+    useful = [part for part in parts if part[1] > 0]
+    useful.sort(key=lambda part: part[0] / part[1])
+    gone, saved = [], 0.0
+    for _, saves, units in useful:
+        gone.append(units)
+        saved += saves
+        if saved >= excess:
+            break
+    return torch.cat(gone) if gone else torch.empty(0, dtype=torch.int64)
+
+
+def _fill(
+    gated: GatedCopy,
+    judged: Marginal,
+    mask: Tensor,
+    dense: Cost,
+    targets: Targets,
+    sizes: Sequence[int],
+    blocks: Sequence[int],
+) -> Tensor:
+    """Open again what is worth most and still fits."""
+    worth, saving = judged.marginal(~mask), _saving(gated, mask, dense, targets)
+    candidates, start = [], 0
+    for size, block in zip(sizes, blocks, strict=True):
+        part = (~mask[start : start + size]).nonzero().flatten() + start
+        order = part[worth[part].argsort(descending=True, stable=True)]
+        for units in order.split(block):
+            if len(units) == block or block == 1:
+                candidates.append((float(worth[units].sum()) / max(float(saving[units].sum()), 1e-30), units))
+        start += size
+    candidates.sort(key=lambda pair: -pair[0])
+    for _, units in candidates[:_FILLED]:
+        wider = mask.clone()
+        wider[units] = True
+        if _worst(_shares(gated, wider, targets), targets) <= 1:
+            mask = wider
+    return mask

@@ -1,0 +1,122 @@
+"""What `prune` did, for the user's eyes and for machines."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from paring.core import short_repr, warn
+from paring.methods import Budget
+from paring.prune.tune import Tuned
+from paring.removal import Report
+
+_SHORT = 0.95  # of what was asked: less is said
+_COLLAPSED = 1.5  # times the loss of the original: said as a warning
+
+
+@dataclass(frozen=True)
+class Look:
+    """How well a network does: its mean loss, and the user's metric."""
+
+    loss: float
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """Units that go together: their layers, and how many there were and are."""
+
+    layers: tuple[str, ...]
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was asked, what is left, and what it costs.
+
+    Attributes:
+        budget: what was asked.
+        shares: what is left, as shares of the dense network, by the name of the cost.
+        rows: groups of units.
+        removal: what `compact` did.
+        looks: the original, right after the cut, and in the end.
+        search_seconds: for choosing, repairing and removing.
+        training: what training did.
+        path: (share of the first cost, expected rise of the loss), as units went.
+    """
+
+    budget: Budget
+    shares: dict[str, float]
+    rows: tuple[SiteRow, ...]
+    removal: Report
+    looks: tuple[Look, Look, Look]
+    search_seconds: float
+    training: Tuned
+    path: tuple[tuple[float, float], ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was asked and is not so, and what to do."""
+        dense, _, end = self.looks
+        found = []
+        if end.loss > _COLLAPSED * dense.loss and end.loss - dense.loss > 0.05:
+            longer = "more epochs" if self.training.steps else "epochs=2 or more: nothing was trained after the cut"
+            found.append(
+                f"the loss rose from {dense.loss:.4g} to {end.loss:.4g}: ask for a larger budget, or for {longer}, or leave "
+                'layers out by at="units:!NAME" (pr.sensitivity shows which lose most)'
+            )
+        if all(got < _SHORT * asked for _, got, asked in self._pairs()):
+            short = ", ".join(f"{name} {got:.1%} of {asked:.1%}" for name, got, asked in self._pairs())
+            found.append(f"more went than asked ({short}): no unit that fits is left to keep")
+        return tuple(found)
+
+    def _pairs(self) -> list[tuple[str, float, float]]:
+        return [(name, self.shares[name], asked) for name, asked in self.budget.targets.items()]
+
+    def warn(self) -> None:
+        """Warn of what `notes` says."""
+        for note in self.notes:
+            warn(note)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for machines."""
+        dense, cut, end = (asdict(look) for look in self.looks)
+        return {
+            "budget": short_repr(self.budget),
+            "shares": self.shares,
+            "groups": [asdict(row) for row in self.rows],
+            "parameters": list(self.removal.parameters),
+            "dense": dense,
+            "cut": cut,
+            "end": end,
+            "search_seconds": self.search_seconds,
+            "train_seconds": self.training.seconds,
+            "steps": self.training.steps,
+            "path": [list(pair) for pair in self.path],
+            "notes": [*self.notes, *self.removal.notes],
+        }
+
+    def __str__(self) -> str:
+        dense, cut, end = self.looks
+        before, after = self.removal.parameters
+        lines = [f"parameters {before:,} → {after:,} ({after / before:.1%})"]
+        lines += [f"{name} {got:.1%} of the dense network, asked {asked:.1%}" for name, got, asked in self._pairs()]
+        steps = [("dense", dense), ("cut", cut)] + ([("trained", end)] if self.training.steps else [])
+        lines.append("loss " + " → ".join(f"{look.loss:.4g} ({name})" for name, look in steps))
+        if dense.metric is not None:
+            told = [(name, look.metric) for name, look in steps]
+            lines.append("metric " + " → ".join(f"{math.nan if m is None else m:.4g} ({name})" for name, m in told))
+        lines.append(f"{self.search_seconds:.1f} s to choose and cut, {self.training.seconds:.1f} s to train")
+        width = max(len(_names(row)) for row in self.rows)
+        lines += ["", f"{'units of'.ljust(width)}  before  after  left"]
+        for row in self.rows:
+            lines.append(f"{_names(row).ljust(width)}  {row.before:6,}  {row.after:5,}  {row.after / row.before:4.0%}")
+        lines += [f"! {note}" for note in self.notes]
+        return "\n".join(lines)
+
+
+def _names(row: SiteRow) -> str:
+    shown = ", ".join(row.layers[:3])
+    return shown + (f" and {len(row.layers) - 3} more" if len(row.layers) > 3 else "")

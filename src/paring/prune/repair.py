@@ -1,0 +1,160 @@
+"""What is left takes over the work of what goes: least squares for the layers that read it.
+
+A layer computes y = W x + b. When columns of x go, the others are weighted anew, so that y moves least on the calibration
+batches (as in channel pruning by reconstruction, He et al. 2017, and the second-order rule of Hassibi and Stork 1993):
+
+    W' = W C[:, R] (C[R, R] + damping · mean(diag C) · I)⁻¹        b' = b + (W - W') mean(x)
+
+with C the covariance of x in the whole network, and R what stays. Layers without a bias use second moments in place of the
+covariance. Grouped convolutions, embeddings and layers that are called several times are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.analysis.wiring import Layer
+from paring.prune.gated import GatedCopy
+from paring.prune.tune import Loss
+
+_COLUMNS = 6_144  # beyond that the moments take too much memory and time
+_ROWS = 2_048  # positions of a batch that are looked at
+
+
+@dataclass
+class Moments:
+    """Second moments of what a layer reads, and its mean.
+
+    Attributes:
+        count: rows seen.
+        second: sum of x xᵀ, (columns, columns), float64.
+        first: sum of x, (columns,).
+    """
+
+    second: Tensor
+    first: Tensor
+    count: int = 0
+
+    def add(self, rows: Tensor) -> None:
+        """More rows, (n, columns)."""
+        rows = rows.double()
+        self.second += rows.T @ rows
+        self.first += rows.sum(0)
+        self.count += len(rows)
+
+
+@torch.no_grad()
+def repair(gated: GatedCopy, mask: Tensor, batches: Iterable[Any], loss: Loss, damping: float = 1e-3) -> int:
+    """Weigh the readers of what goes anew, in place; the gates are closed by `mask`, (units,), afterwards.
+
+    Args:
+        gated: the network, with all gates open.
+        mask: what stays.
+        batches: to calibrate on.
+        loss: runs the network on a batch.
+        damping: share of the mean variance that is added to each variance.
+
+    Returns:
+        How many layers were weighted anew.
+    """
+    wanted = {name: open_ for name, open_ in _columns(gated, mask) if not bool(open_.all())}
+    with _watched(gated, wanted) as moments:
+        for batch in batches:
+            loss(gated.net, batch)
+    modules = dict(gated.net.named_modules())
+    for name, seen in moments.items():
+        if seen.count:
+            _solve(modules[name], wanted[name], seen, damping)
+    gated.set(mask)
+    return len(moments)
+
+
+def _columns(gated: GatedCopy, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Layers that can be weighted anew, and which of their input columns or channels stay."""
+    open_ids = torch.ones(gated.wiring.units + 1, dtype=torch.bool)  # the last one: the network's input
+    given, modules = gated.openness(mask.double()), dict(gated.net.named_modules())
+    for layer in gated.wiring.layers:
+        if layer.name in given.units:
+            open_ids[layer.labels] = given.units[layer.name] > 0
+    for layer in gated.wiring.layers:
+        if _solvable(layer, modules.get(layer.name)):
+            yield layer.name, open_ids[layer.sources]
+
+
+def _solvable(layer: Layer, module: nn.Module | None) -> bool:
+    if isinstance(module, nn.Linear):
+        return layer.inputs <= _COLUMNS
+    if isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
+        return layer.inputs * module.weight[0, 0].numel() <= _COLUMNS and not isinstance(module.padding, str)
+    return False
+
+
+@contextmanager
+def _watched(gated: GatedCopy, wanted: dict[str, Tensor]) -> Iterator[dict[str, Moments]]:
+    """Moments of what these layers read, while this is on; a layer that is called twice in a pass is dropped."""
+    modules, found, handles = dict(gated.net.named_modules()), {}, []
+    for name in wanted:
+        weight = modules[name].weight
+        assert isinstance(weight, Tensor)
+        size = weight[0].numel()
+        zeros = torch.zeros(size, dtype=torch.float64, device=weight.device)
+        moments = Moments(zeros.new_zeros(size, size), zeros)
+        found[name] = moments
+
+        def see(module: nn.Module, args: tuple[Any, ...], moments: Moments = moments) -> None:
+            moments.add(_rows(module, args[0]))
+
+        handles.append(modules[name].register_forward_pre_hook(see))
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _rows(module: nn.Module, x: Tensor) -> Tensor:
+    """What the layer multiplies its weight with, (rows, columns); of many rows evenly spread ones."""
+    if isinstance(module, nn.Linear):
+        rows = x.reshape(-1, x.shape[-1])
+    elif isinstance(module, nn.Conv1d):
+        x, kernel = x.unsqueeze(2), (1, *module.kernel_size)
+        rows = _patches(x, kernel, (1, *module.dilation), (0, *module.padding), (1, *module.stride))
+    else:
+        assert isinstance(module, nn.Conv2d)
+        rows = _patches(x, module.kernel_size, module.dilation, module.padding, module.stride)
+    step = max(len(rows) // _ROWS, 1)
+    return rows[::step]
+
+
+def _patches(x: Tensor, kernel: Any, dilation: Any, padding: Any, stride: Any) -> Tensor:
+    few = x[:: max(len(x) // 32, 1)]
+    found = F.unfold(few, kernel, dilation=dilation, padding=padding, stride=stride)
+    return found.transpose(1, 2).reshape(-1, found.shape[1])
+
+
+def _solve(module: nn.Module, stays: Tensor, seen: Moments, damping: float) -> None:
+    weight, bias = module.weight, module.bias
+    assert isinstance(weight, nn.Parameter)
+    mean = seen.first / seen.count
+    second = seen.second / seen.count
+    if isinstance(bias, nn.Parameter):
+        second = second - torch.outer(mean, mean)
+    taps = weight[0, 0].numel() if weight.dim() > 2 else 1
+    kept = stays.repeat_interleave(taps).to(weight.device)
+    old = weight.flatten(1).double()
+    inner = second[kept][:, kept]
+    inner = inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device) * (damping * inner.diagonal().mean() + 1e-12)
+    # the part of the gone columns that the others can say: W' = W + (W gone) C[gone, kept] inner⁻¹ on what stays
+    gone = old[:, ~kept] @ second[~kept][:, kept]
+    new = torch.zeros_like(old)
+    new[:, kept] = old[:, kept] + torch.linalg.solve(inner, gone.T).T
+    if isinstance(bias, nn.Parameter):
+        bias.add_(((old - new) @ mean).to(bias.dtype))
+    weight.copy_(new.view_as(weight).to(weight.dtype))

@@ -1,0 +1,86 @@
+"""The original network as the teacher (Hinton, Vinyals, Dean 2015).
+
+    loss = (1 - weight) · task + weight · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
+
+Where the answers are no logits of classes, the squared distance over the teacher's variance takes the KL's place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from paring.core import validate
+from paring.prune.calls import Calls, floats
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """How much the original network teaches.
+
+    Args:
+        weight: share of the teacher's term in the loss, in [0, 1].
+        temperature: softens both distributions.
+        logits: whether the answers are logits of classes, along the last axis; None: if the loss is cross-entropy.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    weight: float = 0.5
+    temperature: float = 2.0
+    logits: bool | None = None
+
+    def __post_init__(self) -> None:
+        validate.within(self, "[0, 1]", "weight", what="a share of the loss,")
+        validate.positive(self, "temperature")
+
+    def of(self, net: nn.Module, logits: bool) -> Teaching:
+        """The term that this network, in eval mode, teaches."""
+        return Teaching(net.eval(), self, logits if self.logits is None else self.logits)
+
+
+@dataclass
+class Teaching:
+    """The teacher's term; the student's calls are noted while `listening`."""
+
+    net: nn.Module
+    how: Teacher
+    logits: bool
+    _calls: Calls = field(default_factory=Calls)
+
+    @contextmanager
+    def listening(self, net: nn.Module) -> Iterator[None]:
+        """While this is on, the calls of the student `net` are noted."""
+        with self._calls.of(net):
+            yield
+
+    def mix(self, loss: Tensor) -> Tensor:
+        """The loss with the teacher's term on the student's last call.
+
+        Raises:
+            ValueError: the student was not called, or answers no floats.
+        """
+        inputs, said = self._calls.inputs, floats(self._calls.answer)
+        self._calls.clear()
+        if inputs is None or not said:
+            raise ValueError(
+                "the teacher compares what the network answers, but loss(net, batch) did not call it, or it answers no tensor "
+                "of floats: give teacher=None"
+            )
+        with torch.no_grad():
+            taught = floats(self.net(*inputs.args, **inputs.kwargs))
+        terms = [self._term(a.float(), b.float()) for a, b in zip(said, taught, strict=True)]
+        return (1 - self.how.weight) * loss + self.how.weight * torch.stack(terms).mean()
+
+    def _term(self, said: Tensor, taught: Tensor) -> Tensor:
+        if not self.logits:
+            return F.mse_loss(said, taught) / taught.var().clamp(min=1e-12)
+        t = self.how.temperature
+        said, taught = said.flatten(0, -2) / t, taught.flatten(0, -2) / t
+        return F.kl_div(said.log_softmax(-1), taught.log_softmax(-1), reduction="batchmean", log_target=True) * t * t
