@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from evidence.benches.bench_nets import Block
 from paring.data import Augment, load
 from paring.models import resnet20
 from paring.models.resnet import resnet
-from paring.prune import Tune
+from paring.pruning import Tune
 
 Pair = tuple[Tensor, Tensor]
 
@@ -254,7 +253,9 @@ def adamw(rate: float, decay: float) -> Callable[[list[nn.Parameter]], torch.opt
     return lambda p: torch.optim.AdamW(p, lr=rate, weight_decay=decay)
 
 
-def _cnn(name: str, build: Callable[[], nn.Module], parts: Callable[[], Parts], dense: Tune, tune: Tune, data: str) -> Subject:
+def _cnn(
+    name: str, build: Callable[[], nn.Module], parts: Callable[[], Parts], dense: Tune, tune: Tune, data: str
+) -> Subject:
     def made() -> nn.Module:
         net: nn.Module = build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return net
@@ -276,14 +277,21 @@ def _clothes() -> Parts:
 
 
 _LONG, _SHORT = Tune(60, sgd(0.1), warmup=0.05), Tune(10, sgd(0.05))
-_QUICK = dict(clip=1.0)
+_QUICK = {"clip": 1.0}
 SUBJECTS = {
     subject.name: subject
     for subject in (
         _cnn("resnet20", resnet20, _cifar, _LONG, _SHORT, "cifar10"),
         _cnn("mobile", mobile, _cifar, _LONG, _SHORT, "cifar10"),
         _cnn("resnet8", resnet8, _clothes, Tune(12, sgd(0.1), warmup=0.05), Tune(4, sgd(0.05)), "fashion_mnist"),
-        Subject("vit", "fashion_mnist", Vit28, _clothes, Tune(20, adamw(2e-3, 0.05), **_QUICK), Tune(5, adamw(1e-3, 0.05), **_QUICK)),
+        Subject(
+            "vit",
+            "fashion_mnist",
+            Vit28,
+            _clothes,
+            Tune(20, adamw(2e-3, 0.05), **_QUICK),
+            Tune(5, adamw(1e-3, 0.05), **_QUICK),
+        ),
         Subject(
             "gpt",
             "tinyshakespeare",

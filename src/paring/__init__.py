@@ -63,7 +63,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
         Supermask,
     )
     from paring.methods.binarize import binarize
-    from paring.prune.prune import prune
+    from paring.pruning.prune import prune
     from paring.removal import compact
     from paring.run import Run, attach
     from paring.train import Recipe, fit
@@ -129,7 +129,7 @@ _HOMES = {
     "paring.gates": ("groups",),
     "paring.hard": ("ftprop",),
     "paring.methods.binarize": ("binarize",),
-    "paring.prune.prune": ("prune",),
+    "paring.pruning.prune": ("prune",),
     "paring.removal": ("compact",),
     "paring.run": ("Run", "attach"),
     "paring.train": ("Recipe", "fit"),
@@ -148,6 +148,7 @@ _ROOMS = (
     "hard",
     "methods",
     "models",
+    "pruning",
     "removal",
     "run",
     "select",

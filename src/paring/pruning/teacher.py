@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.core import validate
-from paring.prune.calls import Calls, floats
+from paring.pruning.calls import Calls, floats
 
 
 @dataclass(frozen=True)

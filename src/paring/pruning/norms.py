@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from paring.prune.tune import Loss
+from paring.pruning.tune import Loss
 
 
 def tracked(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.analysis.wiring import Layer
-from paring.prune.gated import GatedCopy
-from paring.prune.tune import Loss
+from paring.pruning.gated import GatedCopy
+from paring.pruning.tune import Loss
 
 _COLUMNS = 6_144  # beyond that the moments take too much memory and time
 _ROWS = 2_048  # positions of a batch that are looked at
@@ -150,7 +150,9 @@ def _solve(module: nn.Module, stays: Tensor, seen: Moments, damping: float) -> N
     kept = stays.repeat_interleave(taps).to(weight.device)
     old = weight.flatten(1).double()
     inner = second[kept][:, kept]
-    inner = inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device) * (damping * inner.diagonal().mean() + 1e-12)
+    inner = inner + torch.eye(len(inner), dtype=inner.dtype, device=inner.device) * (
+        damping * inner.diagonal().mean() + 1e-12
+    )
     # the part of the gone columns that the others can say: W' = W + (W gone) C[gone, kept] inner⁻¹ on what stays
     gone = old[:, ~kept] @ second[~kept][:, kept]
     new = torch.zeros_like(old)

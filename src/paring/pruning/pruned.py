@@ -8,7 +8,7 @@ from typing import Any
 
 from paring.core import short_repr, warn
 from paring.methods import Budget
-from paring.prune.tune import Tuned
+from paring.pruning.tune import Tuned
 from paring.removal import Report
 
 _SHORT = 0.95  # of what was asked: less is said
@@ -33,7 +33,7 @@ class SiteRow:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Pruned:
     """What was asked, what is left, and what it costs.
 
     Attributes:

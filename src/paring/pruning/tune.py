@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paring.core import Progress, Watch, validate
-from paring.prune.randomness import random_state, set_random_state
+from paring.pruning.randomness import random_state, set_random_state
 from paring.train import checkpoint
 from paring.train.guard import Diverged
 
@@ -156,7 +156,8 @@ def tune(
     each = count(batches)
     steps, opt = how.epochs * each, how.make(net)
     rates = [group["lr"] for group in opt.param_groups]
-    done, losses, spent = 0, [], 0.0
+    losses: list[float] = []
+    done, spent = 0, 0.0
     if file is not None and (found := checkpoint.load(file)) is not None:
         done, losses, spent = _resumed(found[0], net, opt)
     listening = teacher.listening(net) if teacher is not None else nullcontext()
@@ -174,7 +175,7 @@ def tune(
                 with cast(net, how.autocast):
                     task = scalar(loss(net, batch))
                     mixed = task if teacher is None else teacher.mix(task)
-                mixed.backward()  # type: ignore[no-untyped-call]
+                mixed.backward()
                 if how.clip:
                     nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], how.clip)
                 opt.step()

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from paring.prune.knapsack import Choice
-from paring.prune.gated import GatedCopy
-from paring.prune.randomness import random_state, set_random_state
+from paring.pruning.gated import GatedCopy
+from paring.pruning.knapsack import Choice
+from paring.pruning.randomness import random_state, set_random_state
 from paring.train import checkpoint
 from paring.train.checkpoint import CheckpointError
 
@@ -40,7 +40,11 @@ class Folder:
             return
         stored = found[0]
         if {name: stored.get(name) for name in call} != call:
-            what = "another network" if stored.get("asked") == call["asked"] else f"prune({', '.join(stored.get('asked', []))})"
+            what = (
+                "another network"
+                if stored.get("asked") == call["asked"]
+                else f"prune({', '.join(stored.get('asked', []))})"
+            )
             raise CheckpointError(f"{path} belongs to {what}: name another folder, or remove it to begin anew")
         _restore(stored, path)
 

@@ -13,7 +13,7 @@ from paring.analysis import Wiring, wiring
 from paring.core import At, Inputs
 from paring.cost import Cost, CostModel, Openness
 from paring.gates import Site, live, put_gate, replaced, sites
-from paring.prune.probe_gate import ProbeGate
+from paring.pruning.probe_gate import ProbeGate
 
 
 @dataclass(frozen=True)

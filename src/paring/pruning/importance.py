@@ -19,9 +19,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from paring.prune.calls import Calls
-from paring.prune.gated import GatedCopy
-from paring.prune.tune import Loss, scalar
+from paring.pruning.calls import Calls
+from paring.pruning.gated import GatedCopy
+from paring.pruning.tune import Loss, scalar
 
 
 class Marginal(Protocol):
@@ -87,7 +87,7 @@ def gradients(gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
                 )
             if not bool(value.isfinite()):
                 raise ValueError(f"the loss of the network as given is {float(value)}: it has to be finite to judge by")
-            value.backward()  # type: ignore[no-untyped-call]
+            value.backward()
             parts = [gate.take(count).flatten(1) for gate in gated.gates]
             if any(len(part) != count for part in parts):
                 parts, count = [part.sum(0, keepdim=True) for part in parts], 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from paring.core import Gate
 
@@ -49,7 +49,9 @@ class ProbeGate(Gate):
     def take(self, examples: int) -> Tensor:
         """Gradients since the last call, (rows, *shape): a row for each example, or one for the batch as a whole."""
         shown, self._shown = self._shown, {}
-        rows = [part.grad if key is not None else part.grad[None] for key, part in shown.items() if part.grad is not None]
+        rows = [
+            part.grad if key is not None else part.grad[None] for key, part in shown.items() if part.grad is not None
+        ]
         if not rows:
             return self.mask.new_zeros(1, *self.shape)
         if any(len(part) % examples for part in rows):  # not examples, or several tokens or windows of each

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from paring.cost import Cost
-from paring.prune.gated import GatedCopy
-from paring.prune.importance import Marginal
+from paring.pruning.gated import GatedCopy
+from paring.pruning.importance import Marginal
 
 _STEPS = 100  # rounds in which the excess is worked off
 _FILLED = 200  # blocks tried one by one in the end
@@ -59,7 +59,9 @@ def choose(
     Raises:
         ValueError: the budget cannot be met; with the least that can be reached.
     """
-    blocks = [multiple_of if site.kind == "units" and not _is_few(site.shape, multiple_of) else 1 for site in gated.sites]
+    blocks = [
+        multiple_of if site.kind == "units" and not _is_few(site.shape, multiple_of) else 1 for site in gated.sites
+    ]
     mask = torch.ones(gated.units, dtype=torch.bool) if begin is None else begin.clone()
     dense, sizes = gated.model(), gated.sizes
     floors = [max(block, int(-(-least * size // block) * block)) for block, size in zip(blocks, sizes, strict=True)]
@@ -118,7 +120,9 @@ def _saving(gated: GatedCopy, mask: Tensor, dense: Cost, targets: Targets) -> Te
     with torch.enable_grad():
         cost = gated.model(gated.openness(values))
         over = [getattr(cost, name) / getattr(dense, name) / asked for name, asked in targets.items()]
-        (found,) = torch.autograd.grad(torch.stack([one for one in over if float(one.detach()) > 1] or over).sum(), values)
+        (found,) = torch.autograd.grad(
+            torch.stack([one for one in over if float(one.detach()) > 1] or over).sum(), values
+        )
     return found.clamp(min=0)
 
 

@@ -27,16 +27,16 @@ from torch.nn import functional as F
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, release, short_repr
 from paring.core import validate as check
 from paring.methods import Budget
-from paring.prune.calls import Calls, example_of
-from paring.prune.knapsack import Choice, choose
-from paring.prune.gated import GatedCopy
-from paring.prune.importance import Fisher, Importance
-from paring.prune.norms import renew_statistics
-from paring.prune.folder import Folder
-from paring.prune.outcome import Look, Outcome, SiteRow
-from paring.prune.repair import repair
-from paring.prune.teacher import Teacher
-from paring.prune.tune import Loss, Tune, count, scalar, tune
+from paring.pruning.calls import Calls, example_of
+from paring.pruning.folder import Folder
+from paring.pruning.gated import GatedCopy
+from paring.pruning.importance import Fisher, Importance
+from paring.pruning.knapsack import Choice, choose
+from paring.pruning.norms import renew_statistics
+from paring.pruning.pruned import Look, Pruned, SiteRow
+from paring.pruning.repair import repair
+from paring.pruning.teacher import Teacher
+from paring.pruning.tune import Loss, Tune, count, scalar, tune
 from paring.removal import Report, compact
 
 Metric = Callable[[nn.Module], float]
@@ -100,14 +100,42 @@ def cross_entropy(net: nn.Module, batch: Any) -> Tensor:
 
 @overload
 def prune(
-    net: nn.Module, batches: Iterable[Any], loss: Loss | None = None, *, to: Budget, **options: Any
-) -> tuple[nn.Module, Outcome]: ...
+    net: nn.Module,
+    batches: Iterable[Any],
+    loss: Loss | None = None,
+    *,
+    to: Budget,
+    epochs: int | None = None,
+    example: Example | None = None,
+    at: At = ...,
+    search: Search = ...,
+    teacher: Teacher | None = ...,
+    training: Tune | None = None,
+    validate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    folder: str | Path | None = None,
+    watch: Watch | None = None,
+) -> tuple[nn.Module, Pruned]: ...
 
 
 @overload
 def prune(
-    net: nn.Module, batches: Iterable[Any], loss: Loss | None = None, *, to: Sequence[Budget], **options: Any
-) -> list[tuple[nn.Module, Outcome]]: ...
+    net: nn.Module,
+    batches: Iterable[Any],
+    loss: Loss | None = None,
+    *,
+    to: Sequence[Budget],
+    epochs: int | None = None,
+    example: Example | None = None,
+    at: At = ...,
+    search: Search = ...,
+    teacher: Teacher | None = ...,
+    training: Tune | None = None,
+    validate: Iterable[Any] | None = None,
+    metric: Metric | None = None,
+    folder: str | Path | None = None,
+    watch: Watch | None = None,
+) -> list[tuple[nn.Module, Pruned]]: ...
 
 
 def prune(
@@ -119,14 +147,14 @@ def prune(
     epochs: int | None = None,
     example: Example | None = None,
     at: At = Places(("units",)),  # noqa: B008  # a frozen value
-    search: Search = Search(),  # noqa: B008  # a frozen value
+    search: Search = Search(),  # a frozen value
     teacher: Teacher | None = Teacher(),  # noqa: B008  # a frozen value
     training: Tune | None = None,
     validate: Iterable[Any] | None = None,
     metric: Metric | None = None,
     folder: str | Path | None = None,
     watch: Watch | None = None,
-) -> tuple[nn.Module, Outcome] | list[tuple[nn.Module, Outcome]]:
+) -> tuple[nn.Module, Pruned] | list[tuple[nn.Module, Pruned]]:
     """A trained network, smaller: the units that the loss misses least go, and the small network is trained on.
 
     Args:
@@ -188,9 +216,9 @@ def prune(
             for site, part in zip(gated.sites, mask.split(gated.sizes), strict=True)
         ]
         looks = (dense, cut, judge.look(small) if tuned.steps else cut)
-        outcome = Outcome(budget, choice.shares, tuple(rows), report, looks, searched, tuned, choice.path)
-        outcome.warn()
-        made.append((small, outcome))
+        pruned = Pruned(budget, choice.shares, tuple(rows), report, looks, searched, tuned, choice.path)
+        pruned.warn()
+        made.append((small, pruned))
     return made[0] if isinstance(to, Budget) else made
 
 
@@ -208,7 +236,9 @@ def _check(net: nn.Module, batches: Iterable[Any], budgets: Sequence[Budget], ho
         raise ValueError("prune(to=[]) asks for nothing: give a Budget, or several")
     for larger, smaller in itertools.pairwise(budgets):
         if any(smaller.targets.get(name, 1.0) > asked for name, asked in larger.targets.items()):
-            raise ValueError(f"prune(to=[...]) takes budgets from the largest to the smallest, and {smaller} follows {larger}")
+            raise ValueError(
+                f"prune(to=[...]) takes budgets from the largest to the smallest, and {smaller} follows {larger}"
+            )
     if iter(batches) is batches:
         raise ValueError(
             f"batches is a {type(batches).__name__}, which can be gone through only once: give a list, a DataLoader, or an "
@@ -260,9 +290,7 @@ def _called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
             module.training = mode
 
 
-def find(
-    gated: GatedCopy, budget: Budget, search: Search, seen: list[Any], loss: Loss, mask: Tensor
-) -> Choice:
+def find(gated: GatedCopy, budget: Budget, search: Search, seen: list[Any], loss: Loss, mask: Tensor) -> Choice:
     """What goes, in rounds; the gated network is repaired and closed accordingly.
 
     Args:
@@ -273,7 +301,8 @@ def find(
         loss: of a network on a batch.
         mask: what is open, (units,).
     """
-    choice, path = None, []
+    path: list[tuple[float, float]] = []
+    choice = None
     now = gated.shares(mask)
     for number in range(search.rounds):
         part = (number + 1) / search.rounds
