@@ -64,6 +64,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
     )
     from paring.methods.binarize import binarize
     from paring.pruning.prune import prune
+    from paring.pruning.sensitivity import sensitivity
     from paring.removal import compact
     from paring.run import Run, attach
     from paring.train import Recipe, fit
@@ -115,6 +116,7 @@ __all__ = [
     "report",
     "save",
     "select",
+    "sensitivity",
     "to_onnx",
     "unpack",
 ]
@@ -130,6 +132,7 @@ _HOMES = {
     "paring.hard": ("ftprop",),
     "paring.methods.binarize": ("binarize",),
     "paring.pruning.prune": ("prune",),
+    "paring.pruning.sensitivity": ("sensitivity",),
     "paring.removal": ("compact",),
     "paring.run": ("Run", "attach"),
     "paring.train": ("Recipe", "fit"),

@@ -97,6 +97,21 @@ def _asks_for_nothing(method: Method) -> bool:
     return any(isinstance(part, L0) and part.price == Price(0.0) and not (part.kl or part.l2) for part in parts)
 
 
+# --- prune, sensitivity ---------------------------------------------------------------------------------------------
+
+
+def _prune(words: Sequence[str]) -> int:
+    from paring.cli.prune_command import prune_command
+
+    return prune_command(words)
+
+
+def _sensitivity(words: Sequence[str]) -> int:
+    from paring.cli.sensitivity_command import sensitivity_command
+
+    return sensitivity_command(words)
+
+
 # --- tickets, sweep -------------------------------------------------------------------------------------------------
 
 
@@ -142,6 +157,8 @@ def _report(words: Sequence[str]) -> int:
         )
     row = read_result(result)
     assert row is not None
+    if row.get("method") == "prune":
+        raise CommandError(f"{options.run} is a run of paring prune: its layers are in {options.run / 'report.html'}")
     if options.html:
         _page(options.run, row)
     print(_layers(options.run, row))
@@ -228,6 +245,8 @@ def _info(words: Sequence[str]) -> int:
 
 RUNS: dict[str, Callable[[Sequence[str]], int]] = {
     "demo": _demo,
+    "prune": _prune,
+    "sensitivity": _sensitivity,
     "train": _train,
     "sweep": _sweep,
     "tickets": _tickets,

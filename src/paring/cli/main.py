@@ -8,7 +8,11 @@ from collections.abc import Callable, Sequence
 from paring.cli.command import Command
 from paring.cli.dispatch import dispatch
 
-TOP = """paring: train networks that come out small
+TOP = """paring: make PyTorch networks small
+
+a trained network, at half of its arithmetic:
+  paring prune --init job.py
+  paring prune job.py --macs 0.5 --epochs 5
 
 usage: paring COMMAND [OPTIONS]        paring COMMAND --help teaches each command
 
@@ -16,6 +20,7 @@ usage: paring COMMAND [OPTIONS]        paring COMMAND --help teaches each comman
 
 examples:
   paring demo
+  paring sensitivity job.py
   paring train --model lenet_300_100 --data mnist --method l0 --at inputs --price 1.7e-6 --epochs 20
   paring train --model lenet5 --data mnist --method l0 --at units:Conv2d inputs:Linear --price budget:macs=0.25
   paring sweep --method gmp --vary density=0.5,0.2,0.1 seed=0,1,2 --workers 2
@@ -36,6 +41,12 @@ def _late(name: str) -> Callable[[Sequence[str]], int]:
 
 COMMANDS: dict[str, Command] = {
     "demo": Command("train, shrink and prove, on real digits, in a minute", _late("demo")),
+    "prune": Command(
+        "make a trained network smaller, as small as asked, resumable",
+        _late("prune"),
+        "the same command goes on from the last epoch",
+    ),
+    "sensitivity": Command("what each group of units costs, and what its loss would do", _late("sensitivity")),
     "train": Command(
         "train one network with one method, resumable",
         _late("train"),

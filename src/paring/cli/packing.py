@@ -20,16 +20,13 @@ from paring.cli.bytes_progress import BytesProgress
 from paring.cli.command import CommandError, set_threads
 from paring.cli.compress_progress import CompressProgress
 from paring.cli.compressor_argument import COMPRESSORS, parse_compressor
-from paring.cli.experiment import RESULT, SMALL
 from paring.cli.human import exact, percent, size
-from paring.cli.reading import read_result, read_validation
+from paring.cli.trained_network import given, network_of
 from paring.compression import Combined, Compressor, Objective, Stage, Training, compress
-from paring.core import FileError
-from paring.core.unwrap import bare_names, gated_names
+from paring.core.unwrap import gated_names
 from paring.data import NAMES, Dataset, Split
 from paring.data import load as load_data
 from paring.files import Shards, pack, unpack
-from paring.files import load as load_net
 from paring.methods import L0, Budget
 from paring.models import MODELS, build
 from paring.train import evaluate
@@ -102,7 +99,7 @@ def pack_command(words: Sequence[str]) -> int:
         ),
     )
     set_threads(options.threads)
-    row, shards = _given(options.what)
+    row, shards = given(options.what)
     if gated := gated_names(shards):
         raise CommandError(
             f"{options.what} holds a network with its gates still in ({gated[0]!r}): call run.finish() first, and save the network "
@@ -130,32 +127,12 @@ def pack_command(words: Sequence[str]) -> int:
     return _lossy(options, row, shards, parse_compressor(options.compressor))
 
 
-def _given(what: Path) -> tuple[dict[str, Any] | None, Shards]:
-    """The result of a run, if it is one, and the tensors."""
-    if not what.exists():
-        raise CommandError(f"{what}: there is no such file or folder")
-    if what.is_file():
-        return None, Shards([what])
-    if (what / SMALL).exists():
-        return _row(what), Shards([what / SMALL])
-    found = sorted(what.glob("*.safetensors"))
-    if not found:
-        raise CommandError(f"{what} holds neither a finished run ({SMALL}) nor .safetensors files")
-    return None, Shards(found)
-
-
-def _row(folder: Path) -> dict[str, Any] | None:
-    """The result of a run, with the number of examples it set aside."""
-    row = read_result(folder / RESULT)
-    return row if row is None else row | {"validation": read_validation(folder / "config.json")}
-
-
 def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, compressor: Compressor) -> int:
     model, data = _named(options, row)
     split, training = _parts(options, row, data)
     if not len(split):
         raise CommandError(f"--split {options.split}: is empty; --validation sets examples aside")
-    net = _network(options.what, model, data, shards).eval()
+    net = network_of(options.what, model, data, shards).eval()
     objective = Objective.of(F.cross_entropy, split.x, split.y)
     wrong = Objective.of(lambda out, y: (out.argmax(1) != y).double().mean(), split.x, split.y)
     if options.units != 1:
@@ -263,28 +240,6 @@ def _parts(options: PackArguments, row: dict[str, Any] | None, data: Dataset) ->
     if options.split == "validation" and not (row or {}).get("validation") and not options.quiet:
         print("note: the network may have been trained on these validation examples", file=sys.stderr)
     return (data.validation if options.split == "validation" else data.train), data.train
-
-
-def _network(what: Path, model: str, data: Dataset, shards: Shards) -> nn.Module:
-    """The trained network."""
-
-    def factory() -> nn.Module:
-        return build(model, shape=data.shape, classes=data.classes)
-
-    if shards.manifest is not None:
-        try:
-            return load_net(factory, what / SMALL if what.is_dir() else what)
-        except FileError as error:
-            raise CommandError(str(error)) from error
-    net = factory()
-    names, bare = net.state_dict().keys(), bare_names(shards)
-    if shards.keys() == names or set(bare.values()) != names:
-        bare = {name: name for name in shards}
-    try:
-        net.load_state_dict({there: shards[name] for name, there in bare.items()})
-    except RuntimeError as error:
-        raise CommandError(f"{what} does not fit {model}: {error}") from error
-    return net
 
 
 def _blank(net: nn.Module) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import MISSING, fields, is_dataclass
+from types import FunctionType
 from typing import Any
 
 
@@ -22,6 +23,8 @@ def short_repr(value: Any) -> str:
         value = value.plain
     if isinstance(value, tuple):
         return f"({', '.join(map(short_repr, value))},)"
+    if isinstance(value, FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"  # its repr holds an address
     if not is_dataclass(value) or isinstance(value, type):
         return repr(value)
     told = []

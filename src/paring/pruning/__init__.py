@@ -3,7 +3,11 @@
 from paring.pruning.importance import Fisher, Importance, Magnitude, Taylor
 from paring.pruning.prune import Search, prune
 from paring.pruning.pruned import Pruned
+from paring.pruning.sensitivity import Sensitivity, sensitivity
 from paring.pruning.teacher import Teacher
 from paring.pruning.tune import Tune, tune
 
-__all__ = ["Fisher", "Importance", "Magnitude", "Pruned", "Search", "Taylor", "Teacher", "Tune", "prune", "tune"]
+__all__ = [
+    "Fisher", "Importance", "Magnitude", "Pruned", "Search", "Sensitivity", "Taylor", "Teacher", "Tune", "prune", "sensitivity",
+    "tune",
+]  # fmt: skip

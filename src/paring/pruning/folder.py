@@ -48,8 +48,8 @@ class Folder:
             raise CheckpointError(f"{path} belongs to {what}: name another folder, or remove it to begin anew")
         _restore(stored, path)
 
-    def choice(self, number: int, gated: GatedCopy) -> Choice | None:
-        """The choice for this budget, with the gated network as it was left; None when there is none yet."""
+    def choice(self, number: int, gated: GatedCopy) -> tuple[Choice, float] | None:
+        """The choice for this budget and the seconds it took, with the gated network as it was left; None: not there yet."""
         file = self.path / f"choice-{number}.pt"
         found = checkpoint.load(file)
         if found is None:
@@ -59,18 +59,20 @@ class Folder:
             gated.net.load_state_dict(stored["net"])
             choice = Choice(stored["mask"], dict(stored["shares"]), tuple((a, b) for a, b in stored["path"]))
             gated.set(choice.mask)
+            seconds = float(stored["seconds"])
         except _BAD as error:
             raise CheckpointError(f"{file} does not fit this network ({error}): name another folder") from error
         _restore(stored, file)
-        return choice
+        return choice, seconds
 
-    def keep(self, number: int, choice: Choice, gated: GatedCopy) -> None:
-        """Keep the choice for this budget."""
+    def keep(self, number: int, choice: Choice, gated: GatedCopy, seconds: float) -> None:
+        """Keep the choice for this budget, and how long it took."""
         state: dict[str, Any] = {
             "mask": choice.mask,
             "shares": choice.shares,
             "path": [list(pair) for pair in choice.path],
             "net": dict(gated.net.state_dict()),
+            "seconds": seconds,
             "random": random_state(),
         }
         checkpoint.save(self.path / f"choice-{number}.pt", state)

@@ -29,7 +29,7 @@ class Choice:
     Attributes:
         mask: over all gates, True stays.
         shares: share of the dense cost that is left, by the name of the cost.
-        path: (share of the first cost, expected rise of the loss) on the way.
+        path: (share of the first cost, expected rise of the loss) on the way, from what was open in the beginning.
     """
 
     mask: Tensor
@@ -66,8 +66,8 @@ def choose(
     dense, sizes = gated.model(), gated.sizes
     floors = [max(block, int(-(-least * size // block) * block)) for block, size in zip(blocks, sizes, strict=True)]
     _check(gated, targets, floors, judged.marginal(torch.zeros_like(mask)))
-    path, risen = [(1.0, 0.0)], 0.0
     first = next(iter(targets))
+    path, risen = [(_shares(gated, mask, targets)[first], 0.0)], 0.0
     start = _worst(_shares(gated, mask, targets), targets)
     while (worst := _worst(_shares(gated, mask, targets), targets)) > 1:
         marginal, saving = judged.marginal(~mask), _saving(gated, mask, dense, targets)

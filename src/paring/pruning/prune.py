@@ -192,22 +192,23 @@ def prune(
     kept = None if folder is None else Folder(Path(folder), net, asked)
     seen = list(islice(batches, search.batches))
     judge = _Judge(loss or cross_entropy, seen if validate is None else validate, metric)
-    given = Inputs.of(example) if example is not None else _called_with(net, seen, judge.loss)
+    given = Inputs.of(example) if example is not None else called_with(net, seen, judge.loss)
     still = {name for name, module in net.named_modules() if net.training and not module.training}
     dense, gated = judge.look(net), GatedCopy.of(net, given, at)
     teaching = None if teacher is None or not how.epochs else teacher.of(copy.deepcopy(net), logits=loss is None)
     mask, made = torch.ones(gated.units, dtype=torch.bool), []
     for number, budget in enumerate(budgets):
-        began = time.perf_counter()
-        choice = None if kept is None else kept.choice(number, gated)
-        if choice is None:
+        began, before = time.perf_counter(), 0.0
+        if kept is not None and (found := kept.choice(number, gated)) is not None:
+            choice, before = found
+        else:
             choice = find(gated, budget, search, seen, judge.loss, mask)
             if kept is not None:
-                kept.keep(number, choice, gated)
+                kept.keep(number, choice, gated, time.perf_counter() - began)
         mask = choice.mask
         small, report = _removed(gated, given)
         renew_statistics(small, seen, judge.loss)
-        searched, cut = time.perf_counter() - began, judge.look(small)
+        searched, cut = before + time.perf_counter() - began, judge.look(small)
         file = None if kept is None else kept.training(number)
         tuned = tune(small, batches, judge.loss, how, teacher=teaching, file=file, watch=watch, still=still)
         small.eval()
@@ -268,7 +269,7 @@ class _Judge:
         return found
 
 
-def _called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
+def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
     """A few examples of what the loss calls the network with.
 
     Raises:
@@ -314,7 +315,10 @@ def find(gated: GatedCopy, budget: Budget, search: Search, seen: list[Any], loss
         gated.set(choice.mask)
         renew_statistics(gated.net, seen, loss)
         mask = choice.mask
-        path += choice.path
+        risen = path[-1][1] if path else 0.0
+        path += [
+            (share, risen + rise) for share, rise in choice.path[bool(path) :]
+        ]  # a round begins where the last ended
     assert choice is not None
     return Choice(choice.mask, choice.shares, tuple(path))
 

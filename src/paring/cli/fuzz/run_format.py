@@ -12,9 +12,9 @@ import torch
 
 from paring.cli.experiment import RESULT, SMALL
 from paring.cli.fuzz.result_format import DEMO, ROW, changed_json, planted_json
-from paring.cli.packing import _given
 from paring.cli.page import run_page
 from paring.cli.reading import RunError, architecture_of, read_result
+from paring.cli.trained_network import given
 from paring.core import FileError
 from paring.cost import report
 from paring.files import PareError, load, save
@@ -106,7 +106,7 @@ def _network() -> bytes:
 
 def _read(folder: Path) -> object:
     row = read_result(folder / RESULT)
-    told, shards = _given(folder)
+    told, shards = given(folder)
     return (
         row,
         told,
