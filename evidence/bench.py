@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evidence.benches import bits, codec, gates, inference, removal, sweep, training_speed
+from evidence.benches import bits, codec, gates, inference, prune, removal, sweep, training_speed
 from evidence.benches.book import Asked, Bench
 
 BENCHES: dict[str, Bench] = {
@@ -14,6 +14,12 @@ BENCHES: dict[str, Bench] = {
         "bits per weight and MB/s of the .pare coder, against zstd, lzma, Huffman and NNCodec", 3, codec.run
     ),
     "training-speed": Bench("training that shrinks as it goes, against dense", 1, training_speed.run, trains=True),
+    "prune": Bench(
+        "trained networks made smaller and trained on, against Torch-Pruning and simpler ways",
+        1,
+        prune.run,
+        trains=True,
+    ),
     "sweep": Bench("wall-clock time of a sweep on two workers, against one after another", 1, sweep.run, trains=True),
 }
 

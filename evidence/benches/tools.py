@@ -38,7 +38,8 @@ class Missing(ImportError):
     """A library of the extra `bench` is not installed."""
 
 
-def _module(name: str, package: str) -> Any:
+def module(name: str, package: str) -> Any:
+    """The module of a library of the extra `bench`."""
     if importlib.util.find_spec(name) is None:
         raise Missing(f"{package} is not installed: pip install 'paring[bench]'")
     return importlib.import_module(name)
@@ -61,7 +62,7 @@ def ours_fused(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
 
 def torch_pruning(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
     """Torch-Pruning: build the dependency graph, prune the dead units group by group."""
-    tp = _module("torch_pruning", "Torch-Pruning")
+    tp = module("torch_pruning", "Torch-Pruning")
     graph = tp.DependencyGraph().build_dependency(net, example_inputs=x)
     for group, units in dead:
         layer = net.get_submodule(group.writers[0][0])
@@ -80,7 +81,7 @@ def torch_pruning(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
 def torch_simplify(net: nn.Module, x: Tensor, dead: Dead) -> nn.Module:
     """torch-simplify: its one function, on an example of batch 1."""
     with _torchvision():
-        library = _module("simplify", "torch-simplify")
+        library = module("simplify", "torch-simplify")
     found: nn.Module = library.simplify(net, x[:1])
     return found
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Wiring, wiring
-from paring.core import At, Inputs
+from paring.core import At, Inputs, gated_layers
 from paring.cost import Cost, CostModel, Openness
 from paring.gates import Site, live, put_gate, replaced, sites
 from paring.pruning.probe_gate import ProbeGate
@@ -93,8 +93,10 @@ class GatedCopy:
 
     def probing(self, on: bool) -> None:
         """Let the gates note gradients, or no longer."""
+        for _, layer in gated_layers(self.net):
+            for held in layer.gates().values():
+                held.train(on)
         for gate in self.gates:
-            gate.train(on)
             gate.take(1)
 
     def entries(self, number: int) -> dict[str, Tensor]:

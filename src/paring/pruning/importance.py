@@ -86,7 +86,9 @@ def gradients(gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
                     "or run under torch.no_grad"
                 )
             if not bool(value.isfinite()):
-                raise ValueError(f"the loss of the network as given is {float(value)}: it has to be finite to judge by")
+                raise ValueError(
+                    f"the loss of the network as given is {float(value.detach())}: it has to be finite to judge by"
+                )
             value.backward()
             parts = [gate.take(count).flatten(1) for gate in gated.gates]
             if any(len(part) != count for part in parts):

@@ -77,7 +77,7 @@ def choose(
         risen += float(marginal[gone].sum())
         mask[gone] = False
         path.append((_shares(gated, mask, targets)[first], risen))
-    mask = _fill(gated, judged, mask, dense, targets, sizes, blocks)
+    mask = _fill(gated, judged, mask, dense, targets, sizes, blocks, begin)
     return Choice(mask, _shares(gated, mask, targets), tuple(path))
 
 
@@ -168,12 +168,14 @@ def _fill(
     targets: Targets,
     sizes: Sequence[int],
     blocks: Sequence[int],
+    begin: Tensor | None,
 ) -> Tensor:
-    """Open again what is worth most and still fits."""
+    """Open again what is worth most and still fits, but for what was closed in the beginning."""
     worth, saving = judged.marginal(~mask), _saving(gated, mask, dense, targets)
     candidates, start = [], 0
     for size, block in zip(sizes, blocks, strict=True):
-        part = (~mask[start : start + size]).nonzero().flatten() + start
+        closed = ~mask if begin is None else begin & ~mask
+        part = closed[start : start + size].nonzero().flatten() + start
         order = part[worth[part].argsort(descending=True, stable=True)]
         for units in order.split(block):
             if len(units) == block or block == 1:

@@ -53,7 +53,7 @@ class ProbeGate(Gate):
             part.grad if key is not None else part.grad[None] for key, part in shown.items() if part.grad is not None
         ]
         if not rows:
-            return self.mask.new_zeros(1, *self.shape)
+            return self.mask.new_zeros(examples, *self.shape)
         if any(len(part) % examples for part in rows):  # not examples, or several tokens or windows of each
             return torch.stack([part.sum(0) for part in rows]).sum(0)[None]
         return torch.stack([part.view(examples, -1, *self.shape).sum(1) for part in rows]).sum(0)

@@ -11,7 +11,7 @@ from paring.methods import Budget
 from paring.pruning.tune import Tuned
 from paring.removal import Report
 
-_SHORT = 0.95  # of what was asked: less is said
+_SHORT = 0.9  # of what was asked: less is said
 _COLLAPSED = 1.5  # times the loss of the original: said as a warning
 
 

@@ -6,7 +6,7 @@ batches (as in channel pruning by reconstruction, He et al. 2017, and the second
     W' = W C[:, R] (C[R, R] + damping · mean(diag C) · I)⁻¹        b' = b + (W - W') mean(x)
 
 with C the covariance of x in the whole network, and R what stays. Layers without a bias use second moments in place of the
-covariance. Grouped convolutions, embeddings and layers that are called several times are left as they are.
+covariance. Grouped convolutions, embeddings and frozen weights are left as they are.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Moments:
     """Second moments of what a layer reads, and its mean.
 
     Attributes:
-        count: rows seen.
         second: sum of x xᵀ, (columns, columns), float64.
         first: sum of x, (columns,).
+        count: rows seen.
     """
 
     second: Tensor
@@ -65,13 +65,12 @@ def repair(gated: GatedCopy, mask: Tensor, batches: Iterable[Any], loss: Loss, d
         How many layers were weighted anew.
     """
     wanted = {name: open_ for name, open_ in _columns(gated, mask) if not bool(open_.all())}
+    modules = dict(gated.net.named_modules())
     with _watched(gated, wanted) as moments:
         for batch in batches:
             loss(gated.net, batch)
-    modules = dict(gated.net.named_modules())
     for name, seen in moments.items():
-        if seen.count:
-            _solve(modules[name], wanted[name], seen, damping)
+        _solve(modules[name], wanted[name], seen, damping)
     gated.set(mask)
     return len(moments)
 
@@ -89,6 +88,9 @@ def _columns(gated: GatedCopy, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 
 def _solvable(layer: Layer, module: nn.Module | None) -> bool:
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
+        return False
     if isinstance(module, nn.Linear):
         return layer.inputs <= _COLUMNS
     if isinstance(module, nn.Conv1d | nn.Conv2d) and module.groups == 1 and module.padding_mode == "zeros":
@@ -98,7 +100,7 @@ def _solvable(layer: Layer, module: nn.Module | None) -> bool:
 
 @contextmanager
 def _watched(gated: GatedCopy, wanted: dict[str, Tensor]) -> Iterator[dict[str, Moments]]:
-    """Moments of what these layers read, while this is on; a layer that is called twice in a pass is dropped."""
+    """Moments of what these layers read, while this is on."""
     modules, found, handles = dict(gated.net.named_modules()), {}, []
     for name in wanted:
         weight = modules[name].weight

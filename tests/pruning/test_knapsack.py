@@ -1,0 +1,98 @@
+"""The choice under a budget: it fits, it wastes nothing, and on small networks it is close to the best there is."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+import paring as pr
+from paring.core import Inputs
+from paring.pruning.gated import GatedCopy
+from paring.pruning.importance import Fixed
+from paring.pruning.knapsack import choose
+from pruning.networks import Residual, batches, mlp, seeded
+
+
+@pytest.fixture(scope="module")
+def residual() -> GatedCopy:
+    net = seeded(Residual)
+    return GatedCopy.of(net, Inputs((batches((2, 6, 6))[0][0][:2],)), "units")
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 1_000),
+    macs=st.one_of(st.none(), st.floats(0.2, 1.0)),
+    params=st.one_of(st.none(), st.floats(0.2, 1.0)),
+    block=st.sampled_from([1, 2, 4]),
+    least=st.sampled_from([0.0, 0.25]),
+)
+def test_it_fits_and_wastes_nothing(
+    residual: GatedCopy, seed: int, macs: Any, params: Any, block: int, least: float
+) -> None:
+    targets = {name: asked for name, asked in (("macs", macs), ("parameters", params)) if asked is not None}
+    if not targets:
+        return
+    scores = torch.rand(residual.units, generator=torch.Generator().manual_seed(seed))
+    try:
+        choice = choose(residual, Fixed(scores), targets, multiple_of=block, least=least)
+    except ValueError:
+        with pytest.raises(ValueError, match="cannot be met"):
+            choose(residual, Fixed(scores), targets, multiple_of=block, least=least)
+        return
+    assert all(choice.shares[name] <= asked for name, asked in targets.items())
+    widths = [(int(part.sum()), len(part)) for part in choice.mask.split(residual.sizes)]
+    for kept, size in widths:
+        assert kept >= max(1, least * size)
+        assert kept % block == 0 or kept == size or (size - kept) % block == 0
+    if block == 1:  # nobody who is gone would still fit
+        for unit in (~choice.mask).nonzero().flatten().tolist():
+            wider = choice.mask.clone()
+            wider[unit] = True
+            shares = residual.shares(wider)
+            assert any(shares[name] > asked for name, asked in targets.items())
+
+
+def test_the_units_that_stay_in_a_group_are_its_best(residual: GatedCopy) -> None:
+    scores = torch.rand(residual.units, generator=torch.Generator().manual_seed(3))
+    choice = choose(residual, Fixed(scores), {"macs": 0.5})
+    for part, mask in zip(scores.split(residual.sizes), choice.mask.split(residual.sizes), strict=True):
+        assert not bool((~mask).any()) or float(part[mask].min()) >= float(part[~mask].max())
+
+
+def test_it_is_near_the_best_of_all_choices() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
+    gated = GatedCopy.of(net, Inputs((torch.randn(2, 4),)), "units")
+    for seed in range(5):
+        scores = torch.rand(gated.units, generator=torch.Generator().manual_seed(seed))
+        choice = choose(gated, Fixed(scores), {"macs": 0.5})
+        best = -1.0
+        orders = [part.argsort(descending=True) for part in scores.split(gated.sizes)]
+        for widths in itertools.product(*(range(1, size + 1) for size in gated.sizes)):
+            mask = torch.zeros(gated.units, dtype=torch.bool)
+            for start, order, width in zip((0, 6), orders, widths, strict=True):
+                mask[start + order[:width]] = True
+            if gated.shares(mask)["macs"] <= 0.5:
+                best = max(best, float(scores[mask].sum()))
+        assert float(scores[choice.mask].sum()) >= 0.9 * best
+
+
+def test_a_budget_out_of_reach_names_the_least(residual: GatedCopy) -> None:
+    with pytest.raises(ValueError, match=r"macs 0\.001 .* cannot be met.*takes macs 0\.0\d+"):
+        choose(residual, Fixed(torch.ones(residual.units)), {"macs": 0.001})
+
+
+def test_the_cost_is_that_of_the_finished_network(residual: GatedCopy) -> None:
+    net = seeded(mlp)
+    found = batches((5,))
+    small, pruned = pr.prune(net, found, to=pr.Budget(macs=0.5), epochs=0)
+    dense, left = (pr.report(one, found[0][0][:2]).total["macs"] for one in (net, small))
+    assert dense is not None
+    assert left == pytest.approx(pruned.shares["macs"] * dense)

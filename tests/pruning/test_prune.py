@@ -1,0 +1,166 @@
+"""`pr.prune`: a trained network, as small as asked, the original untouched."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import paring as pr
+from paring.pruning import Search, Teacher, Tune, tune
+from paring.pruning.prune import cross_entropy
+from paring.train.checkpoint import CheckpointError
+from pruning.networks import Residual, Shuffled, batches, mlp, seeded
+
+
+@pytest.fixture(scope="module")
+def trained() -> Residual:
+    net: Residual = seeded(Residual)
+    tune(net, batches((2, 6, 6), count=8), cross_entropy, Tune(8))
+    return net.train()
+
+
+def error(net: nn.Module) -> float:
+    with torch.no_grad():
+        return sum(float((net(x).argmax(1) != y).float().mean()) for x, y in batches((2, 6, 6), count=8)) / 8
+
+
+def test_half_as_large_and_the_original_untouched(trained: Residual) -> None:
+    found = Shuffled(batches((2, 6, 6), count=8))
+    before, mode = copy.deepcopy(trained.state_dict()), trained.training
+    net, pruned = pr.prune(trained, found, to=pr.Budget(macs=0.5), epochs=3, metric=error)
+    assert all(torch.equal(before[name], value) for name, value in trained.state_dict().items())
+    assert trained.training == mode
+    assert not net.training
+    assert pruned.shares["macs"] <= 0.5
+    assert type(net) is Residual
+    assert sum(p.numel() for p in net.parameters()) == pruned.removal.parameters[1] < pruned.removal.parameters[0]
+    dense, cut, end = pruned.looks
+    assert end.metric == error(net)
+    assert dense.metric == error(copy.deepcopy(trained).eval())
+    assert end.loss < cut.loss
+    assert "macs" in str(pruned)
+    assert pruned.to_dict()["steps"] == 24
+
+
+def test_repair_keeps_more_than_no_repair(trained: Residual) -> None:
+    found = batches((2, 6, 6), count=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pr.ParingWarning)
+        _, bare = pr.prune(trained, found, to=pr.Budget(macs=0.5), epochs=0, search=Search(repair=False))
+    _, kept = pr.prune(trained, found, to=pr.Budget(macs=0.5), epochs=0)
+    assert kept.looks[1].loss < bare.looks[1].loss
+
+
+def test_a_loss_that_rose_is_said() -> None:
+    net = seeded(mlp)
+    found = batches((5,), count=8)
+    tune(net, found, cross_entropy, Tune(30))
+    with pytest.warns(pr.ParingWarning, match=r"the loss rose from .* to .*epochs=2 or more"):
+        pr.prune(net, found, to=pr.Budget(macs=0.15), epochs=0, search=Search(repair=False))
+
+
+def test_several_budgets_from_one_search(trained: Residual) -> None:
+    found = batches((2, 6, 6), count=8)
+    many = pr.prune(trained, found, to=[pr.Budget(macs=0.6), pr.Budget(macs=0.4, params=0.4)], epochs=1)
+    sizes = [sum(p.numel() for p in net.parameters()) for net, _ in many]
+    assert sizes[0] > sizes[1]
+    assert many[1][1].shares["parameters"] <= 0.4
+    for row, smaller in zip(many[0][1].rows, many[1][1].rows, strict=True):
+        assert smaller.after <= row.after
+    with pytest.raises(ValueError, match="largest to the smallest"):
+        pr.prune(trained, found, to=[pr.Budget(macs=0.4), pr.Budget(macs=0.6)], epochs=0)
+
+
+@pytest.mark.parametrize("stop", [3, 12])
+def test_the_same_call_goes_on_bit_for_bit(trained: Residual, tmp_path: Path, stop: int) -> None:
+    found = Shuffled(batches((2, 6, 6), count=8))
+    asked: dict[str, Any] = {"to": pr.Budget(macs=0.5), "epochs": 2}
+
+    def watch(progress: Any) -> None:
+        if progress.done == stop:
+            raise KeyboardInterrupt
+
+    torch.manual_seed(5)
+    straight, _ = pr.prune(trained, found, **asked)
+    torch.manual_seed(5)
+    with pytest.raises(KeyboardInterrupt):
+        pr.prune(trained, found, **asked, folder=tmp_path, watch=watch)
+    torch.manual_seed(6)
+    again, _ = pr.prune(trained, found, **asked, folder=tmp_path)
+    assert all(
+        torch.equal(a, b) for a, b in zip(straight.state_dict().values(), again.state_dict().values(), strict=True)
+    )
+    with pytest.raises(CheckpointError, match="another network"):
+        pr.prune(seeded(Residual, 9), found, **asked, folder=tmp_path)
+    with pytest.raises(CheckpointError, match="belongs to prune"):
+        pr.prune(trained, found, to=pr.Budget(macs=0.3), epochs=2, folder=tmp_path)
+
+
+def test_mappings_and_losses_of_their_own() -> None:
+    class Answer(dict[str, Tensor]):
+        pass
+
+    class Mapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 16), nn.Linear(16, 3)
+
+        def forward(self, values: Tensor, labels: Tensor | None = None) -> Any:
+            logits = self.b(torch.relu(self.a(values)))
+            if labels is None:
+                return {"logits": logits}
+            return {"logits": logits, "loss": nn.functional.cross_entropy(logits, labels)}
+
+    torch.manual_seed(0)
+    net = Mapped()
+    found = [{"values": x, "labels": y} for x, y in batches((5,))]
+    small, pruned = pr.prune(net, found, to=pr.Budget(macs=0.5), epochs=1)
+    assert pruned.shares["macs"] <= 0.5
+    assert set(small(found[0]["values"])) == {"logits"}
+
+    def features(net: nn.Module, batch: Any) -> Tensor:
+        out: Tensor = net(values=batch["values"])["logits"].square().mean()
+        return out
+
+    small, _ = pr.prune(net, found, features, to=pr.Budget(params=0.6), epochs=1, teacher=Teacher(weight=0.9))
+    assert small.a.out_features < 16
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"to": []}, "asks for nothing"),
+        ({"to": pr.Budget(macs=1e-6)}, "cannot be met"),
+        ({"batches": iter(batches((5,)))}, "only once"),
+        ({"batches": []}, "empty"),
+        ({"batches": [(torch.randn(4, 5), torch.randn(4, 3))]}, "integer labels"),
+        ({"batches": [torch.randn(4, 5)]}, "Give loss="),
+        ({"net": nn.Sequential(nn.Linear(5, 3))}, "no place for gates"),
+        ({"net": mlp().requires_grad_(False)}, "requires_grad"),
+        ({"loss": lambda net, batch: batch[0].sum()}, "did not call the network"),
+        ({"loss": lambda net, batch: net(batch[0]).mean() * float("nan"), "validate": None}, "finite"),
+        ({"epochs": 1, "training": Tune(2)}, "two lengths"),
+    ],
+)
+def test_what_cannot_be_pruned_is_said_and_left_alone(change: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"net": seeded(mlp), "batches": batches((5,)), "to": pr.Budget(macs=0.5), "epochs": 1}
+    given |= change
+    net = given["net"]
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(ValueError, match=said):
+        pr.prune(**given)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_frozen_layers_stay_as_they_are() -> None:
+    net = seeded(mlp)
+    net[4].weight.requires_grad_(False)
+    small, _ = pr.prune(net, batches((5,)), to=pr.Budget(macs=0.5), epochs=1)
+    stays = [column for column in net[4].weight.T if any(torch.equal(column, other) for other in small[4].weight.T)]
+    assert len(stays) == small[4].in_features

@@ -1,0 +1,109 @@
+"""Least squares: what stays takes over the work of what goes."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from paring.core import Inputs, release
+from paring.pruning.gated import GatedCopy
+from paring.pruning.norms import renew_statistics
+from paring.pruning.prune import cross_entropy
+from paring.pruning.repair import repair
+from pruning.networks import Residual, batches, mlp, seeded
+
+
+def closed(gated: GatedCopy, layer: str, units: list[int]) -> torch.Tensor:
+    mask, start = torch.ones(gated.units, dtype=torch.bool), 0
+    for site, size in zip(gated.sites, gated.sizes, strict=True):
+        if layer in site.layers:
+            mask[[start + unit for unit in units]] = False
+        start += size
+    return mask
+
+
+def test_a_unit_that_others_can_say_is_missed_by_nobody() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    with torch.no_grad():  # unit 2 is twice unit 1
+        net[0].weight[2] = 2 * net[0].weight[1]
+        net[0].bias[2] = 2 * net[0].bias[1]
+    found = [(x.double(), y) for x, y in batches((5,))]
+    gated = GatedCopy.of(net, Inputs((found[0][0][:2],)), "units")
+    mask = closed(gated, "0", [2])
+    gated.set(mask)
+    assert float((gated.net(found[0][0]) - net(found[0][0])).abs().max()) > 1e-2
+    gated.set(torch.ones_like(mask))
+    assert repair(gated, mask, found, cross_entropy, damping=1e-12) == 1
+    torch.testing.assert_close(gated.net(found[0][0]), net(found[0][0]), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_it_is_least_squares(bias: bool) -> None:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3, bias=bias)).double()
+    found = [(x.double(), y) for x, y in batches((5,), count=3, size=32)]
+    gated = GatedCopy.of(net, Inputs((found[0][0][:2],)), "units")
+    mask = closed(gated, "0", [1, 5])
+    repair(gated, mask, found, cross_entropy, damping=1e-13)
+    release(gated.net)
+    x = torch.cat([x for x, _ in found])
+    hidden, wanted = net[1](net[0](x)), net(x)
+    kept = torch.tensor([0, 2, 3, 4, 6, 7])
+    columns = hidden[:, kept]
+    if bias:
+        columns = torch.cat([columns, torch.ones(len(x), 1).double()], 1)
+    weights = torch.linalg.lstsq(columns, wanted).solution
+    torch.testing.assert_close(gated.net[2].weight[:, kept], weights[:6].T, atol=1e-6, rtol=1e-5)
+    if bias:
+        torch.testing.assert_close(gated.net[2].bias, weights[6], atol=1e-6, rtol=1e-5)
+    assert not gated.net[2].weight[:, [1, 5]].any()
+
+
+def test_convolutions_too_and_grouped_ones_are_left_alone() -> None:
+    net = seeded(Residual).double().eval()
+    found = [(x.double(), y) for x, y in batches((2, 6, 6), count=4, size=16)]
+    renew_statistics(net, found, cross_entropy)
+    gated = GatedCopy.of(net, Inputs((found[0][0][:2],)), "units")
+    mask = closed(gated, "a", [0, 3])
+    before = copy.deepcopy(gated.net.state_dict())
+    assert repair(gated, mask, found, cross_entropy, damping=1e-12) == 1
+    changed = {name for name, value in gated.net.state_dict().items() if not torch.equal(before[name], value)}
+    assert changed == {"b.weight"}
+    seen = []
+    net.b.register_forward_pre_hook(lambda m, args: seen.append(F.unfold(args[0], 3, padding=1)))
+    with torch.no_grad():
+        for x, _ in found:
+            net(x)
+    rows = torch.cat(seen).transpose(1, 2).reshape(-1, 54)
+    kept = torch.tensor([u * 9 + k for u in (1, 2, 4, 5) for k in range(9)])
+    wanted = rows @ net.b.weight.detach().flatten(1).T
+    best = torch.linalg.lstsq(rows[:, kept], wanted).solution
+    torch.testing.assert_close(gated.net.b.weight.flatten(1)[:, kept], best.T, atol=1e-6, rtol=1e-4)
+
+
+def test_frozen_weights_stay() -> None:
+    found = batches((5,))
+    torch.manual_seed(0)
+    net = mlp()
+    net[2].weight.requires_grad_(False)
+    gated = GatedCopy.of(net, Inputs((found[0][0][:2],)), "units")
+    mask = closed(gated, "0", [0])
+    before = copy.deepcopy(gated.net.state_dict())
+    assert repair(gated, mask, found, cross_entropy) == 0
+    assert all(torch.equal(before[name], value) for name, value in gated.net.state_dict().items() if "gate" not in name)
+
+
+def test_statistics_are_the_mean_over_the_batches() -> None:
+    net = seeded(Residual).double().eval()
+    found = [(x.double(), y) for x, y in batches((2, 6, 6))]
+    renew_statistics(net, found, cross_entropy)
+    outs = [net.stem(x).detach() for x, _ in found]
+    torch.testing.assert_close(net.bn.running_mean, torch.stack([o.mean((0, 2, 3)) for o in outs]).mean(0))
+    torch.testing.assert_close(net.bn.running_var, torch.stack([o.var((0, 2, 3)) for o in outs]).mean(0))
+    assert not net.training
+    assert net.bn.momentum == 0.1

@@ -1,0 +1,129 @@
+"""Training on: schedule, teacher, checkpoints, and what cannot be trained on."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from paring.pruning import Teacher, Tune, tune
+from paring.pruning.prune import cross_entropy
+from paring.pruning.tune import count
+from paring.train.checkpoint import CheckpointError
+from paring.train.guard import Diverged
+from pruning.networks import Residual, Shuffled, batches, mlp, seeded
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_the_rate_rises_and_falls_to_zero() -> None:
+    how = Tune(1, warmup=0.1)
+    rates = [how.rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(1 / 11)
+    assert rates[10] == max(rates) == 1
+    assert 0 < rates[99] < 1e-3
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    found, how = Shuffled(batches((2, 6, 6))), Tune(4)
+
+    def trained(file: Path | None, stop: int | None) -> nn.Module:
+        net = seeded(Residual)
+        teacher = Teacher().of(copy.deepcopy(net), logits=True)
+
+        def watch(epoch: int) -> None:
+            if epoch == stop:
+                raise KeyboardInterrupt
+
+        try:
+            tune(net, found, cross_entropy, how, teacher=teacher, file=file, after_epoch=watch)
+        except KeyboardInterrupt:
+            torch.rand(7)
+            return trained(file, None)
+        return net
+
+    straight = trained(None, None)
+    assert same(straight, trained(tmp_path / "a.pt", 2))
+    with pytest.raises(CheckpointError, match="another training"):
+        tune(mlp(), found, cross_entropy, how, file=tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize("logits", [True, False])
+def test_the_teachers_term_is_its_formula(logits: bool) -> None:
+    net, original = seeded(mlp).double(), seeded(mlp, 1).double()
+    x, y = batches((5,))[0]
+    x = x.double()
+    teaching = Teacher(weight=0.3, temperature=3.0).of(original, logits)
+    with teaching.listening(net):
+        task = cross_entropy(net, (x, y))
+        mixed = teaching.mix(task)
+    said, taught = net(x), original(x)
+    if logits:
+        p = (taught / 3).softmax(1)
+        term = 9 * (p * (p.log() - (said / 3).log_softmax(1))).sum(1).mean()
+    else:
+        term = (said - taught).square().mean() / taught.var()
+    torch.testing.assert_close(mixed, 0.7 * task + 0.3 * term, check_dtype=False, atol=1e-6, rtol=1e-5)
+
+
+def test_modules_in_eval_mode_stay_so() -> None:
+    net = seeded(Residual)
+    before = net.bn.running_mean.clone()
+    tune(net, batches((2, 6, 6)), cross_entropy, Tune(1), still={"bn"})
+    assert torch.equal(net.bn.running_mean, before)
+    assert not torch.equal(net.bn_a.running_mean, torch.zeros(6))
+
+
+def test_nothing_is_trained_for_no_epochs() -> None:
+    net = seeded(mlp)
+    assert tune(net, [], cross_entropy, Tune(0)).steps == 0
+
+
+class _RunsOut:
+    """A list the first time, half of it after that."""
+
+    def __init__(self) -> None:
+        self.left = 4
+
+    def __iter__(self) -> Any:
+        found = batches((5,), count=self.left)
+        self.left = 2
+        return iter(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "loss", "error", "said"),
+    [
+        (_RunsOut(), cross_entropy, ValueError, "ran out after 2 of 4"),
+        ([], cross_entropy, ValueError, "empty"),
+        (batches((5,)), lambda net, batch: net(batch[0]), ValueError, "scalar"),
+        (batches((5,)), lambda net, batch: net(batch[0]).sum() * float("inf"), Diverged, "learning rate"),
+        (batches((5,)), lambda net, batch: 3.0, ValueError, "returned a float"),
+    ],
+)
+def test_what_cannot_be_trained_on(given: Any, loss: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        tune(seeded(mlp), given, loss, Tune(2))
+
+
+def test_nothing_trains_in_a_frozen_network() -> None:
+    net = seeded(mlp).requires_grad_(False)
+    with pytest.raises(ValueError, match="epochs=0"):
+        tune(net, batches((5,)), cross_entropy, Tune(1))
+
+
+def test_batches_are_counted_where_they_do_not_say() -> None:
+    assert count(Shuffled(batches((5,), count=3))) == 3
+    assert count(_RunsOut()) == 4
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"epochs": 1, "warmup": 1.0}, {"epochs": 1, "clip": -1.0}])
+def test_numbers_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="Tune"):
+        Tune(**wrong)
