@@ -48,7 +48,7 @@ def ours(search: Search) -> Cut:
 def uniform(subject: Subject, net: nn.Module, share: float) -> nn.Module:
     """The same share of every group, the smallest by the norm of their weights."""
     gated = GatedCopy.of(net, Inputs.of(subject.example()), "units")
-    norms = Magnitude().look(gated, [], classify).marginal(torch.zeros(gated.units, dtype=torch.bool))
+    norms = Magnitude().look(gated, [], classify)
 
     def mask(kept: float) -> Tensor:
         parts = []
@@ -162,5 +162,5 @@ def reset(net: nn.Module) -> nn.Module:
     net = copy.deepcopy(net)
     for one in net.modules():
         if hasattr(one, "reset_parameters"):
-            one.reset_parameters()
+            one.reset_parameters()  # type: ignore[operator]
     return net

@@ -61,10 +61,10 @@ def test_gradients_of_each_example(name: str) -> None:
 @pytest.mark.parametrize("name", NETS)
 def test_fisher_and_taylor_are_their_formulas(name: str) -> None:
     copy, found = gated(name)
-    rows, none = naive(copy, found).double(), torch.zeros(copy.units, dtype=torch.bool)
-    fisher = Fisher(batches=2).look(copy, found, exact).marginal(none)
+    rows = naive(copy, found)
+    fisher = Fisher().look(copy, found, exact)
     torch.testing.assert_close(fisher.double(), 0.5 * rows.square().mean(0), atol=1e-6, rtol=1e-3)
-    taylor = Taylor(batches=2).look(copy, found, exact).marginal(none)
+    taylor = Taylor().look(copy, found, exact)
     torch.testing.assert_close(taylor.double(), rows.mean(0).abs(), atol=1e-6, rtol=1e-3)
 
 
@@ -81,7 +81,7 @@ def test_it_leaves_the_network_and_its_flags_alone() -> None:
 
 def test_magnitude_counts_all_rows_of_a_group() -> None:
     copy, _ = gated("residual")
-    scores = Magnitude().look(copy, [], cross_entropy).marginal(torch.zeros(copy.units, dtype=torch.bool))
+    scores = Magnitude().look(copy, [], cross_entropy)
     parts = dict(zip((site.layers for site in copy.sites), scores.split(copy.sizes), strict=True))
     together = next(part for layers, part in parts.items() if "stem" in layers)
     modules = dict(copy.net.named_modules())

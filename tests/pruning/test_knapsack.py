@@ -14,7 +14,6 @@ from torch import nn
 import paring as pr
 from paring.core import Inputs
 from paring.pruning.gated import GatedCopy
-from paring.pruning.importance import Fixed
 from paring.pruning.knapsack import choose
 from pruning.networks import Residual, batches, mlp, seeded
 
@@ -41,10 +40,10 @@ def test_it_fits_and_wastes_nothing(
         return
     scores = torch.rand(residual.units, generator=torch.Generator().manual_seed(seed))
     try:
-        choice = choose(residual, Fixed(scores), targets, multiple_of=block, least=least)
+        choice = choose(residual, scores, targets, multiple_of=block, least=least)
     except ValueError:
         with pytest.raises(ValueError, match="cannot be met"):
-            choose(residual, Fixed(scores), targets, multiple_of=block, least=least)
+            choose(residual, scores, targets, multiple_of=block, least=least)
         return
     assert all(choice.shares[name] <= asked for name, asked in targets.items())
     widths = [(int(part.sum()), len(part)) for part in choice.mask.split(residual.sizes)]
@@ -61,7 +60,7 @@ def test_it_fits_and_wastes_nothing(
 
 def test_the_units_that_stay_in_a_group_are_its_best(residual: GatedCopy) -> None:
     scores = torch.rand(residual.units, generator=torch.Generator().manual_seed(3))
-    choice = choose(residual, Fixed(scores), {"macs": 0.5})
+    choice = choose(residual, scores, {"macs": 0.5})
     for part, mask in zip(scores.split(residual.sizes), choice.mask.split(residual.sizes), strict=True):
         assert not bool((~mask).any()) or float(part[mask].min()) >= float(part[~mask].max())
 
@@ -72,7 +71,7 @@ def test_it_is_near_the_best_of_all_choices() -> None:
     gated = GatedCopy.of(net, Inputs((torch.randn(2, 4),)), "units")
     for seed in range(5):
         scores = torch.rand(gated.units, generator=torch.Generator().manual_seed(seed))
-        choice = choose(gated, Fixed(scores), {"macs": 0.5})
+        choice = choose(gated, scores, {"macs": 0.5})
         best = -1.0
         orders = [part.argsort(descending=True) for part in scores.split(gated.sizes)]
         for widths in itertools.product(*(range(1, size + 1) for size in gated.sizes)):
@@ -86,7 +85,7 @@ def test_it_is_near_the_best_of_all_choices() -> None:
 
 def test_a_budget_out_of_reach_names_the_least(residual: GatedCopy) -> None:
     with pytest.raises(ValueError, match=r"macs 0\.001 .* cannot be met.*takes macs 0\.0\d+"):
-        choose(residual, Fixed(torch.ones(residual.units)), {"macs": 0.001})
+        choose(residual, torch.ones(residual.units), {"macs": 0.001})
 
 
 def test_the_cost_is_that_of_the_finished_network(residual: GatedCopy) -> None:

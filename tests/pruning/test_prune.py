@@ -59,8 +59,8 @@ def test_repair_keeps_more_than_no_repair(trained: Residual) -> None:
 
 def test_a_loss_that_rose_is_said() -> None:
     net = seeded(mlp)
-    found = batches((5,), count=8)
-    tune(net, found, cross_entropy, Tune(30))
+    found = batches((5,), count=2)
+    tune(net, found, cross_entropy, Tune(100, optimizer=lambda p: torch.optim.Adam(p, lr=0.01)))
     with pytest.warns(pr.ParingWarning, match=r"the loss rose from .* to .*epochs=2 or more"):
         pr.prune(net, found, to=pr.Budget(macs=0.15), epochs=0, search=Search(repair=False))
 
@@ -71,10 +71,10 @@ def test_several_budgets_from_one_search(trained: Residual) -> None:
     sizes = [sum(p.numel() for p in net.parameters()) for net, _ in many]
     assert sizes[0] > sizes[1]
     assert many[1][1].shares["parameters"] <= 0.4
-    for row, smaller in zip(many[0][1].rows, many[1][1].rows, strict=True):
-        assert smaller.after <= row.after
-    with pytest.raises(ValueError, match="largest to the smallest"):
-        pr.prune(trained, found, to=[pr.Budget(macs=0.4), pr.Budget(macs=0.6)], epochs=0)
+    again, _ = pr.prune(trained, found, to=pr.Budget(macs=0.4, params=0.4), epochs=1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(again.state_dict().values(), many[1][0].state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("stop", [3, 12])

@@ -1,10 +1,8 @@
 """What closing a unit costs the loss, before anything is trained: the order in which units go.
 
-All importances here answer one question, `marginal(closed)`: by how much would the loss rise if one more unit went, given
-those that are gone? They are comparable between layers. g_n is the gradient of example n's loss by the gates.
+They are comparable between layers. g_u is the gradient of an example's loss by the gate of unit u.
 
     Fisher     ½ E[g_u²]                                      (Theis et al. 2018; Molchanov et al. 2019)
-    Joint      ½ E[g_u²] + Σ_v gone E[g_u g_v]                with what is gone already, as the same model of the loss says
     Taylor     |E g_u|                                        (Molchanov et al. 2017)
     Magnitude  squared norm of the unit's weights over the mean of its layer     (Li et al. 2017)
 """
@@ -13,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -24,41 +21,12 @@ from paring.pruning.gated import GatedCopy
 from paring.pruning.tune import Loss, scalar
 
 
-class Marginal(Protocol):
-    """What is known of one network's units."""
-
-    def marginal(self, closed: Tensor) -> Tensor:
-        """Rise of the loss for each unit, (units,), when those of the mask `closed` are gone."""
-        ...
-
-
 class Importance(Protocol):
     """A way to judge units."""
 
-    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
-        """Judge the units of this network on these batches."""
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
+        """What closing each unit of this network costs, (units,), judged on these batches."""
         ...
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """Scores, (units,), that do not depend on what is gone."""
-
-    scores: Tensor
-
-    def marginal(self, closed: Tensor) -> Tensor:
-        return self.scores
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Gradients (examples, units), from which everything is known that two units do together."""
-
-    rows: Tensor
-
-    def marginal(self, closed: Tensor) -> Tensor:
-        gone = self.rows @ closed.to(self.rows)
-        return 0.5 * self.rows.square().mean(0) + (self.rows * gone[:, None]).mean(0)
 
 
 def gradients(gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
@@ -103,52 +71,26 @@ def gradients(gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
 
 @dataclass(frozen=True)
 class Fisher:
-    """½ E[g²].
+    """½ E[g²]."""
 
-    Args:
-        batches: how many are looked at.
-    """
-
-    batches: int = 8
-
-    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
-        return Fixed(0.5 * gradients(gated, islice(batches, self.batches), loss).square().mean(0))
-
-
-@dataclass(frozen=True)
-class Joint:
-    """½ E[g²], and what a unit does together with those that are gone.
-
-    Args:
-        batches: how many are looked at.
-    """
-
-    batches: int = 8
-
-    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
-        return Pairs(gradients(gated, islice(batches, self.batches), loss))
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
+        return 0.5 * gradients(gated, batches, loss).square().mean(0)
 
 
 @dataclass(frozen=True)
 class Taylor:
-    """|E g|.
+    """|E g|."""
 
-    Args:
-        batches: how many are looked at.
-    """
-
-    batches: int = 8
-
-    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
-        return Fixed(gradients(gated, islice(batches, self.batches), loss).mean(0).abs())
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
+        return gradients(gated, batches, loss).mean(0).abs()
 
 
 @dataclass(frozen=True)
 class Magnitude:
     """Squared norm of a unit's weights, over the mean of its group."""
 
-    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Marginal:
-        return Fixed(torch.cat([_norms(gated, number) for number in range(len(gated.sites))]))
+    def look(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss) -> Tensor:
+        return torch.cat([_norms(gated, number) for number in range(len(gated.sites))])
 
 
 @torch.no_grad()

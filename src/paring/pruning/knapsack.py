@@ -15,7 +15,6 @@ from torch import Tensor
 
 from paring.cost import Cost
 from paring.pruning.gated import GatedCopy
-from paring.pruning.importance import Marginal
 
 _STEPS = 100  # rounds in which the excess is worked off
 _FILLED = 200  # blocks tried one by one in the end
@@ -39,7 +38,7 @@ class Choice:
 
 def choose(
     gated: GatedCopy,
-    judged: Marginal,
+    scores: Tensor,
     targets: Targets,
     *,
     multiple_of: int = 1,
@@ -50,7 +49,7 @@ def choose(
 
     Args:
         gated: the network.
-        judged: what its units cost the loss.
+        scores: what closing each unit costs the loss, (units,).
         targets: asked shares of the dense network, by "parameters" or "macs".
         multiple_of: units go in blocks of so many, counted within a site.
         least: share of each site that stays in any case; one block always does.
@@ -65,19 +64,19 @@ def choose(
     mask = torch.ones(gated.units, dtype=torch.bool) if begin is None else begin.clone()
     dense, sizes = gated.model(), gated.sizes
     floors = [max(block, int(-(-least * size // block) * block)) for block, size in zip(blocks, sizes, strict=True)]
-    _check(gated, targets, floors, judged.marginal(torch.zeros_like(mask)))
+    _check(gated, targets, floors, scores)
     first = next(iter(targets))
     path, risen = [(_shares(gated, mask, targets)[first], 0.0)], 0.0
     start = _worst(_shares(gated, mask, targets), targets)
     while (worst := _worst(_shares(gated, mask, targets), targets)) > 1:
-        marginal, saving = judged.marginal(~mask), _saving(gated, mask, dense, targets)
-        gone = _cheapest(marginal, saving, mask, sizes, blocks, floors, min(worst - 1, max(start - 1, 0.02) / _STEPS))
+        saving = _saving(gated, mask, dense, targets)
+        gone = _cheapest(scores, saving, mask, sizes, blocks, floors, min(worst - 1, max(start - 1, 0.02) / _STEPS))
         if not len(gone):  # nothing saves by its own derivative: take what is cheapest
-            gone = _cheapest(marginal, torch.ones_like(saving), mask, sizes, blocks, floors, 0.0)
-        risen += float(marginal[gone].sum())
+            gone = _cheapest(scores, torch.ones_like(saving), mask, sizes, blocks, floors, 0.0)
+        risen += float(scores[gone].sum())
         mask[gone] = False
         path.append((_shares(gated, mask, targets)[first], risen))
-    mask = _fill(gated, judged, mask, dense, targets, sizes, blocks, begin)
+    mask = _fill(gated, scores, mask, dense, targets, sizes, blocks)
     return Choice(mask, _shares(gated, mask, targets), tuple(path))
 
 
@@ -127,7 +126,7 @@ def _saving(gated: GatedCopy, mask: Tensor, dense: Cost, targets: Targets) -> Te
 
 
 def _cheapest(
-    marginal: Tensor,
+    scores: Tensor,
     saving: Tensor,
     mask: Tensor,
     sizes: Sequence[int],
@@ -139,7 +138,7 @@ def _cheapest(
     parts, start = [], 0
     for size, block, floor in zip(sizes, blocks, floors, strict=True):
         there = mask[start : start + size].nonzero().flatten() + start
-        order = there[marginal[there].argsort(stable=True)]
+        order = there[scores[there].argsort(stable=True)]
         spare = len(order) - floor
         begin = 0 if len(order) % block == 0 else len(order) % block  # a first, smaller block makes the width round
         edges = [*([0] if begin else []), *range(begin, len(order), block)]
@@ -147,7 +146,7 @@ def _cheapest(
             if end > spare:
                 break
             units = order[edge:end]
-            parts.append((float(marginal[units].sum()), float(saving[units].sum()), units))
+            parts.append((float(scores[units].sum()), float(saving[units].sum()), units))
         start += size
     useful = [part for part in parts if part[1] > 0]
     useful.sort(key=lambda part: part[0] / part[1])
@@ -162,24 +161,22 @@ def _cheapest(
 
 def _fill(
     gated: GatedCopy,
-    judged: Marginal,
+    scores: Tensor,
     mask: Tensor,
     dense: Cost,
     targets: Targets,
     sizes: Sequence[int],
     blocks: Sequence[int],
-    begin: Tensor | None,
 ) -> Tensor:
-    """Open again what is worth most and still fits, but for what was closed in the beginning."""
-    worth, saving = judged.marginal(~mask), _saving(gated, mask, dense, targets)
+    """Open again what is worth most and still fits."""
+    saving = _saving(gated, mask, dense, targets)
     candidates, start = [], 0
     for size, block in zip(sizes, blocks, strict=True):
-        closed = ~mask if begin is None else begin & ~mask
-        part = closed[start : start + size].nonzero().flatten() + start
-        order = part[worth[part].argsort(descending=True, stable=True)]
+        part = (~mask[start : start + size]).nonzero().flatten() + start
+        order = part[scores[part].argsort(descending=True, stable=True)]
         for units in order.split(block):
             if len(units) == block or block == 1:
-                candidates.append((float(worth[units].sum()) / max(float(saving[units].sum()), 1e-30), units))
+                candidates.append((float(scores[units].sum()) / max(float(saving[units].sum()), 1e-30), units))
         start += size
     candidates.sort(key=lambda pair: -pair[0])
     for _, units in candidates[:_FILLED]:

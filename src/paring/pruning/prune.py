@@ -12,7 +12,6 @@ What is cut stands before the first training step, so that all of it trains the 
 from __future__ import annotations
 
 import copy
-import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from paring.pruning.importance import Fisher, Importance
 from paring.pruning.knapsack import Choice, choose
 from paring.pruning.norms import renew_statistics
 from paring.pruning.pruned import Look, Pruned, SiteRow
-from paring.pruning.repair import repair
+from paring.pruning.repair import Repair
 from paring.pruning.teacher import Teacher
 from paring.pruning.tune import Loss, Tune, count, scalar, tune
 from paring.removal import Report, compact
@@ -162,8 +161,7 @@ def prune(
         batches: training data, gone through several times: a DataLoader, a list, anything whose `iter` begins anew.
         loss: of a network on a batch, a scalar; by default cross-entropy for pairs of an input and integer labels, and
             `net(**batch).loss` for mappings.
-        to: what the small network may cost; several budgets, the largest first, give several networks, each cut out of
-            what the search for the one before left.
+        to: what the small network may cost; several budgets give several networks.
         epochs: passes over the batches after the cut (2); 0 only calibrates.
         example: what the network takes, to capture it; by default what the loss calls it with.
         at: which units may go, "units:!NAME" leaves a layer alone; see `paring.core.places`.
@@ -196,16 +194,16 @@ def prune(
     still = {name for name, module in net.named_modules() if net.training and not module.training}
     dense, gated = judge.look(net), GatedCopy.of(net, given, at)
     teaching = None if teacher is None or not how.epochs else teacher.of(copy.deepcopy(net), logits=loss is None)
-    mask, made = torch.ones(gated.units, dtype=torch.bool), []
+    repair = Repair(gated, seen, judge.loss, search.damping if search.repair else None)
+    made = []
     for number, budget in enumerate(budgets):
         began, before = time.perf_counter(), 0.0
         if kept is not None and (found := kept.choice(number, gated)) is not None:
             choice, before = found
         else:
-            choice = find(gated, budget, search, seen, judge.loss, mask)
+            choice = find(gated, repair, budget, search, seen, judge.loss)
             if kept is not None:
                 kept.keep(number, choice, gated, time.perf_counter() - began)
-        mask = choice.mask
         small, report = _removed(gated, given)
         renew_statistics(small, seen, judge.loss)
         searched, cut = before + time.perf_counter() - began, judge.look(small)
@@ -214,7 +212,7 @@ def prune(
         small.eval()
         rows = [
             SiteRow(site.layers, len(part), int(part.sum()))
-            for site, part in zip(gated.sites, mask.split(gated.sizes), strict=True)
+            for site, part in zip(gated.sites, choice.mask.split(gated.sizes), strict=True)
         ]
         looks = (dense, cut, judge.look(small) if tuned.steps else cut)
         pruned = Pruned(budget, choice.shares, tuple(rows), report, looks, searched, tuned, choice.path)
@@ -235,11 +233,6 @@ def _check(net: nn.Module, batches: Iterable[Any], budgets: Sequence[Budget], ho
     """Refuse what would fail only after the search."""
     if not budgets:
         raise ValueError("prune(to=[]) asks for nothing: give a Budget, or several")
-    for larger, smaller in itertools.pairwise(budgets):
-        if any(smaller.targets.get(name, 1.0) > asked for name, asked in larger.targets.items()):
-            raise ValueError(
-                f"prune(to=[...]) takes budgets from the largest to the smallest, and {smaller} follows {larger}"
-            )
     if iter(batches) is batches:
         raise ValueError(
             f"batches is a {type(batches).__name__}, which can be gone through only once: give a list, a DataLoader, or an "
@@ -291,36 +284,32 @@ def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
             module.training = mode
 
 
-def find(gated: GatedCopy, budget: Budget, search: Search, seen: list[Any], loss: Loss, mask: Tensor) -> Choice:
+def find(gated: GatedCopy, repair: Repair, budget: Budget, search: Search, seen: list[Any], loss: Loss) -> Choice:
     """What goes, in rounds; the gated network is repaired and closed accordingly.
 
     Args:
-        gated: the network, closed by `mask`.
+        gated: the network.
+        repair: its repair.
         budget: what is asked.
         search: how to look.
         seen: batches to judge on.
         loss: of a network on a batch.
-        mask: what is open, (units,).
     """
+    mask, scores = torch.ones(gated.units, dtype=torch.bool), None
+    repair.apply(mask)
     path: list[tuple[float, float]] = []
-    choice = None
-    now = gated.shares(mask)
     for number in range(search.rounds):
         part = (number + 1) / search.rounds
-        targets = {name: now[name] * min(asked / now[name], 1.0) ** part for name, asked in budget.targets.items()}
         judged = search.importance.look(gated, seen, loss)
-        choice = choose(gated, judged, targets, multiple_of=budget.multiple_of, least=search.least, begin=mask)
-        if search.repair:
-            repair(gated, choice.mask, seen, loss, search.damping)
-        gated.set(choice.mask)
-        renew_statistics(gated.net, seen, loss)
+        scores = judged if scores is None else torch.where(mask, judged, scores)  # what is closed keeps its last one
+        targets = {name: asked**part for name, asked in budget.targets.items()}
+        choice = choose(gated, scores, targets, multiple_of=budget.multiple_of, least=search.least, begin=mask)
         mask = choice.mask
-        risen = path[-1][1] if path else 0.0
-        path += [
-            (share, risen + rise) for share, rise in choice.path[bool(path) :]
-        ]  # a round begins where the last ended
-    assert choice is not None
-    return Choice(choice.mask, choice.shares, tuple(path))
+        repair.apply(mask)
+        renew_statistics(gated.net, seen, loss)
+        risen = path[-1][1] if path else 0.0  # a round begins where the last one ended
+        path += [(share, risen + rise) for share, rise in choice.path[bool(path) :]]
+    return Choice(mask, choice.shares, tuple(path))
 
 
 def _removed(gated: GatedCopy, given: Inputs) -> tuple[nn.Module, Report]:

@@ -25,6 +25,7 @@ from paring.pruning.gated import GatedCopy
 from paring.pruning.tune import Loss
 
 _COLUMNS = 6_144  # beyond that the moments take too much memory and time
+_EXACT = 2_048  # up to that they are kept in float64
 _ROWS = 2_048  # positions of a batch that are looked at
 
 
@@ -33,7 +34,7 @@ class Moments:
     """Second moments of what a layer reads, and its mean.
 
     Attributes:
-        second: sum of x xᵀ, (columns, columns), float64.
+        second: sum of x xᵀ, (columns, columns).
         first: sum of x, (columns,).
         count: rows seen.
     """
@@ -44,35 +45,53 @@ class Moments:
 
     def add(self, rows: Tensor) -> None:
         """More rows, (n, columns)."""
-        rows = rows.double()
+        rows = rows.to(self.second)
         self.second += rows.T @ rows
         self.first += rows.sum(0)
         self.count += len(rows)
 
 
-@torch.no_grad()
-def repair(gated: GatedCopy, mask: Tensor, batches: Iterable[Any], loss: Loss, damping: float = 1e-3) -> int:
-    """Weigh the readers of what goes anew, in place; the gates are closed by `mask`, (units,), afterwards.
+class Repair:
+    """A network in which the readers of what goes can be weighted anew, always from the weights that they had.
 
     Args:
         gated: the network, with all gates open.
-        mask: what stays.
-        batches: to calibrate on.
+        batches: to measure on what its layers read.
         loss: runs the network on a batch.
-        damping: share of the mean variance that is added to each variance.
-
-    Returns:
-        How many layers were weighted anew.
+        damping: share of the mean variance that is added to each variance; None leaves the weights as they are.
     """
-    wanted = {name: open_ for name, open_ in _columns(gated, mask) if not bool(open_.all())}
-    modules = dict(gated.net.named_modules())
-    with _watched(gated, wanted) as moments:
-        for batch in batches:
-            loss(gated.net, batch)
-    for name, seen in moments.items():
-        _solve(modules[name], wanted[name], seen, damping)
-    gated.set(mask)
-    return len(moments)
+
+    @torch.no_grad()
+    def __init__(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss, damping: float | None = 1e-3) -> None:
+        self.gated, self.damping = gated, damping
+        self.original = {name: value.clone() for name, value in gated.net.state_dict().items()}
+        self.moments: dict[str, Moments] = {}
+        if damping is not None:
+            everything = torch.zeros(gated.units, dtype=torch.bool)
+            readers = [name for name, stays in _columns(gated, everything) if not bool(stays.all())]
+            with _watched(gated, readers) as self.moments:
+                for batch in batches:
+                    loss(gated.net, batch)
+
+    def undo(self) -> None:
+        """All weights and statistics are those of the beginning; the gates stay as they are."""
+        self.gated.net.load_state_dict(self.original)
+
+    @torch.no_grad()
+    def apply(self, mask: Tensor) -> int:
+        """Close what is not in `mask`, (units,), and weigh its readers anew; what both had before is undone.
+
+        Returns:
+            How many layers were weighted anew.
+        """
+        self.undo()
+        modules, count = dict(self.gated.net.named_modules()), 0
+        for name, stays in _columns(self.gated, mask):
+            if name in self.moments and self.damping is not None and not bool(stays.all()):
+                _solve(modules[name], stays, self.moments[name], self.damping)
+                count += 1
+        self.gated.set(mask)
+        return count
 
 
 def _columns(gated: GatedCopy, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -99,14 +118,15 @@ def _solvable(layer: Layer, module: nn.Module | None) -> bool:
 
 
 @contextmanager
-def _watched(gated: GatedCopy, wanted: dict[str, Tensor]) -> Iterator[dict[str, Moments]]:
+def _watched(gated: GatedCopy, wanted: Iterable[str]) -> Iterator[dict[str, Moments]]:
     """Moments of what these layers read, while this is on."""
     modules, found, handles = dict(gated.net.named_modules()), {}, []
     for name in wanted:
         weight = modules[name].weight
         assert isinstance(weight, Tensor)
         size = weight[0].numel()
-        zeros = torch.zeros(size, dtype=torch.float64, device=weight.device)
+        dtype = torch.float64 if size <= _EXACT else torch.float32
+        zeros = torch.zeros(size, dtype=dtype, device=weight.device)
         moments = Moments(zeros.new_zeros(size, size), zeros)
         found[name] = moments
 
@@ -144,8 +164,8 @@ def _patches(x: Tensor, kernel: Any, dilation: Any, padding: Any, stride: Any) -
 def _solve(module: nn.Module, stays: Tensor, seen: Moments, damping: float) -> None:
     weight, bias = module.weight, module.bias
     assert isinstance(weight, nn.Parameter)
-    mean = seen.first / seen.count
-    second = seen.second / seen.count
+    mean = seen.first.double() / seen.count
+    second = seen.second.double() / seen.count
     if isinstance(bias, nn.Parameter):
         second = second - torch.outer(mean, mean)
     taps = weight[0, 0].numel() if weight.dim() > 2 else 1

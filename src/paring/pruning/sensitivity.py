@@ -20,7 +20,7 @@ from paring.core import At, Example, Inputs, Places, Progress, Watch, plain_net
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
 from paring.pruning.prune import Search, called_with, cross_entropy
-from paring.pruning.repair import repair
+from paring.pruning.repair import Repair
 from paring.pruning.tune import Loss, scalar
 
 WITHIN = 0.05  # rise of the loss, as a share of it, up to which a cut is said to cost nothing
@@ -175,8 +175,8 @@ def sensitivity(
     whole = torch.ones(gated.units, dtype=torch.bool)
     gated.set(whole)
     dense = _mean_loss(gated.net, seen, loss)
-    judged = search.importance.look(gated, seen, loss).marginal(~whole)
-    kept = {name: tensor.clone() for name, tensor in _tensors(gated.net).items()}
+    judged = search.importance.look(gated, seen, loss)
+    repair = Repair(gated, seen, loss, search.damping if search.repair else None)
     cost, rows, start = gated.model(), [], 0
     for number, (site, size) in enumerate(zip(gated.sites, gated.sizes, strict=True)):
         order = judged[start : start + size].argsort(stable=True) + start
@@ -185,8 +185,7 @@ def sensitivity(
             gone = min(max(round(share * size), 1), size - 1)
             mask = whole.clone()
             mask[order[:gone]] = False
-            trials.append(_trial(gated, mask, share, gone, seen, loss, search))
-            _back(gated, kept, whole)
+            trials.append(_trial(gated, repair, mask, share, gone, seen, loss))
         own = [row for row in cost.rows if row.name in site.layers]
         parameters, macs = (int(sum(float(getattr(row, name)) for row in own)) for name in ("parameters", "macs"))
         rows.append(GroupTrials(site.layers, size, parameters, macs, tuple(trials)))
@@ -197,29 +196,17 @@ def sensitivity(
 
 
 def _trial(
-    gated: GatedCopy, mask: Tensor, share: float, gone: int, seen: list[Any], loss: Loss, search: Search
+    gated: GatedCopy, repair: Repair, mask: Tensor, share: float, gone: int, seen: list[Any], loss: Loss
 ) -> Trial:
-    left = gated.shares(mask)
+    left, repaired = gated.shares(mask), None
+    repair.undo()
     gated.set(mask)
-    closed, repaired = _mean_loss(gated.net, seen, loss), None
-    if search.repair:
-        gated.set(torch.ones_like(mask))
-        repair(gated, mask, seen, loss, search.damping)
+    closed = _mean_loss(gated.net, seen, loss)
+    if repair.damping is not None:
+        repair.apply(mask)
         renew_statistics(gated.net, seen, loss)
         repaired = _mean_loss(gated.net, seen, loss)
     return Trial(share, gone, left["parameters"], left["macs"], closed, repaired)
-
-
-@torch.no_grad()
-def _back(gated: GatedCopy, kept: dict[str, Tensor], whole: Tensor) -> None:
-    """The gated network as it was."""
-    gated.set(whole)
-    for name, tensor in _tensors(gated.net).items():
-        tensor.copy_(kept[name])
-
-
-def _tensors(net: nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in net.state_dict().items() if isinstance(value, Tensor)}
 
 
 @torch.no_grad()
