@@ -283,7 +283,7 @@ SUBJECTS = {
     for subject in (
         _cnn("resnet20", resnet20, _cifar, _LONG, _SHORT, "cifar10"),
         _cnn("mobile", mobile, _cifar, _LONG, _SHORT, "cifar10"),
-        _cnn("resnet8", resnet8, _clothes, Tune(12, sgd(0.1), warmup=0.05), Tune(4, sgd(0.05)), "fashion_mnist"),
+        _cnn("resnet8", resnet8, _clothes, Tune(12, sgd(0.1), warmup=0.05), Tune(2, sgd(0.05)), "fashion_mnist"),
         Subject(
             "vit",
             "fashion_mnist",
