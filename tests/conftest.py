@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +32,25 @@ def _steady() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+_ABOUT_CAPTURES = ("analysis", "removal", "files", "models")  # folders of tests
+
+
+@pytest.fixture(scope="session")
+def _known_captures() -> Any:
+    from tests.captures import Shared
+
+    return Shared(sys.modules["paring.analysis.capture"]._export)
+
+
+@pytest.fixture(autouse=True)
+def _shared_captures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of one structure are captured once (`tests/captures.py`), where tests are not about captures."""
+    folder = request.path.relative_to(Path(__file__).parent).parts[0]
+    if folder not in _ABOUT_CAPTURES and "paring.analysis.capture" in sys.modules:
+        known = request.getfixturevalue("_known_captures")
+        monkeypatch.setattr(sys.modules["paring.analysis.capture"], "_export", known)
 
 
 def pytest_collection_finish() -> None:
