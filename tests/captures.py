@@ -47,12 +47,10 @@ class Shared:
         self._known: OrderedDict[Hashable, ExportedProgram] = OrderedDict()
 
     def __call__(self, net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
-        """The program of this network, or of one of the same structure; with sizes left open it is always its own."""
+        """The program of this network, or of one of the same structure."""
         try:
-            key = None if dynamic else structure(net, inputs)
+            key = dynamic, structure(net, inputs)
         except UnlikeAny:
-            key = None
-        if key is None:
             return self._export(net, inputs, dynamic)
         if key not in self._known:
             self._known[key] = self._export(net, inputs, dynamic)

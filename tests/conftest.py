@@ -34,9 +34,6 @@ def _steady() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-_ABOUT_CAPTURES = ("analysis", "removal", "files", "models")  # folders of tests
-
-
 @pytest.fixture(scope="session")
 def _known_captures() -> Any:
     from tests.captures import Shared
@@ -47,8 +44,8 @@ def _known_captures() -> Any:
 @pytest.fixture(autouse=True)
 def _shared_captures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks of one structure are captured once (`tests/captures.py`), where tests are not about captures."""
-    folder = request.path.relative_to(Path(__file__).parent).parts[0]
-    if folder not in _ABOUT_CAPTURES and "paring.analysis.capture" in sys.modules:
+    about_captures = Path(__file__).parent / "analysis" in request.path.parents
+    if not about_captures and "paring.analysis.capture" in sys.modules:
         known = request.getfixturevalue("_known_captures")
         monkeypatch.setattr(sys.modules["paring.analysis.capture"], "_export", known)
 
