@@ -90,8 +90,14 @@ def same(net: nn.Module, small: nn.Module, kind: str) -> bool:
 
 @pytest.mark.parametrize(
     ("need_weights", "positions", "kind"),  # every two of them together
-    [(False, "", "bool"), (False, "bool", "bool"), (False, "float", "float")]
-    + [(True, "", "float"), (True, "bool", "bool"), (True, "float", "float")],
+    [
+        (False, "", "bool"),
+        (False, "bool", "bool"),
+        (False, "float", "float"),
+        (True, "", "float"),
+        (True, "bool", "bool"),
+        (True, "float", "float"),
+    ],
 )
 def test_heads_of_multihead_attention_go_beside_a_padding_mask(need_weights: bool, positions: str, kind: str) -> None:
     torch.manual_seed(0)
