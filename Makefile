@@ -3,8 +3,10 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do c
 CONSTRAINTS ?= -c constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
-# One more than processors: some tests wait for processes of their own.
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+# One for each processor: every worker spends half a minute on imports before its first test.
+WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
+# Eight million lines of Python come in, of which few are ever imported: those are compiled when they are.
+INSTALL = $(BIN)/python -m pip install --progress-bar on --disable-pip-version-check --no-compile $(CONSTRAINTS) -e
 
 .PHONY: demo test check setup docs site clean help
 
@@ -33,24 +35,27 @@ site: $(VENV)/.site ## build the pages of docs/ as a site in site/, offline, lin
 
 setup: $(VENV)/.ready ## only set up the virtual environment, with all that tests need
 
-# What the demo needs goes in first; tests add the rest to the same environment.
-$(VENV)/.demo: pyproject.toml constraints.txt
+# What the demo needs is enough for it; tests need more, and bring that along.
+$(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "paring needs Python 3.11 or newer on the PATH; none was found. Or say which: make PYTHON=/path/to/python3"; exit 1; }
-	@echo "paring: setting up $(VENV) with $(PYTHON) (once; downloads PyTorch and a few packages, takes some minutes)"
 	@$(PYTHON) -m venv $(VENV) || { echo "paring: $(PYTHON) cannot make virtual environments; on Debian or Ubuntu install the package python3-venv"; exit 1; }
-	@$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check $(CONSTRAINTS) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "paring: setting up $(VENV) (once; downloads PyTorch and a few packages, takes some minutes)"
+	@$(INSTALL) '.[demo]'
 	@touch $@
 	@echo "paring: set up"
 
-$(VENV)/.ready: $(VENV)/.demo
-	@echo "paring: adding what tests and checks need to $(VENV) (once)"
-	@$(BIN)/python -m pip install --progress-bar on --disable-pip-version-check $(CONSTRAINTS) -e '.[dev]'
-	@touch $@
+$(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
+	@echo "paring: setting up $(VENV) for tests and checks (once; downloads PyTorch and more, takes some minutes)"
+	@$(INSTALL) '.[dev]'
+	@touch $(VENV)/.demo $@
 	@echo "paring: set up for tests"
 
 $(VENV)/.site: $(VENV)/.ready
 	@echo "paring: adding what builds the site (once)"
-	@$(BIN)/python -m pip install --disable-pip-version-check $(CONSTRAINTS) -e '.[site]'
+	@$(INSTALL) '.[site]'
 	@touch $@
 
 clean: ## remove the virtual environment, the site and all runs

@@ -78,7 +78,7 @@ def test_the_demo_needs_what_its_extra_installs() -> None:
     root = Path(__file__).resolve().parents[1]
     extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert extras["demo"] == ["paring[cli,data,report]"]
-    assert "-e '.[demo]'" in (root / "Makefile").read_text(encoding="utf-8")
+    assert "$(INSTALL) '.[demo]'" in (root / "Makefile").read_text(encoding="utf-8")
     named = {re.split(r"[><=\[]", one)[0] for key in ("sweep", "bits", "codec", "onnx", "dev") for one in extras[key]}
     absent = sorted({name.replace("-", "_") for name in named} - {"torch", "scipy", "paring"})
     program = f"""

@@ -1,4 +1,4 @@
-"""What the docs show, in a file of a user who runs `mypy --strict` (see `test_user_types.py`); nobody runs it."""
+"""What the docs show, in a file of a user who runs `mypy --strict` (`make check` does, in its one run); nobody runs it."""
 
 from __future__ import annotations
 
