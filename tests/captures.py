@@ -2,14 +2,15 @@
 
 Networks of tests are small and few: most captures of a run trace one that was traced before. `Shared` stands in for the
 part of `paring.analysis.capture` that calls `torch.export`, wherever a capture is not itself what is tested
-(`tests/conftest.py` says where). `tests/test_captures.py` has what must hold for that: what is shared is what a fresh
-capture gives, and whatever a forward can depend on keeps two networks apart.
+(`tests/conftest.py` says where), and in the processes of `tests/forked.py`. `tests/test_captures.py` has what must hold
+for that: what is shared is what a fresh capture gives, and whatever a forward can depend on keeps two networks apart.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
+import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -58,6 +59,12 @@ class Shared:
         while len(self._known) > self._most:
             self._known.popitem(last=False)
         return self._known[key]
+
+
+def share() -> None:
+    """Share captures in this process from now on."""
+    module: Any = sys.modules["paring.analysis.capture"]
+    module._export = Shared(module._export)
 
 
 def structure(net: nn.Module, inputs: Inputs) -> Hashable:
