@@ -3,10 +3,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do c
 CONSTRAINTS ?= -c constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
-# One for each processor: every worker spends half a minute on imports before its first test.
+# One for each processor: a worker spends half a minute of it on imports before its first test.
 WORKERS ?= $(shell getconf _NPROCESSORS_ONLN)
-# Eight million lines of Python come in, of which few are ever imported: those are compiled when they are.
 INSTALL = $(BIN)/python -m pip install --progress-bar on --disable-pip-version-check --no-compile $(CONSTRAINTS) -e
+# On all processors, which pip does on one; without the packages' own tests. What does not compile is never imported.
+COMPILE = $(BIN)/python -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib >/dev/null 2>&1 || true
+# What Python compiles is kept, or each of the processes that tests start would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check setup docs site clean help
 
@@ -44,18 +47,21 @@ $(VENV)/.made:
 $(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "paring: setting up $(VENV) (once; downloads PyTorch and a few packages, takes some minutes)"
 	@$(INSTALL) '.[demo]'
+	@$(COMPILE)
 	@touch $@
 	@echo "paring: set up"
 
 $(VENV)/.ready: pyproject.toml constraints.txt | $(VENV)/.made
 	@echo "paring: setting up $(VENV) for tests and checks (once; downloads PyTorch and more, takes some minutes)"
 	@$(INSTALL) '.[dev]'
+	@$(COMPILE)
 	@touch $(VENV)/.demo $@
 	@echo "paring: set up for tests"
 
 $(VENV)/.site: $(VENV)/.ready
 	@echo "paring: adding what builds the site (once)"
 	@$(INSTALL) '.[site]'
+	@$(COMPILE)
 	@touch $@
 
 clean: ## remove the virtual environment, the site and all runs

@@ -9,6 +9,8 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one here, and in the processes that tests start
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
