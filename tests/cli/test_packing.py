@@ -135,7 +135,7 @@ def test_loss_and_error_are_kept_by_default(run: Path, tmp_path: Path, capsys: p
 def test_the_default_is_the_smallest(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(smallest, "STEPS", 100)
+    monkeypatch.setattr(smallest, "STEPS", 40)
     grid, path = tmp_path / "grid.pare", tmp_path / "a.pare"
     words = ["pack", str(run), "--max-loss-increase", "0.02", "--max-error-increase", "1", "--threads", "1"]
     assert main([*words, "--out", str(grid), "--compressor", "grid_rounding"]) == 0
