@@ -224,7 +224,7 @@ def test_tables_that_are_none(
     assert json.loads(path.read_text()) == table
 
 
-@pytest.mark.parametrize(("name", "cases", "every"), [("result", 300, 7), ("run", 25, 311), ("sweep", 60, 129)])
+@pytest.mark.parametrize(("name", "cases", "every"), [("result", 300, 7), ("run", 40, 183), ("sweep", 60, 129)])
 def test_a_short_run_of_the_fuzzer(name: str, cases: int, every: int) -> None:
     """Changed files, and a planted module and function in one field after the other."""
     for counts in (campaign(made(name), cases=cases), sown(made(name), every=every)):
