@@ -20,7 +20,7 @@ from paring.data import load
 from paring.methods import Dense
 from paring.testing import same_state
 from paring.train import CHECKPOINT, METRICS, CheckpointError, Fit, Recipe, Trainer, checkpoint, fit
-from paring.train.state_file import read
+from paring.core.state_file import read
 
 pytestmark = CUT_SHORT
 

@@ -21,7 +21,7 @@ from paring.gates import MaskGate
 from paring.models import build
 from paring.testing import Chain, chain_batch, same_state
 from paring.train import Recipe, fit
-from paring.train.state_file import read
+from paring.core.state_file import read
 
 pytestmark = CUT_SHORT
 

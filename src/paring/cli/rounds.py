@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import gates
+from paring.core import bare_state, gates
 from paring.core.plain_json import shown
 from paring.cost import measure
 from paring.data import Dataset
@@ -55,7 +55,7 @@ def removed(run: Run, data: Dataset) -> dict[str, Any]:
 def decided(run: Run) -> Iterator[nn.Module]:
     """Within this context the network is what `finish` would make of it before anything is removed, in eval mode."""
     net = run.net
-    before = {k: v.clone() if isinstance(v, Tensor) else v for k, v in net.state_dict().items()}
+    before = {k: v.clone() if isinstance(v, Tensor) else v for k, v in bare_state(net).items()}
     try:
         run.method.finish(net.eval())
         yield net
@@ -85,7 +85,7 @@ def load_round(run: Run, folder: Path, number: int) -> None:
         if state["round"] != number:
             raise ValueError(f"it is that of round {shown(state['round'])}, not of round {number}")
         twin = after_cuts(state["state"], run.net, run.probe.example)
-        check_tensors(state["net"], twin.state_dict(), "the network of a round")
+        check_tensors(state["net"], bare_state(twin), "the network of a round")
 
     kept = checkpoint.load(folder / ROUND.format(number), check)
     if kept is None:

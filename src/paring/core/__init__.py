@@ -1,7 +1,7 @@
 """Clock, gates, gated layers and the method contract: everything the rest of paring is built on."""
 
 from paring.core import validate
-from paring.core.attachment import Attachment, attached, is_attached, set_attachment
+from paring.core.attachment import STATE_KEY, Attachment, attached, bare_state, is_attached, set_attachment
 from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, steps_or_share
 from paring.core.file_error import FileError
@@ -27,6 +27,7 @@ __all__ = [
     "GOALS",
     "PLACE_KINDS",
     "STATE_FIELDS",
+    "STATE_KEY",
     "At",
     "Attachment",
     "Clock",
@@ -54,6 +55,7 @@ __all__ = [
     "TrainingState",
     "Watch",
     "attached",
+    "bare_state",
     "factors",
     "first_name",
     "gate_shape",

@@ -1,18 +1,40 @@
-"""What paring remembers about a network, in the network itself."""
+"""What paring remembers about a network, in the network itself, and in its state dict.
+
+A network with a method has one entry more in its state dict: what training needs to go on from there, as bytes. Whatever
+saves and loads networks keeps it. The entry's name says what to do where it is not expected.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from paring.core.training_state import TrainingState
 from paring.core.warning import warn
 
 if TYPE_CHECKING:
     from paring.core.method import Method
+
+
+STATE_KEY = "call_paring_attach_before_load_state_dict"
+"""The entry of a state dict, and the attribute of a network, that paring keeps what it remembers in."""
+
+
+class Memory(Protocol):
+    """Whoever knows where training stands."""
+
+    def packed(self, net: nn.Module) -> Tensor:
+        """What has to survive, as bytes (n,); `net` is the trained network or a copy of it."""
+        ...
+
+    def unpack(self, net: nn.Module, packed: Tensor) -> None:
+        """Go on from there: `net`, which is about to load the tensors beside it, gets their sizes."""
+        ...
 
 
 @dataclass
@@ -26,6 +48,9 @@ class Attachment:
         said: what was asked and not done, or not as asked, in the order it was said; part of `Run.state_dict` and of
             `run.report`.
         quiet: whether it is kept without a warning.
+        memory: whoever knows where training stands, the same for the network's copies; None after pickling, until it is
+            there again.
+        hooks: of the network, by which its state dict holds the memory.
     """
 
     method: Method
@@ -33,6 +58,18 @@ class Attachment:
     state: TrainingState = field(default_factory=TrainingState)
     said: list[str] = field(default_factory=list)
     quiet: bool = False
+    memory: Memory | None = None
+    hooks: tuple[RemovableHandle, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"memory": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Attachment:
+        made = object.__new__(type(self))
+        memo[id(self)] = made
+        made.__dict__ |= {name: deepcopy(value, memo) for name, value in self.__getstate__().items()}
+        made.memory = self.memory
+        return made
 
     def say(self, message: str) -> None:
         """Warn of something that was asked and is not done, or not as asked, and keep it for `run.report`; once each.
@@ -50,16 +87,13 @@ class Attachment:
         self.said[:] = dict.fromkeys([*said, *self.said])
 
 
-_KEY = "_paring_attachment"
-
-
 def attached(net: nn.Module) -> Attachment:
     """The network's attachment.
 
     Raises:
         ValueError: nothing is attached to this network.
     """
-    found = net.__dict__.get(_KEY)
+    found = net.__dict__.get(STATE_KEY)
     if not isinstance(found, Attachment):
         raise ValueError(
             f"no method is attached to this {type(net).__name__}; call paring.attach(net, method, example) first"
@@ -69,12 +103,35 @@ def attached(net: nn.Module) -> Attachment:
 
 def is_attached(net: nn.Module) -> bool:
     """Whether a method is attached to this very module."""
-    return isinstance(net.__dict__.get(_KEY), Attachment)
+    return isinstance(net.__dict__.get(STATE_KEY), Attachment)
 
 
 def set_attachment(net: nn.Module, attachment: Attachment | None) -> None:
     """Put (or with None, take away) the network's attachment. It is no submodule: `nn.Sequential` stays callable."""
-    if attachment is None:
-        net.__dict__.pop(_KEY, None)
-    else:
-        net.__dict__[_KEY] = attachment
+    if is_attached(net):
+        for hook in attached(net).hooks:
+            hook.remove()
+    net.__dict__.pop(STATE_KEY, None)
+    if attachment is not None:
+        net.__dict__[STATE_KEY] = attachment
+        attachment.hooks = (
+            net.register_state_dict_post_hook(_write),
+            net.register_load_state_dict_pre_hook(_read),
+        )
+
+
+def bare_state(net: nn.Module) -> dict[str, Any]:
+    """The state dict of a network without what paring keeps in it."""
+    return {name: value for name, value in net.state_dict().items() if name != STATE_KEY}
+
+
+def _write(net: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    memory = attached(net).memory
+    if memory is not None:
+        state[prefix + STATE_KEY] = memory.packed(net)
+
+
+def _read(net: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    packed, memory = state.pop(prefix + STATE_KEY, None), attached(net).memory
+    if memory is not None and packed is not None:
+        memory.unpack(net, packed)

@@ -15,12 +15,13 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from paring.core.attachment import STATE_KEY
 from paring.core.layers import Gated
 from paring.core.sharding import is_sharded
 
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 _PREFIXES = ("_orig_mod.", "module.")
-_MOUNTED = {"unit_gate", "input_gate", "weight_gate"}
+_MOUNTED = {"unit_gate", "input_gate", "weight_gate", STATE_KEY}
 _ELSEWHERE = (  # (module, class, where the network is in it); looked up, so that nothing has to be installed or loaded
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
     ("lightning.fabric.wrappers", "_FabricModule", "module"),
@@ -94,7 +95,7 @@ def plain_net(net: nn.Module, what: str, error: type[Exception] = ValueError) ->
 
 
 def gated_names(names: Iterable[str]) -> list[str]:
-    """Those of a state dict that belong to gates."""
+    """Those of a state dict that belong to gates, or to the method that put them in."""
     return [name for name in names if not _MOUNTED.isdisjoint(name.split("."))]
 
 

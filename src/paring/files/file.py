@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from paring.core import plain_net
+from paring.core import STATE_KEY, plain_net
 from paring.core.atomic import atomic
 from paring.core.file_error import FileError
 from paring.core.plain_json import MANY, parsed, size
@@ -145,10 +145,20 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     try:
         tensors = safetensors.torch.load(data)
+        _refuse_state(path, tensors)
         text = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY)["__metadata__"][KEY]
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     return manifest_of(text, tensors, path), tensors
+
+
+def _refuse_state(path: Path, names: Iterable[str]) -> None:
+    if any(name.rpartition(".")[2] == STATE_KEY for name in names):
+        raise FileError(
+            f"{path} holds the state dict of a network that trains with a method, gates included. To go on training, build the "
+            "network, call paring.attach(net, method, example), then net.load_state_dict(safetensors.torch.load_file(path)). For the "
+            "small network, save what run.finish() returns."
+        )
 
 
 def manifest_of(text: str, tensors: Mapping[str, Tensor], path: object) -> dict[str, Any]:

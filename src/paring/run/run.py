@@ -23,11 +23,11 @@ from paring.run.followed import Loop
 from paring.run.optimizer_groups import add_parameters, check_groups, optimizer_groups
 from paring.run.probe import NetworkProbe
 from paring.run.rewind_point import Point
-from paring.run.saved import after_cuts, checked
+from paring.run.saved import CUT_FIELDS, after_cuts, checked, packed, unpacked
 from paring.run.shrinking import Shrinking
 from paring.run.step_hooks import StepHooks, bare_optimizer
 from paring.run.surgery.carry import Carried
-from paring.run.surgery.live_cut import check_copy, recall
+from paring.run.surgery.live_cut import check_copy, cut_all, recall
 from paring.run.surgery.optimizer_memory import forget
 
 
@@ -61,6 +61,7 @@ class Run:
         self._hooks: StepHooks | None = None
         self._point = Point()
         self._shrinking.companions.append(self._point)
+        attached(net).memory = self
         method.on_start(net, clock)
         self._keep_point()
 
@@ -247,6 +248,8 @@ class Run:
             if back.weights:
                 self._point.restore(self.net)
             self.method.on_start(self.net, self.clock)
+        if self.clock.round + 1 == self.method.rounds:
+            self._point.values = None  # nobody goes back to it any more
         forget(opt)
         return True
 
@@ -388,6 +391,33 @@ class Run:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_checked": None, "_hooks": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if is_attached(self.net):
+            attached(self.net).memory = self
+
+    def packed(self, net: nn.Module) -> Tensor:
+        """`state_dict` as bytes, for the state dict of the network, or for that of a copy, which may have other sizes."""
+        state = self.state_dict()
+        own = attached(net).state.plain()
+        state["state"] = {**state["state"], **{name: own[name] for name in CUT_FIELDS}}
+        return packed(state)
+
+    def unpack(self, net: nn.Module, packed: Tensor) -> None:
+        """Continue from what `packed` made of a network like this one; a copy of this run's network only gets the sizes.
+
+        Raises:
+            ValueError: as `load_state_dict` does, or these are not the bytes that were packed.
+        """
+        state = unpacked(packed)
+        if net is self.net:
+            self.load_state_dict(state)
+            return
+        after_cuts(state.get("state"), net, self.probe.example)
+        cuts = recall(attached(net).state, TrainingState(**state["state"]))
+        if cuts:
+            cut_all(net, cuts, ())
 
     def state_dict(self) -> dict[str, Any]:
         """Clock, the method's own state and what was cut; gates are in the network's state dict."""

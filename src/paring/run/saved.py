@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,15 +12,44 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis.capture import untouched_random
-from paring.core import STATE_FIELDS, Inputs, Method, TrainingState, attached, short_repr
+from paring.core import STATE_FIELDS, STATE_KEY, Inputs, Method, TrainingState, attached, short_repr
 from paring.core.printable import printable
+from paring.core.state_file import CheckpointError, read_from, write
 from paring.run.rewind_point import own_state
 from paring.run.surgery.carry import cut_network
 from paring.run.surgery.live_cut import recall
 
 _FIELDS = ("step", "round", "method", "shrinks", "point", "state", "said")
+CUT_FIELDS = ("kept", "reads", "sizes")
 _WHAT = "the method's state"
 _WRONG = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError, KeyError)
+
+
+def packed(state: dict[str, Any]) -> Tensor:
+    """A run's state as bytes (n,), which any state dict holds."""
+    file = io.BytesIO()
+    write(file, state)
+    return torch.frombuffer(bytearray(file.getbuffer()), dtype=torch.uint8)
+
+
+def unpacked(value: Any) -> dict[str, Any]:
+    """The same back again.
+
+    Raises:
+        ValueError: it is something else, or was changed.
+    """
+    alone = f"To load the tensors alone, take {STATE_KEY!r} out of the state dict"
+    if not isinstance(value, Tensor) or value.dtype != torch.uint8 or value.dim() != 1:
+        what = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(
+            f"what paring keeps in this state dict is {what} and not bytes any more: averaging or converting a state dict has to "
+            f"leave whole numbers as they are. {alone}"
+        )
+    data = value.detach().cpu().numpy().tobytes()
+    try:
+        return read_from(io.BytesIO(data), len(data))
+    except CheckpointError as error:
+        raise ValueError(f"what paring keeps in this state dict cannot be read: {error}. {alone}") from error
 
 
 def checked(state: Any, net: nn.Module, method: Method, example: Inputs) -> nn.Module:

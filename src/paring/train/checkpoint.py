@@ -9,7 +9,7 @@ from typing import Any
 
 from paring.core import warn
 from paring.core.atomic import atomic
-from paring.train.state_file import CheckpointError, read, write
+from paring.core.state_file import CheckpointError, read, write
 
 __all__ = ["CheckpointError", "load", "previous", "save"]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.analysis import CaptureError
-from paring.core import Clock, Method, attached, short_repr, unwrapped
+from paring.core import STATE_KEY, Clock, Method, attached, bare_state, short_repr, unwrapped
 from paring.core.plain_json import is_count, shown
 from paring.data import Augment, Dataset
 from paring.gates import expected, support
@@ -57,7 +57,7 @@ class Fit:
 
 def round_state(net: nn.Module, number: int) -> dict[str, Any]:
     """What is kept of a round: its number, the attached network, and what its attachment remembers (cuts, for one)."""
-    return {"round": number, "net": net.state_dict(), "state": attached(net).state.plain()}
+    return {"round": number, "net": bare_state(net), "state": attached(net).state.plain()}
 
 
 class Trainer:
@@ -200,7 +200,7 @@ class Trainer:
         """Training is over: the network takes over the averaged weights, in eval mode."""
         if self.ema is not None:
             with self.ema.applied():
-                averaged = {k: value.clone() for k, value in self.net.state_dict().items() if isinstance(value, Tensor)}
+                averaged = {k: value.clone() for k, value in bare_state(self.net).items() if isinstance(value, Tensor)}
             self.net.load_state_dict(averaged, strict=False)
         self.net.eval()
         return Fit(self.net, self.run, self.record.rows, self.seconds, self.cpu_seconds)
@@ -304,7 +304,7 @@ class Trainer:
             "cpu_seconds": self.cpu_seconds,
             "recipe": short_repr(self.recipe),
             "start": self.start,
-            "net": self.net.state_dict(),
+            "net": bare_state(self.net),
             "opt": self.opt.state_dict(),
             "run": self.run.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -325,7 +325,7 @@ class Trainer:
         copy_ = self.run.check_state(state["run"])
         if state["done"] != (state["run"]["step"] >= self.epoch_steps * self.recipe.epochs):
             raise ValueError(f"'done' is {state['done']} after {state['run']['step']} steps of this round")
-        check_tensors(state["net"], copy_.state_dict(), "the network")
+        check_tensors(state["net"], bare_state(copy_), "the network")
         check_optimizer(state["opt"], self.opt, self.net, copy_)
         check_average(state["ema"], self.ema, copy_)
         rows = from_text(state["rows"], "its record")
@@ -335,6 +335,7 @@ class Trainer:
     def _restore(self, state: dict[str, Any]) -> None:
         self.run.load_state_dict(state["run"])
         own = self.net.state_dict()  # with what modules note of their version
+        own.pop(STATE_KEY)  # the run has it
         own.update(state["net"])
         self.net.load_state_dict(own)
         self.opt.load_state_dict(state["opt"])

@@ -21,7 +21,7 @@ from paring.methods import L0, Budget, Dense, Shrink
 from paring.testing.fuzz.format import Case, Format, Seed
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
 from paring.train import CHECKPOINT, CheckpointError, Recipe, Trainer, checkpoint
-from paring.train.state_file import MAGIC
+from paring.core.state_file import MAGIC
 
 _DIGEST = hashlib.sha256().digest_size
 _START = len(MAGIC) + 8

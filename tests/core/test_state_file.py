@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from paring.train.state_file import _NAMES, MAGIC, CheckpointError, read, read_from, write
+from paring.core.state_file import _NAMES, MAGIC, CheckpointError, read, read_from, write
 
 
 def written(state: dict[str, Any]) -> bytes:
@@ -113,7 +113,7 @@ def test_what_cannot_be_held_is_named(value: object, name: str) -> None:
 
 
 def test_too_much_besides_tensors_is_refused_when_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paring.train.state_file.VALUES", 1000)
+    monkeypatch.setattr("paring.core.state_file.VALUES", 1000)
     with pytest.raises(CheckpointError, match="more than 1,000 values"):
         written({"rows": [0] * 1000})
 
