@@ -21,7 +21,7 @@ LEVELS = (
     ("compression", "methods"),
     ("train",),
     ("pruning",),
-    ("testing",),
+    ("testing", "integrations"),
     ("cli",),
 )
 LEVEL = {package: level for level, packages in enumerate(LEVELS) for package in packages}

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
     from paring import files as files
     from paring import gates as gates
     from paring import hard as hard
+    from paring import integrations as integrations
     from paring import methods as methods
     from paring import models as models
     from paring import removal as removal
@@ -149,6 +150,7 @@ _ROOMS = (
     "files",
     "gates",
     "hard",
+    "integrations",
     "methods",
     "models",
     "pruning",

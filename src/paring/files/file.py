@@ -145,7 +145,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileError(f"{path} cannot be read: {error.strerror or error}. Check the path.") from error
     try:
         tensors = safetensors.torch.load(data)
-        _refuse_state(path, tensors)
+    except _UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    _refuse_state(path, tensors)
+    try:
         text = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY)["__metadata__"][KEY]
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from paring.core import Clock, Gate, Method, TrainingState, attached, is_attached, short_repr, unwrapped
+from paring.core import Clock, Gate, Method, TrainingState, attached, in_steps, is_attached, short_repr, unwrapped
 from paring.core.shared_gate import SharedGate
 from paring.cost import Cost
 from paring.gates import live, openness, support
 from paring.removal import Report
 from paring.run.conditional import conditional
-from paring.run.distributed.parallel import Parallel
+from paring.run.distributed.parallel import Parallel, is_first
 from paring.run.distributed.sharded import refuse_sharded, whole
 from paring.run.finish import finished
 from paring.run.followed import Loop
+from paring.run.log_values import log_values
 from paring.run.optimizer_groups import add_parameters, check_groups, optimizer_groups
 from paring.run.probe import NetworkProbe
 from paring.run.rewind_point import Point
@@ -58,6 +59,7 @@ class Run:
         self._checked: weakref.ref[torch.optim.Optimizer] | None = None
         self._loop = Loop(begun=clock)
         self._added = tuple(added)
+        self._logs: list[tuple[Callable[[dict[str, float], int], object], int]] = []
         self._hooks: StepHooks | None = None
         self._point = Point()
         self._shrinking.companions.append(self._point)
@@ -222,6 +224,7 @@ class Run:
         removal = self.method.removal(self.net, self.clock)
         if removal is not None:
             self._shrinking.look(opt, removal, self.clock.step)
+        self._log()
 
     def next_round(self, opt: torch.optim.Optimizer) -> bool:
         """Begin the method's next round, now that this one is over; False when it was the last.
@@ -252,6 +255,35 @@ class Run:
             self._point.values = None  # nobody goes back to it any more
         forget(opt)
         return True
+
+    def on_log(self, log: Callable[[dict[str, float], int], object], *, every: int = 100) -> None:
+        """Call `log(values, step)` every so many steps, with what happens to the network; loggers take it as it is.
+
+        The values, by name: "paring/round", "paring/parameters" (of the network as it is now, gates included),
+        "paring/cuts" (made so far), "paring/penalty"; of the dense network's cost the share that stays if training stopped
+        now, "paring/support_parameters" and "paring/support_macs", and that is expected while gates are drawn,
+        "paring/expected_parameters" and "paring/expected_macs" (none of the four where the network cannot be captured); and
+        "paring/multiplier_parameters", ... of a budget. The step counts those of earlier rounds.
+
+        Args:
+            log: called in the first process only, where there are several: `mlflow.log_metrics`, `wandb.log`, ...
+            every: optimizer steps between two calls.
+
+        Raises:
+            ValueError: `every` is no positive whole number.
+        """
+        in_steps("on_log(every=...)", every, None)
+        self._logs.append((log, every))
+
+    def _log(self) -> None:
+        clock, due = self.clock, [log for log, every in self._logs if self.clock.step % every == 0]
+        if due:
+            with torch.no_grad():
+                penalty = self._penalty()
+            values = log_values(self.net, clock, self.shrinks, penalty, self.cost)
+            if is_first():
+                for log in due:
+                    log(values, clock.round * (clock.steps or 0) + clock.step)
 
     @property
     def schedule_step(self) -> int:
@@ -390,7 +422,7 @@ class Run:
         return self.probe.costs(live(found, self.probe.wiring) if ask is support and not dead else found)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_checked": None, "_hooks": None}
+        return self.__dict__ | {"_checked": None, "_hooks": None, "_logs": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state

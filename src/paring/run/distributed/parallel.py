@@ -50,6 +50,12 @@ class Parallel:
         return getattr(self.wrapped, name)
 
 
+def is_first() -> bool:
+    """Whether this is the only process, or the first of several."""
+    here = torch.distributed
+    return not (here.is_available() and here.is_initialized()) or here.get_rank() == 0
+
+
 def from_first(decide: Callable[[], T]) -> T:
     """What rank 0 decides, on every rank; without several processes, simply the decision.
 
