@@ -12,7 +12,8 @@ from collections.abc import Iterator
 EXTRAS = {
     "constriction": "codec", "zstandard": "bench", "torch_pruning": "bench", "simplify": "bench", "numba": "bits",
     "scipy": "hard", "sklearn": "data", "pooch": "data", "matplotlib": "report", "onnx": "onnx", "onnxscript": "onnx",
-    "onnxruntime": "onnx", "ray": "sweep", "tyro": "cli", "rich": "cli", "transformers": "dev",
+    "onnxruntime": "onnx", "ray": "sweep", "tyro": "cli", "rich": "cli", "transformers": "transformers",
+    "accelerate": "frameworks", "lightning": "lightning", "ignite": "frameworks", "skorch": "frameworks",
 }  # fmt: skip
 
 

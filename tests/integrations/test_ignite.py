@@ -25,7 +25,9 @@ def trained(folder: Path, until: int, saved: Path | None = None) -> pr.Run:
     run = attached(net, opt)
     trainer = create_supervised_trainer(net, opt, F.cross_entropy)
     parts = {"model": net, "optimizer": opt, "trainer": trainer}
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, Checkpoint(parts, DiskSaver(str(folder), require_empty=False)))
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED, Checkpoint(parts, DiskSaver(str(folder), require_empty=False))
+    )
 
     x, y = examples(STEPS * 8)
     batches = list(zip(x.split(8), y.split(8), strict=True))

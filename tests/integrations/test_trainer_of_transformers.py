@@ -15,8 +15,10 @@ from marks import CUT_SHORT
 from paring.testing import same_state
 from tests.integrations.training import STEPS, STOP, attached, check_resumed, examples, network
 
-transformers = pytest.importorskip("transformers")
+pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
+import transformers
+
 from paring.integrations.transformers import ParingCallback
 
 pytestmark = CUT_SHORT

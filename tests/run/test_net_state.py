@@ -103,7 +103,9 @@ def test_safetensors_keep_all_of_it(tmp_path: Path) -> None:
 
 def test_a_network_without_a_method_says_what_to_do() -> None:
     net, _, _ = started(BUDGET)
-    with pytest.raises(RuntimeError, match=r"Unexpected key\(s\) in state_dict: .*call_paring_attach_before_load_state_dict"):
+    with pytest.raises(
+        RuntimeError, match=r"Unexpected key\(s\) in state_dict: .*call_paring_attach_before_load_state_dict"
+    ):
         Chain().load_state_dict(net.state_dict())
 
 
@@ -264,5 +266,7 @@ def test_the_tensors_alone_can_be_loaded() -> None:
 def test_files_of_ours_say_what_it_is(tmp_path: Path) -> None:
     net, _, _ = started(BUDGET)
     safetensors.torch.save_file(net.state_dict(), tmp_path / "net.safetensors")
-    with pytest.raises(pr.FileError, match=r"trains with a method, gates included\. To go on training, build the network, call"):
+    with pytest.raises(
+        pr.FileError, match=r"trains with a method, gates included\. To go on training, build the network, call"
+    ):
         pr.load(Chain, tmp_path / "net.safetensors")

@@ -16,11 +16,11 @@ from torch import nn
 
 import paring as pr
 from marks import CUT_SHORT
+from paring.core.state_file import read
 from paring.data import load
 from paring.methods import Dense
 from paring.testing import same_state
 from paring.train import CHECKPOINT, METRICS, CheckpointError, Fit, Recipe, Trainer, checkpoint, fit
-from paring.core.state_file import read
 
 pytestmark = CUT_SHORT
 

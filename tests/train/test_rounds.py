@@ -16,12 +16,12 @@ from torch.nn import functional as F
 import paring as pr
 from marks import CUT_SHORT
 from paring.core import gates
+from paring.core.state_file import read
 from paring.data import load
 from paring.gates import MaskGate
 from paring.models import build
 from paring.testing import Chain, chain_batch, same_state
 from paring.train import Recipe, fit
-from paring.core.state_file import read
 
 pytestmark = CUT_SHORT
 

@@ -26,7 +26,9 @@ else:
         else:
             from lightning.pytorch import Callback
     except ImportError as error:
-        raise ImportError("paring.integrations.lightning needs the package lightning: pip install 'paring[lightning]'") from error
+        raise ImportError(
+            "paring.integrations.lightning needs the package lightning: pip install 'paring[lightning]'"
+        ) from error
 
 
 class ParingCallback(Callback):

@@ -251,8 +251,6 @@ class Run:
             if back.weights:
                 self._point.restore(self.net)
             self.method.on_start(self.net, self.clock)
-        if self.clock.round + 1 == self.method.rounds:
-            self._point.values = None  # nobody goes back to it any more
         forget(opt)
         return True
 
@@ -452,13 +450,15 @@ class Run:
             cut_all(net, cuts, ())
 
     def state_dict(self) -> dict[str, Any]:
-        """Clock, the method's own state and what was cut; gates are in the network's state dict."""
+        """Clock, the method's own state and what was cut; gates are in the network's state dict, and so is all of this."""
+        over = self.clock.round + 1 >= self.method.rounds > 1
+        point = None if over else self.point  # nobody goes back to it in the last of several rounds
         return {
             "step": self.clock.step,
             "round": self.clock.round,
             "method": short_repr(self.method),
             "shrinks": copy.deepcopy(self.shrinks),
-            "point": None if self.point is None else {k: v.clone() for k, v in self.point.items()},
+            "point": None if point is None else {k: v.clone() for k, v in point.items()},
             "state": attached(self.net).state.plain(),
             "said": list(attached(self.net).said),
         }

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 
 from paring.core import Method, Stack
+from paring.core.state_file import MAGIC
 from paring.data import Dataset, Split
 from paring.methods import L0, Budget, Dense, Shrink
 from paring.testing.fuzz.format import Case, Format, Seed
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
 from paring.train import CHECKPOINT, CheckpointError, Recipe, Trainer, checkpoint
-from paring.core.state_file import MAGIC
 
 _DIGEST = hashlib.sha256().digest_size
 _START = len(MAGIC) + 8
