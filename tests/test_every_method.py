@@ -185,13 +185,12 @@ def test_resumes_bit_for_bit(row: Row) -> None:
     saved = {}
     for stop, steps in ((7, 7), (33, 26)):
         train(net, run, opt, steps)
-        saved[stop] = copy.deepcopy((net.state_dict(), opt.state_dict(), run.state_dict(), torch.get_rng_state()))
+        saved[stop] = copy.deepcopy((net.state_dict(), opt.state_dict(), torch.get_rng_state()))
     train(net, run, opt, STEPS - 33)
     straight, clock = net.state_dict(), run.state_dict()
-    for stop, (network, optimizer, state, random) in saved.items():
+    for stop, (network, optimizer, random) in saved.items():
         net, run, opt = attached(row)
-        run.load_state_dict(state)  # first: a network that had shrunk is cut to its sizes
-        net.load_state_dict(network)
+        net.load_state_dict(network)  # a network that had shrunk is cut to its sizes first
         opt.load_state_dict(optimizer)
         torch.set_rng_state(random)
         train(net, run, opt, STEPS - stop)

@@ -24,7 +24,7 @@ from paring.integrations.lengths import say_length
 from paring.run import Run
 
 
-class ParingCallback(TrainerCallback):  # type: ignore[misc]
+class ParingCallback(TrainerCallback):
     """Lets a run follow the optimizer that the Trainer makes.
 
     The values of `Run.on_log` go into the Trainer's log history.
