@@ -23,7 +23,14 @@ from paring.testing import ZOO, Chain, Row, chain_batch, same_state
 pytestmark = CUT_SHORT
 
 STEPS = 40
-SOME = ("l0 rewound and shrinking", "l0 retiring", "imp", "continuous sparsification", "rigl", "binary network losing units")
+SOME = (
+    "l0 rewound and shrinking",
+    "l0 retiring",
+    "imp",
+    "continuous sparsification",
+    "rigl",
+    "binary network losing units",
+)
 SHRINKING = next(row for row in ZOO if row.name == "l0 shrinking")
 BUDGET = next(row for row in ZOO if row.name == "l0 budget")
 IMP = next(row for row in ZOO if row.name == "imp")

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from paring.core.training_state import TrainingState
 from paring.core.warning import warn
@@ -50,7 +49,6 @@ class Attachment:
         quiet: whether it is kept without a warning.
         memory: whoever knows where training stands, the same for the network's copies; None after pickling, until it is
             there again.
-        hooks: of the network, by which its state dict holds the memory.
     """
 
     method: Method
@@ -59,7 +57,6 @@ class Attachment:
     said: list[str] = field(default_factory=list)
     quiet: bool = False
     memory: Memory | None = None
-    hooks: tuple[RemovableHandle, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"memory": None}
@@ -108,16 +105,15 @@ def is_attached(net: nn.Module) -> bool:
 
 def set_attachment(net: nn.Module, attachment: Attachment | None) -> None:
     """Put (or with None, take away) the network's attachment. It is no submodule: `nn.Sequential` stays callable."""
-    if is_attached(net):
-        for hook in attached(net).hooks:
-            hook.remove()
+    held: tuple[dict[int, Any], ...] = (net._state_dict_hooks, net._load_state_dict_pre_hooks)
+    for hooks in held:  # by what they are: a copy of the network has no handles of its own
+        for key in [key for key, hook in hooks.items() if getattr(hook, "hook", hook) in (_write, _read)]:
+            del hooks[key]
     net.__dict__.pop(STATE_KEY, None)
     if attachment is not None:
         net.__dict__[STATE_KEY] = attachment
-        attachment.hooks = (
-            net.register_state_dict_post_hook(_write),
-            net.register_load_state_dict_pre_hook(_read),
-        )
+        net.register_state_dict_post_hook(_write)
+        net.register_load_state_dict_pre_hook(_read)
 
 
 def bare_state(net: nn.Module) -> dict[str, Any]:

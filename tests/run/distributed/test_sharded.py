@@ -23,9 +23,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, get_state_dict, set_state_dict
 from torch.distributed.tensor import DTensor
 import paring as pr
-from paring.core import gates
+from paring.core import STATE_KEY, gates
 from paring.gates import expected as likely, support
 from paring.run.distributed.sharded import whole
 
@@ -124,6 +125,26 @@ for number, (method, kind, follow) in enumerate(cases):
             with whole(one, write=True), torch.no_grad():
                 for name, _, gate in gates(one):
                     gate.log_alpha[1:4] = -5.0
+    if number == 1:  # through the state dicts of torch.distributed.checkpoint, in shards and whole
+        state, memory = get_state_dict(net, opt)
+        late, its = attached(method)
+        fully_shard(late.last)
+        fully_shard(late)
+        late_opt = optimizer(kind, late.parameters())
+        its.follow(late_opt)
+        set_state_dict(late, late_opt, model_state_dict=state, optim_state_dict=memory)
+        assert its.clock == run.clock
+        sharded_steps(late, its, late_opt, [5], follow)
+        copy_, twin, opt_ = copy.deepcopy((other, reference, opt2))
+        whole_steps(copy_, twin, opt_, [5])
+        same_parameters(late, copy_)
+        state = get_model_state_dict(net, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+        if rank == 0:
+            plain, its = attached(method)
+            plain.load_state_dict(state)
+            assert its.clock == run.clock
+            same_parameters(plain, other)
+
     probe = torch.randn(5, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         net.eval()(probe)  # leaves the root gathered
