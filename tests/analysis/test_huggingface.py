@@ -26,7 +26,7 @@ def bert() -> nn.Module:
 
 def gpt2(attention: str) -> nn.Module:
     torch.manual_seed(0)
-    sizes = {"n_embd": 32, "n_layer": 2 if attention == "sdpa" else 1, "n_head": 4, "n_positions": 8}
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 8}
     config = transformers.GPT2Config(**SMALL, **sizes, use_cache=False, attn_implementation=attention)
     return transformers.GPT2LMHeadModel(config).double().eval()
 
