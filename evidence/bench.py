@@ -17,7 +17,7 @@ BENCHES: dict[str, Bench] = {
     "prune": Bench(
         "trained networks made smaller and trained on, against Torch-Pruning and simpler ways",
         1,
-        prune.run,
+        trained_networks.run,
         trains=True,
     ),
     "sweep": Bench("wall-clock time of a sweep on two workers, against one after another", 1, sweep.run, trains=True),

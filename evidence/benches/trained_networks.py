@@ -21,7 +21,7 @@ from evidence.benches.book import Asked, Book
 from evidence.benches.prune_subjects import SUBJECTS, Subject, classify
 from paring.cost import latency
 from paring.files import pack, unpack
-from paring.pruning import Magnitude, Search, Teacher, tune
+from paring.pruning import Search, Teacher, tune
 from paring.pruning.norms import renew_statistics
 
 BUDGETS = (0.5, 0.25)
@@ -39,15 +39,17 @@ class Way:
 
 WAYS: dict[str, Way] = {
     "paring": Way(peers.ours(Search())),
-    "paring, one round": Way(peers.ours(Search(rounds=1))),
-    "paring, without repair": Way(peers.ours(Search(repair=False))),
-    "paring, by magnitude": Way(peers.ours(Search(importance=Magnitude()))),
-    "uniform by magnitude": Way(peers.uniform),
     "Torch-Pruning, L2": Way(peers.torch_pruning("GroupMagnitude")),
     "Torch-Pruning, Taylor": Way(peers.torch_pruning("GroupTaylor")),
-    "Torch-Pruning, Hessian": Way(peers.torch_pruning("GroupHessian")),
+    "uniform by magnitude": Way(peers.uniform),
     "widths of paring, from scratch": Way(peers.ours(Search()), fresh=True),
 }
+FURTHER: dict[str, Way] = {
+    "Torch-Pruning, Hessian": Way(peers.torch_pruning("GroupHessian")),
+    "paring, one round": Way(peers.ours(Search(rounds=1))),
+    "paring, without repair": Way(peers.ours(Search(repair=False))),
+}
+_ALL = WAYS | FURTHER
 
 
 def run(asked: Asked) -> Path:
@@ -68,11 +70,13 @@ def run(asked: Asked) -> Path:
 
 def _cases(seeds: int) -> Iterator[tuple[Subject, float, str, int]]:
     for subject in SUBJECTS.values():
-        for seed in range(seeds):
-            yield subject, 1.0, "dense, trained on", seed
-            for share in BUDGETS:
-                for way in WAYS:
-                    yield subject, share, way, seed
+        for ways in (WAYS, FURTHER):
+            for seed in range(seeds):
+                for share in BUDGETS:
+                    for way in ways:
+                        yield subject, share, way, seed
+                if ways is WAYS:
+                    yield subject, 1.0, "dense, trained on", seed
 
 
 def measure(subject: Subject, share: float, way: str, seed: int, folder: Path) -> dict[str, Any]:
@@ -81,9 +85,9 @@ def measure(subject: Subject, share: float, way: str, seed: int, folder: Path) -
     dense_macs, dense_error = peers.macs(net, subject), subject.error(net, parts.test)
     torch.manual_seed(1_000 + seed)
     began, cpu = time.perf_counter(), time.process_time()
-    small = copy.deepcopy(net) if way not in WAYS else WAYS[way].cut(subject, net, share)
+    small = copy.deepcopy(net) if way not in _ALL else _ALL[way].cut(subject, net, share)
     searched, searched_cpu = time.perf_counter() - began, time.process_time() - cpu
-    if way in WAYS and WAYS[way].fresh:
+    if way in _ALL and _ALL[way].fresh:
         small = peers.reset(small)
     else:
         renew_statistics(small, [batch for batch, _ in zip(parts.train, range(peers.BATCHES), strict=False)], classify)
