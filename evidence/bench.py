@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evidence.benches import bits, codec, gates, inference, removal, sweep, training_speed
+from evidence.benches import bits, codec, gates, inference, removal, sweep, trained_networks, training_speed
 from evidence.benches.book import Asked, Bench
 
 BENCHES: dict[str, Bench] = {
