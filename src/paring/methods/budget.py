@@ -30,11 +30,12 @@ BLOW = 0.1  # of the dense cost: closing more than that at once is said, as the 
 
 @dataclass(frozen=True)
 class Budget:
-    """Asked size, as a fraction of the dense network; at least one of `params` and `macs`.
+    """Asked size, as a fraction of the dense network; at least one of `params`, `macs` and `latency`.
 
     Args:
         params: parameters left, fraction in (0, 1].
         macs: multiply-accumulates left, fraction in (0, 1].
+        latency: time left, fraction in (0, 1], on the device and at the batch size of the call; for `prune` only.
         ascent: how far the multiplier rises over the whole training when the cost stays one dense network too high.
         multiple_of: in the end units are opened in blocks of so many, so that widths are multiples of it (or whole layers),
             which is what processors like; give `Shrink` the same number and no dead unit is left.
@@ -45,15 +46,16 @@ class Budget:
 
     params: float | None = None
     macs: float | None = None
+    latency: float | None = None
     ascent: float = 50.0
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
-        if self.params is None and self.macs is None:
+        asked = [name for name in ("params", "macs", "latency") if getattr(self, name) is not None]
+        if not asked:
             raise ValueError(
-                "Budget() asks for nothing: give params=, macs= or both, as fractions of the dense network"
+                "Budget() asks for nothing: give params=, macs=, latency= or several, as fractions of the dense network"
             )
-        asked = [name for name in ("params", "macs") if getattr(self, name) is not None]
         validate.within(self, "(0, 1]", *asked, what="a fraction of the dense network,")
         validate.positive(self, "ascent")
         validate.as_floats(self, *asked, "ascent")
@@ -62,7 +64,7 @@ class Budget:
     @property
     def targets(self) -> dict[str, float]:
         """Asked fractions by the name of the cost."""
-        pairs = {"parameters": self.params, "macs": self.macs}
+        pairs = {"parameters": self.params, "macs": self.macs, "latency": self.latency}
         return {name: value for name, value in pairs.items() if value is not None}
 
     def _excess(self, cost: Cost, dense: Cost) -> dict[str, Tensor]:

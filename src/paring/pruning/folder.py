@@ -57,7 +57,8 @@ class Folder:
         try:
             stored = found[0]
             gated.net.load_state_dict(stored["net"])
-            choice = Choice(stored["mask"], dict(stored["shares"]), tuple((a, b) for a, b in stored["path"]))
+            path = tuple((a, b) for a, b in stored["path"])
+            choice = Choice(stored["mask"], dict(stored["shares"]), path, stored["predicted"])
             gated.set(choice.mask)
             seconds = float(stored["seconds"])
         except _BAD as error:
@@ -72,6 +73,7 @@ class Folder:
             "shares": choice.shares,
             "path": [list(pair) for pair in choice.path],
             "net": dict(gated.net.state_dict()),
+            "predicted": choice.predicted,
             "seconds": seconds,
             "random": random_state(),
         }

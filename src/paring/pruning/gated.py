@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,14 @@ from paring.core import At, Inputs, gated_layers
 from paring.cost import Cost, CostModel, Openness
 from paring.gates import Site, live, put_gate, replaced, sites
 from paring.pruning.probe_gate import ProbeGate
+
+
+class Times(Protocol):
+    """Predicted times at other widths."""
+
+    def share(self, cost: Cost) -> Tensor:
+        """What is left of the dense network's time, a 0-dim tensor."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -27,6 +37,7 @@ class GatedCopy:
         sites: where the gates are.
         gates: one for each site.
         model: what it costs.
+        times: what it would take, where a latency was asked for.
     """
 
     net: nn.Module
@@ -35,6 +46,7 @@ class GatedCopy:
     sites: tuple[Site, ...]
     gates: tuple[ProbeGate, ...]
     model: CostModel
+    times: Times | None = None
 
     @classmethod
     def of(cls, net: nn.Module, example: Inputs, at: At) -> GatedCopy:
@@ -80,10 +92,23 @@ class GatedCopy:
         """What is left when only these gates, (units,), are open; what nobody reads then is gone too."""
         return self.model(live(self.openness(mask.double()), self.wiring))
 
+    @cached_property
+    def dense(self) -> Cost:
+        """What the whole network costs."""
+        return self.model()
+
+    def share(self, name: str, cost: Cost) -> Tensor:
+        """What is left of the dense network by "parameters", "macs" or "latency": a 0-dim tensor, differentiable as the cost is."""
+        if name == "latency":
+            assert self.times is not None
+            return self.times.share(cost)
+        left: Tensor = getattr(cost, name) / getattr(self.dense, name)
+        return left
+
     def shares(self, mask: Tensor) -> dict[str, float]:
-        """What `cost` says, as shares of the dense network, by the names of `Budget.targets`."""
-        cost, dense = self.cost(mask), self.model()
-        return {name: float(getattr(cost, name) / getattr(dense, name)) for name in ("parameters", "macs")}
+        """All shares when only these gates are open."""
+        cost, names = self.cost(mask), ("parameters", "macs", *(("latency",) if self.times is not None else ()))
+        return {name: float(self.share(name, cost)) for name in names}
 
     @torch.no_grad()
     def set(self, mask: Tensor) -> None:

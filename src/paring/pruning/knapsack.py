@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from paring.cost import Cost
 from paring.pruning.gated import GatedCopy
 
 _STEPS = 100  # rounds in which the excess is worked off
@@ -29,11 +28,13 @@ class Choice:
         mask: over all gates, True stays.
         shares: share of the dense cost that is left, by the name of the cost.
         path: (share of the first cost, expected rise of the loss) on the way, from what was open in the beginning.
+        predicted: share of the dense latency that the table said, where the measured one is in `shares`.
     """
 
     mask: Tensor
     shares: dict[str, float]
     path: tuple[tuple[float, float], ...]
+    predicted: float | None = None
 
 
 def choose(
@@ -50,7 +51,7 @@ def choose(
     Args:
         gated: the network.
         scores: what closing each unit costs the loss, (units,).
-        targets: asked shares of the dense network, by "parameters" or "macs".
+        targets: asked shares of the dense network, by "parameters", "macs" or "latency".
         multiple_of: units go in blocks of so many, counted within a site.
         least: share of each site that stays in any case; one block always does.
         begin: what is open in the beginning; everything by default.
@@ -62,21 +63,21 @@ def choose(
         multiple_of if site.kind == "units" and not _is_few(site.shape, multiple_of) else 1 for site in gated.sites
     ]
     mask = torch.ones(gated.units, dtype=torch.bool) if begin is None else begin.clone()
-    dense, sizes = gated.model(), gated.sizes
+    sizes = gated.sizes
     floors = [max(block, int(-(-least * size // block) * block)) for block, size in zip(blocks, sizes, strict=True)]
     _check(gated, targets, floors, scores)
     first = next(iter(targets))
     path, risen = [(_shares(gated, mask, targets)[first], 0.0)], 0.0
     start = _worst(_shares(gated, mask, targets), targets)
     while (worst := _worst(_shares(gated, mask, targets), targets)) > 1:
-        saving = _saving(gated, mask, dense, targets)
+        saving = _saving(gated, mask, targets)
         gone = _cheapest(scores, saving, mask, sizes, blocks, floors, min(worst - 1, max(start - 1, 0.02) / _STEPS))
         if not len(gone):  # nothing saves by its own derivative: take what is cheapest
             gone = _cheapest(scores, torch.ones_like(saving), mask, sizes, blocks, floors, 0.0)
         risen += float(scores[gone].sum())
         mask[gone] = False
         path.append((_shares(gated, mask, targets)[first], risen))
-    mask = _fill(gated, scores, mask, dense, targets, sizes, blocks)
+    mask = _fill(gated, scores, mask, targets, sizes, blocks)
     return Choice(mask, _shares(gated, mask, targets), tuple(path))
 
 
@@ -113,12 +114,12 @@ def _top(values: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def _saving(gated: GatedCopy, mask: Tensor, dense: Cost, targets: Targets) -> Tensor:
+def _saving(gated: GatedCopy, mask: Tensor, targets: Targets) -> Tensor:
     """What each unit saves, in shares of the budgets that are not met, (units,) float64."""
     values = mask.double().requires_grad_()
     with torch.enable_grad():
         cost = gated.model(gated.openness(values))
-        over = [getattr(cost, name) / getattr(dense, name) / asked for name, asked in targets.items()]
+        over = [gated.share(name, cost) / asked for name, asked in targets.items()]
         (found,) = torch.autograd.grad(
             torch.stack([one for one in over if float(one.detach()) > 1] or over).sum(), values
         )
@@ -163,13 +164,12 @@ def _fill(
     gated: GatedCopy,
     scores: Tensor,
     mask: Tensor,
-    dense: Cost,
     targets: Targets,
     sizes: Sequence[int],
     blocks: Sequence[int],
 ) -> Tensor:
     """Open again what is worth most and still fits."""
-    saving = _saving(gated, mask, dense, targets)
+    saving = _saving(gated, mask, targets)
     candidates, start = [], 0
     for size, block in zip(sizes, blocks, strict=True):
         part = (~mask[start : start + size]).nonzero().flatten() + start

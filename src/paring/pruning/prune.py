@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -25,12 +25,14 @@ from torch.nn import functional as F
 
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, release, short_repr
 from paring.core import validate as check
+from paring.cost import latency, ratio
 from paring.methods import Budget
 from paring.pruning.calls import Calls, example_of
 from paring.pruning.folder import Folder
 from paring.pruning.gated import GatedCopy
 from paring.pruning.importance import Fisher, Importance
 from paring.pruning.knapsack import Choice, choose
+from paring.pruning.latency_table import LatencyTable
 from paring.pruning.norms import renew_statistics
 from paring.pruning.pruned import Look, Pruned, SiteRow
 from paring.pruning.repair import Repair
@@ -39,6 +41,9 @@ from paring.pruning.tune import Loss, Tune, count, scalar, tune
 from paring.removal import Report, compact
 
 Metric = Callable[[nn.Module], float]
+CLOSE = 0.1  # of an asked latency: what is measured may be off by so much
+_TRIES = 4  # choices until a latency is met
+_ROUNDS = 15  # paired measurements of a latency
 
 
 @dataclass(frozen=True)
@@ -190,9 +195,12 @@ def prune(
     kept = None if folder is None else Folder(Path(folder), net, asked)
     seen = list(islice(batches, search.batches))
     judge = _Judge(loss or cross_entropy, seen if validate is None else validate, metric)
-    given = Inputs.of(example) if example is not None else called_with(net, seen, judge.loss)
+    whole = called_with(net, seen, judge.loss)
+    given = Inputs.of(example) if example is not None else example_of(whole)
     still = {name for name, module in net.named_modules() if net.training and not module.training}
     dense, gated = judge.look(net), GatedCopy.of(net, given, at)
+    if any(budget.latency is not None for budget in budgets):
+        gated = replace(gated, times=LatencyTable(gated, whole))
     teaching = None if teacher is None or not how.epochs else teacher.of(copy.deepcopy(net), logits=loss is None)
     repair = Repair(gated, seen, judge.loss, search.damping if search.repair else None)
     made = []
@@ -200,11 +208,11 @@ def prune(
         began, before = time.perf_counter(), 0.0
         if kept is not None and (found := kept.choice(number, gated)) is not None:
             choice, before = found
+            small, report = _removed(gated, given)
         else:
-            choice = find(gated, repair, budget, search, seen, judge.loss)
+            choice, small, report = _cut(net, gated, repair, budget, search, seen, judge.loss, given, whole)
             if kept is not None:
                 kept.keep(number, choice, gated, time.perf_counter() - began)
-        small, report = _removed(gated, given)
         renew_statistics(small, seen, judge.loss)
         searched, cut = before + time.perf_counter() - began, judge.look(small)
         file = None if kept is None else kept.training(number)
@@ -263,7 +271,7 @@ class _Judge:
 
 
 def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
-    """A few examples of what the loss calls the network with.
+    """What the loss calls the network with, for the first batch.
 
     Raises:
         ValueError: it does not call it.
@@ -278,19 +286,59 @@ def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
                     "loss(net, batch) did not call the network it was given, so nothing is known of its inputs: call net(...) in "
                     "it, not a network from outside"
                 )
-            return example_of(calls.inputs)
+            return calls.inputs.map(Tensor.detach)
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-def find(gated: GatedCopy, repair: Repair, budget: Budget, search: Search, seen: list[Any], loss: Loss) -> Choice:
+def _cut(
+    net: nn.Module,
+    gated: GatedCopy,
+    repair: Repair,
+    budget: Budget,
+    search: Search,
+    seen: list[Any],
+    loss: Loss,
+    given: Inputs,
+    whole: Inputs,
+) -> tuple[Choice, nn.Module, Report]:
+    """The choice and the small network; a latency is measured, and asked for anew as often as it is missed, up to a limit."""
+    asked = dict(budget.targets)
+    choice = find(gated, repair, asked, budget.multiple_of, search, seen, loss)
+    small, report = _removed(gated, given)
+    for left in reversed(range(_TRIES if budget.latency is not None else 0)):
+        assert budget.latency is not None
+        times = latency({"dense": net, "small": small}, whole, threads=torch.get_num_threads(), repeats=_ROUNDS)
+        got = ratio(times["small"], times["dense"])
+        choice = replace(choice, shares={**choice.shares, "latency": got}, predicted=choice.shares["latency"])
+        if abs(got / budget.latency - 1) <= CLOSE or not left:
+            break
+        asked["latency"] = min(max(asked["latency"] * budget.latency / got, 0.5 * asked["latency"]), 1.0)
+        try:
+            choice = find(gated, repair, asked, budget.multiple_of, search, seen, loss)
+        except ValueError:  # so little cannot be reached: what there is stays, and `Pruned.notes` says what was missed
+            break
+        small, report = _removed(gated, given)
+    return choice, small, report
+
+
+def find(
+    gated: GatedCopy,
+    repair: Repair,
+    asked: Mapping[str, float],
+    multiple_of: int,
+    search: Search,
+    seen: list[Any],
+    loss: Loss,
+) -> Choice:
     """What goes, in rounds; the gated network is repaired and closed accordingly.
 
     Args:
         gated: the network.
         repair: its repair.
-        budget: what is asked.
+        asked: shares of the dense network by name of the cost.
+        multiple_of: units go in blocks of so many.
         search: how to look.
         seen: batches to judge on.
         loss: of a network on a batch.
@@ -302,8 +350,8 @@ def find(gated: GatedCopy, repair: Repair, budget: Budget, search: Search, seen:
         part = (number + 1) / search.rounds
         judged = search.importance.look(gated, seen, loss)
         scores = judged if scores is None else torch.where(mask, judged, scores)  # what is closed keeps its last one
-        targets = {name: asked**part for name, asked in budget.targets.items()}
-        choice = choose(gated, scores, targets, multiple_of=budget.multiple_of, least=search.least, begin=mask)
+        targets = {name: share**part for name, share in asked.items()}
+        choice = choose(gated, scores, targets, multiple_of=multiple_of, least=search.least, begin=mask)
         mask = choice.mask
         repair.apply(mask)
         renew_statistics(gated.net, seen, loss)

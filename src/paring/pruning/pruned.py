@@ -70,6 +70,11 @@ class Pruned:
         if all(got < _SHORT * asked for _, got, asked in self._pairs()):
             short = ", ".join(f"{name} {got:.1%} of {asked:.1%}" for name, got, asked in self._pairs())
             found.append(f"more went than asked ({short}): no unit that fits is left to keep")
+        if self.budget.latency is not None and abs(self.shares["latency"] / self.budget.latency - 1) > 0.1:
+            found.append(
+                f"a latency of {self.budget.latency:.0%} of the dense network's was asked, and {self.shares['latency']:.0%} was "
+                "measured: times do not follow widths so far here, or the machine is busy. Ask for macs=, or measure again"
+            )
         return tuple(found)
 
     def _pairs(self) -> list[tuple[str, float, float]]:

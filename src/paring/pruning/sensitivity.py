@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import At, Example, Inputs, Places, Progress, Watch, plain_net
+from paring.pruning.calls import example_of
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
 from paring.pruning.prune import Search, called_with, cross_entropy
@@ -170,7 +171,7 @@ def sensitivity(
     seen = list(islice(batches, search.batches))
     if not seen:
         raise ValueError("batches is empty: give an iterable of at least one batch, such as a DataLoader or a list")
-    given = Inputs.of(example) if example is not None else called_with(net, seen, loss)
+    given = Inputs.of(example) if example is not None else example_of(called_with(net, seen, loss))
     gated = GatedCopy.of(net, given, at)
     whole = torch.ones(gated.units, dtype=torch.bool)
     gated.set(whole)

@@ -1,0 +1,76 @@
+"""The table of `bench prune`: trained networks made smaller in several ways, with paired differences over seeds."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+
+from paring.cli.grid import NETWORKS, key_column, markdown, stat_column
+from paring.cli.human import DASH, exact, percent
+from paring.cli.results import Group, Results, Row, summarise
+
+OURS = "paring"
+_QUANTILE = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+"""97.5 % quantiles of Student's t by degrees of freedom."""
+_KEYS = ("model", "data", "budget", "method")
+_VALUES = ("error", "cut_error", "dense_error", "macs", "parameters", "search_cpu_seconds")
+NETS = {
+    **NETWORKS,
+    "resnet8": "ResNet-8",
+    "mobile": "MobileNet (small)",
+    "vit": "ViT",
+    "gpt": "GPT",
+    "gpt-1m": "GPT, 1M",
+}
+
+
+def prune_view(results: Results, budgets: Sequence[float] | None = None) -> str:
+    """One line per network, budget and way; the last column is ours minus it, with its 95 % interval over paired seeds."""
+    rows = [row for row in results.rows if budgets is None or row["budget"] in (*budgets, 1.0)]
+    groups = summarise(rows, _KEYS, _VALUES)
+    networks = list(dict.fromkeys(group.key["model"] for group in groups))
+    groups.sort(key=lambda g: (networks.index(g.key["model"]), -g.key["budget"]))
+    columns = [
+        key_column("network", "model", NETS),
+        ("asked MACs", False, lambda group: f"{group.key['budget']:.0%}".replace("%", " %")),
+        key_column("way", "method"),
+        stat_column("dense", "dense_error", _error),
+        stat_column("after the cut", "cut_error", _error),
+        stat_column("trained on", "error", _error),
+        ("paring minus this", False, lambda group: difference(_ours(results, group), group.rows)),
+        stat_column("parameters", "parameters", exact),
+        stat_column(
+            "CPU seconds to cut", "search_cpu_seconds", lambda value: DASH if value is None else f"{value:.0f}"
+        ),
+    ]
+    lines = [[text(group) for _, _, text in columns] for group in groups]
+    return markdown([head for head, _, _ in columns], lines, 1)
+
+
+def _error(value: float | None) -> str:
+    return percent(value).removesuffix(" %")
+
+
+def _ours(results: Results, group: Group) -> list[Row]:
+    if group.key["method"] == OURS or group.key["budget"] == 1.0:
+        return []
+    wanted = {**group.key, "method": OURS}
+    return [row for row in results.rows if all(row.get(key) == value for key, value in wanted.items())]
+
+
+def difference(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
+    """Mean difference of the errors at the same seeds, and its 95 % interval by Student's t."""
+    known = {row["seed"]: row["error"] for row in theirs}
+    found = [row["error"] - known[row["seed"]] for row in ours if row["seed"] in known]
+    if not found:
+        return DASH
+    mean = statistics.fmean(found)
+    if len(found) == 1:
+        return f"{mean:+.2f} (one seed)".replace("-", "−")
+    half = _QUANTILE.get(len(found) - 1, 1.96) * statistics.stdev(found) / math.sqrt(len(found))
+    told = f"{mean:+.2f} ± {half:.2f}".replace("-", "−")
+    return f"**{told}**" if abs(mean) > half else told
+
+
+PRUNE_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {("prune", "rows"): prune_view}
