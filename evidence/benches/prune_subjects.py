@@ -277,7 +277,6 @@ def _clothes() -> Parts:
 
 
 _LONG, _SHORT = Tune(60, sgd(0.1), warmup=0.05), Tune(10, sgd(0.05))
-_QUICK = {"clip": 1.0}
 SUBJECTS = {
     subject.name: subject
     for subject in (
@@ -289,16 +288,16 @@ SUBJECTS = {
             "fashion_mnist",
             Vit28,
             _clothes,
-            Tune(20, adamw(2e-3, 0.05), **_QUICK),
-            Tune(5, adamw(1e-3, 0.05), **_QUICK),
+            Tune(20, adamw(2e-3, 0.05), clip=1.0),
+            Tune(5, adamw(1e-3, 0.05), clip=1.0),
         ),
         Subject(
             "gpt",
             "tinyshakespeare",
             partial(Gpt, length=64, dim=64, depth=4),
             lambda: characters(32, 64),
-            Tune(4, adamw(3e-3, 0.1), **_QUICK),
-            Tune(1, adamw(2e-3, 0.1), **_QUICK),
+            Tune(4, adamw(3e-3, 0.1), clip=1.0),
+            Tune(1, adamw(2e-3, 0.1), clip=1.0),
             percent=False,
         ),
         Subject(
@@ -306,8 +305,8 @@ SUBJECTS = {
             "tinyshakespeare",
             Gpt,
             lambda: characters(32, 128),
-            Tune(12, adamw(2e-3, 0.1), **_QUICK),
-            Tune(3, adamw(1e-3, 0.1), **_QUICK),
+            Tune(12, adamw(2e-3, 0.1), clip=1.0),
+            Tune(3, adamw(1e-3, 0.1), clip=1.0),
             percent=False,
         ),
     )

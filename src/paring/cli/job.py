@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from paring.core import Example
+from paring.pruning.calls import example_of
 from paring.pruning.prune import Metric, called_with, cross_entropy
 from paring.pruning.tune import Loss, Optimize
 
@@ -64,7 +65,7 @@ class Job:
         first = next(iter(self.batches), None)
         if first is None:
             raise JobError(f"{self.name}: batches() is empty; it has to return at least one batch")
-        return replace(self, example=called_with(self.net, [first], self.loss or cross_entropy))
+        return replace(self, example=example_of(called_with(self.net, [first], self.loss or cross_entropy)))
 
 
 def seed_all(seed: int) -> None:

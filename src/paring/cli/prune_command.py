@@ -27,12 +27,12 @@ from paring.core import At, Places
 from paring.core.printable import printable
 from paring.methods import Budget
 from paring.pruning import Fisher, Importance, Magnitude, Search, Taylor, Teacher, Tune, prune
-from paring.pruning.importance import Joint
 from paring.train import write_atomic
 
 STATE = "state"
 _CONFIG = "config.json"
-ImportanceName = Literal["fisher", "joint", "taylor", "magnitude"]
+ImportanceName = Literal["fisher", "taylor", "magnitude"]
+IMPORTANCES: dict[ImportanceName, Importance] = {"fisher": Fisher(), "taylor": Taylor(), "magnitude": Magnitude()}
 
 JOB = """a job file is ordinary Python; paring prune --init [FILE] writes a commented one that runs as it is:
   net()                   the trained network
@@ -205,7 +205,7 @@ def _values(options: PruneArguments) -> tuple[list[Budget], Search, Tune, Teache
     """
     try:
         search = Search(
-            importance_of(options.importance, options.batches),
+            IMPORTANCES[options.importance],
             options.rounds,
             options.batches,
             options.repair,
@@ -215,12 +215,6 @@ def _values(options: PruneArguments) -> tuple[list[Budget], Search, Tune, Teache
         return _budgets(options), search, Tune(options.epochs), teacher
     except ValueError as error:
         raise CommandError(str(error)) from error
-
-
-def importance_of(name: ImportanceName, batches: int) -> Importance:
-    """The importance of this name."""
-    kinds: dict[str, Any] = {"fisher": Fisher, "joint": Joint, "taylor": Taylor}
-    return Magnitude() if name == "magnitude" else kinds[name](batches)
 
 
 def _budgets(options: PruneArguments) -> list[Budget]:

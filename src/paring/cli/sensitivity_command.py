@@ -15,7 +15,7 @@ from paring.cli.config import digest
 from paring.cli.human import DASH, change, count, exact, share
 from paring.cli.index_page import PAGE
 from paring.cli.plots import bar_chart, line_chart
-from paring.cli.prune_command import JOB, ImportanceName, importance_of, job_of
+from paring.cli.prune_command import IMPORTANCES, JOB, ImportanceName, job_of
 from paring.cli.prune_progress import GroupsProgress
 from paring.cli.prune_result import number
 from paring.core import At, Places
@@ -88,9 +88,7 @@ def sensitivity_command(words: Sequence[str]) -> int:
     if not options.within >= 0:
         raise CommandError(f"--within {options.within:g}: a share of the loss, at least 0")
     try:
-        search = Search(
-            importance_of(options.importance, options.batches), batches=options.batches, repair=options.repair
-        )
+        search = Search(IMPORTANCES[options.importance], batches=options.batches, repair=options.repair)
     except ValueError as error:
         raise CommandError(str(error)) from error
     if not options.shares or not all(0 < one < 1 for one in options.shares):

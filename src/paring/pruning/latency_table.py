@@ -23,6 +23,9 @@ from paring.pruning.gated import GatedCopy
 POINTS = (0.25, 0.5, 0.75, 1.0)
 _SAMPLES = 7
 _LEAST_S = 1e-3  # a sample lasts at least so long
+_CONVOLUTIONS = (
+    nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+)  # fmt: skip
 Clock = Callable[[nn.Module, tuple[Any, ...]], float]
 """Seconds of one call of a module on these arguments."""
 
@@ -171,20 +174,14 @@ def _resized(module: nn.Module, x: Tensor, inputs: float, outputs: float) -> tup
     )
     if groups == module.in_channels == module.out_channels:  # channels come and go with their groups
         m = n = groups = _width(groups, outputs)
-    kind = next(
-        one
-        for one in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-        if isinstance(module, one)
-    )
-    small = kind(
-        m, n, module.kernel_size, module.stride, module.padding, dilation=module.dilation, groups=groups,
-        bias=module.bias is not None, **options,
-    )  # fmt: skip
-    turned = torch.channels_last if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) else None
+    kind: Any = next(one for one in _CONVOLUTIONS if isinstance(module, one))
+    settings = {name: getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")}
+    small: nn.Module = kind(m, n, **settings, groups=groups, bias=module.bias is not None, **options)
     fed = x[:, :1].expand(-1, m, *x.shape[2:])
-    if turned is None:
-        return small, fed.contiguous()
-    return small.to(memory_format=turned), fed.contiguous(memory_format=turned)
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        turned: nn.Module = small.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return turned, fed.contiguous(memory_format=torch.channels_last)
+    return small, fed.contiguous()
 
 
 def _width(size: int, share: float) -> int:
