@@ -277,3 +277,43 @@ def test_files_of_ours_say_what_it_is(tmp_path: Path) -> None:
         pr.FileError, match=r"trains with a method, gates included\. To go on training, build the network, call"
     ):
         pr.load(Chain, tmp_path / "net.safetensors")
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 9), nn.Linear(9, 3)
+        self.block = nn.Sequential(nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        y: Tensor = self.last((x + self.block(x)).relu())
+        return y
+
+
+def test_gates_that_several_layers_hold_are_there_once(tmp_path: Path) -> None:
+    """safetensors refuses tensors that share memory."""
+
+    def begun() -> tuple[nn.Module, pr.Run]:
+        torch.manual_seed(0)
+        net = Residual()
+        return net, pr.attach(net, pr.L0(price=1e-3), torch.randn(2, 6))
+
+    net, run = begun()
+    assert len(run.shared_gates) == 1
+    (gate,) = run.shared_gates
+    with torch.no_grad():
+        next(gate.parameters()).add_(torch.randn(9))
+    state = net.state_dict()
+    assert sum(value is not None and "parts.0.log_alpha" in name for name, value in state.items()) == 1
+    safetensors.torch.save_file(state, tmp_path / "net.safetensors")
+    for wrap in (lambda net: net, nn.DataParallel):
+        other, _ = begun()
+        wrapped = wrap(other)
+        wrapped.load_state_dict({f"{'module.' if wrapped is not other else ''}{k}": v for k, v in state.items()})
+        assert same_state(other.state_dict(), state)
+    other.load_state_dict(safetensors.torch.load_file(tmp_path / "net.safetensors"))
+    assert same_state(other.state_dict(), state)
+    del state["first.unit_gate.parts.0.log_alpha"]
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict(state)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
+from paring.core.gate import Gate
 from paring.core.training_state import TrainingState
 from paring.core.warning import warn
 
@@ -121,7 +122,21 @@ def bare_state(net: nn.Module) -> dict[str, Any]:
     return {name: value for name, value in net.state_dict().items() if name != STATE_KEY}
 
 
+def _aliases(net: nn.Module) -> dict[str, str]:
+    """Further paths to gates that several layers hold -> the first path."""
+    first: dict[Gate, str] = {}
+    found: dict[str, str] = {}
+    for path, module in net.named_modules(remove_duplicate=False):
+        if isinstance(module, Gate) and first.setdefault(module, path) != path:
+            found[f"{path}."] = f"{first[module]}."
+    return found
+
+
 def _write(net: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """What a network's state dict gets on top, and what it loses: a shared gate once is enough, and all that files take."""
+    again = tuple(prefix + path for path in _aliases(net))
+    for name in [name for name in state if again and name.startswith(again)]:
+        del state[name]
     memory = attached(net).memory
     if memory is not None:
         state[prefix + STATE_KEY] = memory.packed(net)
@@ -131,3 +146,6 @@ def _read(net: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> N
     packed, memory = state.pop(prefix + STATE_KEY, None), attached(net).memory
     if memory is not None and packed is not None:
         memory.unpack(net, packed)
+    for path, first in _aliases(net).items():
+        for name in [name for name in state if name.startswith(prefix + first)]:
+            state.setdefault(prefix + path + name.removeprefix(prefix + first), state[name])
