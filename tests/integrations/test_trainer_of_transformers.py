@@ -107,7 +107,7 @@ def test_a_model_of_the_library(tmp_path: Path) -> None:
         model = transformers.BertForSequenceClassification(config)
         words = torch.randint(20, (STEPS * 16, 6), generator=torch.Generator().manual_seed(1))
         data = [{"input_ids": one, "labels": one[0] % 2} for one in words]
-        layers = pr.L0(price=pr.Budget(params=0.8), at="units", hold=0.5)
+        layers = pr.L0(price=pr.Budget(params=0.8), at="units:*intermediate*", hold=0.5)
         run = pr.attach(model, layers, {"input_ids": words[:2]}, steps=STEPS)
         trainer_of(folder, model, data, until, [ParingCallback(run)]).train(resume_from_checkpoint=load)
         return run
