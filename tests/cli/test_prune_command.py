@@ -19,6 +19,7 @@ from marks import CUT_SHORT
 from paring.cli.main import main
 from paring.cli.prune_page import prune_page
 from paring.cli.prune_progress import PruneProgress
+from paring.core import Progress
 
 pytestmark = CUT_SHORT
 
@@ -213,6 +214,24 @@ def test_progress_is_told_in_lines(job: Path, tmp_path: Path, capsys: pytest.Cap
     assert paring("pack", str(folder), "--out", str(tmp_path / "net.pare"), "--quiet") == 0
     assert paring("report", str(folder)) == 2
     assert "is a run of paring prune" in capsys.readouterr().err
+
+
+def test_progress_is_a_bar_in_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    (tmp_path / "choice-0.pt").touch()
+    with PruneProgress("job", tmp_path, ["macs 0.5", "macs 0.3"], 2, True) as progress:
+        assert progress.bar.tasks[0].fields["note"] == "choosing what goes"
+        progress.told(Progress(3, 4, "epoch 2, loss 0.5"))
+        assert (progress.bar.tasks[0].completed, progress.bar.tasks[0].total) == (750, 2000)
+        assert progress.bar.tasks[0].fields["note"] == "macs 0.5: epoch 2, loss 0.5"
+        progress.told(Progress(4, 4, "epoch 2, loss 0.5"))
+        assert progress.bar.tasks[0].fields["note"] == "choosing what goes for macs 0.3"
+        (tmp_path / "choice-1.pt").touch()
+        progress.told(Progress(2, 4, "epoch 1, loss 0.5"))
+        assert progress.bar.tasks[0].completed == 1500
+    assert "(1/2)" not in capsys.readouterr().err
 
 
 def test_init_writes_a_job_that_runs(

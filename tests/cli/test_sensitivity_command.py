@@ -91,12 +91,12 @@ def test_losses_that_are_not_finite_and_names_are_harmless() -> None:
         )
 
     rows = (row("<script>", 1.0, math.inf), row("b", math.nan, math.nan), row("c", 1.2, 1.3))
-    found = Sensitivity("net", 1.0, 30, 60, rows)
+    found = Sensitivity("net", 1.0, None, 30, 60, rows)
     page = sensitivity_page("<b>", found, 0.05)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert page.count("<svg") == 2
     assert "1 of 3" in page
-    nothing = Sensitivity("net", math.nan, 30, 60, (rows[1],))
+    nothing = Sensitivity("net", math.nan, None, 30, 60, (rows[1],))
     assert "no loss is finite" in sensitivity_page("t", nothing, 0.05)
     json.dumps(found.to_dict(), allow_nan=False)

@@ -57,6 +57,8 @@ def test_each_group_is_looked_at_alone(found: Sensitivity, net: nn.Module, batch
     assert [row.layers for row in found.rows] == [("0",), ("3",), ("6",)]
     assert [row.units for row in found.rows] == [8, 6, 5]
     assert found.loss == pytest.approx(mean_loss(net, batches))
+    assert found.renewed is not None
+    assert found.renewed != found.loss
     assert found.parameters == sum(p.numel() for p in net.parameters())
     assert found.macs == 36 * 8 * 9 + 4 * 6 * 72 + 24 * 5 + 5 * 4
     assert [row.macs for row in found.rows] == [36 * 8 * 9, 4 * 6 * 72, 24 * 5]
@@ -68,7 +70,8 @@ def test_each_group_is_looked_at_alone(found: Sensitivity, net: nn.Module, batch
 def test_the_losses_are_those_of_networks_without_the_units(net: nn.Module, batches: list[Batch]) -> None:
     """By magnitude it is plain which units go: the linear layer's smallest rows, their columns in the next one."""
     search = Search(Magnitude())
-    row = pr.sensitivity(net, batches, at="units:6", shares=(0.4,), search=search).rows[0]
+    found = pr.sensitivity(net, batches, at="units:6", shares=(0.4,), search=search)
+    row = found.rows[0]
     weight = net.get_parameter("6.weight")
     gone = weight.square().sum(1).argsort()[:2]
     stays = torch.tensor([i for i in range(5) if i not in gone.tolist()])
@@ -88,10 +91,15 @@ def test_the_losses_are_those_of_networks_without_the_units(net: nn.Module, batc
         lost = (read - mean)[:, gone] @ net.get_parameter("8.weight")[:, gone].T
         closed.get_parameter("8.weight")[:, stays] += torch.linalg.solve(gram, left.T @ lost / len(left)).T
         closed.get_parameter("8.bias").add_((said - read @ closed.get_parameter("8.weight").T).mean(0))
+        # and the BatchNorm's statistics anew
         maps = [net[0](x) for x, _ in batches]  # type: ignore[index]
         closed.get_buffer("1.running_mean").copy_(torch.stack([part.mean((0, 2, 3)) for part in maps]).mean(0))
         closed.get_buffer("1.running_var").copy_(torch.stack([part.var((0, 2, 3)) for part in maps]).mean(0))
     assert row.trials[0].repaired == pytest.approx(mean_loss(closed, batches), rel=1e-5)
+    whole = copy.deepcopy(net)
+    for name in ("1.running_mean", "1.running_var"):
+        whole.get_buffer(name).copy_(closed.get_buffer(name))
+    assert found.renewed == pytest.approx(mean_loss(whole, batches), rel=1e-6)
     assert row.trials[0].repaired != pytest.approx(row.trials[0].loss, rel=1e-3)
 
 
@@ -121,9 +129,9 @@ def test_what_can_go() -> None:
     def trial(share: float, loss: float, repaired: float | None = None) -> Trial:
         return Trial(share, round(share * 4), 1.0, 1.0, loss, repaired)
 
-    def largest(*trials: Trial, within: float = 0.1) -> float | None:
+    def largest(*trials: Trial, within: float = 0.1, renewed: float = 1.0) -> float | None:
         row = GroupTrials(("a",), 4, 10, 10, trials)
-        best = Sensitivity("net", 1.0, 10, 10, (row,)).can_go(row, within)
+        best = Sensitivity("net", 1.0, renewed, 10, 10, (row,)).can_go(row, within)
         return None if best is None else best.share
 
     assert largest(trial(0.25, 1.05), trial(0.5, 1.1), trial(0.75, 1.2)) == 0.5
@@ -132,6 +140,8 @@ def test_what_can_go() -> None:
     assert largest(trial(0.25, math.nan)) is None
     assert largest(trial(0.1, 1.0)) is None  # no unit went
     assert largest(trial(0.25, 1.2), within=0.2) == 0.25
+    assert largest(trial(0.25, 3.0, 1.3), renewed=1.25) == 0.25  # statistics made anew are not the cut's doing
+    assert largest(trial(0.25, 1.3), renewed=1.25) is None
 
 
 def test_it_is_told_as_a_table_and_as_json(found: Sensitivity) -> None:

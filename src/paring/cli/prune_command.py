@@ -136,7 +136,6 @@ def prune_command(words: Sequence[str]) -> int:
                 write_atomic(folder / _CONFIG, json.dumps(config, indent=2) + "\n")
                 tune = Tune(training.epochs, job.optimizer)
                 row = _pruned(job, budgets, search, tune, teacher, options, folder, known)
-    write_atomic(folder / PAGE, prune_page(f"paring: {row['model']} made smaller", row))
     if options.out is None:
         write_index(options.runs)
     print(json.dumps(row, indent=2) if options.json else summary(row, folder))
@@ -193,6 +192,7 @@ def _pruned(
         Made(net, pruned, file_of(budget, len(budgets))) for budget, (net, pruned) in zip(budgets, found, strict=True)
     ]
     row = result_row(job, job.example, made, folder, known)
+    write_atomic(folder / PAGE, prune_page(f"paring: {job.name} made smaller", row))
     write_atomic(folder / RESULT, json.dumps(row, indent=2) + "\n")
     return row
 

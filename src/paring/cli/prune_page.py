@@ -14,7 +14,6 @@ Row = Mapping[str, Any]
 _MOST_BARS = 30
 _WHAT = {
     "fisher": "half of the mean squared gradient of each example's loss by a gate on the unit (Fisher)",
-    "joint": "the mean squared gradient of each example's loss by a gate on the unit, and what it does together with those that are gone",
     "taylor": "the size of the mean gradient of the loss by a gate on the unit (Taylor)",
     "magnitude": "the size of the unit's weights",
 }
@@ -204,8 +203,7 @@ def _path(networks: Sequence[Row]) -> list[Html]:
     return [
         figure(
             chart,
-            "As units went, the rise of the loss that the importance expects, before anything is repaired or trained. Each further "
-            "budget begins where the one before ended.",
+            "As units went, the sum of what their importance says that they cost the loss, before anything is repaired or trained.",
         )
     ]
 

@@ -55,7 +55,7 @@ class SensitivityArguments:
     at: At = "units"
     within: float = WITHIN
     importance: ImportanceName = "fisher"
-    batches: int = 8
+    batches: int = 4
     repair: bool = True
     model: str = ""
     data: str = ""
@@ -151,7 +151,7 @@ def sensitivity_page(title: str, found: Sensitivity, within: float) -> str:
 def _pictures(found: Sensitivity) -> list[Html]:
     trials = found.rows[0].trials
     middle = len(trials) // 2
-    rise = {row: row.trials[middle].best - found.loss for row in found.rows}
+    rise = {row: found.rise(row.trials[middle]) for row in found.rows}
     worst = sorted((row for row in found.rows if rise[row] < float("inf")), key=lambda row: -rise[row])
     if not worst:
         return [paragraph("No picture: no loss is finite.")]
@@ -166,13 +166,15 @@ def _pictures(found: Sensitivity) -> list[Html]:
         caption += f" The {len(drawn)} groups of {len(found.rows)} where it is largest."
     few = [row for row in found.rows if row in worst[:_MOST_LINES]]
     series = {
-        _name(row, place): ([0.0, *(t.share for t in row.trials)], [found.loss, *(t.best for t in row.trials)])
+        _name(row, place): ([0.0, *(t.share for t in row.trials)], [0.0, *map(found.rise, row.trials)])
         for place, row in enumerate(few)
-        if all(t.best < float("inf") for t in row.trials)
+        if all(found.rise(t) < float("inf") for t in row.trials)
     }
     blocks = [figure(bar_chart(bars, "rise of the loss", f"Without {part} of the units"), caption)]
     if series:
-        chart = line_chart(series, "share of the group's units that goes", "loss", "Loss against the cut")
+        chart = line_chart(
+            series, "share of the group's units that goes", "rise of the loss", "The loss against the cut"
+        )
         blocks.append(figure(chart, f"The {len(series)} groups where it rises most, each cut alone."))
     return blocks
 

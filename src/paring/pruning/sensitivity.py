@@ -77,15 +77,25 @@ class Sensitivity:
     Attributes:
         title: class of the network.
         loss: of the whole network on the batches.
+        renewed: the same with BatchNorm statistics made anew from these batches: what repaired losses are compared with. None
+            without repair.
         parameters, macs: of the whole network.
         rows: groups in order of execution.
     """
 
     title: str
     loss: float
+    renewed: float | None
     parameters: int
     macs: int
     rows: tuple[GroupTrials, ...]
+
+    def rise(self, trial: Trial) -> float:
+        """By how much the loss rises: repaired, where there is repair."""
+        return trial.best - self._whole(trial)
+
+    def _whole(self, trial: Trial) -> float:
+        return self.loss if trial.repaired is None or self.renewed is None else self.renewed
 
     def can_go(self, row: GroupTrials, within: float = WITHIN) -> Trial | None:
         """The largest cut of this group, and of all smaller ones that were tried, whose loss rises by at most this share of it.
@@ -99,7 +109,7 @@ class Sensitivity:
         """
         found = None
         for trial in sorted(row.trials, key=lambda trial: trial.share):
-            if not trial.best <= self.loss + within * abs(self.loss):
+            if not trial.best <= self._whole(trial) + within * abs(self.loss):
                 break
             found = trial if trial.gone else found
         return found
@@ -111,7 +121,13 @@ class Sensitivity:
             best = self.can_go(row, within)
             trials = [{name: _finite(value) for name, value in asdict(trial).items()} for trial in row.trials]
             groups.append({**asdict(row), "trials": trials, "can_go": None if best is None else best.share})
-        known = {"title": self.title, "loss": _finite(self.loss), "parameters": self.parameters, "macs": self.macs}
+        known = {
+            "title": self.title,
+            "loss": _finite(self.loss),
+            "renewed": _finite(self.renewed),
+            "parameters": self.parameters,
+            "macs": self.macs,
+        }
         return {**known, "within": _finite(within), "groups": groups}
 
     def table(self, within: float = WITHIN) -> str:
@@ -125,7 +141,9 @@ class Sensitivity:
             losses = [_told(trial) for trial in row.trials]
             body.append([_names(row.layers), *(f"{n:,}" for n in (row.units, row.parameters, row.macs)), *losses, told])
         widths = [max(map(len, column)) for column in zip(heads, *body, strict=True)]
-        lines = [f"{self.title}: loss {self.loss:.4g}, {self.parameters:,} parameters, {self.macs:,} MACs"]
+        anew = "" if self.renewed is None else f" ({self.renewed:.4g} with its statistics made anew)"
+        anew = "" if self.renewed == self.loss else anew
+        lines = [f"{self.title}: loss {self.loss:.4g}{anew}, {self.parameters:,} parameters, {self.macs:,} MACs"]
         for cells in (heads, *body):
             padded = [cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))]
             lines.append("  ".join(padded).rstrip())
@@ -177,7 +195,10 @@ def sensitivity(
     gated.set(whole)
     dense = _mean_loss(gated.net, seen, loss)
     judged = search.importance.look(gated, seen, loss)
-    repair = Repair(gated, seen, loss, search.damping if search.repair else None)
+    repair, renewed = Repair(gated, seen, loss, search.damping if search.repair else None), None
+    if search.repair:
+        renew_statistics(gated.net, seen, loss)
+        renewed = _mean_loss(gated.net, seen, loss)
     cost, rows, start = gated.model(), [], 0
     for number, (site, size) in enumerate(zip(gated.sites, gated.sizes, strict=True)):
         order = judged[start : start + size].argsort(stable=True) + start
@@ -193,7 +214,7 @@ def sensitivity(
         start += size
         if watch is not None:
             watch(Progress(number + 1, len(gated.sites), _names(site.layers)))
-    return Sensitivity(type(net).__name__, dense, int(cost.parameters), int(cost.macs), tuple(rows))
+    return Sensitivity(type(net).__name__, dense, renewed, int(cost.parameters), int(cost.macs), tuple(rows))
 
 
 def _trial(

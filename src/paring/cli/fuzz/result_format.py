@@ -1,4 +1,4 @@
-"""`result.json`: of an experiment and of the demo, read as `paring report` and `paring pack` do before anything is built."""
+"""`result.json`: of an experiment, of the demo and of `paring prune`, read as the commands do before anything is built."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paring.cli.experiment import RESULT
+from paring.cli.prune_result import read_pruned, summary
 from paring.cli.reading import RunError, architecture_of, read_result
 from paring.testing.fuzz.format import Case, Format, Seed
 from paring.testing.fuzz.mutate import as_text, changed, damaged, everywhere
@@ -27,6 +28,16 @@ DEMO: dict[str, Any] = {
     "small": {"error": 1.5, "parameters": 7579, "macs": 7456, "nonzeros": 7579, "bytes": 31000, "latency_ms": 0.1},
     "speed_latency_ms": {"ratio": 1.4, "by": "the clock", "low": 1.3, "high": 1.5}, "speed_latency_128_ms": {"ratio": None, "by": "CPU"},
 }  # fmt: skip
+PRUNED: dict[str, Any] = {
+    "run": "51fef7dfdce2", "seed": 0, "epochs": 1, "settings": {"sizes": ["macs 0.5"], "at": "units"}, "model": "Sequential",
+    "data": "job.py", "method": "prune", "dense": {"loss": 0.11, "metric": 96.5, "parameters": 9978, "macs": 88064, "bytes": 40300},
+    "dense_parameters": 9978, "dense_macs": 88064, "parameters": 4772, "macs": 42880, "bytes": 21200, "train_seconds": 1.8,
+    "networks": [
+        {"size": "macs 0.5", "file": "small.safetensors", "loss": 0.1, "metric": None, "parameters": 4772, "macs": 42880,
+         "bytes": 19000, "file_bytes": 21200, "search_seconds": 2.5, "train_seconds": 1.8, "notes": ["a note"]},
+    ],
+    "widths": {"0": [16, 14], "3": [32, 16]}, "notes": ["a note"], "threads": 1, "torch": "2", "source": "measured",
+}  # fmt: skip
 
 
 class Result(Format):
@@ -36,7 +47,10 @@ class Result(Format):
     errors = (RunError,)
 
     def seeds(self) -> list[Seed]:
-        return [Seed(name, {RESULT: json.dumps(row).encode()}, _read) for name, row in (("run", ROW), ("demo", DEMO))]
+        of_training = [
+            Seed(name, {RESULT: json.dumps(row).encode()}, _read) for name, row in (("run", ROW), ("demo", DEMO))
+        ]
+        return [*of_training, Seed("prune", {RESULT: json.dumps(PRUNED).encode()}, _read_pruned)]
 
     def changed(self, seed: Seed, chance: random.Random) -> Case:
         return Case({RESULT: changed_json(seed.files[RESULT], chance)}, forged=True)
@@ -62,3 +76,8 @@ def changed_json(data: bytes, chance: random.Random) -> bytes:
 def _read(folder: Path) -> object:
     row = read_result(folder / RESULT)
     return row, None if row is None else architecture_of(row, folder / RESULT)
+
+
+def _read_pruned(folder: Path) -> object:
+    row = read_pruned(folder)
+    return row, None if row is None else summary(row, folder)
