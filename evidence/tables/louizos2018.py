@@ -115,7 +115,7 @@ def _relaxations(seed: int) -> list[Entry]:
             Experiment(
                 "lenet_300_100",
                 "mnist",
-                L0(price=0.1 / N, gate=gate, **{**MLP, "gate_lr": 10.0}),
+                L0(price=0.1 / N, gate=gate, **{**MLP, "gate_lr": None}),
                 recipe,
                 drop_inputs=True,
             ),

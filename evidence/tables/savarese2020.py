@@ -74,7 +74,12 @@ SCALES = {
 
 def gates(density: float, keep: float) -> L0:
     """L0 at the weights for a density; a gate is kept with probability `keep` at first."""
-    return L0(price=Budget(params=density), at="weights", keep=keep)
+    return L0(price=Budget(params=density), at="weights", keep=unless_default(keep))
+
+
+def unless_default(keep: float) -> float | None:
+    """One half is what L0 begins with from scratch, and what is at its default names no run."""
+    return None if keep == 0.5 else keep
 
 
 def _asked(density: float, rewind: str, keep: float) -> dict[str, Method]:

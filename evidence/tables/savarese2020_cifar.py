@@ -32,7 +32,7 @@ from paring.train import Recipe
 
 RECIPE = replace(OPENLTH, epochs=85, nesterov=True, milestones=(56, 71))
 PLACES = {"resnet20": "weights:!fc|!*shortcut*", "vgg16": "weights:!fc"}
-STARTS = {0.5: 0.99, 0.168: 0.95, 0.1: 0.8, 0.05: 0.8, 0.02: 0.5}  # densities, and where L0's gates begin
+STARTS = {0.5: 0.99, 0.168: 0.95, 0.1: 0.8, 0.05: 0.8, 0.02: None}  # densities, and where L0's gates begin; None: 0.5
 CLOSABLE = {"resnet20": 267_696 / 272_474, "vgg16": 14_710_464 / 14_724_042}  # weights in PLACES over all parameters
 SCALES = {"resnet20": 1e-5, "vgg16": 1e-4}  # network slimming's rate for each kind of network
 INITIAL = (-0.3, -0.1, 0.0, 0.1, 0.3)

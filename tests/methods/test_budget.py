@@ -29,11 +29,13 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 3))
 
 
-def prepared(budget: pr.Budget, seed: int = 0, steps: int | None = None) -> tuple[nn.Module, pr.Run]:
+def prepared(
+    budget: pr.Budget, seed: int = 0, steps: int | None = None, gate_lr: float | None = None
+) -> tuple[nn.Module, pr.Run]:
     """A network whose gates are likely in a random order."""
     torch.manual_seed(seed)
     net = mlp()
-    run = pr.attach(net, pr.L0(price=budget, at="units"), X, steps=steps)
+    run = pr.attach(net, pr.L0(price=budget, at="units", gate_lr=gate_lr), X, steps=steps)
     for gate in gates_of(net):
         gate.log_alpha.data.normal_()
     return net, run
@@ -114,7 +116,7 @@ def test_the_last_quarter_of_training_is_held_unless_told(steps: int, held: int)
 
 
 def test_the_multiplier_looks_every_tenth_step() -> None:
-    net, run = prepared(pr.Budget(macs=0.2, ascent=3.0), steps=1000)
+    net, run = prepared(pr.Budget(macs=0.2, ascent=3.0), steps=1000, gate_lr=10.0)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
     seen = []
     for gate in gates_of(net):
@@ -162,7 +164,7 @@ def test_rounded_widths_are_filled_only_by_whole_blocks_or_whole_layers() -> Non
 
 
 def test_without_a_known_end_the_multiplier_rises_as_in_twenty_thousand_steps() -> None:
-    net, run = prepared(pr.Budget(macs=0.5, ascent=4.0))
+    net, run = prepared(pr.Budget(macs=0.5, ascent=4.0), gate_lr=10.0)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
     for gate in gates_of(net):
         gate.log_alpha.data.fill_(4.0)

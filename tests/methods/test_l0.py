@@ -329,7 +329,7 @@ def test_budget_that_cannot_be_met() -> None:
 
 
 def test_multiplier_rises_while_too_large_and_restarts_at_zero() -> None:
-    method = pr.L0(price=pr.Budget(params=0.5, ascent=10.0), at="units", hold=0.0)
+    method = pr.L0(price=pr.Budget(params=0.5, ascent=10.0), at="units", hold=0.0, gate_lr=10.0)
     net, run = lenet(method, steps=100)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.0), lr=0.0)
     state = attached(net).state.multipliers

@@ -4,7 +4,9 @@ While training, `forward` draws one sample per minibatch (or per example) from t
 relaxation's test-time estimate. A gate can be *frozen*: from then on it shows its estimate in training too, and its
 parameters stop moving, so that the weights can settle on the network that will be kept. What a frozen gate shows is a
 constant, so it can be *folded* into the weights: then it shows one where it is open, and costs nothing where nothing is
-closed. Frozen gates can go on to *drop out*, example by example, with a given probability: noise that regularises and moves nothing.
+closed. A gate of a trained network is *silent* at first: it shows one where it is open, without noise, so that the network
+computes what it did, and its gradient is the slope of the loss in what it shows. Frozen gates can go on to *drop out*,
+example by example, with a given probability: noise that regularises and moves nothing.
 
 A gate can *retire*, element by element: closed at test time and hardly ever open in training, for long enough, it is
 closed for good. That is an approximation, off unless asked for. A gate that was cut while training draws its noise for
@@ -25,17 +27,25 @@ from paring.core import Gate, noise_dtype
 from paring.gates.relax import Relaxation
 
 _LOTS = 1 << 16
+_TINY = 1e-12  # gradients of this size count as none
 
 
 class Phase(IntEnum):
     """What a gate does in training; the number is its saved state.
 
-    `freeze` leads from SAMPLED to FROZEN, `note_folded` from FROZEN to FOLDED; only a loaded state leads back.
+    `freeze` leads from SAMPLED to FROZEN and from SILENT to SETTLED, `note_folded` from both of these to FOLDED, `silence` and
+    `draw` from SAMPLED to SILENT and back; only a loaded state leads elsewhere.
     """
 
     SAMPLED = 0  # it draws samples, and its parameters move
     FROZEN = 1  # it shows its test-time value for good
     FOLDED = 2  # the weights were multiplied by that value, so it shows one where it is open
+    SILENT = 3  # it shows one where it is open, draws nothing, and its gradient is that of the multiplier
+    SETTLED = 4  # it was silent and is frozen: it shows one where it is open for good
+
+
+_FROZEN = (Phase.FROZEN, Phase.FOLDED, Phase.SETTLED)
+_ONES = (Phase.FOLDED, Phase.SILENT, Phase.SETTLED)  # it shows one where it is open
 
 
 def _lots(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -49,9 +59,10 @@ class StochasticGate(Gate):
     """One stochastic gate per element of `shape`.
 
     Attributes:
-        phase: sampled, frozen or folded.
+        phase: sampled, silent, frozen, settled or folded.
         retired: boolean tensor of `shape`, closed for good; None while retirement is off.
         quiet: for how many optimizer steps each element could have been retired; None while retirement is off.
+        slope, square: running means of the gradient and of its square, of `shape`; None unless `keep_slopes` was called.
 
     Args:
         relaxation: the distribution; its `clamp` is applied after every optimizer step.
@@ -71,6 +82,8 @@ class StochasticGate(Gate):
 
     retired: Tensor | None
     quiet: Tensor | None
+    slope: Tensor | None
+    square: Tensor | None
 
     def __init__(
         self,
@@ -100,11 +113,14 @@ class StochasticGate(Gate):
         self._shared = shared
         self._noise: Tensor | None = None
         self._shown: Tensor | None = None
+        self._felt: Tensor | None = None
         dtype = dtype or torch.get_default_dtype()
         start = torch.randn(shape, device=device, dtype=noise_dtype(dtype)) * spread + relaxation.logits(keep)
         self.log_alpha = nn.Parameter(start.to(dtype))
         self.register_buffer("retired", None)
         self.register_buffer("quiet", None)
+        self.register_buffer("slope", None)
+        self.register_buffer("square", None)
 
     @property
     def shape(self) -> torch.Size:
@@ -130,6 +146,8 @@ class StochasticGate(Gate):
             return value * kept.to(value.dtype).mul_(_LOTS / (_LOTS - dropped))
         if not self.training:
             return self.value()
+        if self.silent:
+            return self.value() + (self.log_alpha - self.log_alpha.detach())
         shape = (batch, *self.dense_shape) if self._per_example and batch is not None else self.dense_shape
         u = self._draw(shape)
         return self._shut(self.relaxation.sample(self.log_alpha, self.part(u)))
@@ -152,19 +170,19 @@ class StochasticGate(Gate):
         self._noise = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_noise": None, "_shown": None}
+        return self.__dict__ | {"_noise": None, "_shown": None, "_felt": None}
 
     def prob_open(self) -> Tensor:
-        if self.frozen:
+        if self.frozen or self.silent:
             return self.support().to(self.log_alpha.dtype)
         return self._shut(self.relaxation.prob_open(self.log_alpha))
 
     def value(self) -> Tensor:
         value = self._shut(self.relaxation.estimate(self.log_alpha))
-        return (value != 0).to(value.dtype) if self.folded else value
+        return (value != 0).to(value.dtype) if self.phase in _ONES else value
 
     def permanently_closed(self) -> Tensor:
-        if self.frozen:
+        if self.frozen or self.silent:
             return ~self.support()
         return super().permanently_closed() if self.retired is None else self.retired.clone()
 
@@ -199,7 +217,18 @@ class StochasticGate(Gate):
 
     def freeze(self) -> None:
         """Stop sampling (but for `drop`) and stop moving: the gate keeps its present test-time value for good."""
-        self._enter(max(self.phase, Phase.FROZEN))
+        if not self.frozen:
+            self._enter(Phase.SETTLED if self.silent else Phase.FROZEN)
+
+    def silence(self) -> None:
+        """Draw nothing from now on: the gate shows one where it is open, and keeps the slopes of the loss."""
+        if not self.frozen:
+            self._enter(Phase.SILENT)
+
+    def draw(self) -> None:
+        """Draw samples again, from the log-alphas as they are now."""
+        if self.silent:
+            self._enter(Phase.SAMPLED)
 
     def constant(self) -> Tensor:
         value = self.value()
@@ -229,7 +258,41 @@ class StochasticGate(Gate):
 
     @property
     def frozen(self) -> bool:
-        return self.phase >= Phase.FROZEN
+        return self.phase in _FROZEN
+
+    @property
+    def silent(self) -> bool:
+        """Whether it shows one where it is open and draws nothing, while its parameters are not final."""
+        return self.phase is Phase.SILENT
+
+    def keep_slopes(self) -> None:
+        """From now on `feel` and `follow` keep running means of the gradient; they are part of the gate's state."""
+        dtype = noise_dtype(self.log_alpha.dtype)
+        self.slope = torch.zeros(self.shape, dtype=dtype, device=self.log_alpha.device)
+        self.square = torch.zeros_like(self.slope)
+
+    def feel(self) -> None:
+        """Take the gradient away from the optimizer, for `follow`. Collective where the gate is sharded over processes."""
+        gradient, self.log_alpha.grad = self.log_alpha.grad, None
+        if gradient is None or self.frozen or self.square is None:
+            self._felt = None
+            return
+        full = gradient.full_tensor() if hasattr(gradient, "full_tensor") else gradient
+        self._felt = full.detach().to(self.square.dtype).nan_to_num(0.0, 0.0, 0.0)
+
+    @torch.no_grad()
+    def follow(self, weight: float) -> None:
+        """Take what `feel` took into the running means, with this weight in (0, 1]; nothing where there was no gradient."""
+        felt, self._felt = self._felt, None
+        if felt is not None and self.slope is not None and self.square is not None:
+            self.slope.lerp_(felt, weight)
+            self.square.lerp_(felt.square(), weight)
+
+    @torch.no_grad()
+    def move(self, rate: float) -> None:
+        """Step against the mean gradient over its root mean square, as Adam does (Kingma and Ba 2015): at most by about `rate`."""
+        if self.slope is not None and self.square is not None and not self.frozen:
+            self.log_alpha.sub_((rate * self.slope / (self.square.sqrt() + _TINY)).to(self.log_alpha.dtype))
 
     @property
     def folded(self) -> bool:

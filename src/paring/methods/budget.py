@@ -13,19 +13,22 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from paring.core import Attachment, validate
 from paring.cost import Cost, CostModel
-from paring.gates import Site, StochasticGate, expected, gate_of, live, openness, replaced, support
+from paring.gates import Site, StochasticGate, expected, live, openness, replaced, support
+from paring.gates.relax import Relaxation
+from paring.methods.trained_start import stochastic
 
-_EVERY = 10  # optimizer steps between two looks at the support (a look costs about a millisecond)
+EVERY = 10  # optimizer steps between two looks at the support (a look costs about a millisecond)
 _CLOSED = -1e4  # log-alpha of a gate that was closed for good
-_TRIES = 300  # gates tried one by one to fill what is left of the budget
-BLOW = 0.1  # of the dense cost: closing more than that at once is said, as the weights have not adapted to it
+TRIES = 300  # gates tried one by one to fill what is left of the budget
+_BELOW = 0.05  # in log-alpha, below the edge: where a gate is closed that may open again
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class Budget:
         validate.as_floats(self, *asked, "ascent")
         validate.as_whole(self, "multiple_of")
 
+    def at(self, done: float) -> Budget:
+        """The budget when this share of the way from the dense network is behind: 0 is the dense size, 1 this budget."""
+        params, macs = (None if asked is None else 1 - done * (1 - asked) for asked in (self.params, self.macs))
+        return replace(self, params=params, macs=macs)
+
     @property
     def targets(self) -> dict[str, float]:
         """Asked fractions by the name of the cost."""
@@ -83,12 +91,19 @@ class Budget:
 
     @torch.no_grad()
     def ascend(
-        self, net: nn.Module, model: CostModel, duals: Attachment, key: str, step: int, steps: int | None
+        self,
+        net: nn.Module,
+        model: CostModel,
+        duals: Attachment,
+        key: str,
+        step: int,
+        steps: int | None,
+        gain: float = 1.0,
     ) -> None:
         """Move the multipliers: up while the support is too large, back to zero as soon as it fits (a dual restart)."""
-        if step % _EVERY:
+        if step % EVERY:
             return
-        rate = _EVERY * self.ascent / (steps or 20_000)
+        rate = gain * EVERY * self.ascent / (steps or 20_000)
         found = live(openness(net, model.wiring, support), model.wiring)
         known = duals.state.multipliers.setdefault(key, {})
         for name, excess in self._excess(model(found), model()).items():
@@ -146,18 +161,35 @@ class Budget:
             )
 
     @torch.no_grad()
-    def project(self, net: nn.Module, sites: Sequence[Site], model: CostModel) -> None:
+    def project(
+        self,
+        net: nn.Module,
+        sites: Sequence[Site],
+        model: CostModel,
+        keys: Sequence[Tensor] | None = None,
+        *,
+        tries: int = TRIES,
+        for_good: bool = True,
+    ) -> None:
         """Open the likeliest gates, in order, until the budget is spent; close all others for good.
 
         Every gated place keeps at least one gate open. What is left of the budget after the longest prefix that fits
         is filled with the next gates in order that still fit. With `multiple_of`, the likeliest units of a place are a
         block, those after them the next one, and so on; a block is as likely as its mean log-alpha says.
 
+        Args:
+            net: a gated network.
+            sites: the gates.
+            model: of the network.
+            keys: what the gates of each site are ordered by instead of their log-alphas, higher ones first.
+            tries: gates (blocks) that are tried, one by one, to fill what the longest prefix leaves.
+            for_good: close them for good; else what closes now is left just where a gate closes.
+
         Raises:
             ValueError: even one open gate (or block of them) in every place is over budget.
         """
-        gates = [gate_of(net, site) for site in sites]
-        flat = torch.cat([_logits(gate).flatten() for gate in gates])
+        gates = list(stochastic(net, sites))
+        flat = torch.cat([key.flatten() for key in keys or [gate.log_alpha.detach().float().cpu() for gate in gates]])
         gone = torch.cat([gate.permanently_closed().flatten().cpu() for gate in gates])
         flat[gone] = -torch.inf
         sizes = [gate.shape.numel() for gate in gates]
@@ -183,7 +215,7 @@ class Budget:
             )
         count = bisect_right(range(len(ends)), 1.0, key=lambda n: spent(prefix(n))) - 1
         mask = prefix(count)
-        for start, end in itertools.pairwise(ends[count : count + _TRIES + 1]):
+        for start, end in itertools.pairwise(ends[count : count + tries + 1]):
             block = order[start:end]
             wider = mask.clone()
             wider[block] = True
@@ -191,7 +223,7 @@ class Budget:
             if not bool(mask[block].all()) and (self.multiple_of == 1 or is_round(wider)) and spent(wider) <= 1:
                 mask = wider
         for part, gate in zip(mask.split(sizes), gates, strict=True):
-            _force(gate, part.view(gate.shape))
+            _force(gate, part.view(gate.shape), for_good)
 
 
 def _blocks(flat: Tensor, sizes: Sequence[int], widths: Sequence[int]) -> tuple[Tensor, list[int], Tensor]:
@@ -222,16 +254,22 @@ def _blocks(flat: Tensor, sizes: Sequence[int], widths: Sequence[int]) -> tuple[
     return inner[order], [0, *ends.tolist()], first
 
 
-def _logits(gate: object) -> Tensor:
-    if not isinstance(gate, StochasticGate):
-        raise TypeError(f"a budget ranks stochastic gates by their log-alpha; {type(gate).__name__} has none")
-    return gate.log_alpha.detach().float().cpu()
-
-
-def _force(gate: object, is_open: Tensor) -> None:
+def _force(gate: StochasticGate, is_open: Tensor, for_good: bool) -> None:
     """Make the gate's support equal to `is_open`."""
-    assert isinstance(gate, StochasticGate)
-    wanted = is_open.to(gate.log_alpha.device)
-    reopened = wanted & ~gate.support()
-    gate.log_alpha[reopened] = gate.relaxation.logits(0.75)
-    gate.log_alpha[~wanted] = _CLOSED
+    wanted, support = is_open.to(gate.log_alpha.device), gate.support()
+    gate.log_alpha[wanted & ~support] = gate.relaxation.logits(0.75)
+    if for_good:
+        gate.log_alpha[~wanted] = _CLOSED
+    else:
+        gate.log_alpha[~wanted & support] = edge(gate.relaxation) - _BELOW
+
+
+@lru_cache
+def edge(relaxation: Relaxation) -> float:
+    """The largest log-alpha at which the relaxation's test-time value is zero."""
+    low, high = -50.0, 50.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        closed = float(relaxation.estimate(torch.tensor(middle, dtype=torch.float64))) == 0
+        low, high = (middle, high) if closed else (low, middle)
+    return low

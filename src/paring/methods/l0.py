@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,14 +35,26 @@ from paring.core import (
     settle_places,
     validate,
 )
+from paring.core.norm_statistics import renew_statistics, restore_momenta
 from paring.cost import CostModel
 from paring.gates import Site, StochasticGate, gate_of, put_gate, say_left_out, sites
 from paring.gates.relax import HardConcrete, Relaxation
-from paring.methods.budget import BLOW, Budget
+from paring.methods.budget import Budget
 from paring.methods.by_layer import ByLayer, as_by_layer, named, pairs_of, value_at
 from paring.methods.expected_l2 import expected_l2_of
 from paring.methods.hold import Hold
+from paring.methods.meet import close_silent, meet
 from paring.methods.price import Price
+from paring.methods.scheduled import GAIN, UNTOLD, move, scratch_course
+from paring.methods.trained_start import (
+    MEMORY,
+    draw_by_rank,
+    importance_per_cost,
+    is_trained,
+    silent,
+    stochastic,
+    watched,
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +72,11 @@ class L0(Method):
     Args:
         price: what staying open costs: a number (λ per parameter), a `Price`, or a `Budget` for an asked size.
         at: places of the gates, e.g. "units", "weights", ["units:Conv2d", "inputs:Linear"]; see `paring.core.places`.
-        keep: initial probability in (0, 1) that a gate is kept (0.5; the paper uses 0.8 for network inputs, 0.7 for
-            wide ResNets), or pairs (layer pattern, probability).
+        keep: initial probability in (0, 1) that a gate is kept (the paper uses 0.8 for network inputs, 0.7 for wide ResNets),
+            or pairs (layer pattern, probability). None is 0.5 from scratch; gates of a trained network begin at one.
         gate: the relaxation.
-        gate_lr: learning rate of the gates as a multiple of the weights'.
+        gate_lr: learning rate of the gates as a multiple of the weights'. None: ten times with a price; with a budget the gates
+            move by themselves, at a rate that follows from the length of training.
         l2: rate of the L2 term that counts a weight only while its gate is open (eq. 15); 0 switches it off.
         detach_l2: keep the L2 term from shrinking gates.
         per_example: one sample per example instead of one per minibatch.
@@ -71,6 +84,10 @@ class L0(Method):
             units that drop out; None is `Hold()`.
         prior: keep probability of a prior on the gates, for the term of eq. 21 that the paper drops; None drops it too.
         kl: rate of KL(q(z) ‖ prior), used with `prior` (1/N for the variational bound of the spike-and-slab view).
+        start: "trained": the gates change nothing at first, and which of them close first follows from what the loss would
+            lose without them (`paring.methods.trained_start`). "scratch": they draw noise from the first step on, from
+            `keep`. None is "trained" where neither `keep` nor `gate_lr` is given and the network shows that it was trained:
+            its BatchNorms have seen data, or the scales of its other norms differ. A network without norms shows nothing.
 
     Raises:
         ValueError: a number out of its range, or a place that cannot be read.
@@ -80,15 +97,16 @@ class L0(Method):
 
     price: float | Price | Budget = Price(0.0)  # noqa: RUF009  # a frozen value
     at: At = Places(("units",))  # noqa: RUF009  # a frozen value
-    keep: ByLayer = 0.5
+    keep: ByLayer | None = None
     gate: Relaxation = HardConcrete()  # noqa: RUF009  # a frozen value
-    gate_lr: float = 10.0
+    gate_lr: float | None = None
     l2: float = 0.0
     detach_l2: bool = False
     per_example: bool = False
     hold: float | Hold | None = Hold()  # noqa: RUF009  # a frozen value
     prior: float | None = None
     kl: float = 0.0
+    start: Literal["trained", "scratch"] | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.price, int | float):
@@ -99,9 +117,23 @@ class L0(Method):
             raise ValueError("L0 knows no times: give it Budget(macs=...) or params=; pr.prune takes latency=")
         settle_places(self, *PLACE_KINDS)
         object.__setattr__(self, "hold", Hold.of(self.hold))
-        as_by_layer(self, "keep", "(0, 1)")
-        validate.not_negative(self, "gate_lr", "l2", "kl")
-        validate.as_floats(self, "gate_lr", "l2", "kl")
+        if self.keep is not None:
+            as_by_layer(self, "keep", "(0, 1)")
+        numbers = ("l2", "kl") if self.gate_lr is None else ("gate_lr", "l2", "kl")
+        validate.not_negative(self, *numbers)
+        validate.as_floats(self, *numbers)
+        if self.start is not None:
+            validate.one_of(self, "start", ("trained", "scratch"))
+        if self.start == "trained" and self.keep is not None:
+            raise ValueError(
+                f"L0(keep={self.keep!r}, start='trained'): gates of a trained network begin at one. Leave keep out, or begin "
+                "with noise: start='scratch'"
+            )
+        if self.start == "trained" and self.gate_lr is not None and isinstance(self.price, Budget):
+            raise ValueError(
+                f"L0(gate_lr={self.gate_lr:g}, start='trained') with a budget: there gates follow a schedule and no learning "
+                "rate. Leave gate_lr out, or begin with noise: start='scratch'"
+            )
         if self.prior is not None:
             validate.within(self, "(0, 1)", "prior", what="a probability,")
         if self.end.drops and not (self.holding and all(p != "weights" for p in self._kinds)):
@@ -128,8 +160,13 @@ class L0(Method):
 
     @property
     def holding(self) -> float:
-        """Last fraction of training in which gates are held."""
-        return self.end.last if self.end.last is not None else 0.25 if isinstance(self.price, Budget) else 0.0
+        """Last fraction of training in which gates are held, unless the network shows that it was trained."""
+        return self._held_for(self.start == "trained")
+
+    def _held_for(self, trained: bool) -> float:
+        if self.end.last is not None:
+            return self.end.last
+        return 0.0 if not isinstance(self.price, Budget) else 0.75 if trained else 0.25
 
     @property
     def _kinds(self) -> tuple[str, ...]:
@@ -137,7 +174,7 @@ class L0(Method):
 
     def keep_at(self, site: Site) -> float:
         """Initial keep probability for this site."""
-        return value_at(self.keep, site.layers, 0.5)
+        return 0.5 if self.keep is None else value_at(self.keep, site.layers, 0.5)
 
     def sites(self, net: nn.Module) -> tuple[Site, ...]:
         """Where this method's gates are in an attached network."""
@@ -151,7 +188,7 @@ class L0(Method):
     def attach(self, net: nn.Module, probe: Probe) -> None:
         found = sites(net, probe.wiring, self.at)
         say_left_out(net, probe, self.at, found)
-        for what, given in (("keep", self.keep), ("drop", self.end.drop)):
+        for what, given in (("keep", self.keep or 0.5), ("drop", self.end.drop)):
             _all_used(what, [name for name, _ in named(given) if name], found)
         _all_used("Price.layers", [name for name, _ in getattr(self.price, "layers", ())], found)
         gated = sum(p.numel() for _, _, gate in gates(net) for p in gate.parameters())
@@ -159,7 +196,7 @@ class L0(Method):
         model = CostModel(probe.wiring, extra=dense.extra - gated)
         if isinstance(self.price, Budget):
             self.price.check(net, found, model)
-        modules = dict(net.named_modules())
+        modules, trained = dict(net.named_modules()), self._begins_silent(net)
         for site in found:
             weight = next(modules[site.module].parameters())
             gate = StochasticGate(
@@ -168,11 +205,16 @@ class L0(Method):
                 keep=self.keep_at(site),
                 per_example=self.per_example,
                 shared=bool(site.mounts),
-                lr_scale=self.gate_lr,
+                lr_scale=10.0 if self.gate_lr is None else self.gate_lr,
                 drop=value_at(self.end.drop, site.layers, 0.0),
                 device=weight.device,
                 dtype=weight.dtype,
             )
+            if trained or self._own_rate:
+                gate.keep_slopes()
+            if trained:
+                gate.log_alpha.data.fill_(self.gate.logits(0.95))
+                gate.silence()
             put_gate(modules, site, gate)
         attached(net).notes[self] = _Notes(found, model)
         if not self._moves_gates:
@@ -180,6 +222,15 @@ class L0(Method):
                 "L0(price=0) asks for nothing to go: its gates add noise to training, and none of them is ever charged for "
                 "being open. Give a price, such as price=0.1/N for N training examples, or price=paring.Budget(params=0.25)"
             )
+
+    @property
+    def _own_rate(self) -> bool:
+        """Whether gates that draw move by themselves, at a rate that follows from the length of training."""
+        return self.gate_lr is None and isinstance(self.price, Budget)
+
+    def _begins_silent(self, net: nn.Module) -> bool:
+        untold = self.start is None and self.keep is None and self.gate_lr is None
+        return self.start == "trained" or (untold and is_trained(net))
 
     @property
     def targets(self) -> Mapping[str, float]:
@@ -197,18 +248,19 @@ class L0(Method):
         )
 
     def on_start(self, net: nn.Module, clock: Clock) -> None:
-        if clock.steps is None and self.holding:
+        held = self._held_for(silent(net, self.sites(net)))
+        if clock.steps is None and held:
             then = ", and the budget is met in one blow by finish" if isinstance(self.price, Budget) else ""
             attached(net).say(
-                f"L0 holds its gates for the last {self.holding:.0%} of training, whose length it was not told: they are "
+                f"L0 holds its gates for the last {held:.0%} of training, whose length it was not told: they are "
                 f"never held{then}. Tell attach with steps=..."
             )
         back = self.point(clock)
         if back is not None and clock.steps is None:
             raise ValueError("Hold(rewind=...) has to know how long training is: attach(..., steps=...)")
-        if back is not None and clock.steps is not None and back >= self._last(clock.steps):
+        if back is not None and clock.steps is not None and back >= (last := self._last(net, clock.steps)):
             raise ValueError(
-                f"Hold(rewind={self.end.rewind!r}) is step {back}, but the gates are held from step {self._last(clock.steps)} on"
+                f"Hold(rewind={self.end.rewind!r}) is step {back}, but the gates are held from step {last} on"
             )
 
     def goes_back(self, net: nn.Module, clock: Clock) -> bool:
@@ -217,13 +269,13 @@ class L0(Method):
         mine = [gate for site in self.sites(net) if isinstance(gate := gate_of(net, site), StochasticGate)]
         return all(gate.frozen and not gate.folded for gate in mine)
 
-    def _last(self, steps: int) -> int:
-        """Step at which the gates are held."""
-        return round((1 - self.holding) * steps)
+    def _last(self, net: nn.Module, steps: int) -> int:
+        """Step at which the gates are held, which were not held yet."""
+        return round((1 - self._held_for(silent(net, self.sites(net)))) * steps)
 
     def penalty(self, net: nn.Module, clock: Clock) -> Tensor | None:
         notes, parts = self._notes(net), []
-        if not _held(net, notes.sites):
+        if not _held(net, notes.sites) and not silent(net, notes.sites):
             if isinstance(self.price, Budget):
                 parts.append(self.price.penalty(net, notes.model, attached(net), "+".join(self.places)))
             elif isinstance(self.price, Price):
@@ -248,9 +300,10 @@ class L0(Method):
         return priced or (self.l2 > 0 and not self.detach_l2) or (self.prior is not None and self.kl > 0)
 
     def unfinished(self, net: nn.Module, clock: Clock) -> str | None:
-        if not self.holding or clock.steps is None or _held(net, self.sites(net)):
+        held = _held(net, self.sites(net))
+        if held or clock.steps is None or not self._held_for(silent(net, self.sites(net))):
             return None
-        return f"the gates were not yet held, which begins at step {self._last(clock.steps):,}"
+        return f"the gates were not yet held, which begins at step {self._last(net, clock.steps):,}"
 
     def _divergence(self, net: nn.Module, found: tuple[Site, ...], prior: float) -> Tensor:
         logit = self.gate.logits(prior)
@@ -262,24 +315,45 @@ class L0(Method):
         return self.l2 > 0
 
     def on_grads(self, net: nn.Module, clock: Clock) -> None:
-        for site in self._notes(net).sites:
-            gate_of(net, site).rest()
+        for gate in stochastic(net, self.sites(net)):
+            if self._own_rate or gate.silent:
+                gate.feel()
+            gate.rest()
 
     def on_step(self, net: nn.Module, opt: torch.optim.Optimizer, clock: Clock) -> None:
         notes = self._notes(net)
-        for site in notes.sites:
-            gate_of(net, site).renew()
+        for gate in stochastic(net, notes.sites):
+            gate.renew()
+            gate.follow(max(1 / MEMORY, 1 / max(1, clock.step)))
         if _held(net, notes.sites):
             return
-        for site in notes.sites:
-            gate_of(net, site).constrain()
-        last = clock.steps is not None and clock.step >= self._last(clock.steps)
-        if last and (self.holding or isinstance(self.price, Budget)):
+        last = None if clock.steps is None else self._last(net, clock.steps)
+        if silent(net, notes.sites):
+            self._close_silent(net, notes, clock, last)
+        elif isinstance(self.price, Budget) and self._own_rate:
+            move(net, notes.sites, notes.model, self.price, clock.step, last or UNTOLD)
+        for gate in stochastic(net, notes.sites):
+            gate.constrain()
+        if last is not None and clock.step >= last and (self.holding or isinstance(self.price, Budget)):
             self._settle(net, notes, f"at step {clock.step:,} of {clock.steps:,}, where its gates are held")
-        elif isinstance(self.price, Budget):
-            self.price.ascend(net, notes.model, attached(net), "+".join(self.places), clock.step, clock.steps)
+        elif isinstance(self.price, Budget) and not silent(net, notes.sites):
+            now, gain = self.price, 1.0
+            if self._own_rate:
+                now, gain = self.price.at(scratch_course(last or UNTOLD).done(clock.step)), GAIN
+            now.ascend(net, notes.model, attached(net), "+".join(self.places), clock.step, clock.steps, gain)
+
+    def _close_silent(self, net: nn.Module, notes: _Notes, clock: Clock, last: int | None) -> None:
+        """Gates of a trained network: those that matter least per cost close on a schedule, or, with a price, all begin to draw."""
+        if isinstance(self.price, Budget):
+            if last is not None:
+                when = f"at step {clock.step:,} of {clock.steps:,}"
+                close_silent(net, notes.sites, notes.model, self.price, clock.step, last, (when, self._advice(net)))
+        elif clock.step >= watched(clock.steps):
+            of = "macs" if isinstance(self.price, Price) and self.price.of == "macs" else "parameters"
+            draw_by_rank(net, notes.sites, importance_per_cost(net, notes.sites, notes.model, (of,)))
 
     def finish(self, net: nn.Module) -> None:
+        restore_momenta(net)
         notes = self._notes(net)
         if isinstance(self.price, Budget) and not _held(net, notes.sites):
             self._settle(net, notes, "when the network was finished")
@@ -287,27 +361,19 @@ class L0(Method):
     def _settle(self, net: nn.Module, notes: _Notes, when: str) -> None:
         """From now on the gates stay as they are; with a budget, first on a support of the asked size."""
         if isinstance(self.price, Budget):
-            before = self.price.shares(net, notes.model)
-            self.price.project(net, notes.sites, notes.model)
-            self._say_blow(net, before, self.price.shares(net, notes.model), when)
-        for site in notes.sites:
-            gate = gate_of(net, site)
-            assert isinstance(gate, StochasticGate)
+            meet(net, notes.sites, notes.model, self.price, (when, self._advice(net)))
+        for gate in stochastic(net, notes.sites):
             gate.freeze()
+        if self.end.rewind is None:  # else they go back with the weights
+            renew_statistics(net)
 
-    def _say_blow(self, net: nn.Module, before: Mapping[str, float], after: Mapping[str, float], when: str) -> None:
-        """Say so when a budget closed much at once, which the weights had no time to adapt to."""
-        cut = [
-            f"{name} from {before[name]:.1%} to {share:.1%} of the dense network"
-            for name, share in after.items()
-            if before[name] - share > BLOW
-        ]
-        if cut:
-            attached(net).say(
-                f"L0 closed gates in one blow {when}, to meet its budget: {', '.join(cut)}. Until then training had not "
-                f"closed them, and the weights have not adapted. Train for more steps, raise gate_lr ({self.gate_lr:g} now), "
-                f"or lengthen hold ({self.holding:g} now), in which the weights recover"
-            )
+    def _advice(self, net: nn.Module) -> str:
+        faster = "" if self.gate_lr is None else f", raise gate_lr ({self.gate_lr:g} now)"
+        held = self._held_for(silent(net, self.sites(net)))
+        return (
+            f"Train for more steps{faster}, or change hold ({held:g} now): the gates close before it, and the weights "
+            "recover in it"
+        )
 
 
 def _held(net: nn.Module, found: tuple[Site, ...]) -> bool:

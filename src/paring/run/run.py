@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Clock, Gate, Method, TrainingState, attached, in_steps, is_attached, short_repr, unwrapped
+from paring.core.norm_statistics import advance_statistics, restore_momenta, set_momenta
 from paring.core.shared_gate import SharedGate
 from paring.cost import Cost
 from paring.gates import live, openness, support
@@ -213,6 +214,7 @@ class Run:
         clock = self.clock
         self._loop.stepped = True
         self.clock = Clock(clock.step + 1, clock.round, clock.steps, clock.epoch_steps)
+        advance_statistics(self.net)
         with whole(self.net, weights=self.method.reads_weights, write=True):
             self.method.on_step(self.net, opt, self.clock)
         self._keep_point()
@@ -508,4 +510,6 @@ class Run:
         if cuts:
             along = self._shrinking.companions
             self._shrinking.cut(cuts, [other for other in along if not isinstance(other, torch.optim.Optimizer)])
+        restore_momenta(self.net)
         stored.take_over(state)
+        set_momenta(self.net)

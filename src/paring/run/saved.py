@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paring.analysis.capture import untouched_random
 from paring.core import STATE_FIELDS, STATE_KEY, Inputs, Method, TrainingState, attached, short_repr
+from paring.core.norm_statistics import misfit
 from paring.core.printable import printable
 from paring.core.state_file import CheckpointError, read_from, write
 from paring.run.rewind_point import own_state
@@ -170,6 +171,8 @@ def _read(memory: Any, net: nn.Module, stored: TrainingState) -> TrainingState:
                 same, "tensors", name, f"is of shape {tuple(value.shape)} and {value.dtype}; here {tuple(mine.shape)}"
             )
         _must(bool(value.isfinite().all()), "tensors", name, "is not finite")
+    if wrong := misfit(net, memory["tensors"]):
+        _must(False, "tensors", wrong, "is no momentum of a norm with statistics")
     return TrainingState(**memory)
 
 

@@ -38,6 +38,15 @@ ZOO: tuple[Row, ...] = (
     Row("l0 several places", lambda: m.L0(price=m.Price(1e-3, of="macs"), at=("units:Conv2d", "inputs:Linear"))),
     Row("l0 per example", lambda: m.L0(price=1e-3, at="units", per_example=True)),
     Row("l0 budget", lambda: m.L0(price=m.Budget(params=0.4), at="units")),
+    Row("l0 trained", lambda: m.L0(price=m.Budget(params=0.4), at="units", start="trained")),
+    Row("l0 trained with a price", lambda: m.L0(price=1e-3, at=("units:Conv2d", "inputs:Linear"), start="trained")),
+    Row(
+        "l0 trained and shrinking",
+        lambda: Stack(
+            m.L0(price=m.Budget(params=0.4), at="units", start="trained", hold=0.5),
+            m.Shrink(every=10, multiple_of=1, saving=0.01, measure=False),
+        ),
+    ),
     Row("l0 with l2 and prior", lambda: m.L0(price=1e-3, at="units", l2=1e-3, prior=0.2, kl=1e-3)),
     Row("l0 bernoulli", lambda: m.L0(price=1e-3, gate=relax.StraightThroughBernoulli())),
     Row("l0 rectified gaussian", lambda: m.L0(price=1e-3, gate=relax.RectifiedGaussian())),

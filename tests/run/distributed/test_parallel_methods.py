@@ -66,6 +66,7 @@ _CASES = (
     Case(pr.Supermask(gate_lr=30.0), halves=True),
     Case(pr.Stack(_REWOUND, pr.Shrink(every=1, multiple_of=1, saving=0.0, measure=False)), halves=True),
     Case(_REWOUND, halves=True, sharded=True),
+    Case(pr.L0(price=pr.Budget(params=0.4), start="trained", hold=0.5), halves=True, sharded=True),
     Case(pr.IMP(prunings=1, rate=0.4), sharded=True),
     Case(pr.GMP(density=0.3, every=2), sharded=True),
     Case(pr.DNW(density=0.4), sharded=True),
