@@ -17,8 +17,10 @@ from torch import nn
 import paring as pr
 from marks import CUT_SHORT
 from paring.cli.main import main
+from paring.cli.prune_command import PruneArguments, _budgets
 from paring.cli.prune_page import prune_page
 from paring.cli.prune_progress import PruneProgress
+from paring.cli.prune_result import size_of
 from paring.core import Progress
 
 pytestmark = CUT_SHORT
@@ -234,6 +236,19 @@ def test_progress_is_a_bar_in_a_terminal(
     assert "(1/2)" not in capsys.readouterr().err
 
 
+def test_sizes_go_together() -> None:
+    options = PruneArguments(Path("job.py"), macs=(0.3, 0.6), params=(0.5,), latency=(0.4, 0.7))
+    found = [(one.macs, one.params, one.latency) for one in _budgets(options)]
+    assert found == [(0.6, 0.5, 0.7), (0.3, 0.5, 0.4)]
+    assert next(size_of(one) for one in _budgets(options)) == "macs 0.6, params 0.5, latency 0.7"
+
+
+def test_a_measured_time_is_on_the_page(curve: Path) -> None:
+    row = json.loads((curve / "result.json").read_text())
+    row["networks"][1]["shares"]["latency"] = 0.42
+    assert re.search(r"measured time.*100 %.*–.*42 %", prune_page("t", row))
+
+
 def test_init_writes_a_job_that_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +308,7 @@ def test_a_run_of_train_is_pruned(
         (JOB, "", 2, "ask for a size: --macs 0.5"),
         (JOB, "--macs 1.5", 2, "Budget(macs=1.5): a fraction of the dense network, in (0, 1]"),
         (JOB, "--macs 0.5 0.5", 2, "a size stands there twice"),
-        (JOB, "--macs 0.5 0.4 0.3 --params 0.5 0.4", 2, "--macs names 3 sizes and --params 2"),
+        (JOB, "--macs 0.5 0.4 0.3 --params 0.5 0.4", 2, "sizes that do not go together, --macs 3 and --params 2: give as many of each"),
         (JOB, "--macs 0.5 --rounds 0", 2, "rounds=0): a whole number, at least 1"),
         (JOB, "--macs 0.5 --teacher 2", 2, "Teacher(weight=2.0): a share of the loss, in [0, 1]"),
         (JOB, "--macs 0.5 --at outputs", 2, "'outputs' is none of units, inputs, weights"),

@@ -53,6 +53,7 @@ class PruneArguments:
         what: a job file, the folder of a run of `paring train`, or a .safetensors file of a built-in network.
         macs: shares of the dense network's multiply-accumulates that may be left; several give a curve.
         params: shares of its parameters that may be left; together with --macs, both hold.
+        latency: shares of its measured time on this machine that may be left, at the batch size of the job; on a quiet machine.
         epochs: passes over the batches after the cut; 0 only calibrates.
         at: which units may go; "units:!NAME" leaves a layer alone, "heads" takes heads of attention.
         importance: how units are judged.
@@ -75,6 +76,7 @@ class PruneArguments:
     what: Path
     macs: tuple[float, ...] = ()
     params: tuple[float, ...] = ()
+    latency: tuple[float, ...] = ()
     epochs: int = 2
     at: At = "units"
     importance: ImportanceName = "fisher"
@@ -219,19 +221,22 @@ def _values(options: PruneArguments) -> tuple[list[Budget], Search, Tune, Teache
 
 def _budgets(options: PruneArguments) -> list[Budget]:
     """One for each size, the largest first."""
-    macs, params = options.macs, options.params
-    if not macs and not params:
+    given = {"--macs": options.macs, "--params": options.params, "--latency": options.latency}
+    counts = {name: len(values) for name, values in given.items() if values}
+    if not counts:
         raise CommandError(
-            "ask for a size: --macs 0.5 leaves half of the arithmetic, --params 0.3 a third of the parameters"
+            "ask for a size: --macs 0.5 leaves half of the arithmetic, --params 0.3 a third of the parameters, --latency 0.5 half "
+            "of the time"
         )
-    longest = max(len(macs), len(params))
-    if min(len(macs), len(params)) > 1 and len(macs) != len(params):
-        raise CommandError(f"--macs names {len(macs)} sizes and --params {len(params)}: give as many, or one for all")
-    many = [(one * longest if len(one) == 1 else one) or (None,) * longest for one in (macs, params)]
-    pairs = sorted(zip(*many, strict=True), key=lambda pair: [-(value or 0.0) for value in pair])
-    if len(set(pairs)) < len(pairs):
-        raise CommandError("--macs, --params: a size stands there twice")
-    return [Budget(macs=a, params=b, multiple_of=options.multiple_of) for a, b in pairs]
+    longest = max(counts.values())
+    if any(count not in (1, longest) for count in counts.values()):
+        told = " and ".join(f"{name} {count}" for name, count in counts.items())
+        raise CommandError(f"numbers of sizes that do not go together, {told}: give as many of each, or one for all")
+    many = [(one * longest if len(one) == 1 else one) or (None,) * longest for one in given.values()]
+    rows = sorted(zip(*many, strict=True), key=lambda row: [-(value or 0.0) for value in row])
+    if len(set(rows)) < len(rows):
+        raise CommandError(f"{', '.join(counts)}: a size stands there twice")
+    return [Budget(macs=a, params=b, latency=c, multiple_of=options.multiple_of) for a, b, c in rows]
 
 
 def _settings(options: PruneArguments, budgets: list[Budget]) -> dict[str, Any]:

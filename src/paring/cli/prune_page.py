@@ -90,6 +90,9 @@ def _sizes(dense: Row, networks: Sequence[Row]) -> Html:
         line("parameters", "parameters", count),
         line("bytes", "bytes", size),
     ]
+    if any("latency" in one["shares"] for one in networks):
+        told = [share(one["shares"]["latency"]) if "latency" in one["shares"] else DASH for one in networks]
+        rows.append(["measured time", share(1.0), *told])
     return table(("", "dense", *(one["size"] for one in networks)), rows)
 
 

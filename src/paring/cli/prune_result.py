@@ -40,7 +40,7 @@ class Made:
 
 def size_of(budget: Budget) -> str:
     """A budget in words: "macs 0.5, params 0.3"."""
-    named = {"macs": budget.macs, "params": budget.params}
+    named = {"macs": budget.macs, "params": budget.params, "latency": budget.latency}
     return ", ".join(f"{name} {value:g}" for name, value in named.items() if value is not None)
 
 
