@@ -214,6 +214,7 @@ class Subject:
         dense: how it is trained.
         tune: how it is fine-tuned.
         percent: whether `error` is in percent; else it is the mean loss.
+        budgets: shares of the multiply-accumulates that are asked for.
     """
 
     name: str
@@ -223,6 +224,7 @@ class Subject:
     dense: Tune
     tune: Tune
     percent: bool = True
+    budgets: tuple[float, ...] = (0.5, 0.25)
 
     @torch.no_grad()
     def error(self, net: nn.Module, part: list[Pair]) -> float:
@@ -289,7 +291,8 @@ SUBJECTS = {
             Vit28,
             _clothes,
             Tune(20, adamw(2e-3, 0.05), clip=1.0),
-            Tune(5, adamw(1e-3, 0.05), clip=1.0),
+            Tune(2, adamw(1e-3, 0.05), clip=1.0),
+            budgets=(0.5, 0.35),
         ),
         Subject(
             "gpt",
@@ -299,6 +302,7 @@ SUBJECTS = {
             Tune(4, adamw(3e-3, 0.1), clip=1.0),
             Tune(1, adamw(2e-3, 0.1), clip=1.0),
             percent=False,
+            budgets=(0.5, 0.35),
         ),
         Subject(
             "gpt-1m",
@@ -308,11 +312,7 @@ SUBJECTS = {
             Tune(12, adamw(2e-3, 0.1), clip=1.0),
             Tune(3, adamw(1e-3, 0.1), clip=1.0),
             percent=False,
+            budgets=(0.5, 0.35),
         ),
     )
 }
-
-
-def weights_file(folder: Path, subject: Subject) -> Path:
-    """Where the trained weights lie."""
-    return folder / f"{subject.name}.safetensors"

@@ -24,7 +24,6 @@ from paring.files import pack, unpack
 from paring.pruning import Search, Teacher, tune
 from paring.pruning.norms import renew_statistics
 
-BUDGETS = (0.5, 0.25)
 SEEDS = 3
 WEIGHTS = Path("results") / "networks"
 
@@ -72,7 +71,7 @@ def _cases(seeds: int) -> Iterator[tuple[Subject, float, str, int]]:
     for subject in SUBJECTS.values():
         for ways in (WAYS, FURTHER):
             for seed in range(seeds):
-                for share in BUDGETS:
+                for share in subject.budgets:
                     for way in ways:
                         yield subject, share, way, seed
                 if ways is WAYS:

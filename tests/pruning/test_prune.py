@@ -48,6 +48,12 @@ def test_half_as_large_and_the_original_untouched(trained: Residual) -> None:
     assert pruned.to_dict()["steps"] == 24
 
 
+@pytest.mark.parametrize(("share", "rounds"), [(1.0, 1), (0.9, 1), (0.84, 1), (0.5, 4), (0.25, 8), (0.1, 14)])
+def test_as_many_rounds_as_the_cut_needs(share: float, rounds: int) -> None:
+    assert Search().rounds_for({"macs": share, "parameters": 1.0}) == rounds
+    assert Search(rounds=3).rounds_for({"macs": share}) == 3
+
+
 def test_repair_keeps_more_than_no_repair(trained: Residual) -> None:
     found = batches((2, 6, 6), count=8)
     with warnings.catch_warnings():

@@ -57,7 +57,7 @@ class PruneArguments:
         epochs: passes over the batches after the cut; 0 only calibrates.
         at: which units may go; "units:!NAME" leaves a layer alone, "heads" takes heads of attention.
         importance: how units are judged.
-        rounds: the cut is made in so many steps, judged anew before each.
+        rounds: the cut is made in so many steps, judged anew before each; left out, 4 for a half, 8 for a quarter.
         batches: how many batches the search looks at.
         repair: let what stays take over the work of what goes.
         least: share of the units of each group that stays in any case.
@@ -80,7 +80,7 @@ class PruneArguments:
     epochs: int = 2
     at: At = "units"
     importance: ImportanceName = "fisher"
-    rounds: int = 4
+    rounds: int | None = None
     batches: int = 8
     repair: bool = True
     least: float = 0.0

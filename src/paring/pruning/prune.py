@@ -12,6 +12,7 @@ What is cut stands before the first training step, so that all of it trains the 
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,7 @@ from paring.pruning.tune import Loss, Tune, count, scalar, tune
 from paring.removal import Report, compact
 
 Metric = Callable[[nn.Module], float]
+STEP = 0.84  # what one round leaves of the network, at least, where nobody says how many there are
 CLOSE = 0.1  # of an asked latency: what is measured may be off by so much
 _TRIES = 4  # choices until a latency is met
 _ROUNDS = 15  # paired measurements of a latency
@@ -52,7 +54,8 @@ class Search:
 
     Args:
         importance: how units are judged.
-        rounds: the cut is made in so many steps, judged anew before each; the widths stand before training either way.
+        rounds: the cut is made in so many steps, judged anew before each; None takes as many as leave at least `STEP` of the
+            network each: 4 for a half, 8 for a quarter. The widths stand before training either way.
         batches: how many batches are looked at.
         repair: let what stays take over the work of what goes, by least squares.
         damping: share of the mean variance that least squares adds to each variance.
@@ -63,16 +66,20 @@ class Search:
     """
 
     importance: Importance = Fisher()  # noqa: RUF009  # a frozen value
-    rounds: int = 4
+    rounds: int | None = None
     batches: int = 8
     repair: bool = True
     damping: float = 1e-3
     least: float = 0.0
 
     def __post_init__(self) -> None:
-        check.whole_number(self, "rounds", "batches")
+        check.whole_number(self, "batches", *(("rounds",) if self.rounds is not None else ()))
         check.positive(self, "damping")
         check.within(self, "[0, 1)", "least", what="a share of a group's units,")
+
+    def rounds_for(self, asked: Mapping[str, float]) -> int:
+        """How many rounds for these shares of the dense network."""
+        return self.rounds or max(math.ceil(math.log(min(asked.values())) / math.log(STEP) - 1e-9), 1)
 
 
 def cross_entropy(net: nn.Module, batch: Any) -> Tensor:
@@ -346,8 +353,8 @@ def find(
     mask, scores = torch.ones(gated.units, dtype=torch.bool), None
     repair.apply(mask)
     path: list[tuple[float, float]] = []
-    for number in range(search.rounds):
-        part = (number + 1) / search.rounds
+    rounds = search.rounds_for(asked)
+    for part in ((number + 1) / rounds for number in range(rounds)):
         judged = search.importance.look(gated, seen, loss)
         scores = judged if scores is None else torch.where(mask, judged, scores)  # what is closed keeps its last one
         targets = {name: share**part for name, share in asked.items()}
