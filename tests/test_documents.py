@@ -18,7 +18,7 @@ def test_readme_example_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = re.findall(r"```python\n(.*?)```", text, re.S)[0]
+    first, code = re.findall(r"```python\n(.*?)```", text, re.S)
     assert len(code.strip().splitlines()) <= 25
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -29,6 +29,13 @@ def test_readme_example_runs(
     x = names["data"].test.x  # type: ignore[attr-defined]
     assert float((small(x) - net.eval()(x)).detach().abs().max()) < 1e-4  # type: ignore[operator,attr-defined]
     assert "total" in capsys.readouterr().out
+    assert len(first.strip().splitlines()) <= 25
+    exec(compile(first, "README.md", "exec"), names)
+    assert names["pruned"].shares["macs"] <= 0.5  # type: ignore[attr-defined]
+    x, y = names["data"].validation.x, names["data"].validation.y  # type: ignore[attr-defined]
+    right = [float((one(x).argmax(1) == y).float().mean()) for one in (names["net"], names["small"])]  # type: ignore[operator]
+    assert right[1] > right[0] - 0.03
+    assert "macs" in capsys.readouterr().out
 
 
 def test_documents_are_in_step_with_the_results() -> None:

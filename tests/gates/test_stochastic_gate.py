@@ -403,7 +403,7 @@ def test_a_phase_is_left_by_its_verbs_alone_and_a_state_of_no_phase_is_refused()
     assert gate.phase is Phase.FOLDED
     gate.freeze()
     assert gate.phase is Phase.FOLDED, "a folded gate is frozen already"
-    for state in (3, -1, 1.5, float("nan")):
+    for state in (5, -1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="Phase"):
             gate.set_extra_state(torch.tensor(state))
     assert gate.phase is Phase.FOLDED
