@@ -240,6 +240,7 @@ def test_a_run_leaves_its_files(runs: Path) -> None:
         "type": "Budget",
         "params": 0.2,
         "macs": None,
+        "latency": None,
         "ascent": 50.0,
         "multiple_of": 1,
     }

@@ -139,6 +139,7 @@ CHANGES: dict[type, tuple[Any, dict[str, Any]]] = {
             "hold": 0.25,
             "prior": 0.1,
             "kl": 1e-3,
+            "start": "trained",
         },
     ),
     Hold: (Hold(0.5), {"last": 0.25, "rewind": 0, "drop": 0.3}),

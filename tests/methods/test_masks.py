@@ -14,7 +14,7 @@ from torch.nn.utils import prune
 import paring as pr
 from marks import CUT_SHORT
 from paring import select
-from paring.core import gates
+from paring.core import bare_state, gates
 from paring.gates import MaskGate
 from paring.methods import DNW, GMP, SET, AtInit, Masked, RigL, Slimming
 from paring.testing import Chain, chain_batch
@@ -184,7 +184,7 @@ def test_rigl_gradients_of_closed_weights_are_those_of_the_dense_network() -> No
     for _ in range(3):
         step(net, run, opt)
     dense = Chain().double()
-    dense.load_state_dict({k: v for k, v in net.state_dict().items() if "gate" not in k})
+    dense.load_state_dict({k: v for k, v in bare_state(net).items() if "gate" not in k})
     backward(net, opt)
     loss(dense).backward()
     for name in masks(net):

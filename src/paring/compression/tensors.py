@@ -63,14 +63,14 @@ def float_bytes(net: nn.Module) -> int:
 def unique(net: nn.Module) -> dict[str, Tensor]:
     """The state of a network by name, tied tensors once."""
     tied = ties(net)
-    return {name: value for name, value in net.state_dict().items() if name not in tied}
+    return {name: value for name, value in bare_state(net).items() if name not in tied}
 
 
 def ties(net: nn.Module) -> dict[str, str]:
     """Further names of the same tensor -> the name that comes first."""
     first: dict[object, str] = {}
     found: dict[str, str] = {}
-    for name, value in net.state_dict().items():
+    for name, value in bare_state(net).items():
         place = (value.untyped_storage().data_ptr(), value.storage_offset())
         key = (*place, tuple(value.shape), value.stride(), value.dtype)
         owner = first.setdefault(key if value.numel() else name, name)

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from paring.core import STATE_KEY, plain_net
+from paring.core import STATE_KEY, bare_state, plain_net
 from paring.core.atomic import atomic
 from paring.core.file_error import FileError
 from paring.core.plain_json import MANY, parsed, size
@@ -83,7 +83,7 @@ def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises `FileError` when the state holds anything but tensors.
     """
-    state: dict[str, Tensor] = net.state_dict()
+    state = bare_state(net)
     odd = sorted(name for name, value in state.items() if not isinstance(value, Tensor))
     if odd:
         raise FileError(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from paring.core import bare_state
 from paring.pruning.gated import GatedCopy
 from paring.pruning.knapsack import Choice
 from paring.pruning.randomness import random_state, set_random_state
@@ -94,7 +95,7 @@ def _restore(stored: dict[str, Any], where: Path) -> None:
 def _digest(net: nn.Module) -> str:
     """SHA-256 over names, shapes and bytes of the network's tensors."""
     found = hashlib.sha256()
-    for name, tensor in net.state_dict().items():
+    for name, tensor in bare_state(net).items():
         if isinstance(tensor, torch.Tensor):
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
