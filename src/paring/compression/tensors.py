@@ -12,6 +12,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from paring.core import bare_state
+
 
 def is_binary(weight: Tensor) -> bool:
     """Whether every entry is ±s, with s > 0 the same for the tensor or for each row (of more than one entry)."""

@@ -272,8 +272,13 @@ class StochasticGate(Gate):
         self.square = torch.zeros_like(self.slope)
 
     def feel(self) -> None:
-        """Take the gradient away from the optimizer, for `follow`. Collective where the gate is sharded over processes."""
-        gradient, self.log_alpha.grad = self.log_alpha.grad, None
+        """Take the gradient away from the optimizer, for `follow`. Collective where the gate is sharded over processes.
+
+        Zeros stay in its place: the optimizer moves nothing by them, but has a state for each parameter, which
+        `torch.distributed.checkpoint` wants.
+        """
+        gradient = self.log_alpha.grad
+        self.log_alpha.grad = None if gradient is None or self.frozen else torch.zeros_like(gradient)
         if gradient is None or self.frozen or self.square is None:
             self._felt = None
             return
