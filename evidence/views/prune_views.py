@@ -25,19 +25,18 @@ NETS = {
 }
 
 
-def prune_view(results: Results, budgets: Sequence[float] | None = None) -> str:
+def prune_view(results: Results) -> str:
     """One line per network, budget and way; the last column is ours minus it, with its 95 % interval over paired seeds."""
-    rows = [row for row in results.rows if budgets is None or row["budget"] in (*budgets, 1.0)]
-    groups = summarise(rows, _KEYS, _VALUES)
+    groups = summarise(results.rows, _KEYS, _VALUES)
     networks = list(dict.fromkeys(group.key["model"] for group in groups))
     groups.sort(key=lambda g: (networks.index(g.key["model"]), -g.key["budget"]))
     columns = [
         key_column("network", "model", NETS),
-        ("asked MACs", False, lambda group: f"{group.key['budget']:.0%}".replace("%", " %")),
+        ("asked MACs", True, lambda group: f"{group.key['budget']:.0%}".replace("%", " %")),
         key_column("way", "method"),
-        stat_column("dense", "dense_error", _error),
-        stat_column("after the cut", "cut_error", _error),
-        stat_column("trained on", "error", _error),
+        stat_column("dense (test)", "dense_error", _error),
+        stat_column("after the cut (validation)", "cut_error", _error),
+        stat_column("trained on (test)", "error", _error),
         ("paring minus this", False, lambda group: difference(_ours(results, group), group.rows)),
         stat_column("parameters", "parameters", exact),
         stat_column(
@@ -45,7 +44,7 @@ def prune_view(results: Results, budgets: Sequence[float] | None = None) -> str:
         ),
     ]
     lines = [[text(group) for _, _, text in columns] for group in groups]
-    return markdown([head for head, _, _ in columns], lines, 1)
+    return markdown([head for head, _, _ in columns], lines, 3)
 
 
 def _error(value: float | None) -> str:
