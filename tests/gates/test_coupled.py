@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.analysis import wiring
-from paring.core import gated_layers, gates
+from paring.core import bare_state, gated_layers, gates
 from paring.cost import measure
 from paring.gates import StochasticGate, expected, gate_of, sites, support
 from paring.methods.expected_l2 import expected_l2_of
@@ -34,7 +34,7 @@ def attached(
     torch.manual_seed(0)
     net = shaken(make().to(dtype))
     x = batch(net, dtype=dtype)
-    return net, pr.attach(net, method or pr.L0(price=1e-3), x[:2], steps=steps), x
+    return net, pr.attach(net, method or pr.L0(price=1e-3, start="scratch"), x[:2], steps=steps), x
 
 
 def stochastic(net: nn.Module) -> list[StochasticGate]:
@@ -77,7 +77,7 @@ def frozen_norms(net: nn.Module) -> nn.Module:
 def test_against_the_network_multiplied_by_hand(make: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     net, run, x = attached(make)
     plain = make().double()
-    plain.load_state_dict({k: v for k, v in net.state_dict().items() if "gate" not in k})
+    plain.load_state_dict({k: v for k, v in bare_state(net).items() if "gate" not in k})
     plain.eval()
     found = {site.shape[0]: gate_of(net, site) for site in run.method.sites(net)}  # type: ignore[attr-defined]
     z = {"stream": found[6].value(), "inner": found[5].value()}
@@ -131,7 +131,7 @@ def test_a_sample_leaves_no_trace() -> None:
 
 
 def test_one_sample_per_example_is_the_same_everywhere() -> None:
-    net, _, x = attached(PostAct, pr.L0(per_example=True))
+    net, _, x = attached(PostAct, pr.L0(per_example=True, start="scratch"))
     frozen_norms(net)
     for gate in stochastic(net):
         gate.train()

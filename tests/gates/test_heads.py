@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.analysis import wiring
-from paring.core import gates
+from paring.core import bare_state, gates
 from paring.cost import measure
 from paring.gates import StochasticGate, gate_of, sites, support
 from tests.gates.nets import Attention, Library, PostAct, batch
@@ -68,7 +68,7 @@ def test_closed_heads_add_nothing_and_leave(fused: bool, kernel: bool, at: str) 
         one.log_alpha.data.fill_(3.0)
     gate.log_alpha.data.copy_(torch.tensor([1.0, -5.0, 3.0]))
     by_hand = Attention(fused, kernel).double()
-    by_hand.load_state_dict({key: v for key, v in net.state_dict().items() if "gate" not in key})
+    by_hand.load_state_dict({key: v for key, v in bare_state(net).items() if "gate" not in key})
     with torch.no_grad():
         by_hand.proj.weight.mul_(gate.value().repeat_interleave(4))
         for name, one in found.items():
@@ -139,7 +139,7 @@ def test_the_attention_of_torch(bias: bool) -> None:
     assert isinstance(gate, StochasticGate)
     gate.log_alpha.data.copy_(torch.tensor([1.0, -5.0, 3.0]))
     by_hand = Library(bias).double().eval()
-    by_hand.load_state_dict({key: v for key, v in net.state_dict().items() if "gate" not in key})
+    by_hand.load_state_dict({key: v for key, v in bare_state(net).items() if "gate" not in key})
     by_hand.attention.out_proj.weight.data.mul_(gate.value().repeat_interleave(4))
     wanted, said = net(x), run.cost(support)
     assert torch.allclose(wanted, by_hand(x), atol=1e-10)
