@@ -144,7 +144,9 @@ def test_mappings_and_losses_of_their_own() -> None:
         ({"to": []}, "asks for nothing"),
         ({"to": pr.Budget(macs=1e-6)}, "cannot be met"),
         ({"batches": iter(batches((5,)))}, "only once"),
-        ({"batches": []}, "empty"),
+        ({"batches": []}, "batches is empty"),
+        ({"validate": []}, "validate is empty"),
+        ({"validate": iter(batches((5,)))}, "validate is a list_iterator"),
         ({"batches": [(torch.randn(4, 5), torch.randn(4, 3))]}, "integer labels"),
         ({"batches": [torch.randn(4, 5)]}, "Give loss="),
         ({"net": nn.Sequential(nn.Linear(5, 3))}, "no place for gates"),
@@ -157,10 +159,11 @@ def test_mappings_and_losses_of_their_own() -> None:
 def test_what_cannot_be_pruned_is_said_and_left_alone(change: dict[str, Any], said: str) -> None:
     given: dict[str, Any] = {"net": seeded(mlp), "batches": batches((5,)), "to": pr.Budget(macs=0.5), "epochs": 1}
     given |= change
-    net = given["net"]
+    net = given["net"].train()
     before = copy.deepcopy(net.state_dict())
     with pytest.raises(ValueError, match=said):
         pr.prune(**given)
+    assert all(module.training for module in net.modules())
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -35,7 +35,7 @@ from paring.pruning.importance import Fisher, Importance
 from paring.pruning.knapsack import Choice, choose
 from paring.pruning.latency_table import LatencyTable
 from paring.pruning.norms import renew_statistics
-from paring.pruning.pruned import Look, Pruned, SiteRow
+from paring.pruning.pruned import CLOSE, Look, Pruned, SiteRow
 from paring.pruning.repair import Repair
 from paring.pruning.teacher import Teacher
 from paring.pruning.tune import Loss, Tune, count, scalar, tune
@@ -43,7 +43,6 @@ from paring.removal import Report, compact
 
 Metric = Callable[[nn.Module], float]
 STEP = 0.84  # what one round leaves of the network, at least, where nobody says how many there are
-CLOSE = 0.1  # of an asked latency: what is measured may be off by so much
 _TRIES = 4  # choices until a latency is met
 _ROUNDS = 15  # paired measurements of a latency
 
@@ -197,7 +196,7 @@ def prune(
     """
     net, budgets = plain_net(net, "prune"), [to] if isinstance(to, Budget) else list(to)
     how = _length(epochs, training)
-    _check(net, batches, budgets, how)
+    _check(net, batches, validate, budgets, how)
     asked = (short_repr(tuple(budgets)), short_repr(search), short_repr(how), short_repr(teacher), str(at))
     kept = None if folder is None else Folder(Path(folder), net, asked)
     seen = list(islice(batches, search.batches))
@@ -244,16 +243,20 @@ def _length(epochs: int | None, training: Tune | None) -> Tune:
     return training
 
 
-def _check(net: nn.Module, batches: Iterable[Any], budgets: Sequence[Budget], how: Tune) -> None:
+def _check(
+    net: nn.Module, batches: Iterable[Any], validate: Iterable[Any] | None, budgets: Sequence[Budget], how: Tune
+) -> None:
     """Refuse what would fail only after the search."""
     if not budgets:
         raise ValueError("prune(to=[]) asks for nothing: give a Budget, or several")
-    if iter(batches) is batches:
-        raise ValueError(
-            f"batches is a {type(batches).__name__}, which can be gone through only once: give a list, a DataLoader, or an "
-            "object whose __iter__ begins anew"
-        )
-    count(batches)
+    for name, given in (("batches", batches), ("validate", validate)):
+        if isinstance(given, Iterator):
+            raise ValueError(
+                f"{name} is a {type(given).__name__}, which can be gone through only once: give a list, a DataLoader, or an "
+                "object whose __iter__ begins anew"
+            )
+        if given is not None:
+            count(given, name)
     if how.epochs:
         how.make(net)
 
@@ -270,11 +273,12 @@ class _Judge:
     def look(self, net: nn.Module) -> Look:
         modes = [(module, module.training) for module in net.modules()]
         net.eval()
-        losses = [float(scalar(self.loss(net, batch))) for batch in self.batches]
-        found = Look(sum(losses) / len(losses), None if self.metric is None else float(self.metric(net)))
-        for module, mode in modes:
-            module.training = mode
-        return found
+        try:
+            losses = [float(scalar(self.loss(net, batch))) for batch in self.batches]
+            return Look(sum(losses) / len(losses), None if self.metric is None else float(self.metric(net)))
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
 
 def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
@@ -325,6 +329,8 @@ def _cut(
         try:
             choice = find(gated, repair, asked, budget.multiple_of, search, seen, loss)
         except ValueError:  # so little cannot be reached: what there is stays, and `Pruned.notes` says what was missed
+            repair.apply(choice.mask)
+            renew_statistics(gated.net, seen, loss)
             break
         small, report = _removed(gated, given)
     return choice, small, report

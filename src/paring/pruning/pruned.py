@@ -11,6 +11,7 @@ from paring.methods import Budget
 from paring.pruning.tune import Tuned
 from paring.removal import Report
 
+CLOSE = 0.1  # of an asked latency: what is measured may be off by so much
 _SHORT = 0.9  # of what was asked: less is said
 _COLLAPSED = 1.5  # times the loss of the original: said as a warning
 
@@ -70,7 +71,7 @@ class Pruned:
         if all(got < _SHORT * asked for _, got, asked in self._pairs()):
             short = ", ".join(f"{name} {got:.1%} of {asked:.1%}" for name, got, asked in self._pairs())
             found.append(f"more went than asked ({short}): no unit that fits is left to keep")
-        if self.budget.latency is not None and abs(self.shares["latency"] / self.budget.latency - 1) > 0.1:
+        if self.budget.latency is not None and abs(self.shares["latency"] / self.budget.latency - 1) > CLOSE:
             found.append(
                 f"a latency of {self.budget.latency:.0%} of the dense network's was asked, and {self.shares['latency']:.0%} was "
                 "measured: times do not follow widths so far here, or the machine is busy. Ask for macs=, or measure again"

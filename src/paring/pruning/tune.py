@@ -109,15 +109,15 @@ class Tuned:
     seconds: float = 0.0
 
 
-def count(batches: Iterable[Any]) -> int:
-    """How many batches a pass has; counted by going through it where it does not say.
+def count(batches: Iterable[Any], name: str = "batches") -> int:
+    """How many batches a pass has; counted by going through it where it does not say. name: for the message.
 
     Raises:
         ValueError: there is none.
     """
     found = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
     if not found:
-        raise ValueError("batches is empty: give an iterable of at least one batch, such as a DataLoader or a list")
+        raise ValueError(f"{name} is empty: give an iterable of at least one batch, such as a DataLoader or a list")
     return found
 
 
