@@ -81,18 +81,25 @@ def resnet50() -> nn.Sequential:
 
 
 class Attention(nn.Module):
-    """Self-attention with separate query, key and value layers; `heads` heads of `head` numbers. (N, T, D) -> (N, T, D)."""
+    """Self-attention with separate query, key and value layers; `heads` heads of `head` numbers. (N, T, D) -> (N, T, D).
 
-    def __init__(self, dim: int, heads: int) -> None:
+    causal: each position looks at itself and those before.
+    """
+
+    def __init__(self, dim: int, heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.heads, self.head = heads, dim // heads
+        self.heads, self.head, self.causal = heads, dim // heads, causal
         self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         n, t, _ = x.shape
         q, k, v = (layer(x).view(n, t, self.heads, self.head).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, self.heads * self.head)
+        y = (
+            F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+            .transpose(1, 2)
+            .reshape(n, t, self.heads * self.head)
+        )
         out: Tensor = self.proj(y)
         return out
 
@@ -100,9 +107,9 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block with a GELU layer of four times the width."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, causal: bool = False) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
+        self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads, causal)
         self.norm2, self.fc1, self.fc2 = nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:

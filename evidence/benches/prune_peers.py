@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import paring as pr
 from evidence.benches.bench_nets import Attention
-from evidence.benches.prune_subjects import CausalAttention, Subject, classify
+from evidence.benches.prune_subjects import Subject, classify
 from evidence.benches.tools import lenient, module
 from paring.core import Inputs, release
 from paring.pruning import Magnitude, Search
@@ -94,8 +94,8 @@ def torch_pruning(importance: str) -> Cut:
 def _pruned(subject: Subject, net: nn.Module, importance: str, ratio: float) -> nn.Module:
     tp = module("torch_pruning", "Torch-Pruning")
     judge = getattr(tp.importance, f"{importance}Importance")()
-    attentions = [one for one in net.modules() if isinstance(one, Attention | CausalAttention)]
-    heads = {layer: _heads(one) for one in attentions for layer in (one.q, one.k, one.v)}
+    attentions = [one for one in net.modules() if isinstance(one, Attention)]
+    heads = {layer: one.heads for one in attentions for layer in (one.q, one.k, one.v)}
     with lenient():
         pruner = tp.pruner.BasePruner(
             net,
@@ -116,20 +116,12 @@ def _pruned(subject: Subject, net: nn.Module, importance: str, ratio: float) -> 
         for group in pruner.step(interactive=True):
             group.prune()
     for one in attentions:
-        if isinstance(one, Attention):
-            one.heads = one.q.out_features // one.head
+        one.heads = one.q.out_features // one.head
     net.zero_grad()
     return net
 
 
-def _heads(one: nn.Module) -> int:
-    layer, size = one.q, one.head
-    assert isinstance(layer, nn.Linear)
-    assert isinstance(size, int)
-    return layer.out_features // size
-
-
-def _ignored(net: nn.Module, attentions: Sequence[nn.Module]) -> list[nn.Module]:
+def _ignored(net: nn.Module, attentions: Sequence[Attention]) -> list[nn.Module]:
     """The classifier, and in a transformer what writes the residual stream: what ours leaves alone there, too."""
     last = net.get_submodule("fc")
     if not attentions:

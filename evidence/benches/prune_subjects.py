@@ -103,46 +103,13 @@ class Vit28(nn.Module):
         return out
 
 
-class CausalAttention(nn.Module):
-    """Causal self-attention with separate query, key and value layers. (N, T, D) -> (N, T, D)."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.head = dim // heads
-        self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.proj = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        n, t, _ = x.shape
-        q, k, v = (layer(x).view(n, t, -1, self.head).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(n, t, -1)
-        out: Tensor = self.proj(y)
-        return out
-
-
-class TextBlock(nn.Module):
-    """A pre-norm transformer block with causal attention."""
-
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(dim), CausalAttention(dim, heads)
-        self.norm2, self.fc1, self.fc2 = nn.LayerNorm(dim), nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        x = x + self.attention(self.norm1(x))
-        out: Tensor = x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
-        return out
-
-
 class Gpt(nn.Module):
     """A GPT over characters: width 128, 5 blocks, 4 heads, about a million parameters. (N, T) -> (N, T, characters)."""
 
     def __init__(self, characters: int = 65, length: int = 128, dim: int = 128, heads: int = 4, depth: int = 5) -> None:
         super().__init__()
         self.embed, self.position = nn.Embedding(characters, dim), nn.Embedding(length, dim)
-        self.blocks = nn.Sequential(*(TextBlock(dim, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(dim, heads, causal=True) for _ in range(depth)))
         self.norm, self.fc = nn.LayerNorm(dim), nn.Linear(dim, characters)
 
     def forward(self, x: Tensor) -> Tensor:

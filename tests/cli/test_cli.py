@@ -16,28 +16,16 @@ import torch
 
 import paring as pr
 from marks import CUT_SHORT
-from paring.cli.main import COMMANDS, main
+from paring.cli.main import COMMANDS
 from paring.cli.method_list import METHODS, method_name
 from paring.core import GOALS
+from tests.cli.command_words import flat, paring
 
 pytestmark = CUT_SHORT
 
 TIMES = ("train_seconds", "train_cpu_seconds", "finish_seconds")
 FILES = {"config.json", "metrics.jsonl", "checkpoint.pt", "result.json", "small.safetensors", "report.html"}
 TRAIN = ["train", "--data", "digits", "--price", "budget:params=0.2", "--threads", "1", "--quiet"]
-
-
-def paring(*words: str) -> int:
-    """Exit status of the command."""
-    try:
-        return main(words)
-    except SystemExit as stop:
-        return int(str(stop.code))
-
-
-def flat(text: str) -> str:
-    """Text without boxes and line breaks."""
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
 
 
 def examples(text: str) -> list[list[str]]:

@@ -16,12 +16,12 @@ from torch import nn
 
 import paring as pr
 from marks import CUT_SHORT
-from paring.cli.main import main
 from paring.cli.prune_command import PruneArguments, _budgets
 from paring.cli.prune_page import prune_page
 from paring.cli.prune_progress import PruneProgress
 from paring.cli.prune_result import size_of
 from paring.core import Progress
+from tests.cli.command_words import flat, paring
 
 pytestmark = CUT_SHORT
 
@@ -62,18 +62,6 @@ def optimizer(parameters):
 """
 LINE = 1 + JOB[: JOB.index("x, y = batch")].count("\n")
 SHORT = ("--batches", "2", "--rounds", "2", "--threads", "1")
-
-
-def paring(*words: str) -> int:
-    """Exit status of the command."""
-    try:
-        return main(words)
-    except SystemExit as stop:
-        return int(str(stop.code))
-
-
-def flat(text: str) -> str:
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
 
 
 def untimed(value: Any) -> Any:

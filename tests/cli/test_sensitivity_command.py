@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from paring.cli.main import main
 from paring.cli.sensitivity_command import sensitivity_page
 from paring.pruning import Sensitivity
 from paring.pruning.sensitivity import GroupTrials, Trial
+from tests.cli.command_words import paring
 
 JOB = """
 import torch
@@ -26,14 +26,6 @@ def net():
 def batches():
     return [(torch.randn(20, 6), torch.randint(3, (20,))) for _ in range(2)]
 """
-
-
-def paring(*words: str) -> int:
-    """Exit status of the command."""
-    try:
-        return main(words)
-    except SystemExit as stop:
-        return int(str(stop.code))
 
 
 def test_a_table_pictures_and_numbers(

@@ -13,6 +13,7 @@ import pytest
 from evidence.__main__ import COMMANDS, main
 from evidence.bench import BENCHES
 from paring.cli.results import load
+from tests.cli.command_words import flat
 
 
 def evidence(*words: str) -> int:
@@ -21,11 +22,6 @@ def evidence(*words: str) -> int:
         return main(words)
     except SystemExit as stop:
         return int(str(stop.code))
-
-
-def flat(text: str) -> str:
-    """Text without boxes and line breaks."""
-    return re.sub(r"[\s│╭╮╰╯─]+", " ", text)
 
 
 def examples(text: str) -> list[list[str]]:
