@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import paring as pr
 from paring.core import Inputs, release
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
@@ -96,6 +97,32 @@ def test_frozen_weights_stay() -> None:
     before = copy.deepcopy(gated.net.state_dict())
     assert Repair(gated, found, cross_entropy).apply(mask) == 0
     assert all(torch.equal(before[name], value) for name, value in gated.net.state_dict().items() if "gate" not in name)
+
+
+class Encoder(nn.Module):
+    """torch's own attention, which reads the weight of its last layer without calling it, and a layer called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.TransformerEncoderLayer(8, 4, 12, dropout=0.0, batch_first=True)
+        self.up, self.fc = nn.Linear(8, 10), nn.Linear(10, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(input=torch.relu(self.up(self.inner(x).mean(1))))
+        return out
+
+
+def test_layers_that_are_not_called_stay_finite() -> None:
+    torch.manual_seed(0)
+    net = Encoder().eval()
+    found = batches((6, 8))
+    small, pruned = pr.prune(net, found, to=pr.Budget(macs=0.99), epochs=0)
+    assert small.fc.in_features < 10
+    assert "up" not in pruned.uncut
+    assert "all stay: pr.groups" in str(pruned)
+    assert "fc" in pruned.uncut
+    assert all(bool(value.isfinite().all()) for value in small.state_dict().values())
+    assert bool(small(found[0][0]).isfinite().all())
 
 
 def test_statistics_are_the_mean_over_the_batches() -> None:

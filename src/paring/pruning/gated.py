@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -124,12 +123,14 @@ class GatedCopy:
         for gate in self.gates:
             gate.take(1)
 
+    @property
+    def uncut(self) -> tuple[str, ...]:
+        """Layers none of whose units has a gate."""
+        gated = {name for site in self.sites for name in site.layers}
+        return tuple(layer.name for layer in self.wiring.layers if layer.name not in gated)
+
     def entries(self, number: int) -> dict[str, Tensor]:
         """Layers of this site: for each of their units the gate in the site that closes it, -1 for none."""
         site, size = self.sites[number], self.gates[number].mask.numel()
         numbered = replaced(Openness(), self.wiring, [site], [torch.arange(size, dtype=torch.double) + 2])
         return {name: numbered.units[name].long() - 2 for name in site.layers}  # where there is no gate it says 1
-
-    def names(self) -> Sequence[str]:
-        """The layers of each site."""
-        return [", ".join(site.layers) for site in self.sites]

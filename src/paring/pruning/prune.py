@@ -229,7 +229,7 @@ def prune(
             for site, part in zip(gated.sites, choice.mask.split(gated.sizes), strict=True)
         ]
         looks = (dense, cut, judge.look(small) if tuned.steps else cut)
-        pruned = Pruned(budget, choice.shares, tuple(rows), report, looks, searched, tuned, choice.path)
+        pruned = Pruned(budget, choice.shares, tuple(rows), report, looks, searched, tuned, choice.path, gated.uncut)
         pruned.warn()
         made.append((small, pruned))
     return made[0] if isinstance(to, Budget) else made

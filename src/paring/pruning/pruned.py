@@ -46,6 +46,7 @@ class Pruned:
         search_seconds: for choosing, repairing and removing.
         training: what training did.
         path: (share of the first cost, expected rise of the loss), as units went.
+        uncut: layers none of whose units had a gate; `pr.groups` says why.
     """
 
     budget: Budget
@@ -56,6 +57,7 @@ class Pruned:
     search_seconds: float
     training: Tuned
     path: tuple[tuple[float, float], ...]
+    uncut: tuple[str, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -101,6 +103,7 @@ class Pruned:
             "train_seconds": self.training.seconds,
             "steps": self.training.steps,
             "path": [list(pair) for pair in self.path],
+            "uncut": list(self.uncut),
             "notes": [*self.notes, *self.removal.notes],
         }
 
@@ -119,10 +122,16 @@ class Pruned:
         lines += ["", f"{'units of'.ljust(width)}  before  after  left"]
         for row in self.rows:
             lines.append(f"{_names(row).ljust(width)}  {row.before:6,}  {row.after:5,}  {row.after / row.before:4.0%}")
+        if self.uncut:
+            lines.append(f"units of {_named(self.uncut)} all stay: pr.groups(net, example) says why")
         lines += [f"! {note}" for note in self.notes]
         return "\n".join(lines)
 
 
 def _names(row: SiteRow) -> str:
-    shown = ", ".join(row.layers[:3])
-    return shown + (f" and {len(row.layers) - 3} more" if len(row.layers) > 3 else "")
+    return _named(row.layers)
+
+
+def _named(layers: tuple[str, ...]) -> str:
+    shown = ", ".join(name or "(net)" for name in layers[:3])
+    return shown + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")

@@ -6,7 +6,8 @@ batches (as in channel pruning by reconstruction, He et al. 2017, and the second
     W' = W C[:, R] (C[R, R] + damping · mean(diag C) · I)⁻¹        b' = b + (W - W') mean(x)
 
 with C the covariance of x in the whole network, and R what stays. Layers without a bias use second moments in place of the
-covariance. Grouped convolutions, embeddings and frozen weights are left as they are.
+covariance. Grouped convolutions, embeddings, frozen weights and layers that are not called (the last one of
+`nn.MultiheadAttention`) are left as they are.
 """
 
 from __future__ import annotations
@@ -72,6 +73,8 @@ class Repair:
             with _watched(gated, readers) as self.moments:
                 for batch in batches:
                     loss(gated.net, batch)
+        # a layer whose weight is read without calling it, as torch's attention does with its last one, was not seen
+        self.moments = {name: seen for name, seen in self.moments.items() if seen.count}
 
     def undo(self) -> None:
         """All weights and statistics are those of the beginning; the gates stay as they are."""
@@ -130,10 +133,10 @@ def _watched(gated: GatedCopy, wanted: Iterable[str]) -> Iterator[dict[str, Mome
         moments = Moments(zeros.new_zeros(size, size), zeros)
         found[name] = moments
 
-        def see(module: nn.Module, args: tuple[Any, ...], moments: Moments = moments) -> None:
-            moments.add(_rows(module, args[0]))
+        def see(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], moments: Moments = moments) -> None:
+            moments.add(_rows(module, args[0] if args else kwargs["input"]))
 
-        handles.append(modules[name].register_forward_pre_hook(see))
+        handles.append(modules[name].register_forward_pre_hook(see, with_kwargs=True))
     try:
         yield found
     finally:
