@@ -245,7 +245,8 @@ def _clothes() -> Parts:
     return images("fashion_mnist", 2, True, 128, 20_000)
 
 
-_LONG, _SHORT = Tune(60, sgd(0.1), warmup=0.05), Tune(10, sgd(0.05))
+_LONG = Tune(60, sgd(0.1), warmup=0.05, autocast=torch.bfloat16)
+_SHORT = Tune(10, sgd(0.05), autocast=torch.bfloat16)
 SUBJECTS = {
     subject.name: subject
     for subject in (

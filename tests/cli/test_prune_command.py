@@ -225,16 +225,19 @@ def test_progress_is_a_bar_in_a_terminal(
 
 
 def test_sizes_go_together() -> None:
-    options = PruneArguments(Path("job.py"), macs=(0.3, 0.6), params=(0.5,), latency=(0.4, 0.7))
-    found = [(one.macs, one.params, one.latency) for one in _budgets(options)]
-    assert found == [(0.6, 0.5, 0.7), (0.3, 0.5, 0.4)]
-    assert next(size_of(one) for one in _budgets(options)) == "macs 0.6, params 0.5, latency 0.7"
+    options = PruneArguments(Path("job.py"), macs=(0.3, 0.6), params=(0.5,), latency=(0.4, 0.7), memory=(0.9,))
+    found = [(one.macs, one.params, one.latency, one.memory) for one in _budgets(options)]
+    assert found == [(0.6, 0.5, 0.7, 0.9), (0.3, 0.5, 0.4, 0.9)]
+    assert next(size_of(one) for one in _budgets(options)) == "macs 0.6, params 0.5, latency 0.7, memory 0.9"
 
 
 def test_a_measured_time_is_on_the_page(curve: Path) -> None:
     row = json.loads((curve / "result.json").read_text())
     row["networks"][1]["shares"]["latency"] = 0.42
-    assert re.search(r"measured time.*100 %.*–.*42 %", prune_page("t", row))
+    row["networks"][0]["shares"]["memory"] = 0.83
+    page = prune_page("t", row)
+    assert re.search(r"measured time.*100 %.*–.*42 %", page)
+    assert re.search(r"measured peak memory.*100 %.*83 %.*–", page)
 
 
 def test_init_writes_a_job_that_runs(

@@ -12,6 +12,7 @@ from torch import nn
 
 from paring.pruning import Teacher, Tune, tune
 from paring.pruning.prune import cross_entropy
+from paring.pruning.teacher import class_axis
 from paring.pruning.tune import count
 from paring.train.checkpoint import CheckpointError
 from paring.train.guard import Diverged
@@ -70,6 +71,53 @@ def test_the_teachers_term_is_its_formula(logits: bool) -> None:
     else:
         term = (said - taught).square().mean() / taught.var()
     torch.testing.assert_close(mixed, 0.7 * task + 0.3 * term, check_dtype=False, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "labels", "axis"),
+    [
+        ((4, 3), (4,), 1),
+        ((4, 7, 3), (4, 7), -1),  # texts: classes last
+        ((4, 3, 6, 5), (4, 6, 5), 1),  # images of labels
+        ((4, 3, 2, 2), (4, 6, 5), 1),  # at another resolution
+        ((4, 3, 6), (4, 6), 1),
+    ],
+)
+def test_the_teacher_compares_classes(answer: tuple[int, ...], labels: tuple[int, ...], axis: int) -> None:
+    """Against the Kullback-Leibler divergence at every position, one after the other."""
+    torch.manual_seed(0)
+    said, taught, y = torch.randn(answer), torch.randn(answer), torch.zeros(labels, dtype=torch.int64)
+    for batch in ((said, y), [said, y], {"x": said, "labels": y}):
+        found = class_axis({"logits": said} if isinstance(batch, dict) else said, batch)
+        assert found % said.dim() == axis % said.dim()
+    teaching = Teacher(weight=1.0).of(_Says(taught), logits=True, axis=axis)
+    student = _Says(said)
+    with teaching.listening(student):
+        student(said)
+        term = teaching.mix(torch.zeros(()))
+    rows = zip(said.movedim(axis, -1).reshape(-1, 3), taught.movedim(axis, -1).reshape(-1, 3), strict=True)
+    naive = [((b / 2).softmax(0) * ((b / 2).softmax(0).log() - (a / 2).softmax(0).log())).sum() * 4 for a, b in rows]
+    torch.testing.assert_close(term, torch.stack(naive).mean())
+
+
+class _Says(nn.Module):
+    """Answers always the same."""
+
+    def __init__(self, answer: torch.Tensor) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, _: torch.Tensor) -> torch.Tensor:
+        return self.answer
+
+
+def test_a_single_number_is_taught_by_its_distance() -> None:
+    said, taught = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]])
+    teaching = Teacher(weight=1.0).of(_Says(taught), logits=True)
+    student = _Says(said)
+    with teaching.listening(student):
+        student(said)
+        assert float(teaching.mix(torch.zeros(()))) == pytest.approx(((1 + 9) / 2) / 4.5)
 
 
 def test_modules_in_eval_mode_stay_so() -> None:

@@ -26,6 +26,7 @@ from paring.cli.trained_run import run_job
 from paring.core import At, Places
 from paring.core.printable import printable
 from paring.methods import Budget
+from paring.methods.budget import SIZES
 from paring.pruning import Fisher, Importance, Magnitude, Search, Taylor, Teacher, Tune, prune
 from paring.train import write_atomic
 
@@ -45,6 +46,9 @@ and if wanted:
   optimizer(parameters)   for the training after the cut"""
 
 
+_SIZES = ("macs", *(name for name in SIZES if name != "macs"))  # by the first one, networks are put in order
+
+
 @dataclass(frozen=True)
 class PruneArguments:
     """What to prune, and how small.
@@ -54,6 +58,8 @@ class PruneArguments:
         macs: shares of the dense network's multiply-accumulates that may be left; several give a curve.
         params: shares of its parameters that may be left; together with --macs, both hold.
         latency: shares of its measured time on this machine that may be left, at the batch size of the job; on a quiet machine.
+        bytes: shares of the bytes of its tensors that may be left.
+        memory: shares of the bytes at the peak of its forward pass that may be left, at the batch size of the job.
         epochs: passes over the batches after the cut; 0 only calibrates.
         at: which units may go; "units:!NAME" leaves a layer alone, "heads" takes heads of attention.
         importance: how units are judged.
@@ -63,6 +69,7 @@ class PruneArguments:
         least: share of the units of each group that stays in any case.
         multiple_of: widths come out as multiples of this, which processors like.
         teacher: weight of the dense network's answers in the loss while training, from 0 (none) to 1.
+        logits: what the network answers are logits, and the teacher compares them so, though the job has a loss of its own.
         model: the network, where `what` is a file of tensors.
         data: the data set, where `what` is a file of tensors.
         seed: of everything that is random.
@@ -77,6 +84,8 @@ class PruneArguments:
     macs: tuple[float, ...] = ()
     params: tuple[float, ...] = ()
     latency: tuple[float, ...] = ()
+    bytes: tuple[float, ...] = ()
+    memory: tuple[float, ...] = ()
     epochs: int = 2
     at: At = "units"
     importance: ImportanceName = "fisher"
@@ -86,6 +95,7 @@ class PruneArguments:
     least: float = 0.0
     multiple_of: int = 1
     teacher: float = 0.5
+    logits: bool = False
     model: str = ""
     data: str = ""
     seed: int = 0
@@ -213,7 +223,7 @@ def _values(options: PruneArguments) -> tuple[list[Budget], Search, Tune, Teache
             options.repair,
             least=options.least,
         )
-        teacher = Teacher(options.teacher) if options.teacher else None
+        teacher = Teacher(options.teacher, logits=options.logits or None) if options.teacher else None
         return _budgets(options), search, Tune(options.epochs), teacher
     except ValueError as error:
         raise CommandError(str(error)) from error
@@ -221,12 +231,12 @@ def _values(options: PruneArguments) -> tuple[list[Budget], Search, Tune, Teache
 
 def _budgets(options: PruneArguments) -> list[Budget]:
     """One for each size, the largest first."""
-    given = {"--macs": options.macs, "--params": options.params, "--latency": options.latency}
+    given = {f"--{name}": getattr(options, name) for name in _SIZES}
     counts = {name: len(values) for name, values in given.items() if values}
     if not counts:
         raise CommandError(
             "ask for a size: --macs 0.5 leaves half of the arithmetic, --params 0.3 a third of the parameters, --latency 0.5 half "
-            "of the time"
+            "of the time, --bytes 0.5 half of the bytes, --memory 0.5 half of the peak memory"
         )
     longest = max(counts.values())
     if any(count not in (1, longest) for count in counts.values()):
@@ -236,7 +246,7 @@ def _budgets(options: PruneArguments) -> list[Budget]:
     rows = sorted(zip(*many, strict=True), key=lambda row: [-(value or 0.0) for value in row])
     if len(set(rows)) < len(rows):
         raise CommandError(f"{', '.join(counts)}: a size stands there twice")
-    return [Budget(macs=a, params=b, latency=c, multiple_of=options.multiple_of) for a, b, c in rows]
+    return [Budget(**dict(zip(_SIZES, row, strict=True)), multiple_of=options.multiple_of) for row in rows]
 
 
 def _settings(options: PruneArguments, budgets: list[Budget]) -> dict[str, Any]:
@@ -250,6 +260,7 @@ def _settings(options: PruneArguments, budgets: list[Budget]) -> dict[str, Any]:
         "least",
         "multiple_of",
         "teacher",
+        "logits",
         "model",
         "data",
         "seed",

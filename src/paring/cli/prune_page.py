@@ -90,9 +90,10 @@ def _sizes(dense: Row, networks: Sequence[Row]) -> Html:
         line("parameters", "parameters", count),
         line("bytes", "bytes", size),
     ]
-    if any("latency" in one["shares"] for one in networks):
-        told = [share(one["shares"]["latency"]) if "latency" in one["shares"] else DASH for one in networks]
-        rows.append(["measured time", share(1.0), *told])
+    for name, words in (("latency", "measured time"), ("memory", "measured peak memory")):
+        if any(name in one["shares"] for one in networks):
+            told = [share(one["shares"][name]) if name in one["shares"] else DASH for one in networks]
+            rows.append([words, share(1.0), *told])
     return table(("", "dense", *(one["size"] for one in networks)), rows)
 
 

@@ -23,6 +23,7 @@ from paring.core.printable import printable, printable_lines
 from paring.cost import measure
 from paring.files import save
 from paring.methods import Budget
+from paring.methods.budget import SIZES
 from paring.pruning import Pruned
 
 METHOD = "prune"
@@ -40,7 +41,7 @@ class Made:
 
 def size_of(budget: Budget) -> str:
     """A budget in words: "macs 0.5, params 0.3"."""
-    named = {"macs": budget.macs, "params": budget.params, "latency": budget.latency}
+    named = {name: getattr(budget, name) for name in ("macs", *SIZES)}
     return ", ".join(f"{name} {value:g}" for name, value in named.items() if value is not None)
 
 

@@ -4,6 +4,7 @@ from paring.cost.actual import Measured, ModuleCost, measure
 from paring.cost.cost_report import CostReport, report
 from paring.cost.count import Cost, CostModel, LayerCost, Openness
 from paring.cost.latency import Latency, latency, ratio
+from paring.cost.peak_memory import peak_memory
 from paring.cost.speed_up import Comparison, compare, compare_times
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "compare_times",
     "latency",
     "measure",
+    "peak_memory",
     "ratio",
     "report",
 ]

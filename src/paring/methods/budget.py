@@ -31,14 +31,21 @@ TRIES = 300  # gates tried one by one to fill what is left of the budget
 _BELOW = 0.05  # in log-alpha, below the edge: where a gate is closed that may open again
 
 
+SIZES = {"params": "parameters", "macs": "macs", "latency": "latency", "bytes": "bytes", "memory": "memory"}
+"""What can be asked for: argument of `Budget`, and name of the cost."""
+
+
 @dataclass(frozen=True)
 class Budget:
-    """Asked size, as a fraction of the dense network; at least one of `params`, `macs` and `latency`.
+    """Asked size, as fractions of the dense network; at least one of them.
 
     Args:
         params: parameters left, fraction in (0, 1].
         macs: multiply-accumulates left, fraction in (0, 1].
         latency: time left, fraction in (0, 1], on the device and at the batch size of the call; for `prune` only.
+        bytes: bytes of the tensors left, buffers included, fraction in (0, 1]; for `prune` only.
+        memory: bytes left at the peak of a forward pass at the batch size of the call, weights and inputs included, fraction in
+            (0, 1]; for `prune` only.
         ascent: how far the multiplier rises over the whole training when the cost stays one dense network too high.
         multiple_of: in the end units are opened in blocks of so many, so that widths are multiples of it (or whole layers),
             which is what processors like; give `Shrink` the same number and no dead unit is left.
@@ -50,14 +57,17 @@ class Budget:
     params: float | None = None
     macs: float | None = None
     latency: float | None = None
+    bytes: float | None = None
+    memory: float | None = None
     ascent: float = 50.0
     multiple_of: int = 1
 
     def __post_init__(self) -> None:
-        asked = [name for name in ("params", "macs", "latency") if getattr(self, name) is not None]
+        asked = [name for name in SIZES if getattr(self, name) is not None]
         if not asked:
             raise ValueError(
-                "Budget() asks for nothing: give params=, macs=, latency= or several, as fractions of the dense network"
+                "Budget() asks for nothing: give params=, macs=, latency=, bytes=, memory= or several, as fractions of the dense "
+                "network"
             )
         validate.within(self, "(0, 1]", *asked, what="a fraction of the dense network,")
         validate.positive(self, "ascent")
@@ -72,8 +82,13 @@ class Budget:
     @property
     def targets(self) -> dict[str, float]:
         """Asked fractions by the name of the cost."""
-        pairs = {"parameters": self.params, "macs": self.macs, "latency": self.latency}
-        return {name: value for name, value in pairs.items() if value is not None}
+        pairs = {cost: getattr(self, name) for name, cost in SIZES.items()}
+        return {cost: value for cost, value in pairs.items() if value is not None}
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """What is asked that gates cannot count, in the words of the arguments."""
+        return tuple(name for name in SIZES if name not in ("params", "macs") and getattr(self, name) is not None)
 
     def _excess(self, cost: Cost, dense: Cost) -> dict[str, Tensor]:
         return {name: getattr(cost, name) / getattr(dense, name) - asked for name, asked in self.targets.items()}

@@ -113,8 +113,11 @@ class L0(Method):
             object.__setattr__(self, "price", Price(float(self.price)))
         if not isinstance(self.price, Price | Budget):
             raise ValueError(f"L0(price={self.price!r}): give a number, a Price or a Budget")
-        if isinstance(self.price, Budget) and self.price.latency is not None:
-            raise ValueError("L0 knows no times: give it Budget(macs=...) or params=; pr.prune takes latency=")
+        if isinstance(self.price, Budget) and (odd := self.price.measured):
+            told = ", ".join(f"{name}=" for name in odd)
+            raise ValueError(
+                f"L0 counts parameters and MACs: give it Budget(macs=...) or params=; pr.prune takes {told}, too"
+            )
         settle_places(self, *PLACE_KINDS)
         object.__setattr__(self, "hold", Hold.of(self.hold))
         if self.keep is not None:

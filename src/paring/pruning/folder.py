@@ -59,7 +59,7 @@ class Folder:
             stored = found[0]
             gated.net.load_state_dict(stored["net"])
             path = tuple((a, b) for a, b in stored["path"])
-            choice = Choice(stored["mask"], dict(stored["shares"]), path, stored["predicted"])
+            choice = Choice(stored["mask"], dict(stored["shares"]), path, dict(stored["predicted"]))
             gated.set(choice.mask)
             seconds = float(stored["seconds"])
         except _BAD as error:
@@ -74,7 +74,7 @@ class Folder:
             "shares": choice.shares,
             "path": [list(pair) for pair in choice.path],
             "net": dict(gated.net.state_dict()),
-            "predicted": choice.predicted,
+            "predicted": dict(choice.predicted),
             "seconds": seconds,
             "random": random_state(),
         }

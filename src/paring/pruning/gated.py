@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -17,11 +18,11 @@ from paring.gates import Site, live, put_gate, replaced, sites
 from paring.pruning.probe_gate import ProbeGate
 
 
-class Times(Protocol):
-    """Predicted times at other widths."""
+class Share(Protocol):
+    """A cost beyond parameters and MACs, at other widths."""
 
     def share(self, cost: Cost) -> Tensor:
-        """What is left of the dense network's time, a 0-dim tensor."""
+        """What is left of the dense network's, a 0-dim tensor, differentiable as the cost is."""
         ...
 
 
@@ -36,7 +37,7 @@ class GatedCopy:
         sites: where the gates are.
         gates: one for each site.
         model: what it costs.
-        times: what it would take, where a latency was asked for.
+        further: what else was asked for, by the name of the cost.
     """
 
     net: nn.Module
@@ -45,7 +46,7 @@ class GatedCopy:
     sites: tuple[Site, ...]
     gates: tuple[ProbeGate, ...]
     model: CostModel
-    times: Times | None = None
+    further: Mapping[str, Share] = field(default_factory=dict)
 
     @classmethod
     def of(cls, net: nn.Module, example: Inputs, at: At) -> GatedCopy:
@@ -97,17 +98,16 @@ class GatedCopy:
         return self.model()
 
     def share(self, name: str, cost: Cost) -> Tensor:
-        """What is left of the dense network by "parameters", "macs" or "latency": a 0-dim tensor, differentiable as the cost is."""
-        if name == "latency":
-            assert self.times is not None
-            return self.times.share(cost)
+        """What is left of the dense network by "parameters", "macs" or what is in `further`; differentiable as the cost is."""
+        if name in self.further:
+            return self.further[name].share(cost)
         left: Tensor = getattr(cost, name) / getattr(self.dense, name)
         return left
 
     def shares(self, mask: Tensor) -> dict[str, float]:
         """All shares when only these gates are open."""
-        cost, names = self.cost(mask), ("parameters", "macs", *(("latency",) if self.times is not None else ()))
-        return {name: float(self.share(name, cost)) for name in names}
+        cost = self.cost(mask)
+        return {name: float(self.share(name, cost)) for name in ("parameters", "macs", *self.further)}
 
     @torch.no_grad()
     def set(self, mask: Tensor) -> None:

@@ -8,7 +8,7 @@ left of the budget in the end is filled with the units that are worth most and s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,13 +28,13 @@ class Choice:
         mask: over all gates, True stays.
         shares: share of the dense cost that is left, by the name of the cost.
         path: (share of the first cost, expected rise of the loss) on the way, from what was open in the beginning.
-        predicted: share of the dense latency that the table said, where the measured one is in `shares`.
+        predicted: shares that were predicted, where those in `shares` were measured.
     """
 
     mask: Tensor
     shares: dict[str, float]
     path: tuple[tuple[float, float], ...]
-    predicted: float | None = None
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
 
 def choose(
@@ -45,16 +45,18 @@ def choose(
     multiple_of: int = 1,
     least: float = 0.0,
     begin: Tensor | None = None,
+    goal: Targets | None = None,
 ) -> Choice:
     """The units that stay.
 
     Args:
         gated: the network.
         scores: what closing each unit costs the loss, (units,).
-        targets: asked shares of the dense network, by "parameters", "macs" or "latency".
+        targets: asked shares of the dense network, by the name of the cost.
         multiple_of: units go in blocks of so many, counted within a site.
         least: share of each site that stays in any case; one block always does.
         begin: what is open in the beginning; everything by default.
+        goal: what is asked for after this round, and is to be reachable, too.
 
     Raises:
         ValueError: the budget cannot be met; with the least that can be reached.
@@ -65,7 +67,7 @@ def choose(
     mask = torch.ones(gated.units, dtype=torch.bool) if begin is None else begin.clone()
     sizes = gated.sizes
     floors = [max(block, int(-(-least * size // block) * block)) for block, size in zip(blocks, sizes, strict=True)]
-    _check(gated, targets, floors, scores)
+    _check(gated, goal or targets, floors, scores)
     first = next(iter(targets))
     path, risen = [(_shares(gated, mask, targets)[first], 0.0)], 0.0
     start = _worst(_shares(gated, mask, targets), targets)

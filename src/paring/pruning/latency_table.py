@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from paring.core import Inputs
 from paring.cost import Cost
 from paring.pruning.gated import GatedCopy
+from paring.pruning.passed import passed
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 _SAMPLES = 7
@@ -67,9 +68,9 @@ class LatencyTable:
         self.clock = clock or seconds
         self.dense = gated.model()
         self._grids: dict[str, Grid] = {}
-        modules, seen = dict(gated.net.named_modules()), _inputs_of(gated, inputs)
+        modules, seen = dict(gated.net.named_modules()), passed(gated, inputs)
         known: dict[tuple[Any, ...], Grid] = {}
-        for name, x in seen.items():
+        for name, (x, _) in seen.items():
             key = (repr(modules[name]), tuple(x.shape), x.dtype)
             if key not in known:
                 known[key] = _grid(modules[name], x, self.clock)
@@ -127,26 +128,6 @@ def seconds(module: nn.Module, args: tuple[Any, ...]) -> float:
     while sample(count) < _LEAST_S:
         count *= 2
     return float(torch.tensor([sample(count) for _ in range(_SAMPLES)]).median()) / count
-
-
-@torch.no_grad()
-def _inputs_of(gated: GatedCopy, inputs: Inputs) -> dict[str, Tensor]:
-    """What each linear layer and convolution of the wiring reads in one pass."""
-    modules, seen, handles = dict(gated.net.named_modules()), {}, []
-    for layer in gated.wiring.layers:
-        module = modules.get(layer.name)
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-
-            def note(_: nn.Module, args: tuple[Any, ...], name: str = layer.name) -> None:
-                seen[name] = args[0].detach()
-
-            handles.append(module.register_forward_pre_hook(note))
-    try:
-        inputs.call(gated.net)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
 
 
 def _grid(module: nn.Module, x: Tensor, clock: Clock) -> Grid:

@@ -12,10 +12,9 @@ What is cut stands before the first training step, so that all of it trains the 
 from __future__ import annotations
 
 import copy
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
@@ -24,61 +23,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from paring.core import At, Example, Inputs, Places, Watch, plain_net, release, short_repr
-from paring.core import validate as check
-from paring.cost import latency, ratio
+from paring.core import At, Example, Inputs, Places, Watch, plain_net, short_repr
 from paring.methods import Budget
 from paring.pruning.calls import Calls, example_of
 from paring.pruning.folder import Folder
 from paring.pruning.gated import GatedCopy
-from paring.pruning.importance import Fisher, Importance
-from paring.pruning.knapsack import Choice, choose
-from paring.pruning.latency_table import LatencyTable
 from paring.pruning.norms import renew_statistics
-from paring.pruning.pruned import CLOSE, Look, Pruned, SiteRow
+from paring.pruning.pruned import Look, Pruned, SiteRow
 from paring.pruning.repair import Repair
-from paring.pruning.teacher import Teacher
+from paring.pruning.search import Search, Setting, cut, removed, with_costs
+from paring.pruning.teacher import Teacher, class_axis
 from paring.pruning.tune import Loss, Tune, count, scalar, tune
-from paring.removal import Report, compact
 
 Metric = Callable[[nn.Module], float]
-STEP = 0.84  # what one round leaves of the network, at least, where nobody says how many there are
-_TRIES = 4  # choices until a latency is met
-_ROUNDS = 15  # paired measurements of a latency
-
-
-@dataclass(frozen=True)
-class Search:
-    """How the units that go are found.
-
-    Args:
-        importance: how units are judged.
-        rounds: the cut is made in so many steps, judged anew before each; None takes as many as leave at least `STEP` of the
-            network each: 4 for a half, 8 for a quarter. The widths stand before training either way.
-        batches: how many batches are looked at.
-        repair: let what stays take over the work of what goes, by least squares.
-        damping: share of the mean variance that least squares adds to each variance.
-        least: share of the units of each group that stays in any case; one always does.
-
-    Raises:
-        ValueError: a number is out of its range.
-    """
-
-    importance: Importance = Fisher()  # noqa: RUF009  # a frozen value
-    rounds: int | None = None
-    batches: int = 8
-    repair: bool = True
-    damping: float = 1e-3
-    least: float = 0.0
-
-    def __post_init__(self) -> None:
-        check.whole_number(self, "batches", *(("rounds",) if self.rounds is not None else ()))
-        check.positive(self, "damping")
-        check.within(self, "[0, 1)", "least", what="a share of a group's units,")
-
-    def rounds_for(self, asked: Mapping[str, float]) -> int:
-        """How many rounds for these shares of the dense network."""
-        return self.rounds or max(math.ceil(math.log(min(asked.values())) / math.log(STEP) - 1e-9), 1)
 
 
 def cross_entropy(net: nn.Module, batch: Any) -> Tensor:
@@ -157,7 +114,7 @@ def prune(
     epochs: int | None = None,
     example: Example | None = None,
     at: At = Places(("units",)),  # noqa: B008  # a frozen value
-    search: Search = Search(),  # a frozen value
+    search: Search = Search(),  # noqa: B008  # a frozen value
     teacher: Teacher | None = Teacher(),  # noqa: B008  # a frozen value
     training: Tune | None = None,
     validate: Iterable[Any] | None = None,
@@ -205,22 +162,26 @@ def prune(
     given = Inputs.of(example) if example is not None else example_of(whole)
     still = {name for name, module in net.named_modules() if net.training and not module.training}
     dense, gated = judge.look(net), GatedCopy.of(net, given, at)
-    if any(budget.latency is not None for budget in budgets):
-        gated = replace(gated, times=LatencyTable(gated, whole))
-    teaching = None if teacher is None or not how.epochs else teacher.of(copy.deepcopy(net), logits=loss is None)
+    gated, setting = with_costs(gated, budgets, whole), Setting(search, seen, judge.loss, given, whole)
+    teaching = None
+    if teacher is not None and how.epochs:
+        original = copy.deepcopy(net).eval()
+        with torch.no_grad():
+            axis = class_axis(whole.call(original), seen[0])
+        teaching = teacher.of(original, loss is None, axis)
     repair = Repair(gated, seen, judge.loss, search.damping if search.repair else None)
     made = []
     for number, budget in enumerate(budgets):
         began, before = time.perf_counter(), 0.0
         if kept is not None and (found := kept.choice(number, gated)) is not None:
             choice, before = found
-            small, report = _removed(gated, given)
+            small, report = removed(gated, given)
         else:
-            choice, small, report = _cut(net, gated, repair, budget, search, seen, judge.loss, given, whole)
+            choice, small, report = cut(net, gated, repair, budget, setting)
             if kept is not None:
                 kept.keep(number, choice, gated, time.perf_counter() - began)
         renew_statistics(small, seen, judge.loss)
-        searched, cut = before + time.perf_counter() - began, judge.look(small)
+        searched, after = before + time.perf_counter() - began, judge.look(small)
         file = None if kept is None else kept.training(number)
         tuned = tune(small, batches, judge.loss, how, teacher=teaching, file=file, watch=watch, still=still)
         small.eval()
@@ -228,7 +189,7 @@ def prune(
             SiteRow(site.layers, len(part), int(part.sum()))
             for site, part in zip(gated.sites, choice.mask.split(gated.sizes), strict=True)
         ]
-        looks = (dense, cut, judge.look(small) if tuned.steps else cut)
+        looks = (dense, after, judge.look(small) if tuned.steps else after)
         pruned = Pruned(budget, choice.shares, tuple(rows), report, looks, searched, tuned, choice.path, gated.uncut)
         pruned.warn()
         made.append((small, pruned))
@@ -301,79 +262,3 @@ def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _cut(
-    net: nn.Module,
-    gated: GatedCopy,
-    repair: Repair,
-    budget: Budget,
-    search: Search,
-    seen: list[Any],
-    loss: Loss,
-    given: Inputs,
-    whole: Inputs,
-) -> tuple[Choice, nn.Module, Report]:
-    """The choice and the small network; a latency is measured, and asked for anew as often as it is missed, up to a limit."""
-    asked = dict(budget.targets)
-    choice = find(gated, repair, asked, budget.multiple_of, search, seen, loss)
-    small, report = _removed(gated, given)
-    for left in reversed(range(_TRIES if budget.latency is not None else 0)):
-        assert budget.latency is not None
-        times = latency({"dense": net, "small": small}, whole, threads=torch.get_num_threads(), repeats=_ROUNDS)
-        got = ratio(times["small"], times["dense"])
-        choice = replace(choice, shares={**choice.shares, "latency": got}, predicted=choice.shares["latency"])
-        if abs(got / budget.latency - 1) <= CLOSE or not left:
-            break
-        asked["latency"] = min(max(asked["latency"] * budget.latency / got, 0.5 * asked["latency"]), 1.0)
-        try:
-            choice = find(gated, repair, asked, budget.multiple_of, search, seen, loss)
-        except ValueError:  # so little cannot be reached: what there is stays, and `Pruned.notes` says what was missed
-            repair.apply(choice.mask)
-            renew_statistics(gated.net, seen, loss)
-            break
-        small, report = _removed(gated, given)
-    return choice, small, report
-
-
-def find(
-    gated: GatedCopy,
-    repair: Repair,
-    asked: Mapping[str, float],
-    multiple_of: int,
-    search: Search,
-    seen: list[Any],
-    loss: Loss,
-) -> Choice:
-    """What goes, in rounds; the gated network is repaired and closed accordingly.
-
-    Args:
-        gated: the network.
-        repair: its repair.
-        asked: shares of the dense network by name of the cost.
-        multiple_of: units go in blocks of so many.
-        search: how to look.
-        seen: batches to judge on.
-        loss: of a network on a batch.
-    """
-    mask, scores = torch.ones(gated.units, dtype=torch.bool), None
-    repair.apply(mask)
-    path: list[tuple[float, float]] = []
-    rounds = search.rounds_for(asked)
-    for part in ((number + 1) / rounds for number in range(rounds)):
-        judged = search.importance.look(gated, seen, loss)
-        scores = judged if scores is None else torch.where(mask, judged, scores)  # what is closed keeps its last one
-        targets = {name: share**part for name, share in asked.items()}
-        choice = choose(gated, scores, targets, multiple_of=multiple_of, least=search.least, begin=mask)
-        mask = choice.mask
-        repair.apply(mask)
-        renew_statistics(gated.net, seen, loss)
-        risen = path[-1][1] if path else 0.0  # a round begins where the last one ended
-        path += [(share, risen + rise) for share, rise in choice.path[bool(path) :]]
-    return Choice(mask, choice.shares, tuple(path))
-
-
-def _removed(gated: GatedCopy, given: Inputs) -> tuple[nn.Module, Report]:
-    cut = copy.deepcopy(gated.net)
-    release(cut)
-    return compact(cut, given, inplace=False)

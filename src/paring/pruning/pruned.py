@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +14,22 @@ from paring.removal import Report
 
 CLOSE = 0.1  # of an asked latency: what is measured may be off by so much
 _SHORT = 0.9  # of what was asked: less is said
+_MISSED = {
+    "latency": "times do not follow widths so far here, or the machine is busy. Ask for macs=, or measure again",
+    "memory": "inputs and what cannot be cut decide here (pr.groups shows what can). Ask for more, or for macs=",
+}
 _COLLAPSED = 1.5  # times the loss of the original: said as a warning
+
+
+def over(shares: Mapping[str, float], budget: Budget) -> list[str]:
+    """Costs, by name, that are larger than asked; a latency by more than `CLOSE`."""
+    slack = {"latency": CLOSE}
+    return [name for name, asked in budget.targets.items() if shares[name] > asked * (1 + slack.get(name, 1e-9))]
+
+
+def short(shares: Mapping[str, float], budget: Budget) -> bool:
+    """Whether every cost is clearly smaller than asked."""
+    return all(shares[name] < _SHORT * asked for name, asked in budget.targets.items())
 
 
 @dataclass(frozen=True)
@@ -70,14 +86,18 @@ class Pruned:
                 f"the loss rose from {dense.loss:.4g} to {end.loss:.4g}: ask for a larger budget, or for {longer}, or leave "
                 'layers out by at="units:!NAME" (pr.sensitivity shows which lose most)'
             )
-        if all(got < _SHORT * asked for _, got, asked in self._pairs()):
-            short = ", ".join(f"{name} {got:.1%} of {asked:.1%}" for name, got, asked in self._pairs())
-            found.append(f"more went than asked ({short}): no unit that fits is left to keep")
-        if self.budget.latency is not None and abs(self.shares["latency"] / self.budget.latency - 1) > CLOSE:
-            found.append(
-                f"a latency of {self.budget.latency:.0%} of the dense network's was asked, and {self.shares['latency']:.0%} was "
-                "measured: times do not follow widths so far here, or the machine is busy. Ask for macs=, or measure again"
-            )
+        missed = over(self.shares, self.budget)
+        if short(self.shares, self.budget):
+            told = ", ".join(f"{name} {got:.1%} of {asked:.1%}" for name, got, asked in self._pairs())
+            if "latency" in self.budget.targets:
+                missed = ["latency"]
+            else:
+                found.append(f"more went than asked ({told}): no unit that fits is left to keep")
+        found += [
+            f"a {name} of {self.budget.targets[name]:.0%} of the dense network's was asked, and {self.shares[name]:.0%} was "
+            f"measured: {_MISSED[name]}"
+            for name in missed
+        ]
         return tuple(found)
 
     def _pairs(self) -> list[tuple[str, float, float]]:

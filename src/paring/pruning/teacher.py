@@ -7,9 +7,10 @@ Where the answers are no logits of classes, the squared distance over the teache
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,8 @@ class Teacher:
     Args:
         weight: share of the teacher's term in the loss, in [0, 1].
         temperature: softens both distributions.
-        logits: whether the answers are logits of classes, along the last axis; None: if the loss is cross-entropy.
+        logits: whether the answers are logits of classes; None: if the loss is cross-entropy. Classes lie along the axis that the
+            labels lack: the second for images of labels, else the last.
 
     Raises:
         ValueError: a number is out of its range.
@@ -40,9 +42,26 @@ class Teacher:
         validate.within(self, "[0, 1]", "weight", what="a share of the loss,")
         validate.positive(self, "temperature")
 
-    def of(self, net: nn.Module, logits: bool) -> Teaching:
-        """The term that this network, in eval mode, teaches."""
-        return Teaching(net.eval(), self, logits if self.logits is None else self.logits)
+    def of(self, net: nn.Module, logits: bool, axis: int = -1) -> Teaching:
+        """The term that this network, in eval mode, teaches. axis: of the classes."""
+        compared = logits if self.logits is None else self.logits
+        return Teaching(net.eval(), self, axis if compared else None)
+
+
+def class_axis(answer: Any, batch: Any) -> int:
+    """Where the classes lie in what a network answers for this batch: on the axis that the labels lack, by default the last.
+
+    Args:
+        answer: of the network.
+        batch: a pair whose last entry is the labels, or a mapping with "labels".
+    """
+    labels = (
+        batch.get("labels") if isinstance(batch, Mapping) else batch[-1] if isinstance(batch, tuple | list) else None
+    )
+    said = floats(answer)
+    if not said or not isinstance(labels, Tensor) or labels.dim() != said[0].dim() - 1:
+        return -1
+    return -1 if said[0].shape[:-1] == labels.shape else 1
 
 
 @dataclass
@@ -51,7 +70,7 @@ class Teaching:
 
     net: nn.Module
     how: Teacher
-    logits: bool
+    axis: int | None
     _calls: Calls = field(default_factory=Calls)
 
     @contextmanager
@@ -79,8 +98,8 @@ class Teaching:
         return (1 - self.how.weight) * loss + self.how.weight * torch.stack(terms).mean()
 
     def _term(self, said: Tensor, taught: Tensor) -> Tensor:
-        if not self.logits:
+        if self.axis is None or said.shape[self.axis] == 1:  # a single number has no distribution
             return F.mse_loss(said, taught) / taught.var().clamp(min=1e-12)
         t = self.how.temperature
-        said, taught = said.flatten(0, -2) / t, taught.flatten(0, -2) / t
-        return F.kl_div(said.log_softmax(-1), taught.log_softmax(-1), reduction="batchmean", log_target=True) * t * t
+        said, taught = ((one / t).log_softmax(self.axis) for one in (said, taught))
+        return F.kl_div(said, taught, reduction="none", log_target=True).sum(self.axis).mean() * t * t

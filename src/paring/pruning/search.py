@@ -1,0 +1,187 @@
+"""Which units go: judged, chosen and repaired in rounds, and again where a measured cost is off."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from paring.core import Inputs, release
+from paring.core import validate as check
+from paring.cost import latency, peak_memory, ratio
+from paring.methods import Budget
+from paring.pruning.gated import GatedCopy, Share
+from paring.pruning.importance import Fisher, Importance
+from paring.pruning.knapsack import Choice, choose
+from paring.pruning.latency_table import LatencyTable
+from paring.pruning.norms import renew_statistics
+from paring.pruning.pruned import over, short
+from paring.pruning.repair import Repair
+from paring.pruning.space import Bytes, Memory
+from paring.pruning.tune import Loss
+from paring.removal import Report, compact
+
+STEP = 0.84  # what one round leaves of the network, at least, where nobody says how many there are
+_TRIES = 4  # choices until a measured cost is met
+_ROUNDS = 15  # paired measurements of a latency
+_AIMS = {"latency": 1.0, "memory": 0.97}  # of what was asked; memory is a limit
+
+
+@dataclass(frozen=True)
+class Search:
+    """How the units that go are found.
+
+    Args:
+        importance: how units are judged.
+        rounds: the cut is made in so many steps, judged anew before each; None takes as many as leave at least `STEP` of the
+            network each: 4 for a half, 8 for a quarter. The widths stand before training either way.
+        batches: how many batches are looked at.
+        repair: let what stays take over the work of what goes, by least squares.
+        damping: share of the mean variance that least squares adds to each variance.
+        least: share of the units of each group that stays in any case; one always does.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    importance: Importance = Fisher()  # noqa: RUF009  # a frozen value
+    rounds: int | None = None
+    batches: int = 8
+    repair: bool = True
+    damping: float = 1e-3
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        check.whole_number(self, "batches", *(("rounds",) if self.rounds is not None else ()))
+        check.positive(self, "damping")
+        check.within(self, "[0, 1)", "least", what="a share of a group's units,")
+
+    def rounds_for(self, asked: Mapping[str, float]) -> int:
+        """How many rounds for these shares of the dense network."""
+        return self.rounds or max(math.ceil(math.log(min(asked.values())) / math.log(STEP) - 1e-9), 1)
+
+
+Measure = Callable[[nn.Module], float]
+"""What a small network takes, measured, as a share of the dense one."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search goes by.
+
+    Attributes:
+        search: how to look.
+        seen: batches to judge on.
+        loss: of a network on a batch.
+        given: what the network is captured with.
+        whole: what the loss calls it with, for a batch.
+    """
+
+    search: Search
+    seen: list[Any]
+    loss: Loss
+    given: Inputs
+    whole: Inputs
+
+
+def with_costs(gated: GatedCopy, budgets: list[Budget], whole: Inputs) -> GatedCopy:
+    """The gated network, with what these budgets ask for beyond parameters and MACs; times are measured here."""
+    makes: dict[str, Callable[[], Share]] = {
+        "latency": lambda: LatencyTable(gated, whole),
+        "bytes": lambda: Bytes(gated),
+        "memory": lambda: Memory(gated, whole),
+    }
+    asked = {name for budget in budgets for name in budget.targets}
+    return replace(gated, further={name: make() for name, make in makes.items() if name in asked})
+
+
+def _measures(net: nn.Module, budget: Budget, whole: Inputs) -> dict[str, Measure]:
+    """How the costs that are only predicted are measured, by name."""
+    kinds: dict[str, Callable[..., float]] = {"latency": _time, "memory": _memory}
+    return {name: partial(kind, net, whole) for name, kind in kinds.items() if name in budget.targets}
+
+
+def _time(net: nn.Module, whole: Inputs, small: nn.Module) -> float:
+    times = latency({"dense": net, "small": small}, whole, threads=torch.get_num_threads(), repeats=_ROUNDS)
+    return ratio(times["small"], times["dense"])
+
+
+def _memory(net: nn.Module, whole: Inputs, small: nn.Module) -> float:
+    return peak_memory(small, whole) / peak_memory(net, whole)
+
+
+def cut(
+    net: nn.Module, gated: GatedCopy, repair: Repair, budget: Budget, how: Setting
+) -> tuple[Choice, nn.Module, Report]:
+    """The choice and the small network; what is only predicted is measured, and asked for anew where it is off.
+
+    Raises:
+        ValueError: the budget cannot be met; with the least that can be reached.
+    """
+    asked, measures = dict(budget.targets), _measures(net, budget, how.whole)
+    choice = find(gated, repair, asked, budget.multiple_of, how)
+    small, report = removed(gated, how.given)
+    for left in reversed(range(_TRIES if measures else 0)):
+        got = {name: measure(small) for name, measure in measures.items()}
+        choice = replace(choice, shares={**choice.shares, **got}, predicted={name: choice.shares[name] for name in got})
+        off = over(choice.shares, budget) or (list(got) if short(choice.shares, budget) else [])
+        again = [name for name in off if name in got]
+        if not again or not left:
+            break
+        for name in again:
+            aim = _AIMS[name] * budget.targets[name]
+            asked[name] = min(max(asked[name] * aim / got[name], 0.5 * asked[name]), 1.0)
+        try:
+            choice = find(gated, repair, asked, budget.multiple_of, how)
+        except ValueError:  # so little cannot be reached: what there is stays, and `Pruned.notes` says what was missed
+            repair.apply(choice.mask)
+            renew_statistics(gated.net, how.seen, how.loss)
+            break
+        small, report = removed(gated, how.given)
+    return choice, small, report
+
+
+def find(
+    gated: GatedCopy,
+    repair: Repair,
+    asked: Mapping[str, float],
+    multiple_of: int,
+    how: Setting,
+) -> Choice:
+    """What goes, in rounds; the gated network is repaired and closed accordingly.
+
+    Args:
+        gated: the network.
+        repair: its repair.
+        asked: shares of the dense network by name of the cost.
+        multiple_of: units go in blocks of so many.
+        how: what the search goes by.
+    """
+    mask, scores = torch.ones(gated.units, dtype=torch.bool), None
+    repair.apply(mask)
+    path: list[tuple[float, float]] = []
+    rounds = how.search.rounds_for(asked)
+    for part in ((number + 1) / rounds for number in range(rounds)):
+        judged = how.search.importance.look(gated, how.seen, how.loss)
+        scores = judged if scores is None else torch.where(mask, judged, scores)  # what is closed keeps its last one
+        targets = {name: share**part for name, share in asked.items()}
+        choice = choose(gated, scores, targets, multiple_of=multiple_of, least=how.search.least, begin=mask, goal=asked)
+        mask = choice.mask
+        repair.apply(mask)
+        renew_statistics(gated.net, how.seen, how.loss)
+        risen = path[-1][1] if path else 0.0  # a round begins where the last one ended
+        path += [(share, risen + rise) for share, rise in choice.path[bool(path) :]]
+    return Choice(mask, choice.shares, tuple(path))
+
+
+def removed(gated: GatedCopy, given: Inputs) -> tuple[nn.Module, Report]:
+    """The network without what is closed; the gated one stays."""
+    bare = copy.deepcopy(gated.net)
+    release(bare)
+    return compact(bare, given, inplace=False)
