@@ -16,6 +16,7 @@ from torch import fx
 
 from paring.analysis.attention_scale import Scaled
 from paring.analysis.contractions import beside, product
+from paring.analysis.found import found
 from paring.analysis.grids import grid_dims, rectangle, slices
 from paring.analysis.labels import varying
 from paring.analysis.ops import CASTS, MOVES
@@ -118,10 +119,10 @@ def choose(run: Interpreter, node: fx.Node, name: str) -> object:
     mask, first, second = parts if name == "where" else (parts[1], parts[0], parts[2])
     first, second = (x if isinstance(x, State) else known(torch.tensor(float(x))) for x in (first, second))
     if not isinstance(mask, State):
-        return run.barrier(node)
+        return found(run, node)
     carrier, other = (first, second) if carries(first.labels) else (second, first)
-    if carries(other.labels):
-        return run.barrier(node)
+    if carries(other.labels) or carries(run.of_layers(mask.labels)) or not carries(carrier.labels):
+        return found(run, node)
     shape = torch.broadcast_shapes(mask.value.shape, first.value.shape, second.value.shape)
     whole = State(carrier.labels.expand(shape), carrier.value.expand(shape))
     for meets in (mask, other):

@@ -18,6 +18,7 @@ from paring.analysis.grids import Contraction, SliceTie
 from paring.analysis.labels import distinct_pairs, varying
 from paring.analysis.layer_rules import matrix
 from paring.analysis.repeats import carries, either, filled, once, shortened, unlabelled
+from paring.analysis.slicewise import slicewise
 from paring.analysis.state import State, module_path, packet, place
 from paring.analysis.work import Product
 
@@ -42,7 +43,7 @@ def matmul(run: Interpreter, node: fx.Node, product: Contract) -> object:
         return layer
     a, b = run.states(node.args[0]), run.states(node.args[1])
     if not (isinstance(a, State) and isinstance(b, State)) or min(a.value.dim(), b.value.dim()) < 2:
-        return run.barrier(node)
+        return slicewise(run, node)
     batch = max(a.value.dim(), b.value.dim()) - 2
     lead = _LETTERS[:batch]
     one, two = lead[batch - a.value.dim() + 2 :] + "yz", lead[batch - b.value.dim() + 2 :] + "zx"
@@ -59,7 +60,7 @@ def baddbmm(run: Interpreter, node: fx.Node, product: Contract) -> object:
 
 
 def einsum(run: Interpreter, node: fx.Node, product: Contract) -> object:
-    """Two operands, every letter once in each, nothing summed out of one operand alone."""
+    """Two operands, every letter once in each, nothing summed out of one operand alone; others are tried."""
     equation, parts = str(node.args[0]).replace(" ", ""), run.states(node.args[1])
     inputs, arrow, out = equation.partition("->")
     terms = inputs.split(",")
@@ -69,11 +70,11 @@ def einsum(run: Interpreter, node: fx.Node, product: Contract) -> object:
         or not inputs.replace(",", "").isalpha()
         or not all(isinstance(p, State) for p in parts)
     ):
-        return run.barrier(node)
+        return slicewise(run, node)
     (one, two), (a, b) = terms, parts
     known = all(letter in out or (letter in one and letter in two) for letter in one + two)
     if not known or any(len(set(term)) != len(term) for term in (one, two, out)):
-        return run.barrier(node)
+        return slicewise(run, node)
     return product(run, node, a, b, one, two, out) or run.barrier(node)
 
 

@@ -14,12 +14,14 @@ from torch.utils import _pytree as pytree
 
 from paring.analysis import ops
 from paring.analysis.attention_rules import choose, mask_copies
-from paring.analysis.free_rules import joined, meeting, moved
+from paring.analysis.entrywise import met_labels
+from paring.analysis.found import found
+from paring.analysis.free_rules import joined, moved
 from paring.analysis.grids import Contraction
 from paring.analysis.interpreter import Interpreter, Rule
 from paring.analysis.labels import along, distinct, spread, uniform, varying
 from paring.analysis.memory import base_name, is_inplace
-from paring.analysis.repeats import carries, cat, either, once, unlabelled
+from paring.analysis.repeats import carries, cat, once, unlabelled
 from paring.analysis.state import State, blank, known, packet, place
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
@@ -140,14 +142,14 @@ def _cat(run: Interpreter, node: fx.Node, states: list[State], dim: int) -> obje
 
 def fixed_pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:
     """Two operands entry by entry: units that meet belong together."""
-    return _entry_by_entry(run, node, name, a, *_operands(run, node, name, a))
+    b, value, left, right = _operands(run, node, name, a)
+    return State(met_labels(run, node, ops.PAIRWISE[name], a, b, left, right, free=False), value)
 
 
 def free_pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:
     """The same; one operand may be broadcast along units of the other."""
     b, value, left, right = _operands(run, node, name, a)
-    met = meeting(run, node, a, b, left, right)
-    return _entry_by_entry(run, node, name, a, b, value, left, right) if met is None else State(met, value)
+    return State(met_labels(run, node, ops.PAIRWISE[name], a, b, left, right, free=True), value)
 
 
 def _operands(run: Interpreter, node: fx.Node, name: str, a: State) -> tuple[State, Tensor, Tensor, Tensor]:
@@ -162,33 +164,11 @@ def _operands(run: Interpreter, node: fx.Node, name: str, a: State) -> tuple[Sta
     return b, value.expand(shape), a.labels.expand(shape), b.labels.expand(shape)
 
 
-def _entry_by_entry(
-    run: Interpreter, node: fx.Node, name: str, a: State, b: State, value: Tensor, left: Tensor, right: Tensor
-) -> State:
-    meet = True
-    for other, full in ((b, left), (a, right)):
-        units = varying(full)
-        if any(_size(other.labels, d - full.dim()) == 1 for d in units):  # broadcast over units
-            run.keep(other.labels, f"broadcast over other units in {place(node)}")
-            meet = False
-            labels = full
-    if meet:
-        if a.value.numel() > 1 and b.value.numel() > 1:
-            run.couple(left, right, ops.PAIRWISE[name])
-        labels = either(left, right)
-    return State(labels, value)
-
-
-def _size(tensor: Tensor, dim: int) -> int:
-    """Size along a dimension counted from the end; 1 where there is none."""
-    return tensor.shape[dim] if -dim <= tensor.dim() else 1
-
-
 def cast(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
-    """A cast between floating types leaves values alone; others are barriers."""
+    """A cast between floating types leaves values alone; others are tried."""
     result = node.meta.get("val")
     if not isinstance(result, Tensor) or not result.dtype.is_floating_point:
-        return run.barrier(node)
+        return found(run, node)
     return State(first.labels, first.value, first.sums)
 
 
@@ -204,7 +184,7 @@ def dropout(run: Interpreter, node: fx.Node, name: str, first: State) -> State:
 
 
 def reduce(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
-    """A mean, a sum, an extreme over dimensions along which no units lie; a sum may go over units."""
+    """A mean, a sum, an extreme over dimensions along which no units lie, or whole beside others; a sum may go over units."""
     dims = run.values(node.args[1] if len(node.args) > 1 else node.kwargs.get("dim"))
     listed = [dims] if isinstance(dims, int) else list(dims or range(first.labels.dim()))
     over = {d % first.labels.dim() for d in listed if first.labels.dim()}
@@ -212,7 +192,9 @@ def reduce(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     if name == "sum" and len(lying) == 1 and lying[0] in over:
         return _sum(run, node, first, lying[0])
     if over & set(lying):
-        return run.barrier(node)
+        if set(lying) <= over:
+            return run.barrier(node)
+        run.pin(first.labels, over, f"read by {name} in {place(node)}")
     value = _run(run, node, _value)
     labels = first.labels
     for d in sorted(over, reverse=True):
@@ -304,7 +286,7 @@ def copied(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
 
 def masked_fill(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     """`masked_fill`: a mask, and a number or a tensor."""
-    return choose(run, node, name) if len(_tensors(run, node)) > 1 else run.barrier(node)
+    return choose(run, node, name) if len(_tensors(run, node)) > 1 else found(run, node)
 
 
 def chosen(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
@@ -336,7 +318,7 @@ def one_operand(rule: _Moving) -> Rule:
 
     def guarded(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
         if len(_tensors(run, node)) != 1 and not name.endswith("_as"):
-            return run.barrier(node)
+            return found(run, node)
         return rule(run, node, name, first)
 
     return first_operand(guarded)

@@ -7,6 +7,7 @@ from torch import nn
 
 from paring.analysis.alone import alone
 from paring.analysis.capture import Captured
+from paring.analysis.found import found
 from paring.analysis.interpreter import FreeInterpreter, Interpretation, Interpreter
 from paring.analysis.rules import FIXED, FREE, dead_nodes
 
@@ -24,5 +25,6 @@ def interpret(net: nn.Module, captured: Captured, *, training: bool, free: bool 
     """
     with torch.no_grad():
         if free:
-            return FreeInterpreter(net, captured, FREE, training=training, skip=dead_nodes(captured.nodes)).run()
-        return Interpreter(net, captured, FIXED, training=training).run()
+            dead = dead_nodes(captured.nodes)
+            return FreeInterpreter(net, captured, FREE, unlisted=found, training=training, skip=dead).run()
+        return Interpreter(net, captured, FIXED, unlisted=found, training=training).run()

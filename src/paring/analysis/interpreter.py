@@ -66,9 +66,11 @@ class Interpretation:
 class Interpreter:
     """One run over the graph, sizes in the forward as they are; the rules call back into it.
 
-    rules: what each operation does, by the name of its aten packet without the underscore of in-place ones. What has no
-    rule is a barrier. skip: nodes that are left out.
+    rules: what each operation does, by the name of its aten packet without the underscore of in-place ones. unlisted: what
+    one without a rule does. skip: nodes that are left out.
     """
+
+    free = False
 
     def __init__(
         self,
@@ -76,11 +78,12 @@ class Interpreter:
         captured: Captured,
         rules: Mapping[str, Rule],
         *,
+        unlisted: Rule,
         training: bool,
         skip: Collection[fx.Node] = (),
     ) -> None:
         self.net, self.captured, self.training = net, captured, training
-        self._rules, self._skip = rules, skip
+        self._rules, self._unlisted, self._skip = rules, unlisted, skip
         self.grids: list[Grid] = []
         self.slice_ties: list[SliceTie] = []
         self.contractions: list[Contraction] = []
@@ -207,7 +210,7 @@ class Interpreter:
     def _apply(self, node: fx.Node, name: str) -> object:
         """The result of a node that has tensor arguments. In-place operations also write into their first argument."""
         inplace = is_inplace(name)
-        rule = self._rules.get(name.rstrip("_") if inplace else name, Interpreter.barrier)
+        rule = self._rules.get(name.rstrip("_") if inplace else name, self._unlisted)
         try:
             result = rule(self, node)
         except _unknown_number():  # a number that a tensor was turned into
@@ -395,6 +398,8 @@ def _states(tree: object) -> list[State]:
 
 class FreeInterpreter(Interpreter):
     """One run over the graph where sizes in the forward may change with the widths."""
+
+    free = True
 
     def _note(self, node: fx.Node, states: list[State]) -> None:
         if any(carries(state.labels) for state in states):

@@ -19,7 +19,8 @@ def is_inplace(name: str) -> bool:
 def is_view(node: fx.Node) -> bool:
     """May the result share memory with the first argument?"""
     name = packet(node.target)
-    return node.op == "call_function" and (node.target is operator.getitem or is_inplace(name) or name in MOVES)
+    listed = node.target is operator.getitem or is_inplace(name) or name in MOVES
+    return node.op == "call_function" and (listed or bool(getattr(node.target, "is_view", False)))
 
 
 def shared(nodes: Iterable[fx.Node]) -> set[fx.Node]:

@@ -4,7 +4,7 @@ BatchNorm in eval: β + γ (c - μ)/√(σ² + ε), and β where γ = 0. In trai
 batch mean, so it comes out as β; so it does from an InstanceNorm without running statistics. A GroupNorm mixes the
 channels of a group: they live or go together, and come out as constants when all of them come in as constants, or where
 γ = 0. A norm that is in eval mode while its network is in train mode (frozen) is one in eval mode. LayerNorm and RMSNorm
-mix all features: none can go (for a zero counts in the mean as well).
+mix all features: none can go (for a zero counts in the mean as well), but whole heads can, each normalised for itself.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from paring.analysis.labels import along, spread, uniform
 from paring.analysis.layer_rules import argument, own
 from paring.analysis.repeats import filled, once
+from paring.analysis.slicewise import slicewise
 from paring.analysis.state import NormSite, State, module_path, place
 from paring.analysis.weights import is_a
 
@@ -34,7 +35,9 @@ def batch_norm(run: Interpreter, node: fx.Node) -> object:
 
 
 def instance_norm(run: Interpreter, node: fx.Node) -> object:
-    """InstanceNorm over dimension 1, with running statistics or without."""
+    """InstanceNorm over dimension 1, with running statistics or without; the function alone is tried."""
+    if not any(node.args[1:5]) and not is_a(run.net.get_submodule(module_path(node)), "instance_norm"):
+        return slicewise(run, node)
     return _channel_norm(run, node, "instance_norm")
 
 
@@ -81,11 +84,11 @@ def group_norm(run: Interpreter, node: fx.Node) -> object:
 
 
 def layer_norm(run: Interpreter, node: fx.Node) -> object:
-    """LayerNorm over the last dimensions: keeps all that it reads."""
+    """LayerNorm over the last dimensions: keeps units along them, or what is whole beside them (heads)."""
     x, over = run.states(node.args[0]), list(run.values(node.args[1]))
     if not isinstance(x, State):
         return run.barrier(node)
-    run.keep(x.labels, f"read by layer_norm in {place(node)}")
+    run.pin(x.labels, _last(x, over), f"read by layer_norm in {place(node)}")
     eps = _eps(argument(node, 4, "eps"), 1e-5)
     rows = _rows(x, over)
     value = F.layer_norm(rows, over, eps=eps)
@@ -95,11 +98,11 @@ def layer_norm(run: Interpreter, node: fx.Node) -> object:
 
 
 def rms_norm(run: Interpreter, node: fx.Node) -> object:
-    """RMSNorm over the last dimensions: keeps all that it reads."""
+    """RMSNorm over the last dimensions: keeps units along them, or what is whole beside them (heads)."""
     x, over = run.states(node.args[0]), list(run.values(node.args[1]))
     if not isinstance(x, State):
         return run.barrier(node)
-    run.keep(x.labels, f"read by rms_norm in {place(node)}")
+    run.pin(x.labels, _last(x, over), f"read by rms_norm in {place(node)}")
     eps = argument(node, 3, "eps")
     dtype = node.args[0].meta["val"].dtype  # type: ignore[union-attr]
     rows = _rows(x, over)
@@ -150,6 +153,11 @@ def _scaled(run: Interpreter, node: fx.Node, value: Tensor, bias: bool = True) -
 def _affine(value: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
     """γ value + β, and β where γ = 0, whatever the value."""
     return (value * gamma).masked_fill((gamma == 0).expand_as(value), 0.0) + beta
+
+
+def _last(x: State, over: list[int]) -> set[int]:
+    """The dimensions that a norm over the last ones mixes."""
+    return set(range(x.value.dim() - len(over), x.value.dim()))
 
 
 def _rows(x: State, over: list[int]) -> Tensor:

@@ -81,9 +81,10 @@ class NormSite:
 
 
 def known(tensor: Tensor) -> State:
-    """A tensor that is the same for every input of the network."""
-    value = tensor.detach().to("cpu", torch.float64, copy=True)
-    return State(unlabelled(value.shape), value)
+    """A tensor that is the same for every input of the network; complex numbers are not known, but for real ones."""
+    held = tensor.detach().to("cpu")
+    real = held.real.masked_fill(held.imag != 0, torch.nan) if held.is_complex() else held
+    return State(unlabelled(held.shape), real.to(torch.float64, copy=True))
 
 
 def blank(shape: tuple[int, ...]) -> State:
