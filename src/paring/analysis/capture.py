@@ -1,8 +1,8 @@
 """Capture of a network as a flat graph of tensor operations: a thin adapter over `torch.export` (torch >= 2.6).
 
 The network is traced in the mode it is in (train or eval), on a batch of two examples if it can, on fake tensors: parameters,
-buffers, training flags and random states stay as they are. Every operation knows the module it came from, every
-parameter its name. What cannot be traced raises `CaptureError` with the line of the user's model.
+buffers, training flags and random states stay as they are; a network of transformers returns no cache meanwhile. Every
+operation knows the module it came from, every parameter its name. What cannot be traced raises `CaptureError` with the line of the user's model.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from paring.analysis.autocast import check_forward, own_forward, plainly
 from paring.analysis.explain import explain
 from paring.analysis.quiet import quiet
 from paring.core import Example, Inputs
+from paring.core.without_cache import without_cache
 
 
 class CaptureError(ValueError):
@@ -133,7 +134,7 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
 
 def _export(net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
     shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
-    with untouched_random(), _traceable(net), own_forward(net), plainly(), torch.no_grad(), quiet():
+    with untouched_random(), _traceable(net), own_forward(net), plainly(), without_cache(net), torch.no_grad(), quiet():
         return torch.export.export(net, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False)
 
 

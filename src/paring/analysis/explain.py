@@ -7,7 +7,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -32,7 +31,10 @@ def explain(net: nn.Module, inputs: Inputs, error: Exception, traces: Traces) ->
     """
     head = f"{type(net).__name__} could not be captured on inputs of shape {inputs}{_line_of_model(error)}: "
     if found := _OUTPUT.search(str(error)):
-        return head + _output(net, inputs, found["kind"], traces)
+        return (
+            f"{head}its forward returns a {found['kind'].split('.')[-1]}, and outputs are tensors, or tuples, lists and dicts of "
+            "them. Return the tensors alone (a dataclass can be registered with torch.export.register_dataclass)"
+        )
     if found := _INPUT.search(str(error)):
         kind = found["kind"]
         hint = "torch.from_numpy(...) makes tensors of arrays" if kind == "numpy.ndarray" else "pass what it holds"
@@ -55,31 +57,6 @@ def _by_values(net: nn.Module, inputs: Inputs, traces: Traces) -> str:
         if works:
             return what + "It does so in train mode alone: call net.eval() first (and net.train() afterwards, to train)"
     return what + "Use torch.where, or move the branch out of the network"
-
-
-def _output(net: nn.Module, inputs: Inputs, kind: str, traces: Traces) -> str:
-    what = f"its forward returns a {kind.split('.')[-1]}, and outputs are tensors, or tuples, lists and dicts of them. "
-    if (parts := _caching(net)) and _works_without_cache(net, inputs, parts, traces):
-        own = [part for part in parts if part is not getattr(net, "config", None)]
-        where = "in part.config of every part in net.modules() that has it" if own else "in net.config"
-        return what + f"Without a cache it can be captured: set use_cache = False {where}"
-    return what + "Return the tensors alone (a dataclass can be registered with torch.export.register_dataclass)"
-
-
-def _caching(net: nn.Module) -> list[Any]:
-    """The configurations of a network of transformers that ask for a cache."""
-    found = {id(config): config for part in net.modules() if (config := getattr(part, "config", None)) is not None}
-    return [config for config in found.values() if getattr(config, "use_cache", False) is True]
-
-
-def _works_without_cache(net: nn.Module, inputs: Inputs, parts: list[Any], traces: Traces) -> bool:
-    try:
-        for config in parts:
-            config.use_cache = False
-        return traces(net, inputs)
-    finally:
-        for config in parts:
-            config.use_cache = True
 
 
 def _own_failure(net: nn.Module, inputs: Inputs) -> str:

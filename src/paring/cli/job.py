@@ -65,7 +65,7 @@ class Job:
         first = next(iter(self.batches), None)
         if first is None:
             raise JobError(f"{self.name}: batches() is empty; it has to return at least one batch")
-        return replace(self, example=example_of(called_with(self.net, [first], self.loss or cross_entropy)))
+        return replace(self, example=example_of(self.net, called_with(self.net, [first], self.loss or cross_entropy)))
 
 
 def seed_all(seed: int) -> None:

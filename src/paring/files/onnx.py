@@ -14,6 +14,7 @@ from paring.analysis.capture import check_example, check_layers, first_dimension
 from paring.analysis.quiet import quiet
 from paring.core import Example, Inputs, plain_net
 from paring.core.atomic import atomic
+from paring.core.without_cache import without_cache
 
 TOLERANCE = 1e-4
 
@@ -46,7 +47,7 @@ def to_onnx(net: nn.Module, example: Example, path: str | os.PathLike[str]) -> N
     inputs = Inputs.of(example)
     check_example(net, inputs)
     check_layers(net)
-    with atomic(path) as file, untouched_random(), torch.no_grad(), quiet():
+    with atomic(path) as file, untouched_random(), without_cache(net), torch.no_grad(), quiet():
         size = inputs.batch
         shapes = first_dimensions(net, inputs, torch.export.Dim.DYNAMIC) if size is not None else None
         traced = inputs.cycled(2)

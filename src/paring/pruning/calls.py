@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -59,9 +60,20 @@ def floats(answer: Any) -> list[Tensor]:
 
 
 @torch.no_grad()
-def example_of(inputs: Inputs) -> Inputs:
-    """A few examples of these arguments, to capture a network with; labels of mappings are left out."""
-    kwargs = {name: value for name, value in inputs.kwargs.items() if name != "labels"}
-    given = Inputs(inputs.args, kwargs)
+def example_of(net: nn.Module, inputs: Inputs) -> Inputs:
+    """A few examples of these arguments, to capture the network with.
+
+    Labels of mappings are left out where it runs without them; some make their decoder's input of them.
+    """
+    bare = Inputs(inputs.args, {name: value for name, value in inputs.kwargs.items() if name != "labels"})
+    given = inputs if len(bare.kwargs) < len(inputs.kwargs) and not _runs(net, bare) else bare
     size = given.batch
     return given.map(Tensor.detach) if size is None else given.rows(torch.arange(min(size, _EXAMPLES)))
+
+
+def _runs(net: nn.Module, inputs: Inputs) -> bool:
+    try:
+        inputs.call(copy.deepcopy(net).eval())
+    except Exception:  # whatever the network's own code raises
+        return False
+    return True

@@ -159,7 +159,7 @@ def prune(
     seen = list(islice(batches, search.batches))
     judge = _Judge(loss or cross_entropy, seen if validate is None else validate, metric)
     whole = called_with(net, seen, judge.loss)
-    given = Inputs.of(example) if example is not None else example_of(whole)
+    given = Inputs.of(example) if example is not None else example_of(net, whole)
     still = {name for name, module in net.named_modules() if net.training and not module.training}
     dense, gated = judge.look(net), GatedCopy.of(net, given, at)
     gated, setting = with_costs(gated, budgets, whole), Setting(search, seen, judge.loss, given, whole)

@@ -177,7 +177,7 @@ def find(
         renew_statistics(gated.net, how.seen, how.loss)
         risen = path[-1][1] if path else 0.0  # a round begins where the last one ended
         path += [(share, risen + rise) for share, rise in choice.path[bool(path) :]]
-    return Choice(mask, choice.shares, tuple(path))
+    return Choice(mask, gated.shares(mask), tuple(path))
 
 
 def removed(gated: GatedCopy, given: Inputs) -> tuple[nn.Module, Report]:

@@ -190,7 +190,7 @@ def sensitivity(
     seen = list(islice(batches, search.batches))
     if not seen:
         raise ValueError("batches is empty: give an iterable of at least one batch, such as a DataLoader or a list")
-    given = Inputs.of(example) if example is not None else example_of(called_with(net, seen, loss))
+    given = Inputs.of(example) if example is not None else example_of(net, called_with(net, seen, loss))
     gated = GatedCopy.of(net, given, at)
     whole = torch.ones(gated.units, dtype=torch.bool)
     gated.set(whole)

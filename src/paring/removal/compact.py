@@ -7,6 +7,7 @@ found by bisection over layers, taken back, and named in the report.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Literal
 
 from torch import nn
@@ -17,6 +18,7 @@ from paring.analysis.freeze_weights import freeze_weights, like
 from paring.analysis.input_groups import InputGroups
 from paring.core import Example, Inputs, plain_net, unwrapped
 from paring.core.unwrap import seen_through
+from paring.core.without_cache import caching, caching_as, without_cache
 from paring.removal.apply import apply
 from paring.removal.choose import Chooser
 from paring.removal.fuse import Fused, fuse, fused_copy
@@ -68,10 +70,14 @@ def compact(
     if unknown:
         raise ValueError(f"input_groups names {unknown[0]!r}, which is no module of this {type(net).__name__}")
     sizes = {unwrapped(net.get_submodule(name)): size for name, size in (input_groups or {}).items()}
-    with freeze_weights(net), seen_through(net):
+    with freeze_weights(net), seen_through(net), without_cache(net):
         groups = {name: sizes[module] for name, module in net.named_modules() if module in sizes}
         small, report = _shrunk(net, Inputs.of(example), inplace, verify, drop_inputs, mode, form, fuse_norms, groups)
-    return like(small, net), report
+    if report.form == "graph" and caching(net):
+        report = replace(
+            report, notes=(*report.notes, "without the cache that config.use_cache asks for: this form computes none")
+        )
+    return caching_as(like(small, net), net), report
 
 
 def _shrunk(
