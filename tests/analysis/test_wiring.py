@@ -136,7 +136,7 @@ def test_shared_layers_and_ties() -> None:
     assert "tied" in emb.reason
     assert not emb.gateable
     assert not head.gateable
-    assert mid.reason == "'mid' is called 2 times"
+    assert "tied" in mid.reason  # what it reads at its first call
     assert mid.positions == 6
 
 

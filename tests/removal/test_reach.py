@@ -48,7 +48,8 @@ class NormedHeads(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
         mixed = F.scaled_dot_product_attention(self.normed(q), self.normed(k), v)
-        return self.out(mixed.transpose(1, 2).flatten(2))
+        made: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return made
 
 
 def test_heads_go_through_norms_within_a_head() -> None:
@@ -58,3 +59,112 @@ def test_heads_go_through_norms_within_a_head() -> None:
         kill(net.v, range(6, 12))
         small, _ = shrunk(net, torch.randn(2, 5, 10, dtype=torch.float64))
         assert count(small) == count(net) - 3 * 11 * 6 - 6 * 10, how
+
+
+class Siamese(nn.Module):
+    """One encoder called on two inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enc = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4))
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        made: Tensor = (self.enc(a) - self.enc(b)).pow(2).sum(1)
+        return made
+
+
+def test_units_that_are_dead_at_every_call_go() -> None:
+    torch.manual_seed(0)
+    net = Siamese().double().eval()
+    kill(net.enc[0], range(16))
+    small, _ = shrunk(net, torch.randn(3, 8, dtype=torch.float64), torch.randn(3, 8, dtype=torch.float64))
+    assert count(small) == 8 * 16 + 16 + 16 * 4 + 4
+
+
+class Rounds(nn.Module):
+    """A block of layers run several times, on its own output; its first reading may come from another layer."""
+
+    def __init__(self, start: str = "layer", times: int = 3) -> None:
+        super().__init__()
+        self.first, self.times, self.start = nn.Conv2d(3, 6, 3, padding=1), times, start
+        self.conv, self.norm = nn.Conv2d(6, 6, 3, padding=1), nn.BatchNorm2d(6)
+        self.slope, self.last = nn.PReLU(6), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x) if self.start == "layer" else torch.cat([x, x.roll(1, 2)], 1)
+        for _ in range(self.times):
+            h = self.slope(self.norm(self.conv(h)))
+        made: Tensor = self.last(h)
+        return made
+
+
+def test_units_that_loops_read_again_go_when_they_are_dead_everywhere() -> None:
+    for start, left in (("layer", 4), ("input", 6)):
+        torch.manual_seed(0)
+        net = Rounds(start).double().eval()
+        for layer in (net.first, net.conv, net.norm):
+            kill(layer, [1, 4])
+        small, _ = shrunk(net, torch.randn(2, 3, 5, 5, dtype=torch.float64))
+        assert small.get_parameter("conv.weight").shape[:2] == (left, left), start
+
+
+def test_a_unit_that_one_call_reads_stays() -> None:
+    torch.manual_seed(0)
+    net = Rounds().double().eval()
+    kill(net.conv, [1, 4])
+    kill(net.norm, [1, 4])
+    kill(net.first, [1])
+    small, _ = shrunk(net, torch.randn(2, 3, 5, 5, dtype=torch.float64))
+    assert small.get_parameter("conv.weight").shape[:2] == (5, 5)
+
+
+def test_constants_fold_only_where_every_call_reads_the_same_one() -> None:
+    for values, left in (((0.5, 0.5), 2), ((0.5, 0.25), 3)):
+        torch.manual_seed(0)
+        net = Fed(values).double().eval()
+        small, report = shrunk(net, torch.randn(3, 4, dtype=torch.float64))
+        assert small.get_parameter("reader.weight").shape == (2, left), report
+
+
+class Fed(nn.Module):
+    """One reader called on two layers; their unit 1 is always the first and the second value."""
+
+    def __init__(self, values: tuple[float, float]) -> None:
+        super().__init__()
+        self.a, self.b, self.reader = nn.Linear(4, 3), nn.Linear(4, 3), nn.Linear(3, 2, bias=False)
+        for layer, value in zip((self.a, self.b), values, strict=True):
+            kill(layer, [1])
+            layer.bias.data[1] = value
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.reader(self.a(x)) * self.reader(self.b(x))
+        return made
+
+
+class Generator(nn.Module):
+    """A vector becomes a small map of channels, which convolutions read; numbers: the sizes are written down."""
+
+    def __init__(self, numbers: bool, norm: bool) -> None:
+        super().__init__()
+        self.fc, self.numbers = nn.Linear(10, 16 * 16), numbers
+        self.norm = nn.BatchNorm2d(16) if norm else nn.Identity()
+        self.a, self.b = nn.ConvTranspose2d(16, 8, 4, 2, 1), nn.ConvTranspose2d(8, 3, 4, 2, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.fc(z).view(-1, 16 if self.numbers else self.a.in_channels, 4, 4)))
+        return torch.tanh(self.b(F.relu(self.a(x))))
+
+
+def test_a_linear_layer_seen_as_channels_loses_dead_ones() -> None:
+    for numbers, norm in ((False, False), (True, False), (False, True), (True, True)):
+        torch.manual_seed(0)
+        net = Generator(numbers, norm).double().eval()
+        kill(net.a, [0, 5, 6], 1)
+        kill(net.fc, [16 * c + i for c in (2, 3, 9) for i in range(16)])
+        kill(net.fc, range(80, 90))  # not all of channel 5
+        if norm:
+            kill(net.norm, [2, 3, 9])
+        small, report = shrunk(net, torch.randn(4, 10, dtype=torch.float64))
+        assert count(small) == (10 * 208 + 208) + norm * 26 + (13 * 5 * 16 + 5) + (5 * 3 * 16 + 3), (numbers, norm)
+        assert report.form == ("graph" if numbers else "module")
+        assert small(torch.randn(7, 10, dtype=torch.float64)).shape == (7, 3, 16, 16)

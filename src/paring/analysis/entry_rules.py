@@ -219,7 +219,7 @@ def pool(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
     """Pooling and resizing, channel by channel."""
     spatial = next(int(c) for c in name if c.isdigit())
     channel = first.labels.dim() - spatial - 1
-    units = along(first.labels, channel)
+    units = run.lines(first.labels, channel)
     if units is None:
         return run.barrier(node)
     places = range(channel + 1, channel + 1 + spatial)

@@ -29,7 +29,7 @@ from paring.analysis import ops
 from paring.analysis.attention_scale import Scaled
 from paring.analysis.capture import Captured
 from paring.analysis.grids import Contraction, Grid, Layout, SliceTie, grid_dims, layout, rectangle, slices
-from paring.analysis.labels import distinct, distinct_pairs, representatives, spread, varying
+from paring.analysis.labels import along, distinct, distinct_pairs, representatives, spread, varying
 from paring.analysis.memory import is_inplace, is_view, shared
 from paring.analysis.repeats import carries, once, settled
 from paring.analysis.state import Alias, NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
@@ -290,6 +290,10 @@ class Interpreter:
         """Tensors that meet slice by slice along the dimensions given for each."""
         self.slice_ties.append(SliceTie(tuple(slices(labels, dims) for labels, dims in parts)))
 
+    def lines(self, labels: Tensor, dim: int) -> Tensor | None:
+        """The labels of the slices along `dim`, (size,); None where a slice holds several units that cannot shrink together."""
+        return along(labels, dim)
+
     def pin(self, labels: Tensor, dims: set[int], reason: str) -> None:
         """Units along these dimensions meet what cannot shrink: they stay, or go only all together."""
         lying = set(varying(labels))
@@ -324,7 +328,7 @@ class Interpreter:
         return self._ids[name].clone()
 
     def _keep_shared(self) -> None:
-        """Layers that are called twice, or whose parameters are tied or used elsewhere too, keep units and inputs."""
+        """Layers whose parameters are tied or used elsewhere too keep units and inputs; those called twice, what differs."""
         calls: dict[str, set[fx.Node]] = {}
         called: list[Site | NormSite] = [*self.sites, *self.norms, *self.slopes]
         for one in called:
@@ -348,17 +352,30 @@ class Interpreter:
                     foreign = foreign or f"'{full}' is tied to '{ties[full]}'"
                 if leaf not in own and users.get(full, set()) - nodes:
                     foreign = foreign or f"'{full}' is also used outside its layer"
-            reason = foreign or (f"'{name}' is called {len(nodes)} times" if len(nodes) > 1 else "")
-            if not reason:
-                continue
-            for norm in [*self.norms, *self.slopes]:
-                if norm.name == name:
-                    self.keep(norm.labels, reason)
-            for site in self.sites:
-                if site.name == name:
+            sites = [site for site in self.sites if site.name == name]
+            norms = [norm for norm in [*self.norms, *self.slopes] if norm.name == name]
+            if foreign:
+                for norm in norms:
+                    self.keep(norm.labels, foreign)
+                for site in sites:
                     site.shared, site.foreign = True, foreign
-                    self.keep(site.units, reason)
-                    self.keep(site.columns, f"read by a shared layer: {reason}")
+                    self.keep(site.units, foreign)
+                    self.keep(site.columns, f"read by a shared layer: {foreign}")
+            elif len(nodes) > 1:
+                self._call_again(name, sites, norms)
+
+    def _call_again(self, name: str, sites: list[Site], norms: list[NormSite]) -> None:
+        """A layer that is called more than once: what its calls read goes only at all of them, constants are the same."""
+        reason = f"read by '{name}' at each of its calls"
+        for other in norms[1:]:
+            self.couple(norms[0].labels, other.labels, reason)
+        for other in sites[1:]:
+            self.couple(sites[0].columns, other.columns, reason)
+        if sites:
+            first = sites[0].constants
+            alike = torch.stack([torch.isclose(first, one.constants, rtol=1e-9, atol=0.0) for one in sites]).all(0)
+            for site in sites:
+                site.shared, site.constants = True, torch.where(alike, first, torch.nan)
 
     def _called_away(self, name: str) -> str:
         """Why a layer whose weight is used without calling it keeps all; empty where it need not."""
@@ -400,6 +417,15 @@ class FreeInterpreter(Interpreter):
     """One run over the graph where sizes in the forward may change with the widths."""
 
     free = True
+
+    def lines(self, labels: Tensor, dim: int) -> Tensor | None:
+        """The same; units that share a slice go together."""
+        row = along(labels, dim)
+        if row is not None or dim % labels.dim() not in varying(labels):
+            return row
+        rows = slices(labels, [dim % labels.dim()])
+        self.couple(rows[:, :1].expand_as(rows).contiguous(), rows, "all that a channel is made of goes together")
+        return rows[:, 0].clone()
 
     def _note(self, node: fx.Node, states: list[State]) -> None:
         if any(carries(state.labels) for state in states):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from paring.analysis.labels import along, spread, uniform
+from paring.analysis.labels import spread, uniform
 from paring.analysis.repeats import filled, once
 from paring.analysis.state import Ref, Site, State, module_path, shape_of
 from paring.analysis.weights import dims, groups_of, is_a, used, weight_of
@@ -87,7 +87,7 @@ def _site(
     count, inputs = shape[dim], x.value.shape[dim]
     padded = kind != "linear" and _padded(run, node, kind)
     alike = kind == "linear" or (kind == "conv" and not padded and all(n == 1 for n in weight_of(module).shape[2:]))
-    units, columns = run.new_units(name, count), along(x.labels, dim)
+    units, columns = run.new_units(name, count), run.lines(x.labels, dim)
     if columns is None:
         run.keep(x.labels, f"read by '{name}' across several dimensions")
         columns = torch.full((inputs,), -1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from paring.analysis.labels import along, spread, uniform
+from paring.analysis.labels import spread, uniform
 from paring.analysis.layer_rules import argument, own
 from paring.analysis.repeats import filled, once
 from paring.analysis.slicewise import slicewise
@@ -132,7 +132,7 @@ def _site(run: Interpreter, node: fx.Node, x: object, operation: str, held: dict
         return None
     if not all(value is None or own(module, leaf, value) for leaf, value in held.items()):
         return None
-    labels = along(x.labels, 1)
+    labels = run.lines(x.labels, 1)
     if labels is not None:
         (run.slopes if operation == "prelu" else run.norms).append(NormSite(path, module, node, labels))
     return labels

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from paring.analysis import layer_rules
-from paring.analysis.labels import along, spread, uniform
+from paring.analysis.labels import spread, uniform
 from paring.analysis.repeats import once
 from paring.analysis.state import Alias, Ref, Site, State, shape_of
 from paring.analysis.weights import is_a
@@ -60,7 +60,7 @@ def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bia
     held = {arg for arg in node.all_input_nodes if isinstance(run.values(arg), Ref)}
     if not isinstance(x, State) or any(len(arg.users) > 1 for arg in held) or run.tied(weight, bias):
         return run.barrier(node)
-    columns = along(x.labels, -1)
+    columns = run.lines(x.labels, -1)
     if columns is None:
         return run.barrier(node)
     path, _, leaf = weight.name.rpartition(".")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def pixel_shuffle(run: Interpreter, node: fx.Node) -> object:
     """r² neighbouring channels become one of r times the size: they go together."""
     x, factor = run.states(node.args[0]), run.values(node.args[1])
-    if not isinstance(x, State) or (labels := along(x.labels, -3)) is None:
+    if not isinstance(x, State) or (labels := run.lines(x.labels, -3)) is None:
         return run.barrier(node)
     rows = labels.view(-1, factor**2)
     run.couple(rows[:, :1].expand_as(rows), rows, "coupled by a pixel shuffle")

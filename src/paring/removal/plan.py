@@ -127,7 +127,8 @@ def make_plan(
     round_up(analysis, liveness, multiple_of)
     while keep_groups(analysis, liveness, grouped) | settle(analysis, readers, liveness):
         round_up(analysis, liveness, multiple_of)
-    merges = [merge for reader in readers if (merge := _merge(reader, liveness)) is not None]
+    once = {reader.site.name: reader for reader in readers}  # calls of one layer say the same
+    merges = [merge for reader in once.values() if (merge := _merge(reader, liveness)) is not None]
     merging = {reader.site.name: reader.merge for reader in readers}
     cuts: list[Cut] = []
     folds: list[Fold] = []
@@ -189,9 +190,13 @@ def _fold(analysis: Interpretation, site: Site, constants: Tensor, liveness: Liv
 
 
 def _sole_norm(analysis: Interpretation, site: Site) -> NormSite | None:
-    """The norm that alone reads a layer call, and nothing else."""
+    """The norm that alone reads a layer, and nothing else."""
     for norm in analysis.norms:
-        if set(site.node.users) == {norm.node} and sum(n.name == norm.name for n in analysis.norms) == 1:
+        if (
+            not site.shared
+            and set(site.node.users) == {norm.node}
+            and sum(n.name == norm.name for n in analysis.norms) == 1
+        ):
             return norm
     return None
 
