@@ -367,10 +367,10 @@ class Interpreter:
     def _call_again(self, name: str, sites: list[Site], norms: list[NormSite]) -> None:
         """A layer that is called more than once: what its calls read goes only at all of them, constants are the same."""
         reason = f"read by '{name}' at each of its calls"
-        for other in norms[1:]:
-            self.couple(norms[0].labels, other.labels, reason)
-        for other in sites[1:]:
-            self.couple(sites[0].columns, other.columns, reason)
+        for norm in norms[1:]:
+            self.couple(norms[0].labels, norm.labels, reason)
+        for site in sites[1:]:
+            self.couple(sites[0].columns, site.columns, reason)
         if sites:
             first = sites[0].constants
             alike = torch.stack([torch.isclose(first, one.constants, rtol=1e-9, atol=0.0) for one in sites]).all(0)
