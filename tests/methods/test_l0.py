@@ -437,12 +437,6 @@ def test_layers_whose_weights_are_used_elsewhere_are_refused(kind: str, layer: s
         pr.attach(Functional(), pr.L0(at=f"{kind}:{layer}"), torch.randn(2, 4))
 
 
-def test_fused_encoder_layers_are_refused() -> None:
-    net = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), nn.Linear(8, 2))
-    with pytest.raises(ValueError, match="fused path of TransformerEncoderLayer"):
-        pr.attach(net, pr.L0(at="weights:0.linear1"), torch.randn(2, 3, 8))
-
-
 def test_finish_refuses_a_network_that_goes_around_its_gates() -> None:
     class Around(Chain):
         around = False

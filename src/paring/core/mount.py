@@ -12,6 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from paring.core.fused_encoder import fuse_again
 from paring.core.gate import Gate
 from paring.core.kinds import gateable, kind_of, kinds, stock_class
 from paring.core.layers import Gated, GatedCall, PlaceKind
@@ -165,3 +166,4 @@ def strip(net: nn.Module) -> None:
         for leaf in _MOUNTED.values():
             delattr(layer, leaf)
         layer.__class__ = stock_class(layer)  # type: ignore[assignment]  # a layer's class is swapped on purpose
+    fuse_again(net)

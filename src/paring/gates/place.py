@@ -24,6 +24,7 @@ from torch import nn
 
 from paring.analysis import Group, Wiring
 from paring.core import At, Gate, Place, PlaceKind, Places, Refusal, gate_shape, kinds, names_layer, put, share
+from paring.core.fused_encoder import unfuse
 from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
 from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 
@@ -128,6 +129,8 @@ def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
         put(modules[site.module], site.kind, gate)
     for mount in site.mounts:
         share(modules[mount.module], gate, torch.tensor(mount.index))
+    for name in {site.module, *(mount.module for mount in site.mounts)}:
+        unfuse(modules, name)
 
 
 Candidate = tuple[tuple[str, ...], Callable[[], Site | Refusal]]

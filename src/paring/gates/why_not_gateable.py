@@ -40,10 +40,6 @@ def of_layer(name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusa
     for other, held in modules.items():
         if module is not None and other != name and getattr(held, "weight", None) is getattr(module, "weight", 0):
             return Refusal(f"its weight is shared with '{other}'")
-    if any(isinstance(modules[path], nn.TransformerEncoderLayer) for path in _above(name)):
-        return Refusal(
-            "in eval mode torch's fused path of TransformerEncoderLayer uses the weights without calling the layer"
-        )
     return None
 
 
@@ -51,9 +47,3 @@ def carrier_of(name: str, modules: dict[str, nn.Module]) -> str:
     """The module that carries the gates of a layer or norm: itself, or the attention of a joint projection."""
     owner = name.removesuffix("in_proj").removesuffix(".")
     return owner if name not in modules and isinstance(modules.get(owner), nn.MultiheadAttention) else name
-
-
-def _above(name: str) -> list[str]:
-    """Paths of all modules that contain this one."""
-    parts = name.split(".")[:-1]
-    return ["", *(".".join(parts[: n + 1]) for n in range(len(parts)))]
