@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import paring as pr
 from paring.core import gates, strip
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 
 

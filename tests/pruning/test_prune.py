@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -173,3 +174,12 @@ def test_frozen_layers_stay_as_they_are() -> None:
     small, _ = pr.prune(net, batches((5,)), to=pr.Budget(macs=0.5), epochs=1)
     stays = [column for column in net[4].weight.T if any(torch.equal(column, other) for other in small[4].weight.T)]
     assert len(stays) == small[4].in_features
+
+
+def test_what_was_closed_and_stayed_is_said(trained: Residual) -> None:
+    _, pruned = pr.prune(trained, batches((2, 6, 6)), to=pr.Budget(macs=0.9), epochs=0)
+    assert not pruned.notes
+    before, after = pruned.removal.parameters
+    within, beyond = (replace(pruned, removal=replace(pruned.removal, parameters=(before, n))) for n in (after, before))
+    assert not within.notes
+    assert any("of the parameters were to stay, and 100.0% did" in note for note in beyond.notes)

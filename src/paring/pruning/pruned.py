@@ -14,6 +14,7 @@ from paring.removal import Report
 
 CLOSE = 0.1  # of an asked latency: what is measured may be off by so much
 _SHORT = 0.9  # of what was asked: less is said
+_STAYED = 0.02  # of the parameters that were to stay: more that did is said
 _MISSED = {
     "latency": "times do not follow widths so far here, or the machine is busy. Ask for macs=, or measure again",
     "memory": "inputs and what cannot be cut decide here (pr.groups shows what can). Ask for more, or for macs=",
@@ -93,6 +94,12 @@ class Pruned:
                 missed = ["latency"]
             else:
                 found.append(f"more went than asked ({told}): no unit that fits is left to keep")
+        before, after = self.removal.parameters
+        if after > (1 + _STAYED) * self.shares["parameters"] * before:
+            found.append(
+                f"{self.shares['parameters']:.1%} of the parameters were to stay, and {after / before:.1%} did: some units that "
+                "were closed could not be removed (pruned.removal says which). They are zero, and cost as much as before"
+            )
         found += [
             f"a {name} of {self.budget.targets[name]:.0%} of the dense network's was asked, and {self.shares[name]:.0%} was "
             f"measured: {_MISSED[name]}"
