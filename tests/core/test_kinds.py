@@ -312,14 +312,19 @@ def test_tensors_of_other_lengths_do_not_fit() -> None:
     assert misfit(layer) == "has a scale of (2,) and 3 outputs"
 
 
-def test_a_subclass_is_cut_like_its_base_and_takes_no_gates() -> None:
+def test_a_subclass_is_cut_and_gated_like_its_base() -> None:
     class Mine(ScaledLinear):
         pass
 
     assert kind_of(Mine(2, 3)) is SCALED
     assert kind_of(nn.Tanh()) is None
-    with pytest.raises(TypeError, match="Mine cannot carry gates"):
-        put(Mine(2, 3), "units", Fixed(torch.ones(3)))
+    layer, x, z = Mine(2, 3), torch.randn(4, 2), torch.tensor([0.0, 0.5, 1.0])
+    wanted = layer(x) * z
+    put(layer, "units", Fixed(z))
+    assert torch.allclose(layer(x), wanted)
+    release(layer)
+    assert type(layer) is Mine
+    assert torch.allclose(layer(x), wanted)
 
 
 def test_registering_twice_and_wrongly() -> None:

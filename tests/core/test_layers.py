@@ -57,6 +57,12 @@ CASES: list[tuple[str, nn.Module, tuple[int, ...], PlaceKind]] = [
     ("batchnorm2d", nn.BatchNorm2d(4), (6, 4, 3, 3), "units"),
     ("batchnorm2d, cumulative", nn.BatchNorm2d(4, momentum=None), (6, 4, 3, 3), "units"),
     ("batchnorm3d", nn.BatchNorm3d(4), (6, 4, 2, 3, 3), "units"),
+    ("groupnorm", nn.GroupNorm(2, 4), (6, 4, 3), "units"),
+    ("groupnorm, one", nn.GroupNorm(1, 4), (6, 4, 3, 3), "units"),
+    ("instancenorm1d", nn.InstanceNorm1d(4, affine=True), (6, 4, 5), "units"),
+    ("instancenorm2d", nn.InstanceNorm2d(4, affine=True), (6, 4, 3, 3), "units"),
+    ("instancenorm2d, tracked", nn.InstanceNorm2d(4, affine=True, track_running_stats=True), (6, 4, 3, 3), "units"),
+    ("instancenorm3d", nn.InstanceNorm3d(4, affine=True), (6, 4, 2, 3, 3), "units"),
 ]
 
 
@@ -87,7 +93,7 @@ def test_multiplies_what_it_says(
     elif kind == "inputs":
         wanted = plain(x * shaped(z, x, axis_of(plain, x)))
     else:
-        plain.weight.data.mul_(z)
+        plain.get_parameter("weight").data.mul_(z)
         wanted = plain(x)
     assert torch.allclose(gated(x), wanted, atol=1e-12)
     for key, value in plain.named_buffers():
@@ -117,11 +123,12 @@ def test_embedding(kind: PlaceKind) -> None:
 
 
 def test_refusals() -> None:
-    class Mine(nn.Linear):
-        pass
-
-    with pytest.raises(TypeError, match="Mine cannot carry gates"):
-        put(Mine(2, 2), "units", Fixed(torch.ones(2)))
+    with pytest.raises(TypeError, match="Bilinear cannot carry gates"):
+        put(nn.Bilinear(2, 2, 2), "units", Fixed(torch.ones(2)))
+    with pytest.raises(TypeError, match="SyncBatchNorm cannot carry gates"):
+        put(nn.SyncBatchNorm(2), "units", Fixed(torch.ones(2)))
+    with pytest.raises(TypeError, match="no scale"):
+        put(nn.InstanceNorm2d(2), "units", Fixed(torch.ones(2)))
     with pytest.raises(TypeError, match="a norm has unit gates only"):
         put(nn.BatchNorm1d(2), "inputs", Fixed(torch.ones(2)))
     with pytest.raises(TypeError, match="no scale"):

@@ -386,10 +386,10 @@ def test_a_norm_that_carries_no_gate_is_gone_round() -> None:
     net.bn_a = nn.BatchNorm2d(6, affine=False)
     (stream, _) = sites(net, wiring(net, batch(net, 2)), ["units"])
     assert [mount.module for mount in stream.mounts] == ["stem", "b"]
-    net.stem = type("Own", (nn.Conv2d,), {})(3, 6, 3, padding=1, bias=False)
+    net.stem = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 6, 3, padding=1, bias=False))
     (only,) = sites(net, wiring(net, batch(net, 2)), ["units"])
     assert only.layers == ("a",)
-    with pytest.raises(ValueError, match="layer 'b' cannot be gated: its norm 'bn_a' has no scale and shift"):
+    with pytest.raises(ValueError, match="layer 'b' cannot be gated: its weight is computed in the forward"):
         sites(net, wiring(net, batch(net, 2)), ["units:b"])
 
 

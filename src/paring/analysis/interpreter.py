@@ -42,7 +42,8 @@ class Interpretation:
     """All layer calls in order, and per group of units why it is kept (`kept`) or tied to others (`coupled`).
 
     `products`: arithmetic outside of the layers; `uncounted`: modules with arithmetic that is not known, and its name.
-    Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together.
+    Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together. `rows` are those of
+    layers and norms before they were tied, one for each row, and `cuts` which of these (and which group ids) a slice of an activation carries.
     """
 
     units: int
@@ -60,6 +61,8 @@ class Interpretation:
     uncounted: dict[str, str] = field(default_factory=dict)
     layouts: dict[fx.Node, list[Layout]] = field(default_factory=dict)
     names: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    cuts: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
     held_back: bool = False
 
 
@@ -95,6 +98,7 @@ class Interpreter:
         self.shared: set[fx.Node] = set()
         self._moving = moving(list(captured.nodes), {*captured.tensors, *captured.constants})
         self._layouts: dict[fx.Node, list[Layout]] = {}
+        self._cuts: dict[fx.Node, Tensor] = {}
         self.sites: list[Site] = []
         self.norms: list[NormSite] = []
         self.slopes: list[NormSite] = []
@@ -401,6 +405,10 @@ class Interpreter:
         result.products = [replace(p, left=groups[p.left], right=groups[p.right]) for p in self.products]
         result.uncounted = self.uncounted
         result.layouts = {n: [replace(x, box=groups[x.box]) for x in many] for n, many in self._layouts.items()}
+        result.rows = {one.name: one.units.clone() for one in self.sites} | {
+            n.name: n.labels.clone() for n in self.norms
+        }
+        result.cuts = {node: (ids, groups[ids]) for node, ids in self._cuts.items()}
         result.names = {name: groups[ids] for name, ids in self._ids.items()}
         for site in result.sites:
             site.units, site.columns = groups[site.units], groups[site.columns]
@@ -430,6 +438,8 @@ class FreeInterpreter(Interpreter):
     def _note(self, node: fx.Node, states: list[State]) -> None:
         if any(carries(state.labels) for state in states):
             self._layouts[node] = [layout(state.labels) for state in states]
+            if len(states) == 1 and packet(node.target) in ("getitem", *ops.CUTS):
+                self._cuts[node] = distinct(states[0].labels)
 
     def _called_away(self, name: str) -> str:
         return ""

@@ -8,7 +8,8 @@ the *fronts*: walking back from each reader, the last Linear, convolution, embed
 ResNet these are the last norms of the blocks, in a pre-activation ResNet the norms that read the stream (a gate
 in front of a norm would get no gradient, and its zero would come out as the norm's shift). Of the factors of a product
 one is enough, two would square the gate: the one that something else needs anyway, else the one with the
-fewest nonlinearities behind it, never one that turns zero into something else, as a sigmoid does.
+fewest nonlinearities behind it, never one that turns zero into something else, as a sigmoid does. Where one layer makes both
+factors, as its halves, the gate acts on the rows of one half.
 
 An attention head is one group entry with many ids: its queries, keys and values, and what links them. A gate acts on its
 values alone: a head whose values are zero adds nothing.
@@ -17,7 +18,8 @@ values alone: a head whose values are zero adds nothing.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx
@@ -33,6 +35,7 @@ _KEEPS_ZERO = ops.POINTWISE - {
     *("sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "threshold", "exp", "cos", "log", "rsqrt", "reciprocal"),
     *("clamp", "clamp_min", "clamp_max", "pow"),
 }
+SPREAD = "its units lie along several dimensions of a tensor, which has to stay a box"
 _SUMS = ("add", "sub", "rsub")
 
 
@@ -45,7 +48,8 @@ class Group:
     units have to stay ("" if they may go). fronts: modules where a gate leaves zeros or constants for every reader. ends:
     of each layer its own last affine module, for when a front cannot carry a gate. entry (m,): which gate of the group
     each id belongs to, 0..n-1; one each, but for heads. gated (m,): ids on which a gate acts; the others follow. heads:
-    the entries are attention heads.
+    the entries are attention heads. rows: of a front whose result is sliced, where a gate acts on it, (units,): one half of
+    a layer that makes both factors of a product.
     """
 
     ids: Tensor
@@ -58,6 +62,7 @@ class Group:
     entry: Tensor
     gated: Tensor
     heads: bool = False
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -65,11 +70,15 @@ class Group:
         return int(self.entry.max()) + 1
 
 
+Front = tuple[str, fx.Node | None]
+"""A module, and the slice of its result that counts (None: all of it)."""
+
+
 @dataclass(frozen=True)
 class _Flow:
     """What stands last before an activation: modules, whether their zero arrives as zero, nonlinearities on the way."""
 
-    fronts: frozenset[str]
+    fronts: frozenset[Front]
     zero: bool = True
     bends: int = 0
 
@@ -83,14 +92,15 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
             firsts[site.name] = site
             for unit in site.units[site.units >= 0].tolist():
                 owners.setdefault(unit, {})[site.name] = None
-    head_of = find_heads(analysis)
+    head_of, spread = find_heads(analysis), spread_out(analysis)
     classes: dict[tuple[tuple[str, ...], str], list[int]] = {}
     attentions: dict[int, list[int]] = {}
     for unit, homes in owners.items():
         if unit in head_of:
             attentions.setdefault(head_of[unit][0], []).append(unit)
         else:
-            classes.setdefault((tuple(homes), analysis.kept.get(unit, "")), []).append(unit)
+            reason = analysis.kept.get(unit) or (SPREAD if unit in spread else "")
+            classes.setdefault((tuple(homes), reason), []).append(unit)
     groups = [
         _group(analysis, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids)))
         for (layers, reason), ids in classes.items()
@@ -102,6 +112,19 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
         groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry, heads=True))
     order = {name: place for place, name in enumerate(firsts)}
     return tuple(sorted(groups, key=lambda group: order[group.layers[0]]))
+
+
+def spread_out(analysis: Interpretation) -> frozenset[int]:
+    """Ids along several dimensions of a tensor, of which no single one can go; among them those of attention heads.
+
+    Where all rows hold the same ids, as the two halves of a gated linear unit do, each of them can go.
+    """
+    found: set[int] = set()
+    for grid in analysis.grids:
+        rows = grid.labels.reshape(-1, grid.labels.shape[-1]).sort(-1).values
+        if grid.labels.dim() > 1 and (grid.regular or bool((rows != rows[:1]).any())):
+            found.update(rows.flatten().tolist())
+    return frozenset(found)
 
 
 def find_heads(analysis: Interpretation) -> dict[int, tuple[int, int]]:
@@ -116,14 +139,16 @@ def find_heads(analysis: Interpretation) -> dict[int, tuple[int, int]]:
         if not _is_sum(m)
         for unit, columns in zip(m.units, m.columns, strict=True)
     ]
-    rows = [row[row >= 0] for row in rows]
-    pairs = torch.cat([torch.stack([row[:1].expand_as(row), row]) for row in rows if len(row)], 1)
+    rows = [known for row in rows if len(known := row[row >= 0])]
+    if not rows:
+        return {}
+    pairs = torch.cat([torch.stack([row[:1].expand_as(row), row]) for row in rows], 1)
     head = representatives(analysis.units, pairs)
     linked = [torch.cat([row[0][:1] for row in zip(*tie.parts, strict=True)]) for tie in analysis.slice_ties]
     heads = [head[first[first >= 0]] for first in linked]
-    whole = representatives(
-        analysis.units, torch.cat([torch.stack([h[:1].expand_as(h), h]) for h in heads if len(h)], 1)
-    )
+    if not (heads := [h for h in heads if len(h)]):  # slices without a unit of a layer in front
+        return {}
+    whole = representatives(analysis.units, torch.cat([torch.stack([h[:1].expand_as(h), h]) for h in heads], 1))
     numbers: dict[int, dict[int, int]] = {}
     result: dict[int, tuple[int, int]] = {}
     for unit in torch.unique(torch.cat(rows)).tolist():
@@ -155,8 +180,9 @@ def _group(
         inside &= read
         reason = reason or ("" if bool(inside.any()) else "no layer reads the heads")
         coupling = "attention heads"
-    fronts = () if reason else _fronts(analysis, inside)
-    return Group(ids, layers, norms, coupling, reason, fronts or ends, ends, entry, inside[ids], heads)
+    rows: dict[str, Tensor | None] = {} if reason else _fronts(analysis, inside)
+    some = {name: where for name, where in rows.items() if where is not None}
+    return Group(ids, layers, norms, coupling, reason, tuple(rows) or ends, ends, entry, inside[ids], heads, some)
 
 
 def sole_norm(analysis: Interpretation, site: Site) -> str | None:
@@ -166,20 +192,36 @@ def sole_norm(analysis: Interpretation, site: Site) -> str | None:
     return readers[0].name if readers and calls[readers[0].name] == 1 else None
 
 
-def _fronts(analysis: Interpretation, inside: Tensor) -> tuple[str, ...]:
-    """The modules that stand last before the readers of these ids, in order of execution."""
+def _fronts(analysis: Interpretation, inside: Tensor) -> dict[str, Tensor | None]:
+    """The modules that stand last before the readers of these ids, in order of execution; which of their rows if not all."""
     carriers = {site.node: (site.name, site.units) for site in analysis.sites}
     carriers |= {norm.node: (norm.name, norm.labels) for norm in analysis.norms}
     sources = {node: name for node, (name, labels) in carriers.items() if bool(inside[labels].any())}
     if not sources:
-        return ()
+        return {}
     readers = [site.node for site in analysis.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
     readers += [m.node for m in analysis.contractions if _is_sum(m) and bool(inside[m.columns].any())]
-    needed: frozenset[str] = frozenset()
+    needed: frozenset[Front] = frozenset()
     for settle in (False, True):  # first what sums and chains need, then the factors of products
-        flows = _flows(next(iter(sources)).graph, sources, carriers.keys(), needed, settle)
+        flows = _flows(next(iter(sources)).graph, sources, carriers.keys(), analysis.cuts, needed, settle)
         needed = needed.union(*(flows[n].fronts for node in readers for n in node.all_input_nodes if n in flows))
-    return tuple(dict.fromkeys(name for name in sources.values() if name in needed))
+    found: dict[str, Tensor | None] = {}
+    for name in dict.fromkeys(sources.values()):
+        parts = [part for one, part in needed if one == name]
+        labels = next(labels for one, labels in carriers.values() if one == name)
+        if parts:
+            found[name] = _rows(analysis, name, labels, [part for part in parts if part], None in parts)
+    return found
+
+
+def _rows(analysis: Interpretation, name: str, labels: Tensor, parts: list[fx.Node], whole: bool) -> Tensor | None:
+    """Rows of a module that these slices carry; None for all, also where a slice shows the rows of others instead."""
+    if whole:
+        return None
+    own, ids = (torch.cat(found) for found in zip(*(analysis.cuts[part] for part in parts), strict=True))
+    rows = torch.isin(analysis.rows[name], own)
+    asked = ids[torch.isin(ids, labels)]
+    return rows if bool(torch.isin(asked, labels[rows]).all()) else None
 
 
 def _is_sum(contraction: Contraction) -> bool:
@@ -197,22 +239,25 @@ def _flows(
     graph: fx.Graph,
     sources: dict[fx.Node, str],
     carriers: object,
-    needed: frozenset[str],
+    cuts: Mapping[fx.Node, object],
+    needed: frozenset[Front],
     settle: bool,
 ) -> dict[fx.Node, _Flow]:
     """For every activation that the sources reach without another layer or norm between. settle: choose factors."""
     flows: dict[fx.Node, _Flow] = {}
     for node in graph.nodes:
         if node in sources:
-            flows[node] = _Flow(frozenset({sources[node]}))
+            flows[node] = _Flow(frozenset({(sources[node], None)}))
         elif node not in carriers:  # type: ignore[operator]
             held = [flows[n] for n in node.all_input_nodes if n in flows]
-            if held:
+            if held and node in cuts:
+                flows[node] = replace(held[0], fronts=frozenset((name, node) for name, _ in held[0].fronts))
+            elif held:
                 flows[node] = _step(node, held, needed, settle)
     return flows
 
 
-def _step(node: fx.Node, held: list[_Flow], needed: frozenset[str], settle: bool) -> _Flow:
+def _step(node: fx.Node, held: list[_Flow], needed: frozenset[Front], settle: bool) -> _Flow:
     name = packet(node.target).rstrip("_")
     if name == "mul" and len(held) == 2 and held[0].fronts != held[1].fronts:
         if not settle:

@@ -17,7 +17,7 @@ from paring.analysis.alone import alone
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.state import Site
-from paring.analysis.unit_groups import Group, find_groups, find_heads, sole_norm
+from paring.analysis.unit_groups import SPREAD, Group, find_groups, find_heads, sole_norm, spread_out
 from paring.analysis.weights import groups_of, known
 from paring.analysis.work import Product
 from paring.core import Example, unwrapped
@@ -31,7 +31,7 @@ class Layer:
     positions: per example, where the weights are applied (1, H·W, T, ...; of the input in a transposed convolution), summed
     over repeated calls; written: where results are (0: there too). labels (outputs,): id of each
     unit; units that residual adds tie together share one id. sources (inputs,): id of the unit that each input column
-    reads, -1 = network input or unknown. norm: path of the BatchNorm that alone reads the output. gateable: may its
+    reads, -1 = network input or unknown. norm: path of the BatchNorm, InstanceNorm or GroupNorm that alone reads the output. gateable: may its
     units be gated or removed independently; reason: why not, for the user's eyes. foreign: why a gate in the module
     would not act on all uses of its parameters ("" when it would). per_unit: further parameters of each unit.
     """
@@ -125,8 +125,15 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
     found = interpret(net, captured, training=net.training)
     if found.held_back:
         free = interpret(net, captured, training=net.training, free=True)
-        found = free if free.slice_ties else found  # the units of attention lie along heads
+        if free.slice_ties or _loose(free) > _loose(found):  # the units of attention lie along heads
+            found = free
     return describe(found)
+
+
+def _loose(analysis: Interpretation) -> int:
+    """Rows of layers whose units may go, each by itself."""
+    stays = {*analysis.kept, *spread_out(analysis)}
+    return sum(unit not in stays for site in analysis.sites for unit in site.units.tolist())
 
 
 def describe(analysis: Interpretation) -> Wiring:
@@ -136,7 +143,8 @@ def describe(analysis: Interpretation) -> Wiring:
         calls.setdefault(site.name, []).append(site)
     members = Counter(found_id for sites in calls.values() for found_id in sites[0].units.tolist())
     heads = frozenset(find_heads(analysis))
-    layers = tuple(_layer(analysis, sites, members, heads) for sites in calls.values())
+    spread = spread_out(analysis) - heads
+    layers = tuple(_layer(analysis, sites, members, heads, spread) for sites in calls.values())
     norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in analysis.norms}
     fixed = torch.zeros(analysis.units, dtype=torch.bool)
     fixed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
@@ -146,13 +154,20 @@ def describe(analysis: Interpretation) -> Wiring:
     )
 
 
-def _layer(analysis: Interpretation, sites: list[Site], members: Counter[int], heads: frozenset[int]) -> Layer:
+def _layer(
+    analysis: Interpretation,
+    sites: list[Site],
+    members: Counter[int],
+    heads: frozenset[int],
+    spread: frozenset[int],
+) -> Layer:
     site = sites[0]
     weight, further = site.module.weight, (getattr(site.module, leaf, None) for leaf in known(site.module).own)
     assert isinstance(weight, Tensor)
     reasons = [analysis.kept[u] for u in site.units.tolist() if u in analysis.kept]
     reasons += [analysis.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
     reasons += ["attention heads" for u in site.units.tolist() if u in heads]
+    reasons += [SPREAD for u in site.units.tolist() if u in spread]
     return Layer(
         name=site.name,
         kind=site.kind,
@@ -167,7 +182,7 @@ def _layer(analysis: Interpretation, sites: list[Site], members: Counter[int], h
         norm=sole_norm(analysis, site) if len(sites) == 1 else None,
         gateable=not reasons,
         reason=reasons[0] if reasons else "",
-        foreign=site.foreign,
+        foreign=site.foreign or ("" if site.plain else "its weight is computed in the forward"),
         written=sum(s.written or s.positions for s in sites),
         per_unit=sum(one.numel() for one in further if isinstance(one, nn.Parameter)) // len(site.units),
     )

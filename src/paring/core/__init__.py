@@ -8,7 +8,7 @@ from paring.core.file_error import FileError
 from paring.core.first_name import first_name, hashed_as
 from paring.core.gate import Gate, noise_dtype
 from paring.core.inputs import Example, Inputs
-from paring.core.kinds import Kind, gateable, kind_of, kinds, register, sized, stock_class
+from paring.core.kinds import Kind, derived, gateable, kind_of, kinds, register, sized, stock_class
 from paring.core.layers import Gated, GatedCall, PlaceKind
 from paring.core.method import GOALS, Method, Probe, Removal, Rewind, Stack
 from paring.core.mount import factors, gate_shape, gated_layers, gates, put, release, share, strip
@@ -56,6 +56,7 @@ __all__ = [
     "Watch",
     "attached",
     "bare_state",
+    "derived",
     "factors",
     "first_name",
     "gate_shape",

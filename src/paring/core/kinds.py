@@ -14,8 +14,8 @@ operation.
     register(Kind(ScaledLinear, "linear", sizes=("out_features", "in_features"), per_unit=("bias", "scale"),
                   gated=GatedScaledLinear))
 
-A class that is not in the table is of the kind of its nearest base class: it is captured, cut and resized like that.
-Only gates ask for the class itself, as a subclass may compute something else with what a gate multiplies.
+A class that is not in the table is of the kind of its nearest base class: it is captured, cut, resized and gated like that
+(`gated_subclass` puts gates round the operation in its forward).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -172,9 +173,21 @@ def kind_of(module: nn.Module | type[nn.Module]) -> Kind | None:
 
 
 def gateable(module: nn.Module) -> Kind | None:
-    """The kind of a layer that may carry gates: its very class is known and has a gated one, or is that."""
-    found = _exact(type(module))
-    return kind_of(module) if isinstance(module, Gated) or (found is not None and found.gated is not None) else None
+    """The kind of a layer that may carry gates: its class is known and has a gated one, or derives from such a class.
+
+    A subclass with a forward of its own calls an operation that gates can sit round; which of its parameters are ones of
+    torch, and not computed, is for the captured graph to say.
+    """
+    found = kind_of(module)
+    if found is None or (found.gated is None and not isinstance(module, Gated)):
+        return None
+    return found if isinstance(module, Gated) or found.layer is type(module) or found.operation else None
+
+
+def derived(module: nn.Module) -> bool:
+    """Whether the layer, with gates or without, is of no class of the table but derives from one."""
+    found = kind_of(module)
+    return found is not None and found.layer is not stock_class(module)
 
 
 def stock_class(module: nn.Module) -> type[nn.Module]:
@@ -243,7 +256,13 @@ def _fill() -> None:
     for layer in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
         register(Kind(layer, "conv_transpose", 1, 0, sizes=("in_channels", "out_channels"), groups="groups"))
     running = ("bias", "running_mean", "running_var")
-    norms = {
+    as_norm: dict[str, Any] = {
+        "column_dim": None,
+        "places": ("units",),
+        "elsewhere": "a norm has unit gates only",
+        "obstacle": _bare,
+    }
+    norms: dict[type[nn.Module], type[Gated] | None] = {
         nn.BatchNorm1d: layers.GatedBatchNorm1d,
         nn.BatchNorm2d: layers.GatedBatchNorm2d,
         nn.BatchNorm3d: layers.GatedBatchNorm3d,
@@ -251,23 +270,25 @@ def _fill() -> None:
         nn.modules.batchnorm._BatchNorm: None,
     }
     for norm, gated_norm in norms.items():
-        register(
-            Kind(
-                norm,
-                "batch_norm",
-                column_dim=None,
-                sizes=("num_features",),
-                per_unit=running,
-                gated=gated_norm,
-                places=("units",),
-                elsewhere="a norm has unit gates only",
-                obstacle=_bare,
-            )
+        register(Kind(norm, "batch_norm", sizes=("num_features",), per_unit=running, gated=gated_norm, **as_norm))
+    centred: dict[type[nn.Module], type[Gated] | None] = {
+        nn.InstanceNorm1d: layers.GatedInstanceNorm1d,
+        nn.InstanceNorm2d: layers.GatedInstanceNorm2d,
+        nn.InstanceNorm3d: layers.GatedInstanceNorm3d,
+        nn.modules.instancenorm._InstanceNorm: None,
+    }
+    for norm, gated_norm in centred.items():
+        register(Kind(norm, "instance_norm", sizes=("num_features",), per_unit=running, gated=gated_norm, **as_norm))
+    register(
+        Kind(
+            nn.GroupNorm,
+            "group_norm",
+            sizes=("num_channels",),
+            groups="num_groups",
+            gated=layers.GatedGroupNorm,
+            **as_norm,
         )
-    instance = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.modules.instancenorm._InstanceNorm)
-    for centred in instance:
-        register(Kind(centred, "instance_norm", column_dim=None, sizes=("num_features",), per_unit=running))
-    register(Kind(nn.GroupNorm, "group_norm", column_dim=None, sizes=("num_channels",), groups="num_groups"))
+    )
     register(Kind(nn.PReLU, "prelu", column_dim=None, sizes=("num_parameters",), per_unit=(), scaled=("weight",)))
     register(
         Kind(

@@ -47,17 +47,26 @@ class Gated(nn.Module):
     def multiply_inputs(self, x: Tensor) -> Tensor:
         if self.input_gate is None or self.input_gate.transparent:
             return x
-        return _along(x, self.input_gate(x.shape[0]), self.feature_axis(x))
+        return along(x, self.input_gate(x.shape[0]), self.feature_axis(x))
 
     def multiply_units(self, y: Tensor) -> Tensor:
         if self.unit_gate is None or self.unit_gate.transparent:
             return y
-        return _along(y, self.unit_gate(y.shape[0]), self.feature_axis(y))
+        return along(y, self.unit_gate(y.shape[0]), self.feature_axis(y))
 
     def gated_weight(self, weight: Tensor) -> Tensor:
         if self.weight_gate is None or self.weight_gate.transparent:
             return weight
         return self.weight_gate.see(weight)
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a norm, times the unit gate where that is the same for the whole batch."""
+        weight, bias = cast(Tensor, self.weight), cast(Tensor, self.bias)
+        if not whole_batch(self.unit_gate):
+            return weight, bias
+        assert self.unit_gate is not None
+        z = self.unit_gate().to(weight.dtype)
+        return weight * z, bias * z
 
     def add_noise(self, y: Tensor, weight: Tensor, spread: Callable[[Tensor], Tensor]) -> Tensor:
         """The layer's output with the noise of its weight; `spread` maps the variance of the weight to that of `y`."""
@@ -73,7 +82,7 @@ class Gated(nn.Module):
         return x.dim() - 1
 
 
-def _along(x: Tensor, z: Tensor, axis: int) -> Tensor:
+def along(x: Tensor, z: Tensor, axis: int) -> Tensor:
     """`x` times `z` along `axis`; z is (features,) or (batch, features)."""
     shape = [1] * x.dim()
     shape[axis] = z.shape[-1]
@@ -107,7 +116,7 @@ def _noisy(gate: Gate | None) -> bool:
     return gate is not None and gate.noisy
 
 
-def _whole_batch(gate: Gate | None) -> bool:
+def whole_batch(gate: Gate | None) -> bool:
     """True when the gate multiplies something and its multiplier does not depend on the example."""
     return gate is not None and not gate.transparent and not (gate.per_example and gate.training)
 
@@ -118,7 +127,7 @@ class GatedLinear(Gated, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         x, weight = input, self.gated_weight(self.weight)
         spare = torch.is_grad_enabled() and not input.requires_grad
-        if spare and _whole_batch(self.input_gate) and not _noisy(self.weight_gate):
+        if spare and whole_batch(self.input_gate) and not _noisy(self.weight_gate):
             assert self.input_gate is not None  # the first layer: spare it a gradient of its input
             weight = weight * self.input_gate().to(weight.dtype)
         else:
@@ -150,8 +159,8 @@ class _GatedConv(Gated, nn.modules.conv._ConvNd):
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.gated_weight(self.weight), self.bias
         quiet = not _noisy(self.weight_gate)
-        fold_inputs = _whole_batch(self.input_gate) and self.groups == 1 and quiet
-        fold_units = _whole_batch(self.unit_gate) and quiet
+        fold_inputs = whole_batch(self.input_gate) and self.groups == 1 and quiet
+        fold_units = whole_batch(self.unit_gate) and quiet
         ones = [1] * (weight.dim() - 2)
         if fold_inputs:
             assert self.input_gate is not None
@@ -192,12 +201,7 @@ class _GatedBatchNorm(Gated, nn.modules.batchnorm._BatchNorm):
             self.num_batches_tracked.add_(1)
             if self.momentum is None:
                 momentum = 1.0 / float(self.num_batches_tracked)
-        fold = _whole_batch(self.unit_gate)
-        weight, bias = self.weight, self.bias
-        if fold:
-            assert self.unit_gate is not None
-            z = self.unit_gate().to(weight.dtype)
-            weight, bias = weight * z, bias * z
+        weight, bias = self.scale_and_shift()
         y = F.batch_norm(
             input,
             self.running_mean if not self.training or self.track_running_stats else None,
@@ -208,7 +212,7 @@ class _GatedBatchNorm(Gated, nn.modules.batchnorm._BatchNorm):
             momentum,
             self.eps,
         )
-        return y if fold else self.multiply_units(y)
+        return y if whole_batch(self.unit_gate) else self.multiply_units(y)
 
     def feature_axis(self, x: Tensor) -> int:
         return 1
@@ -224,3 +228,46 @@ class GatedBatchNorm2d(_GatedBatchNorm, nn.BatchNorm2d):
 
 class GatedBatchNorm3d(_GatedBatchNorm, nn.BatchNorm3d):
     """`nn.BatchNorm3d` with unit gates."""
+
+
+class GatedGroupNorm(Gated, nn.GroupNorm):
+    """`nn.GroupNorm` with unit gates, on its scale and shift: in front of it a gate would have no gradient."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = self.scale_and_shift()
+        y = F.group_norm(input, self.num_groups, weight, bias, self.eps)
+        return y if whole_batch(self.unit_gate) else self.multiply_units(y)
+
+    def feature_axis(self, x: Tensor) -> int:
+        return 1
+
+
+class _GatedInstanceNorm(Gated, nn.modules.instancenorm._InstanceNorm):
+    def _apply_instance_norm(self, input: Tensor) -> Tensor:
+        weight, bias = self.scale_and_shift()
+        y = F.instance_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            weight,
+            bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+        return y if whole_batch(self.unit_gate) else self.multiply_units(y)
+
+    def feature_axis(self, x: Tensor) -> int:
+        return 1
+
+
+class GatedInstanceNorm1d(_GatedInstanceNorm, nn.InstanceNorm1d):
+    """`nn.InstanceNorm1d` with unit gates."""
+
+
+class GatedInstanceNorm2d(_GatedInstanceNorm, nn.InstanceNorm2d):
+    """`nn.InstanceNorm2d` with unit gates."""
+
+
+class GatedInstanceNorm3d(_GatedInstanceNorm, nn.InstanceNorm3d):
+    """`nn.InstanceNorm3d` with unit gates."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from paring.core.fused_encoder import fuse_again
 from paring.core.gate import Gate
-from paring.core.kinds import gateable, kind_of, kinds, stock_class
+from paring.core.gated_subclass import GatedSubclass, gated_subclass
+from paring.core.kinds import derived, gateable, kind_of, kinds, stock_class
 from paring.core.layers import Gated, GatedCall, PlaceKind
 from paring.core.shared_gate import SharedGate
 
@@ -30,14 +31,22 @@ def gate_shape(module: nn.Module, kind: PlaceKind) -> tuple[int, ...]:
     if known is None:
         allowed = ", ".join(sorted(one.layer.__name__ for one in kinds() if one.gated is not None))
         raise TypeError(
-            f"{name} cannot carry gates: only the layers {allowed} can (a subclass may compute differently; "
-            "paring.core.register makes its class known)"
+            f"{name} cannot carry gates: only the layers {allowed} can, and those that derive from them "
+            "(paring.core.register makes other classes known)"
         )
     if "forward" in vars(module):
         raise TypeError(
             f"{name} cannot carry gates: its forward was replaced on the instance, which would go past them. Take it off "
             "(del layer.forward), or put the gates in first"
         )
+    if derived(module):
+        hidden = [
+            leaf
+            for leaf in known.scaled
+            if leaf not in module._parameters or isinstance(_of_class(module, leaf), property)
+        ]
+        if hidden:
+            raise TypeError(f"{name} cannot carry gates: its {' and '.join(hidden)} is no parameter of its own")
     if kind not in known.places:
         raise TypeError(f"{name} cannot carry a gate at '{kind}': {known.elsewhere}")
     if reason := known.obstacle(module):
@@ -62,7 +71,7 @@ def put(module: nn.Module, kind: PlaceKind, gate: Gate) -> Gated:
         )
     if gate.per_example and isinstance(module, nn.MultiheadAttention):
         raise ValueError(f"{type(module).__name__} cannot draw one sample per example: its gates multiply weights")
-    if gate.noisy and kind == "weights" and issubclass(_gated_class(module), GatedCall):
+    if gate.noisy and kind == "weights" and issubclass(_gated_class(module), GatedCall | GatedSubclass):
         raise ValueError(
             f"{type(module).__name__} shows no noise of its weights, and this {type(gate).__name__} draws some"
         )
@@ -101,10 +110,16 @@ def share(module: nn.Module, gate: Gate, index: Tensor) -> Gated:
     return cast(Gated, module)
 
 
+def _of_class(module: nn.Module, leaf: str) -> object:
+    return getattr(type(module), leaf, None)
+
+
 def _gated_class(module: nn.Module) -> type[Gated]:
     known = gateable(module)
     assert known is not None
-    return type(module) if isinstance(module, Gated) else cast(type[Gated], known.gated)
+    if isinstance(module, Gated):
+        return type(module)
+    return gated_subclass(type(module)) if derived(module) else cast(type[Gated], known.gated)
 
 
 def _swapped(module: nn.Module) -> Gated:

@@ -58,7 +58,8 @@ def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False) -> 
     position = torch.full((wiring.units + 1,), -1)
     take = group.gated if gated else torch.ones_like(group.gated)
     position[group.ids[take]] = group.entry[take]
-    return position[labels_of(name, wiring)]
+    found = position[labels_of(name, wiring)]
+    return found.masked_fill(~group.rows[name], -1) if gated and name in group.rows else found
 
 
 def group_of(unit: int, wiring: Wiring) -> Group:

@@ -1,8 +1,8 @@
 """Where gates go: from places such as `"units"` or `"inputs:Linear"` (`paring.core.places`) to layers of a network.
 
-Unit gates go after the unit's last affine operation: on the BatchNorm's output when a BatchNorm is the only reader of
-the layer, else on the layer itself. A gate in front of a BatchNorm would get no gradient (the norm undoes its scale)
-and its zero would come out as the norm's shift. Units that residual adds, products or depthwise convolutions tie
+Unit gates go after the unit's last affine operation: on the scale and shift of a BatchNorm, InstanceNorm or GroupNorm when
+that is the only reader of the layer, else on the layer itself. A gate in front of a norm would get no gradient (the norm
+undoes its scale) and its zero would come out as the norm's shift. Units that residual adds, products or depthwise convolutions tie
 together have one gate, which acts in several modules (`paring.analysis.unit_groups` says which); a selector takes such a
 group when it takes any of its layers, and `!` leaves out every group with that layer. An attention head is a unit of
 such a group, with one gate on its values; `heads` stands for these groups alone. Units that the network's output

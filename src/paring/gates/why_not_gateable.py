@@ -7,13 +7,15 @@ from torch import nn
 from paring.analysis import Wiring
 from paring.core import Refusal, gateable, joint_projection, kind_of
 
+_NORMS = ("batch_norm", "instance_norm", "group_norm")
+
 
 def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
     """Why the module (None: a loose parameter) cannot hold a gate at all; None when it can."""
     if module is None or (isinstance(module, nn.MultiheadAttention) and not joint_projection(module)):
         return Refusal(f"'{name}' is a parameter that no layer of its own computes with")
     near, known = kind_of(module), gateable(module)
-    norm = near is not None and near.operation == "batch_norm"
+    norm = near is not None and near.operation in _NORMS
     if known is None:
         kind = type(module).__name__
         what = f"its norm '{name}' is a {kind}, which carries no gates"

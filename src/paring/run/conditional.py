@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from paring.analysis import Layer, Wiring, wiring
-from paring.core import Gated, Inputs, gateable, set_attachment, strip
+from paring.core import Gated, Inputs, derived, gateable, set_attachment, strip
 from paring.gates import StochasticGate
 from paring.run.distributed.sharded import refuse_sharded
 from paring.run.surgery.folded import Judged, outputs
@@ -206,7 +206,7 @@ def _rows(place: _Place, open_: Tensor, multiple_of: int) -> Tensor | None:
 
 def _takes_rows(module: nn.Module) -> bool:
     kind = gateable(module)
-    if kind is None or kind.gated is None or kind.operation not in ("linear", "conv") or kind.own:
+    if kind is None or kind.gated is None or kind.operation not in ("linear", "conv") or kind.own or derived(module):
         return False
     return not (isinstance(module, Gated) and module.weight_gate is not None)
 
