@@ -168,3 +168,79 @@ def test_a_linear_layer_seen_as_channels_loses_dead_ones() -> None:
         assert count(small) == (10 * 208 + 208) + norm * 26 + (13 * 5 * 16 + 5) + (5 * 3 * 16 + 3), (numbers, norm)
         assert report.form == ("graph" if numbers else "module")
         assert small(torch.randn(7, 10, dtype=torch.float64)).shape == (7, 3, 16, 16)
+
+
+class Cross(nn.Module):
+    """Cross-attention with a stock layer, a feed-forward part behind it; kdim: separate projections."""
+
+    def __init__(self, kdim: int | None = None, bias: bool = True) -> None:
+        super().__init__()
+        self.a = nn.MultiheadAttention(16, 4, batch_first=True, kdim=kdim, vdim=kdim, bias=bias)
+        self.f1, self.f2 = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, q: Tensor, m: Tensor) -> Tensor:
+        made: Tensor = self.f2(F.relu(self.f1(self.a(q, m, m, need_weights=False)[0] + q)))
+        return made
+
+
+def test_a_dead_head_of_cross_attention_goes() -> None:
+    for bias in (True, False):
+        torch.manual_seed(0)
+        net = Cross(bias=bias).double().eval()
+        kill(net.f1, range(8))
+        with torch.no_grad():
+            net.a.in_proj_weight[32 + 4 : 32 + 8] = 0
+            if net.a.in_proj_bias is not None:
+                net.a.in_proj_bias[32 + 4 : 32 + 8] = 0
+        q, m = torch.randn(2, 5, 16, dtype=torch.float64), torch.randn(2, 7, 16, dtype=torch.float64)
+        small, _ = shrunk(net, q, m)
+        assert count(small) == count(net) - 8 * 17 - 16 * 8 - 3 * 4 * (16 + bias) - 4 * 16
+
+
+def test_a_dead_head_goes_where_only_the_bias_is_in_parts() -> None:
+    torch.manual_seed(0)
+    net = Cross(kdim=6).double().eval()
+    with torch.no_grad():
+        net.a.v_proj_weight[4:8] = 0
+        net.a.in_proj_bias[32 + 4 : 32 + 8] = 0
+    q, m = torch.randn(2, 5, 16, dtype=torch.float64), torch.randn(2, 7, 6, dtype=torch.float64)
+    small, _ = shrunk(net, q, m)
+    assert count(small) == count(net) - 4 * (16 + 6 + 6) - 3 * 4 - 4 * 16
+
+
+def test_dead_heads_of_a_decoder_layer_go_in_train_mode_too() -> None:
+    torch.manual_seed(0)
+    net = nn.TransformerDecoderLayer(16, 4, 32, batch_first=True, dropout=0.0).double()
+    kill(net.linear1, range(8))
+    with torch.no_grad():
+        for part, head in ((net.self_attn, 0), (net.multihead_attn, 2)):
+            part.in_proj_weight[32 + 4 * head : 36 + 4 * head] = 0
+            part.in_proj_bias[32 + 4 * head : 36 + 4 * head] = 0
+    x, m = torch.randn(2, 5, 16, dtype=torch.float64), torch.randn(2, 7, 16, dtype=torch.float64)
+    small, report = shrunk(net, x, m)
+    assert report.mode == "both"
+    assert count(small) == count(net) - 8 * 17 - 16 * 8 - 2 * (3 * 4 * 17 + 4 * 16)
+
+
+class Halves(nn.Module):
+    """One parameter, whose rows two maps take; uses: another one beside them, of rows that they have."""
+
+    def __init__(self, uses: bool) -> None:
+        super().__init__()
+        self.both, self.uses = nn.Parameter(torch.randn(12, 5)), uses
+        self.c, self.d = nn.Linear(4, 2), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.c(F.linear(x, self.both[:4]).relu()) * self.d(F.linear(x, self.both[4:]).relu())
+        return made + self.both[3, 0] if self.uses else made
+
+
+def test_rows_go_from_each_part_of_a_parameter_unless_something_else_reads_it() -> None:
+    for uses, left in ((False, 8), (True, 12)):
+        torch.manual_seed(0)
+        net = Halves(uses).double().eval()
+        with torch.no_grad():
+            net.both[[1, 5, 6, 11]] = 0
+        small, _ = shrunk(net, torch.randn(3, 5, dtype=torch.float64))
+        assert small.get_parameter("both").shape == (left, 5)
+        assert small.get_parameter("c.weight").shape == (2, 4 if uses else 3)

@@ -96,6 +96,9 @@ class Interpreter:
         self.uncounted: dict[str, str] = {}
         self.held_back = False
         self.shared: set[fx.Node] = set()
+        self.parts: dict[fx.Node, list[Ref]] = {}
+        self.part_labels: dict[fx.Node, Tensor] = {}
+        self.part_columns: dict[str, Tensor] = {}
         self._moving = moving(list(captured.nodes), {*captured.tensors, *captured.constants})
         self._layouts: dict[fx.Node, list[Layout]] = {}
         self._cuts: dict[fx.Node, Tensor] = {}
@@ -135,6 +138,10 @@ class Interpreter:
                     self._env.pop(spent, None)
         self._keep_shared()
         return self._finish()
+
+    def note_layouts(self, node: fx.Node, layouts: list[Layout]) -> None:
+        """Remember where units lie in something that is no activation."""
+        self._layouts[node] = layouts
 
     def _note(self, node: fx.Node, states: list[State]) -> None:
         """Look at a result; nothing to remember where sizes stay."""
@@ -248,6 +255,11 @@ class Interpreter:
         if held.owner is not None:
             state.labels = spread(self.new_units(held.owner, len(held.tensor)), tuple(held.tensor.shape), 0).clone()
         return state
+
+    def whole(self, held: Ref) -> Tensor:
+        """The parameter or buffer that this is, or is a part of."""
+        found: Tensor = operator.attrgetter(held.name)(self.net)
+        return found
 
     def tied(self, *held: Ref | None) -> bool:
         """Is one of these parameters tied to another?"""

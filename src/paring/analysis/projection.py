@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from paring.analysis import layer_rules
 from paring.analysis.labels import spread, uniform
+from paring.analysis.parameter_parts import note_parts
 from paring.analysis.repeats import once
 from paring.analysis.state import Alias, Ref, Site, State, shape_of
 from paring.analysis.weights import is_a
@@ -33,7 +34,8 @@ class Projection(nn.Linear):
 
 def linear(run: Interpreter, node: fx.Node) -> object:
     """A Linear."""
-    run.held_back |= _loose(run, node) is not None
+    part = run.values(node.args[1])
+    run.held_back |= _loose(run, node) is not None or (isinstance(part, State) and not bool(part.value.isnan().any()))
     return layer_rules.linear(run, node)
 
 
@@ -51,7 +53,8 @@ def _loose(run: Interpreter, node: fx.Node) -> tuple[Ref, Ref | None] | None:
     if not isinstance(weight, Ref) or not (bias is None or isinstance(bias, Ref)):
         return None
     owner = run.net.get_submodule(weight.name.rpartition(".")[0])
-    return None if is_a(owner, "linear") else (weight, bias)
+    parts = any(held is not None and held.tensor.shape != run.whole(held).shape for held in (weight, bias))
+    return None if is_a(owner, "linear") and not parts else (weight, bias)
 
 
 def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bias: Ref | None, swapped: bool) -> object:
@@ -65,13 +68,21 @@ def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bia
         return run.barrier(node)
     path, _, leaf = weight.name.rpartition(".")
     stem = leaf.removesuffix("weight").rstrip("_")
+    parts = [one for one in (weight, bias) if one is not None and one.tensor.shape != run.whole(one).shape]
+    stem = "_".join(part for part in (stem, str(parts[0].start) if parts else "") if part)
     name = ".".join(part for part in (path, stem) if part)
     module = Projection(weight.tensor.T if swapped else weight.tensor, None if bias is None else bias.tensor)
-    run.aliases[f"{name}.weight" if name else "weight"] = Alias(weight.name, swapped)
+    run.aliases[f"{name}.weight" if name else "weight"] = _alias(run, weight, swapped)
     if bias is not None:
-        run.aliases[f"{name}.bias" if name else "bias"] = Alias(bias.name, False)
+        run.aliases[f"{name}.bias" if name else "bias"] = _alias(run, bias, False)
     shape = shape_of(node.meta["val"])
     units = run.new_units(name, shape[-1])
+    for held, arg in ((weight, node.args[1]), (bias, layer_rules.argument(node, 2, "bias"))):
+        if held in parts and held is not None:
+            note_parts(run, held, arg, units)
+    if weight in parts:  # one column of the parameter is a column of all its parts
+        others = run.part_columns.setdefault(weight.name, columns)
+        run.couple(others, columns, f"read by parts of '{weight.name}'")
     value = _constants(x.value, module)
     constants = uniform(x.value, -1)
     if bias is None:  # nowhere to fold a constant
@@ -81,6 +92,11 @@ def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bia
         Site(name, "linear", module, node, units, columns, constants, uniform(value, -1), False, positions, True)
     )
     return State(spread(units, shape, len(shape) - 1), value.expand(shape))
+
+
+def _alias(run: Interpreter, held: Ref, swapped: bool) -> Alias:
+    whole = run.whole(held)
+    return Alias(held.name, swapped, held.start, 0 if whole.shape == held.tensor.shape else len(whole))
 
 
 def _constants(x: Tensor, module: Projection) -> Tensor:

@@ -38,6 +38,7 @@ from paring.analysis.free_rules import addmm, free_addmm
 from paring.analysis.interpreter import Rule
 from paring.analysis.layer_rules import conv, conv_transpose, embedding
 from paring.analysis.norm_rules import batch_norm, group_norm, instance_norm, layer_norm, prelu, rms_norm
+from paring.analysis.parameter_parts import or_parts
 from paring.analysis.projection import free_linear, linear
 from paring.analysis.shuffle_rules import channel_shuffle, glu, pixel_shuffle, rrelu
 from paring.analysis.state import packet
@@ -105,6 +106,7 @@ FREE: dict[str, Rule] = {
     **_rules(ops.JOINS, free_cat),
     **_rules(ops.PAIRWISE, first_operand(free_pairwise, least=2)),
     **_rules(ops.MOVES, one_operand(free_move)),
+    **_rules(ops.CUTS, or_parts(one_operand(free_move))),
 }
 
 

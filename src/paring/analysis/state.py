@@ -29,12 +29,14 @@ class State:
 class Ref:
     """A parameter or buffer of the network, by name, not yet used as an operand.
 
-    owner: path of the layer with one unit for each of its entries (`Kind.own`); None for all others.
+    owner: path of the layer with one unit for each of its entries (`Kind.own`); None for all others. start: the row that it
+    begins at, where it is a part of one.
     """
 
     name: str
     tensor: Tensor
     owner: str | None = None
+    start: int = 0
 
 
 @dataclass
@@ -152,7 +154,12 @@ class Liveness:
 
 @dataclass(frozen=True)
 class Alias:
-    """The parameter behind a stand-in's weight or bias; swapped: stored (inputs, outputs)."""
+    """The parameter behind a stand-in's weight or bias; swapped: stored (inputs, outputs).
+
+    start, rows: where it begins in a parameter of so many rows; rows = 0 when it is all of it.
+    """
 
     name: str
     swapped: bool
+    start: int = 0
+    rows: int = 0

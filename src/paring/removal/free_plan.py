@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from paring.analysis.attention_scale import scale_amounts
@@ -26,8 +27,8 @@ def free_plan(
     plan = make_plan(analysis, spare=spare, drop_inputs=drop_inputs, other=other, input_groups=input_groups)
     return replace(
         plan,
-        cuts=tuple(_cut(analysis, cut) for cut in plan.cuts),
-        folds=tuple(replace(fold, name=_name(analysis, fold.name)) for fold in plan.folds),
+        cuts=_cuts(analysis, plan.cuts),
+        folds=tuple(Fold(_name(analysis, fold.name), _stored(analysis, fold.name, fold.amount)) for fold in plan.folds),
         scales=_scales(analysis, plan),
     )
 
@@ -52,9 +53,45 @@ def _name(analysis: Interpretation, name: str) -> str:
 
 
 def _stored(analysis: Interpretation, name: str, amount: Tensor) -> Tensor:
-    return amount.T if name in analysis.aliases and analysis.aliases[name].swapped else amount
+    """What is added to a stand-in, as it lies in the parameter."""
+    alias = analysis.aliases.get(name)
+    if alias is None:
+        return amount
+    amount = amount.T if alias.swapped else amount
+    if not alias.rows:
+        return amount
+    whole = torch.zeros(alias.rows, *amount.shape[1:], dtype=amount.dtype)
+    whole[alias.start : alias.start + len(amount)] = amount
+    return whole
 
 
-def _cut(analysis: Interpretation, cut: Cut) -> Cut:
-    alias = analysis.aliases.get(cut.name)
-    return cut if alias is None else Cut(alias.name, 1 - cut.dim if alias.swapped else cut.dim, cut.keep)
+def _cuts(analysis: Interpretation, cuts: Sequence[Cut]) -> tuple[Cut, ...]:
+    """Cuts of the parameters; parts of one parameter lose rows together, and the same columns once."""
+    found: dict[tuple[str, int], Cut] = {}
+    for cut in cuts:
+        alias = analysis.aliases.get(cut.name)
+        if alias is None:
+            found[cut.name, cut.dim] = cut
+            continue
+        dim = 1 - cut.dim if alias.swapped else cut.dim
+        keep = cut.keep
+        if alias.rows and dim == 0:
+            left = torch.zeros(alias.rows, dtype=torch.bool)
+            before = found.get((alias.name, 0))
+            left[torch.arange(alias.rows) if before is None else before.keep] = True
+            size = len(_part(analysis, cut.name))
+            kept = torch.zeros(size, dtype=torch.bool)
+            kept[keep] = True
+            left[alias.start : alias.start + size] &= kept
+            keep = left.nonzero().flatten()
+        found[alias.name, dim] = Cut(alias.name, dim, keep)
+    return tuple(found.values())
+
+
+def _part(analysis: Interpretation, name: str) -> Tensor:
+    """The rows of a stand-in's weight or bias."""
+    path, _, leaf = name.rpartition(".")
+    module = next(site.module for site in analysis.sites if site.name == path)
+    part = getattr(module, leaf)
+    assert isinstance(part, Tensor)
+    return part
