@@ -47,11 +47,13 @@ def _parts(run: Interpreter, node: fx.Node, source: fx.Node) -> object:
             taken[one] += 1
     if bool((taken > 1).any()):
         return None
-    rows = iter(_rows(run, node, held.tensor) or [])
+    starts = [int(rows[0]) for rows in _rows(run, node, held.tensor) or []]
+    args: Any
     args, kwargs = run.values((node.args[1:], node.kwargs))
-    made = node.target(held.tensor, *args, **kwargs)  # type: ignore[operator]
-    found = pytree.tree_map(lambda part: Ref(held.name, part, None, int(next(rows)[0])), made)
-    run.parts[node] = pytree.tree_leaves(found)
+    made, spec = pytree.tree_flatten(node.target(held.tensor, *args, **kwargs))  # type: ignore[operator]
+    refs = [Ref(held.name, part, None, start) for part, start in zip(made, starts, strict=True)]
+    found: object = pytree.tree_unflatten(refs, spec)
+    run.parts[node] = refs
     return found
 
 

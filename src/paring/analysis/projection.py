@@ -77,9 +77,9 @@ def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bia
         run.aliases[f"{name}.bias" if name else "bias"] = _alias(run, bias, False)
     shape = shape_of(node.meta["val"])
     units = run.new_units(name, shape[-1])
-    for held, arg in ((weight, node.args[1]), (bias, layer_rules.argument(node, 2, "bias"))):
-        if held in parts and held is not None:
-            note_parts(run, held, arg, units)
+    for part, given in ((weight, node.args[1]), (bias, layer_rules.argument(node, 2, "bias"))):
+        if part is not None and part in parts:
+            note_parts(run, part, given, units)
     if weight in parts:  # one column of the parameter is a column of all its parts
         others = run.part_columns.setdefault(weight.name, columns)
         run.couple(others, columns, f"read by parts of '{weight.name}'")
