@@ -28,6 +28,7 @@ Export = Callable[[nn.Module, Inputs, bool], ExportedProgram]
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 _OF_PARING = "_paring_attachment"  # what was attached to a network; no forward reads it
+_OF_FORWARD = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")  # not of state dicts
 _PLAIN = (int, str, bytes, type(None), type, enum.Enum, torch.dtype, torch.device, torch.memory_format)
 
 
@@ -43,7 +44,7 @@ class Shared:
         most: so many are remembered, the latest used.
     """
 
-    def __init__(self, export: Export, most: int = 100) -> None:
+    def __init__(self, export: Export, most: int = 300) -> None:
         self._export, self._most = export, most
         self._known: OrderedDict[Hashable, ExportedProgram] = OrderedDict()
 
@@ -85,7 +86,7 @@ def structure(net: nn.Module, inputs: Inputs) -> Hashable:
 
 def _module(module: nn.Module, seen: dict[int, int]) -> Hashable:
     own = vars(module)
-    if "forward" in own or any(own[name] for name in own if name.endswith("_hooks")):
+    if "forward" in own or any(own[name] for name in own if name.endswith(_OF_FORWARD)):
         raise UnlikeAny
     rest = tuple(
         (name, _plain(value)) for name, value in own.items() if name not in _OF_EVERY_MODULE and name != _OF_PARING

@@ -55,6 +55,22 @@ def test_what_is_shared_is_what_a_fresh_capture_gives(row: Row) -> None:
     assert len(asked) in (3, 4)  # what was removed may differ, and then the structure does
 
 
+@pytest.mark.parametrize("row", [row for row in ZOO if row.gated][1::9], ids=lambda row: row.name)
+def test_what_attach_captures_is_shared(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`attach` puts hooks of state dicts on a network before it captures it; no forward reads them."""
+    asked: list[nn.Module] = []
+
+    def export(net: nn.Module, inputs: Inputs, dynamic: bool) -> Any:
+        asked.append(net)
+        return _export(net, inputs, dynamic)
+
+    monkeypatch.setattr("paring.analysis.capture._export", Shared(export))
+    x = chain_batch(4)[0]
+    for _ in range(2):
+        pr.attach(row.net(), row.make(), x, steps=40, epoch_steps=10, loss=lambda one: one(x).sum())
+        assert len(asked) == 1
+
+
 def evaluated(net: nn.Module) -> None:
     net.eval()
 
