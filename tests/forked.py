@@ -59,6 +59,12 @@ class Child:
         self._process: BaseProcess = context().Process(target=_play, args=given)
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process.pid is not None
+        return self._process.pid
+
     def wait(self, timeout: float = 600) -> int | None:
         """Its exit status, negative when a signal ended it; None when it still runs after so many seconds."""
         self._process.join(timeout)

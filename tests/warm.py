@@ -5,6 +5,8 @@ That is importing torch and paring, and the first capture of a network; further 
 
 from __future__ import annotations
 
+import gc
+
 import torch
 import torch.distributed.fsdp
 from torch import nn
@@ -17,3 +19,5 @@ _net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
 pr.attach(_net, pr.GMP(density=0.5), torch.ones(2, 3), steps=1).finish(early=True)
 share()
 del _net
+gc.collect()
+gc.freeze()  # as in the tests themselves: collections in the copies look at what is new

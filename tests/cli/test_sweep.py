@@ -170,6 +170,17 @@ def test_trials_in_processes_one_killed(tmp_path: Path) -> None:
 
 
 @contextmanager
+def copied(root: Path, count: int, name: str) -> Iterator[forked.Child]:
+    """A sweep in a process that starts at once, as do its workers: they come from where it comes from."""
+    script = 'from cli.sweep_trials import main\nif __name__ == "__main__":\n    main()'
+    child = forked.Child(script, root, str(root), str(count), name)
+    try:
+        yield child
+    finally:
+        child.kill()
+
+
+@contextmanager
 def started(root: Path, count: int, name: str) -> Iterator[subprocess.Popen[str]]:
     """A sweep in a program of its own, killed with all it started if the test fails."""
     paths = [str(Path(work.__file__).parents[1]), *sys.path]
@@ -194,15 +205,17 @@ def started(root: Path, count: int, name: str) -> Iterator[subprocess.Popen[str]
 def test_a_stopped_sweep_goes_on(how: str, tmp_path: Path) -> None:
     count, log = 4, tmp_path / "log"  # enough that some are left whenever the signal arrives
     grid = [work.logged(log, tag, pause=0.05) for tag in range(count)]
-    with started(tmp_path, count, "grid") as process:
-        until(lambda: list(tmp_path.glob("runs/*/result.json")))
-        if how == "killed":
-            process.kill()
-        else:
+    if how == "killed":
+        with copied(tmp_path, count, "grid") as child:
+            until(lambda: list(tmp_path.glob("runs/*/result.json")))
+            os.kill(child.pid, signal.SIGKILL)
+            assert child.wait() == -signal.SIGKILL
+    else:
+        with started(tmp_path, count, "grid") as process:
+            until(lambda: list(tmp_path.glob("runs/*/result.json")))
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        told = process.communicate()[1]
-        assert process.returncode == (-signal.SIGKILL if how == "killed" else -signal.SIGINT)
-    if how == "interrupted":
+            told = process.communicate()[1]
+            assert process.returncode == -signal.SIGINT
         assert told.count("Traceback") == 1, "the workers say nothing"
     workers = {int(line.split()[2]) for line in log.read_text().splitlines()}
     until(lambda: all(map(gone, workers)))
@@ -229,11 +242,10 @@ def test_a_stopped_sweep_goes_on(how: str, tmp_path: Path) -> None:
 def test_two_sweeps_share_their_runs(tmp_path: Path) -> None:
     count, log = 3, tmp_path / "log"
     grid = [work.logged(log, tag, pause=0.05) for tag in range(count)]
-    with started(tmp_path, count, "theirs") as process:
+    with copied(tmp_path, count, "theirs") as child:
         until(lambda: log.exists() and log.read_text())
         swept = sweep(grid, runs=tmp_path / "runs", path=tmp_path / "ours.json", progress=False)
-        told = process.communicate()[1]
-        assert process.returncode == 0, told
+        assert child.wait() == 0, child.said()
     assert swept.failures == ()
     assert all(done == list(range(1, LAST + 1)) for done in steps(log).values()), "every step once"
     theirs = {row["run"]: row for row in load(tmp_path / "theirs.json").rows}
@@ -261,12 +273,12 @@ def ray() -> Iterator[Ray]:
 @on_ray
 @pytest.mark.slow
 def test_ray(ray: Ray, tmp_path: Path) -> None:
-    given = [*jobs(tmp_path), Job("killed", work.killed_first, (tmp_path / "killed",))]
-    found = run(ray, given)
-    check_jobs(found)
-    assert (found["killed"].value, found["killed"].attempts) == ("lived, threads: 1", 2)
-    again = run(Ray(2, retries=0), [Job("killed", work.killed_first, (tmp_path / "again",))])["killed"]
-    assert again.error == "its Ray worker died, as when it is killed or memory runs out"
+    """Jobs that end well or raise, and one that is killed; the next test has one that is tried again after that."""
+    check_jobs(run(ray, jobs(tmp_path)))
+    given = [Job("killed", work.killed_first, (tmp_path / "killed",))]
+    once = run(Ray(2, retries=0), given)["killed"]
+    assert once.error == "its Ray worker died, as when it is killed or memory runs out"
+    assert run(ray, given)["killed"].value == "lived, threads: 1"
 
 
 @on_ray
