@@ -23,11 +23,11 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from paring.core import Inputs
+from paring.core.attachment import STATE_KEY  # of what was attached to a network; no forward reads it
 
 Export = Callable[[nn.Module, Inputs, bool], ExportedProgram]
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
-_OF_PARING = "_paring_attachment"  # what was attached to a network; no forward reads it
 _OF_FORWARD = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")  # not of state dicts
 _PLAIN = (int, str, bytes, type(None), type, enum.Enum, torch.dtype, torch.device, torch.memory_format)
 
@@ -89,7 +89,7 @@ def _module(module: nn.Module, seen: dict[int, int]) -> Hashable:
     if "forward" in own or any(own[name] for name in own if name.endswith(_OF_FORWARD)):
         raise UnlikeAny
     rest = tuple(
-        (name, _plain(value)) for name, value in own.items() if name not in _OF_EVERY_MODULE and name != _OF_PARING
+        (name, _plain(value)) for name, value in own.items() if name not in _OF_EVERY_MODULE and name != STATE_KEY
     )
     number = seen.setdefault(id(module), len(seen))
     return type(module), type(module).forward, number, frozenset(module._non_persistent_buffers_set), rest

@@ -53,9 +53,13 @@ def _shared_captures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
 
 def pytest_collection_finish() -> None:
-    """Leave what is imported by now, half a million objects, out of garbage collections: each would take half a second."""
+    """Leave what is imported by now, half a million objects, out of garbage collections: each would take half a second.
+
+    Captures that tests share are many objects as well, so that what has survived for long is looked at more rarely.
+    """
     gc.collect()
     gc.freeze()
+    gc.set_threshold(5_000, 20, 50)
 
 
 def _again_or_skip(error: Exception, module: bool = False) -> NoReturn:

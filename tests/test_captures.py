@@ -57,7 +57,7 @@ def test_what_is_shared_is_what_a_fresh_capture_gives(row: Row) -> None:
 
 @pytest.mark.parametrize("row", [row for row in ZOO if row.gated][1::9], ids=lambda row: row.name)
 def test_what_attach_captures_is_shared(row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`attach` puts hooks of state dicts on a network before it captures it; no forward reads them."""
+    """`attach` leaves its method and hooks of state dicts in a network before it captures it; no forward reads them."""
     asked: list[nn.Module] = []
 
     def export(net: nn.Module, inputs: Inputs, dynamic: bool) -> Any:
@@ -66,8 +66,8 @@ def test_what_attach_captures_is_shared(row: Row, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr("paring.analysis.capture._export", Shared(export))
     x = chain_batch(4)[0]
-    for _ in range(2):
-        pr.attach(row.net(), row.make(), x, steps=40, epoch_steps=10, loss=lambda one: one(x).sum())
+    for method in (pr.GMP(density=0.5), row.make(), row.make()):
+        pr.attach(row.net(), method, x, steps=40, epoch_steps=10, loss=lambda one: one(x).sum())
         assert len(asked) == 1
 
 
