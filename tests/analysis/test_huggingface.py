@@ -66,7 +66,7 @@ def test_gpt2(attention: str) -> None:
             value[:, 8:16], key[:, ::8], value[:, 1::8] = 0, 0, 0
             block.mlp.c_fc.weight[:, ::3] = 0
     small, report = compact(net, words(2), verify=attention == "sdpa", form="auto" if attention == "sdpa" else "graph")
-    assert isinstance(small, GraphNet)
+    assert isinstance(small, GraphNet if attention == "eager" else transformers.GPT2LMHeadModel)
     assert not report.rolled_back
     for block in small.transformer.h:
         assert block.attn.c_attn.weight.shape == (32, 63)

@@ -121,6 +121,7 @@ class Removal:
     """Stands for a plan: what goes from which layer."""
 
     units: dict[str, int]
+    attributes: dict[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.units)
@@ -160,6 +161,7 @@ class Choice:
     free: Plans
     bad: set[tuple[str, str]] = field(default_factory=set)
     no_graph: bool = False
+    guesses: list[Removal] = field(default_factory=list)
     verified: list[tuple[str, frozenset[str], bool]] = field(default_factory=list)
 
     def chooser(self, monkeypatch: pytest.MonkeyPatch, mode: Any = "eval") -> Chooser:
@@ -177,6 +179,7 @@ class Choice:
         monkeypatch.setattr(choose, "verify", verify)
         monkeypatch.setattr(choose, "capture", lambda *_: None)
         monkeypatch.setattr(choose, "Planner", planner)
+        monkeypatch.setattr(choose, "guesses", lambda *_: iter(self.guesses))
         return Chooser(nn.Identity(), Inputs((torch.ones(1),)), mode, False)
 
 
@@ -210,6 +213,16 @@ def test_what_sizes_hold_back_goes_from_the_own_form_where_that_verifies(monkeyp
     choice = Choice(Plans(NARROW, held_back=True), Plans(FREE), {("module", "c")})
     assert told(choice.chooser(monkeypatch).module_form(True, True)) == ("graph", Removal(FREE), {})
     assert told(choice.chooser(monkeypatch).module_form(True, False)) == ("module", Removal(NARROW), {})
+
+
+def test_sizes_that_modules_keep_are_tried_before_the_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, right = Removal(FREE, {"x": 1}), Removal({"a": 9, "b": 9}, {"y": 2})
+    choice = Choice(Plans(NARROW, held_back=True), Plans(FREE), {("module", "c")}, guesses=[wrong, right])
+    chooser = choice.chooser(monkeypatch, "both")
+    assert told(chooser.module_form(True, True)) == ("module", right, {})
+    assert chooser.notes == ["sizes that modules keep were changed: y is 2 now"]
+    choice = Choice(Plans(NARROW, held_back=True), Plans(FREE), {("module", "c")}, guesses=[wrong])
+    assert told(choice.chooser(monkeypatch).module_form(True, True)) == ("graph", Removal(FREE), {})
 
 
 def test_an_own_form_that_does_not_verify_gives_way_to_a_graph_that_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from paring.core import plain_net, unwrapped
 from paring.core.file_error import FileError
 from paring.core.select_linear import SelectLinear
 from paring.core.unwrap import seen_through
+from paring.core.written_sizes import write_sizes
 from paring.files.fits import misfit
 from paring.files.graph_file import captures_of, graph_of
 from paring.removal.apply import resize
@@ -81,6 +82,12 @@ def _rebuilt(net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor
         if problem := misfit(module, reads.get(name)):
             raise FileError(f"{path} is damaged: '{name}', a {type(module).__name__}, {problem}. Save it again.")
         resize(module)
+    try:
+        write_sizes(net, manifest.get("sizes", {}))
+    except KeyError as error:
+        raise FileError(
+            f"{path} holds another architecture: it has a size {error.args[0]}, and {type(net).__name__} has none there. {_PASS}"
+        ) from error
     return net if captures is None else graph_of(net, captures, manifest["graph"], path)
 
 

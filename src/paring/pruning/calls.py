@@ -59,19 +59,24 @@ def floats(answer: Any) -> list[Tensor]:
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.dim() > 0]
 
 
-@torch.no_grad()
 def example_of(net: nn.Module, inputs: Inputs) -> Inputs:
     """A few examples of these arguments, to capture the network with.
 
     Labels of mappings are left out where it runs without them; some make their decoder's input of them.
     """
     bare = Inputs(inputs.args, {name: value for name, value in inputs.kwargs.items() if name != "labels"})
-    given = inputs if len(bare.kwargs) < len(inputs.kwargs) and not _runs(net, bare) else bare
-    size = given.batch
-    return given.map(Tensor.detach) if size is None else given.rows(torch.arange(min(size, _EXAMPLES)))
+    return few(inputs if len(bare.kwargs) < len(inputs.kwargs) and not runs(net, bare) else bare)
 
 
-def _runs(net: nn.Module, inputs: Inputs) -> bool:
+def few(inputs: Inputs) -> Inputs:
+    """Some examples of a batch."""
+    size = inputs.batch
+    return inputs.map(Tensor.detach) if size is None else inputs.rows(torch.arange(min(size, _EXAMPLES)))
+
+
+@torch.no_grad()
+def runs(net: nn.Module, inputs: Inputs) -> bool:
+    """Whether the network takes these arguments, in eval mode."""
     try:
         inputs.call(copy.deepcopy(net).eval())
     except Exception:  # whatever the network's own code raises

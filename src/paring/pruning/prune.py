@@ -175,7 +175,7 @@ def prune(
         began, before = time.perf_counter(), 0.0
         if kept is not None and (found := kept.choice(number, gated)) is not None:
             choice, before = found
-            small, report = removed(gated, given)
+            small, report = removed(gated, setting)
         else:
             choice, small, report = cut(net, gated, repair, budget, setting)
             if kept is not None:

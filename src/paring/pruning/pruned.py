@@ -151,6 +151,7 @@ class Pruned:
             lines.append(f"{_names(row).ljust(width)}  {row.before:6,}  {row.after:5,}  {row.after / row.before:4.0%}")
         if self.uncut:
             lines.append(f"units of {_named(self.uncut)} all stay: pr.groups(net, example) says why")
+        lines += self.removal.notes
         lines += [f"! {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -16,6 +16,7 @@ from paring.core import Inputs, release
 from paring.core import validate as check
 from paring.cost import latency, peak_memory, ratio
 from paring.methods import Budget
+from paring.pruning.calls import few, runs
 from paring.pruning.gated import GatedCopy, Share
 from paring.pruning.importance import Fisher, Importance
 from paring.pruning.knapsack import Choice, choose
@@ -126,7 +127,7 @@ def cut(
     """
     asked, measures = dict(budget.targets), _measures(net, budget, how.whole)
     choice = find(gated, repair, asked, budget.multiple_of, how)
-    small, report = removed(gated, how.given)
+    small, report = removed(gated, how)
     for left in reversed(range(_TRIES if measures else 0)):
         got = {name: measure(small) for name, measure in measures.items()}
         choice = replace(choice, shares={**choice.shares, **got}, predicted={name: choice.shares[name] for name in got})
@@ -143,7 +144,7 @@ def cut(
             repair.apply(choice.mask)
             renew_statistics(gated.net, how.seen, how.loss)
             break
-        small, report = removed(gated, how.given)
+        small, report = removed(gated, how)
     return choice, small, report
 
 
@@ -180,8 +181,17 @@ def find(
     return Choice(mask, gated.shares(mask), tuple(path))
 
 
-def removed(gated: GatedCopy, given: Inputs) -> tuple[nn.Module, Report]:
-    """The network without what is closed; the gated one stays."""
+def removed(gated: GatedCopy, how: Setting) -> tuple[nn.Module, Report]:
+    """The network without what is closed; the gated one stays.
+
+    A network in graph form takes what it was captured with: what the loss gives it, where that is more.
+    """
     bare = copy.deepcopy(gated.net)
     release(bare)
-    return compact(bare, given, inplace=False)
+    small, report = compact(bare, how.given)
+    called = few(how.whole)
+    if report.form == "graph" and not runs(small, called):
+        small, report = compact(bare, called)
+        told = f"this form takes what the loss gives it, no less: {', '.join(called.kwargs) or called}"
+        report = replace(report, notes=(*report.notes, told))
+    return small, report

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from paring.core import kind_of
 from paring.core.select_linear import SelectLinear
+from paring.core.written_sizes import write_sizes
 from paring.removal.plan import Merge, ShrinkPlan
 
 
@@ -27,6 +28,7 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
             resize(module)
         for name, size in plan.sizes.items():
             net.get_submodule(name).num_features = size  # type: ignore[assignment]
+        write_sizes(net, plan.attributes)
         for name, reads in plan.selects.items():
             _select(net.get_submodule(name), reads)
     return net

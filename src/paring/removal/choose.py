@@ -19,6 +19,7 @@ from paring.removal.graph_form import GraphFormError
 from paring.removal.plan import ShrinkPlan
 from paring.removal.planner import Planner
 from paring.removal.report import Form, Mode
+from paring.removal.size_attributes import guesses
 from paring.removal.verify import verify
 
 Differs = Callable[[Sequence[str]], Refusal | None]
@@ -71,6 +72,8 @@ class Chooser:
         if free is not None and free.plan().removed > done.plan.removed:
             if not self._differs(free, "module")(()):
                 return Shrunk(free, free.plan())
+            if (found := self._with_attributes(free)) is not None:
+                return Shrunk(free, found)
         elif not differs(()):
             return done
         other: Shrunk | Refusal | None = None
@@ -84,6 +87,16 @@ class Chooser:
         if differs(()):
             done = done.without(offenders(narrow.layers, differs))
         return other if isinstance(other, Shrunk) and other.plan.removed > done.plan.removed else done
+
+    def _with_attributes(self, free: Planner) -> ShrinkPlan | None:
+        """The plan with sizes that modules keep as attributes changed, if the network's own forward runs so."""
+        for plan in guesses(self.net, self.example, free.analysis, free.plan()):
+            if verify(self.net, plan, self.example, train=self.mode == "both") is None:
+                name, size = next(iter(plan.attributes.items()))
+                more = f" and {len(plan.attributes) - 1} more" if len(plan.attributes) > 1 else ""
+                self.notes.append(f"sizes that modules keep were changed: {name} is {size} now{more}")
+                return plan
+        return None
 
     def _planner(self, captured: Captured, *, free: bool) -> Planner:
         return Planner.of(

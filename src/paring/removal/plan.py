@@ -66,6 +66,7 @@ class ShrinkPlan:
     selects: linear layer -> columns of its (shrunk) input that it goes on reading. sizes: module without any tensor
     of its own -> features that it is left with. kept (ids + 1,): which ids of the interpretation stay.
     scales: folds that only the network's own forward needs (attention takes its scale from the size of its queries).
+    attributes: numbers that modules of the user's own keep -> what they become, where the forward goes by them.
     """
 
     cuts: tuple[Cut, ...]
@@ -76,6 +77,7 @@ class ShrinkPlan:
     sizes: dict[str, int] = field(default_factory=dict)
     kept: Tensor | None = None
     scales: tuple[Fold, ...] = ()
+    attributes: dict[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.cuts)
