@@ -15,16 +15,19 @@ __all__ = ["Interpretation", "interpret"]
 
 
 @alone()
-def interpret(net: nn.Module, captured: Captured, *, training: bool, free: bool = False) -> Interpretation:
+def interpret(
+    net: nn.Module, captured: Captured, *, training: bool, free: bool = False, finer: bool = False
+) -> Interpretation:
     """Labels and values of the captured `net`. training: batch norms and dropouts as in train mode, else as in eval.
 
     free: sizes in the forward may change with the widths, so units may lie along several dimensions (heads), be cut at
     a position, meet in attention, and belong to parameters outside of stock layers. `grids`, `slice_ties` and `contractions`
     then say what that asks for, `aliases` which parameters such layers stand for, `layouts` where the units lie in each
     result (in order), `names` whose units they are. Without it, `held_back` says that it might allow more.
+    finer: also units that no gate closes: hidden units of recurrent layers.
     """
     with torch.no_grad():
         if free:
             dead = dead_nodes(captured.nodes)
-            return FreeInterpreter(net, captured, FREE, unlisted=found, training=training, skip=dead).run()
-        return Interpreter(net, captured, FIXED, unlisted=found, training=training).run()
+            return FreeInterpreter(net, captured, FREE, unlisted=found, training=training, finer=finer, skip=dead).run()
+        return Interpreter(net, captured, FIXED, unlisted=found, training=training, finer=finer).run()

@@ -31,6 +31,7 @@ from paring.analysis.capture import Captured
 from paring.analysis.grids import Contraction, Grid, Layout, SliceTie, grid_dims, layout, rectangle, slices
 from paring.analysis.labels import along, distinct, distinct_pairs, representatives, spread, varying
 from paring.analysis.memory import is_inplace, is_view, shared
+from paring.analysis.recurrence import Recurrence
 from paring.analysis.repeats import carries, once, settled
 from paring.analysis.state import Alias, NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
 from paring.analysis.work import Product, moving, whole_product, work
@@ -70,7 +71,7 @@ class Interpreter:
     """One run over the graph, sizes in the forward as they are; the rules call back into it.
 
     rules: what each operation does, by the name of its aten packet without the underscore of in-place ones. unlisted: what
-    one without a rule does. skip: nodes that are left out.
+    one without a rule does. skip: nodes that are left out. finer: see `interpret`.
     """
 
     free = False
@@ -83,10 +84,11 @@ class Interpreter:
         *,
         unlisted: Rule,
         training: bool,
+        finer: bool = False,
         skip: Collection[fx.Node] = (),
     ) -> None:
         self.net, self.captured, self.training = net, captured, training
-        self._rules, self._unlisted, self._skip = rules, unlisted, skip
+        self._rules, self._unlisted, self._skip, self.finer = rules, unlisted, skip, finer
         self.grids: list[Grid] = []
         self.slice_ties: list[SliceTie] = []
         self.contractions: list[Contraction] = []
@@ -357,7 +359,7 @@ class Interpreter:
                 users.setdefault(held.name, set()).update(node.users)
         for name, nodes in calls.items():
             foreign = ""
-            away = any(module_path(node) != name for node in nodes)
+            away = any(module_path(node) != name for node in nodes) and not isinstance(modules[name], Recurrence)
             if away:
                 foreign = self._called_away(name)
             kind = kind_of(modules[name])

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from paring.core import layers
 from paring.core.attention import GatedMultiheadAttention
 from paring.core.layers import Gated, PlaceKind
+from paring.core.recurrent import GATES
 from paring.core.select_linear import SelectLinear
 
 
@@ -203,7 +204,7 @@ def kinds() -> tuple[Kind, ...]:
 
 def sized(name: str) -> bool:
     """Whether a class of this name is known that can be resized."""
-    late = any(name == known for _, known in _ELSEWHERE)
+    late = any(name == known for _, known in _ELSEWHERE) or any(name == one.__name__ for one in GATES)
     return late or any(kind.layer.__name__ == name and kind.sizes for kind in _TABLE.values())
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import kind_of
+from paring.core.recurrent import misfit_recurrent
 from paring.core.select_linear import SelectLinear
 
 
@@ -16,6 +17,8 @@ def misfit(module: nn.Module, inputs: int | None = None) -> str:
 
     inputs: of a `SelectLinear`, how many it may choose from; None allows any.
     """
+    if isinstance(module, nn.RNNBase):
+        return misfit_recurrent(module)
     kind = kind_of(module)
     if kind is None or not kind.sizes:
         return ""

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from paring.core.file_error import FileError
 from paring.core.kinds import kind_of, sized
 from paring.core.nested import TYPES, Shape, allowed, as_inputs, understood
+from paring.core.recurrent import gates_of
 from paring.core.written_sizes import is_size
 
 VERSION, GRAPH_VERSION = 1, 3
@@ -125,7 +126,11 @@ def _check_example(given: object, held: Held) -> None:
 def is_sized(module: nn.Module) -> bool:
     """Whether a file names this layer's class: it can be resized, or stands where a norm may have been."""
     kind = kind_of(module)
-    return type(module) is nn.Identity or (kind is not None and type(module) is kind.layer and bool(kind.sizes))
+    return (
+        type(module) is nn.Identity
+        or bool(gates_of(module))
+        or (kind is not None and type(module) is kind.layer and bool(kind.sizes))
+    )
 
 
 def nbytes(held: Held) -> int:

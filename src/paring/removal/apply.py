@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import kind_of
+from paring.core.recurrent import gates_of, resize_recurrent
 from paring.core.select_linear import SelectLinear
 from paring.core.written_sizes import write_sizes
 from paring.removal.plan import Merge, ShrinkPlan
@@ -26,6 +27,10 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
             module, leaf = _find(net, name)
             _replace(module, leaf, plan, name)
             resize(module)
+        for path in {cut.name.rpartition(".")[0] for cut in plan.cuts}:
+            module = net.get_submodule(path)
+            if isinstance(module, nn.RNNBase):
+                module.flatten_parameters()
         for name, size in plan.sizes.items():
             net.get_submodule(name).num_features = size  # type: ignore[assignment]
         write_sizes(net, plan.attributes)
@@ -36,6 +41,8 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
 
 def resize(module: nn.Module) -> None:
     """Set the size attributes of a layer to what its tensors say."""
+    if isinstance(module, nn.RNNBase) and gates_of(module):
+        resize_recurrent(module)
     kind = kind_of(module)
     if kind is not None:
         kind.resize(module)

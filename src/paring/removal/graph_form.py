@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis.capture import Captured, CaptureError, capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.layer_rules import argument
+from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import packet
 from paring.analysis.weights import is_a
 from paring.core import Example, Inputs
@@ -97,7 +98,7 @@ class Captures:
         specs = captured.program.graph_signature.output_specs
         if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
             raise GraphFormError("the forward gives new values to buffers or inputs")
-        return captured, interpret(net, captured, training=False, free=True)
+        return captured, interpret(net, captured, training=False, free=True, finer=True)
 
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
@@ -210,7 +211,7 @@ def _attributes(graph: fx.Graph, captured: Captured) -> None:
 def _new_parameters(graph: fx.Graph, analysis: Interpretation, small: nn.Module, twins: dict[fx.Node, fx.Node]) -> None:
     """Biases that folds made, and columns that linear layers go on reading."""
     for site in analysis.sites:
-        if full_name(site.name, "weight") in analysis.aliases or site.lookup:
+        if full_name(site.name, "weight") in analysis.aliases or site.lookup or isinstance(site.module, Recurrence):
             continue
         node, module = twins[site.node], small.get_submodule(site.name)
         takes = not is_a(site.module, "addmm")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from paring.analysis.input_groups import InputGroups, keep_groups, whole_groups
 from paring.analysis.interpret import Interpretation
 from paring.analysis.liveness import Reader, agreed, decide, product_readers, readers_of, settle
+from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import Liveness, NormSite, Site
 from paring.analysis.weights import columns_of, dims, groups_of, known, used
 from paring.core.select_linear import SelectLinear
@@ -218,6 +219,8 @@ def _pays(unread: int, read: int, multiple_of: int) -> bool:
 
 
 def _layer_cuts(site: Site, units: Tensor, columns: Tensor, fold: Fold | None) -> list[Cut]:
+    if isinstance(site.module, Recurrence):
+        return [one for leaf, dim, keep in site.module.cuts(units, columns) for one in _cut(leaf, dim, keep)]
     weight, bias = full_name(site.name, "weight"), full_name(site.name, "bias")
     further = (leaf for leaf in known(site.module).own if getattr(site.module, leaf, None) is not None)
     own = [one for leaf in further for one in _cut(full_name(site.name, leaf), 0, units)]

@@ -51,8 +51,8 @@ class Planner:
         input_groups: InputGroups | None = None,
     ) -> Planner:
         """Interpret a network that was captured on an example."""
-        found = interpret(net, captured, training=False, free=free)
-        in_train = partial(interpret, net, captured, training=True, free=free)
+        found = interpret(net, captured, training=False, free=free, finer=True)
+        in_train = partial(interpret, net, captured, training=True, free=free, finer=True)
         return cls(found, in_train, mode == "both", drop_inputs, free, Captures(net, example), input_groups or {})
 
     @classmethod
@@ -66,7 +66,7 @@ class Planner:
         except (CaptureError, GraphFormError):
             captured = capture(net, example)
             return cls.of(net, captured, example, mode, drop_inputs, free=True, input_groups=input_groups)
-        in_train = partial(interpret, net, captured, training=True, free=True)
+        in_train = partial(interpret, net, captured, training=True, free=True, finer=True)
         return cls(found, in_train, mode == "both", drop_inputs, True, captures, input_groups or {})
 
     @cached_property

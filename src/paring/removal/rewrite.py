@@ -55,6 +55,8 @@ def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], f
             continue
         if name in ("view", "reshape", "_unsafe_view", "expand"):
             _sizes(copy_(node), 1, layouts[0].shape, shapes[0])
+        elif name in ("zeros", "new_zeros"):
+            _sizes(copy_(node), int(name == "new_zeros"), layouts[0].shape, shapes[0])
         elif name == "unflatten":
             _unflatten(node, copy_(node), layouts[0].shape, shapes[0])
         elif name == "repeat_interleave" and "output_size" in node.kwargs:
