@@ -66,7 +66,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
     from paring.methods.binarize import binarize
     from paring.pruning.prune import prune
     from paring.pruning.sensitivity import sensitivity
-    from paring.removal import compact
+    from paring.removal import compact, drop_rows
     from paring.run import Run, attach
     from paring.train import Recipe, fit
 
@@ -107,6 +107,7 @@ __all__ = [
     "binarize",
     "compact",
     "compress",
+    "drop_rows",
     "fit",
     "ftprop",
     "groups",
@@ -134,7 +135,7 @@ _HOMES = {
     "paring.methods.binarize": ("binarize",),
     "paring.pruning.prune": ("prune",),
     "paring.pruning.sensitivity": ("sensitivity",),
-    "paring.removal": ("compact",),
+    "paring.removal": ("compact", "drop_rows"),
     "paring.run": ("Run", "attach"),
     "paring.train": ("Recipe", "fit"),
 }
