@@ -144,7 +144,7 @@ class Plans:
 
     @property
     def analysis(self) -> Any:
-        return SimpleNamespace(held_back=self.held_back)
+        return SimpleNamespace(zeros=set(), held_back=self.held_back)
 
     def plan(self, spare: Sequence[str] = ()) -> Removal:
         return Removal({name: n for name, n in self.units.items() if name not in spare})

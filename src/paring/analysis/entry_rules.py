@@ -271,8 +271,9 @@ def pointwise(run: Interpreter, node: fx.Node, name: str, first: State) -> State
 
 
 def like(run: Interpreter, node: fx.Node, name: str, first: State) -> State:
-    """A tensor made of nothing but the shape of another."""
-    return known(_run(run, node, _value))
+    """A tensor made of nothing but the shape of another: of all of it, so that it shrinks alike, or of numbers."""
+    made = known(_run(run, node, _value))
+    return State(first.labels, made.value) if name.endswith("_like") else made
 
 
 def copied(run: Interpreter, node: fx.Node, name: str, first: State) -> object:

@@ -43,6 +43,7 @@ class Interpretation:
     """All layer calls in order, and per group of units why it is kept (`kept`) or tied to others (`coupled`).
 
     `products`: arithmetic outside of the layers; `uncounted`: modules with arithmetic that is not known, and its name.
+    `zeros`: results that are zero for every input.
     Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together. `rows` are those of
     layers and norms before they were tied, one for each row, and `cuts` which of these (and which group ids) a slice of an activation carries.
     """
@@ -65,6 +66,7 @@ class Interpretation:
     rows: dict[str, Tensor] = field(default_factory=dict)
     cuts: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
     held_back: bool = False
+    zeros: set[fx.Node] = field(default_factory=set)
 
 
 class Interpreter:
@@ -112,6 +114,7 @@ class Interpreter:
         self._count = 0
         self._kept: list[tuple[Tensor, str]] = []
         self._pairs: list[tuple[Tensor, str]] = []
+        self._zeros: set[fx.Node] = set()
 
     def run(self) -> Interpretation:
         """Execute every node; activations go as soon as nothing needs them."""
@@ -133,6 +136,8 @@ class Interpreter:
             else:
                 self._env[node] = self._counted_call(node)
             states = _states(self._env.get(node))
+            if node.op == "call_function" and states and all(map(_zero, states)):
+                self._zeros.add(node)
             self._store(node, states)
             self._note(node, states)
             for spent in ending.get(node, ()):
@@ -417,7 +422,7 @@ class Interpreter:
         result.slice_ties = [SliceTie(tuple(groups[part] for part in tie.parts)) for tie in self.slice_ties]
         result.contractions = [replace(m, units=groups[m.units], columns=groups[m.columns]) for m in self.contractions]
         result.products = [replace(p, left=groups[p.left], right=groups[p.right]) for p in self.products]
-        result.uncounted = self.uncounted
+        result.uncounted, result.zeros = self.uncounted, self._zeros
         result.layouts = {n: [replace(x, box=groups[x.box]) for x in many] for n, many in self._layouts.items()}
         result.rows = {one.name: one.units.clone() for one in self.sites} | {
             n.name: n.labels.clone() for n in self.norms
@@ -429,6 +434,11 @@ class Interpreter:
         for norm in [*result.norms, *result.slopes]:
             norm.labels = groups[norm.labels]
         return result
+
+
+def _zero(state: State) -> bool:
+    value = once(state.value)
+    return value.numel() > 0 and float(value.flatten()[0]) == 0 and bool((value == 0).all())
 
 
 def _states(tree: object) -> list[State]:

@@ -15,11 +15,14 @@ from paring.core.file_error import FileError
 from paring.core.select_linear import SelectLinear
 from paring.core.unwrap import seen_through
 from paring.core.written_sizes import write_sizes
+from paring.core.zeros import Zeros
 from paring.files.fits import misfit
 from paring.files.graph_file import captures_of, graph_of
 from paring.removal.apply import resize
 
-UNITS: dict[str, Callable[..., nn.Module]] = {}  # how units are made again from what their `saved_as` says
+UNITS: dict[str, Callable[..., nn.Module]] = {
+    "zeros": Zeros
+}  # how units are made again from what their `saved_as` says
 _PASS = "Pass the factory it was saved from."
 
 

@@ -7,6 +7,7 @@ that then removes more is the result.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -20,6 +21,7 @@ from paring.removal.plan import ShrinkPlan
 from paring.removal.planner import Planner
 from paring.removal.report import Form, Mode
 from paring.removal.size_attributes import guesses
+from paring.removal.silence import silence, silent_layers
 from paring.removal.verify import verify
 
 Differs = Callable[[Sequence[str]], Refusal | None]
@@ -27,12 +29,13 @@ Differs = Callable[[Sequence[str]], Refusal | None]
 
 @dataclass(frozen=True)
 class Shrunk:
-    """One way to shrink: who plans it, the plan, the form, and layers that had to be spared."""
+    """One way to shrink: who plans it, the plan, the form, layers that had to be spared, and those that were silenced before."""
 
     planner: Planner
     plan: ShrinkPlan
     form: Form = "module"
     rolled_back: dict[str, str] = field(default_factory=dict)
+    silenced: tuple[str, ...] = ()
 
     def without(self, rolled_back: dict[str, str]) -> Shrunk:
         """The same with these layers spared."""
@@ -62,6 +65,9 @@ class Chooser:
         """The module form; graph_too: or the graph form, where that removes more."""
         captured = capture(self.net, self.example)
         narrow = self._planner(captured, free=False)
+        if check and (silent := self._silent(captured, narrow)):
+            net = silence(copy.deepcopy(self.net), silent)
+            return replace(replace(self, net=net).module_form(check, graph_too), silenced=silent)
         done = Shrunk(narrow, narrow.plan())
         if not check:
             return done
@@ -97,6 +103,22 @@ class Chooser:
                 self.notes.append(f"sizes that modules keep were changed: {name} is {size} now{more}")
                 return plan
         return None
+
+    def _silent(self, captured: Captured, planner: Planner) -> tuple[str, ...]:
+        """Layers of branches that only ever add zeros, if the network runs without them."""
+        if not planner.analysis.zeros:
+            return ()
+        analyses = [planner.analysis, *([planner.other] if self.mode == "both" and planner.other else [])]
+        paths = tuple(silent_layers(self.net, captured, analyses))
+        if not paths:
+            return ()
+        nothing, train = ShrinkPlan((), (), {}, ()), self.mode == "both"
+        refused = verify(
+            self.net, nothing, self.example, train=train, make=lambda net: silence(copy.deepcopy(net), paths)
+        )
+        if refused:
+            self.notes.append(f"{', '.join(paths)} only add zeros and stay: {refused}")
+        return () if refused else paths
 
     def _planner(self, captured: Captured, *, free: bool) -> Planner:
         return Planner.of(

@@ -23,6 +23,7 @@ from paring.removal.apply import apply
 from paring.removal.choose import Chooser
 from paring.removal.fuse import Fused, fuse, fused_copy
 from paring.removal.report import Mode, Report
+from paring.removal.silence import silence
 
 Wanted = Literal["auto", "module", "graph"]
 
@@ -98,15 +99,26 @@ def _shrunk(
     done = (
         chooser.graph_form(verify) if form == "graph" else chooser.module_form(verify, form == "auto" and not inplace)
     )
+    if done.silenced:
+        work = silence(copy.deepcopy(work), done.silenced)
     notes = [*fused.notes, *chooser.notes, *done.planner.drift(mode, done.plan, list(done.rolled_back))]
     small: nn.Module
     if done.form == "graph":
         small, size = done.planner.graph(work, done.plan)
         notes.append(f"in graph form because of the size in {size}" if size else "in graph form")
     else:
-        small = apply(fuse(net, fused.done) if inplace else copy.deepcopy(work), done.plan)
+        kept = silence(fuse(net, fused.done), done.silenced) if inplace else copy.deepcopy(work)
+        small = apply(kept, done.plan)
     after = sum(p.numel() for p in small.parameters())
     rolled_back = {**fused.rolled_back, **done.rolled_back}
     return small, Report(
-        done.plan.rows, (before, after), mode, verify, rolled_back, tuple(notes), done.form, tuple(fused.done)
+        done.plan.rows,
+        (before, after),
+        mode,
+        verify,
+        rolled_back,
+        tuple(notes),
+        done.form,
+        tuple(fused.done),
+        done.silenced,
     )

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
+from paring.core.zeros import Zeros
+
 NAMES: dict[str, object] = {
     "torch": torch,
     "getattr": getattr,
@@ -186,7 +188,8 @@ def _contain(source: nn.Module, target: nn.Module, made: dict[int, nn.Module]) -
             target._modules[name] = None
             continue
         if id(child) not in made:
-            stock = type(child).__module__.startswith("torch.nn.modules") and not child._modules
+            whole = type(child).__module__.startswith("torch.nn.modules") or isinstance(child, Zeros)
+            stock = whole and not child._modules
             lists = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
             made[id(child)] = child if stock else type(child)() if type(child) in lists else Parts()
             if not stock:

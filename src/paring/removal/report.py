@@ -48,7 +48,7 @@ class Report:
     """What `compact` did. parameters: before and after. rolled_back: layer -> what differed. notes: what to know.
 
     form: "module" is the user's own classes with smaller parameters, "graph" their captured computation (`GraphNet`).
-    fused: norms that are part of the layer in front of them now.
+    fused: norms that are part of the layer in front of them now. silenced: layers of branches that only added zeros.
     """
 
     rows: tuple[Row, ...]
@@ -59,6 +59,7 @@ class Report:
     notes: tuple[str, ...]
     form: Form = "module"
     fused: tuple[Fusion, ...] = ()
+    silenced: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         head = ("layer", "units", "zero", "folded", "merged", "unread", "dead but kept")
@@ -71,6 +72,8 @@ class Report:
         before, after = self.parameters
         lines.append(f"parameters {before:,} → {after:,}; same function in {self.mode} mode" + self._how())
         lines += [f"fused {one.norm} into {one.layer}" for one in self.fused]
+        if self.silenced:
+            lines.append(f"gone with branches that only added zeros: {', '.join(self.silenced)}")
         lines += [f"rolled back {layer}: {why}" for layer, why in self.rolled_back.items()]
         return "\n".join([*lines, *([_LEGEND] if self.rows else []), *self.notes])
 
