@@ -526,7 +526,9 @@ def test_what_never_stepped_is_said() -> None:
     _net, run, _ = attached(BUDGET, OPTIMIZERS["sgd"], follow=True)
     with pytest.warns(pr.ParingWarning) as caught:
         run.finish()
-    assert any(f"the optimizer that the run follows never made a step (step 0 of {STEPS})" in str(w.message) for w in caught)
+    assert any(
+        f"the optimizer that the run follows never made a step (step 0 of {STEPS})" in str(w.message) for w in caught
+    )
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from paring.removal.graph_form import GraphFormError
 from paring.removal.plan import ShrinkPlan
 from paring.removal.planner import Planner
 from paring.removal.report import Form, Mode
-from paring.removal.size_attributes import guesses
 from paring.removal.silence import silence, silent_layers
+from paring.removal.size_attributes import guesses
 from paring.removal.verify import verify
 
 Differs = Callable[[Sequence[str]], Refusal | None]
