@@ -103,7 +103,7 @@ class Two(nn.Module):
         (lambda net, h, x: h[:, 1:], 5, ""),
         (lambda net, h, x: h - h.mean(1, keepdim=True), 6, "read by mean in the network's own forward"),
         (lambda net, h, x: h + torch.cat([x, x[:, :1]], 1), 6, "coupled by a residual add with a tensor"),
-        (lambda net, h, x: h * net.scale, 6, "coupled by a product with a tensor that cannot shrink"),
+        (lambda net, h, x: h * net.scale, 6, ""),
         (lambda net, h, x: h + h.flip(1), 6, "coupled by a residual add"),
         (lambda net, h, x: h.view(-1, 2, 3).transpose(1, 2).flatten(1), 6, "spread over several dimensions"),
         (lambda net, h, x: F.linear(h, x[:, :1] * h), 2, "read by linear in the network's own forward"),

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from paring.analysis.grids import Contraction, SliceTie
 from paring.analysis.labels import distinct_pairs, varying
 from paring.analysis.layer_rules import matrix
+from paring.analysis.loose import shrinks
 from paring.analysis.repeats import carries, either, filled, once, shortened, unlabelled
 from paring.analysis.slicewise import slicewise
 from paring.analysis.state import State, module_path, packet, place
@@ -81,6 +82,8 @@ def einsum(run: Interpreter, node: fx.Node, product: Contract) -> object:
 def beside(run: Interpreter, node: fx.Node, first: State, other: State) -> State:
     """`first` after a mask was added: copies in the mask go with the units beside them; where it varies otherwise, they stay."""
     shape = first.value.shape
+    if shrinks(run, node, other, first.labels):
+        return State(first.labels, filled(shape, torch.nan))
     labels = other.labels.expand(shape)
     copies, ways = set(varying(labels)), set(varying(first.labels))
     if copies and not copies <= ways:

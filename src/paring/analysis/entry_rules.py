@@ -20,6 +20,7 @@ from paring.analysis.free_rules import joined, moved
 from paring.analysis.grids import Contraction
 from paring.analysis.interpreter import Interpreter, Rule
 from paring.analysis.labels import along, distinct, spread, uniform, varying
+from paring.analysis.loose import shrinks
 from paring.analysis.memory import base_name, is_inplace
 from paring.analysis.repeats import carries, cat, once, unlabelled
 from paring.analysis.state import State, blank, known, packet, place
@@ -134,10 +135,15 @@ def _cat(run: Interpreter, node: fx.Node, states: list[State], dim: int) -> obje
     if any(way - {dim} for way in ways):  # units lie across the joint: they have to shrink together
         if any(dim in way for way in ways):
             return run.barrier(node)
-        head = states[0].labels.narrow(dim, 0, 1)
-        for other in states[1:]:
-            run.couple(head, other.labels.narrow(dim, 0, 1), f"coupled by {base_name(node)}")
-    return State(cat([p.labels for p in states], dim), cat([p.value for p in states], dim))
+        units = next(p.labels for p in states if carries(p.labels))
+        labels = [
+            units.narrow(dim, 0, 1).expand_as(p.labels) if shrinks(run, node, p, units) else p.labels for p in states
+        ]
+        for other in labels[1:]:
+            run.couple(labels[0].narrow(dim, 0, 1), other.narrow(dim, 0, 1), f"coupled by {base_name(node)}")
+    else:
+        labels = [p.labels for p in states]
+    return State(cat(labels, dim), cat([p.value for p in states], dim))
 
 
 def fixed_pairwise(run: Interpreter, node: fx.Node, name: str, a: State) -> object:

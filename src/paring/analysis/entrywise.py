@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 
 from paring.analysis.free_rules import meeting
 from paring.analysis.labels import varying
+from paring.analysis.loose import shrinks
 from paring.analysis.memory import base_name, is_inplace
 from paring.analysis.repeats import either, filled, once
 from paring.analysis.state import State, packet, place, shape_of
@@ -68,6 +69,9 @@ def met_labels(
     run: Interpreter, node: fx.Node, reason: str, a: State, b: State, left: Tensor, right: Tensor, *, free: bool
 ) -> Tensor:
     """The labels where a and b meet; left, right: theirs, expanded to one shape."""
+    for bare, full in ((b, left), (a, right)):
+        if shrinks(run, node, bare, full):
+            return full
     if free and (met := meeting(run, node, a, b, left, right)) is not None:
         return met
     meet = True

@@ -30,6 +30,7 @@ from paring.analysis.attention_scale import Scaled
 from paring.analysis.capture import Captured
 from paring.analysis.grids import Contraction, Grid, Layout, SliceTie, grid_dims, layout, rectangle, slices
 from paring.analysis.labels import along, distinct, distinct_pairs, representatives, spread, varying
+from paring.analysis.loose import Loose, settle
 from paring.analysis.memory import is_inplace, is_view, shared
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.repeats import carries, once, settled
@@ -46,6 +47,7 @@ class Interpretation:
     `zeros`: results that are zero for every input.
     Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together. `rows` are those of
     layers and norms before they were tied, one for each row, and `cuts` which of these (and which group ids) a slice of an activation carries.
+    `loose`: parameters and buffers outside of layers that shrink with units.
     """
 
     units: int
@@ -65,6 +67,7 @@ class Interpretation:
     names: dict[str, Tensor] = field(default_factory=dict)
     rows: dict[str, Tensor] = field(default_factory=dict)
     cuts: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    loose: list[Loose] = field(default_factory=list)
     held_back: bool = False
     zeros: set[fx.Node] = field(default_factory=set)
 
@@ -103,7 +106,8 @@ class Interpreter:
         self.parts: dict[fx.Node, list[Ref]] = {}
         self.part_labels: dict[fx.Node, Tensor] = {}
         self.part_columns: dict[str, Tensor] = {}
-        self._moving = moving(list(captured.nodes), {*captured.tensors, *captured.constants})
+        self.loose: list[Loose] = []
+        self.moving = moving(list(captured.nodes), {*captured.tensors, *captured.constants})
         self._layouts: dict[fx.Node, list[Layout]] = {}
         self._cuts: dict[fx.Node, Tensor] = {}
         self.sites: list[Site] = []
@@ -144,6 +148,7 @@ class Interpreter:
                 if not isinstance(self._env.get(spent), Ref):
                     self._env.pop(spent, None)
         self._keep_shared()
+        self.loose = settle(self)
         return self._finish()
 
     def note_layouts(self, node: fx.Node, layouts: list[Layout]) -> None:
@@ -198,7 +203,7 @@ class Interpreter:
 
     def per_example(self, node: fx.Node, count: int) -> int:
         """The share of one example in what a call does for the batch; all of it where no input has a part in it."""
-        return -(-count // self.captured.batch) if node in self._moving else count
+        return -(-count // self.captured.batch) if node in self.moving else count
 
     def of_layers(self, labels: Tensor) -> Tensor:
         """Labels without those of units that no layer computes, such as a head as a whole: -1 there."""
@@ -424,6 +429,7 @@ class Interpreter:
         result.products = [replace(p, left=groups[p.left], right=groups[p.right]) for p in self.products]
         result.uncounted, result.zeros = self.uncounted, self._zeros
         result.layouts = {n: [replace(x, box=groups[x.box]) for x in many] for n, many in self._layouts.items()}
+        result.loose = [replace(one, box=groups[one.box]) for one in self.loose]
         result.rows = {one.name: one.units.clone() for one in self.sites} | {
             n.name: n.labels.clone() for n in self.norms
         }

@@ -71,12 +71,21 @@ class Layer:
 
 @dataclass(frozen=True)
 class Norm:
-    """One BatchNorm: labels (C,) are the ids of the units it normalises; affine: has a scale and a shift."""
+    """One norm: labels (C,) are the ids of the units it normalises; affine: has a scale and a shift.
+
+    Or a parameter outside of layers with `each` entries for each of these units, `kind` "parameter".
+    """
 
     name: str
     kind: str
     labels: Tensor
     affine: bool
+    each: int = 2
+
+    @property
+    def parameters(self) -> int:
+        """Of one unit."""
+        return self.each * self.affine
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,7 @@ class Wiring:
     @property
     def parts(self) -> tuple[Layer | Norm, ...]:
         """Layers and norms."""
-        return (*self.layers, *self.norms)
+        return (*self.layers, *(norm for norm in self.norms if norm.kind != "parameter"))
 
     def layer(self, name: str) -> Layer:
         """The layer with this module path. Raises `KeyError` with the names there are."""
@@ -130,6 +139,17 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
     return describe(found)
 
 
+def _computed(analysis: Interpretation, box: Tensor) -> Tensor | None:
+    """One id that a layer computes for each slice (n, m): of heads one of theirs; None where that is not known."""
+    computed = {unit: unit for site in analysis.sites for unit in site.units.tolist()}
+    if box.shape[1] == 1 and all(unit in computed for unit in box[:, 0].tolist()):
+        return box[:, 0]
+    heads = find_heads(analysis)
+    one_of = {heads[unit]: unit for unit in computed if unit in heads}
+    found = [one_of.get(heads.get(unit, (-1, -1)), -1) for unit in box[:, 0].tolist()]
+    return None if -1 in found else torch.tensor(found)
+
+
 def _loose(analysis: Interpretation) -> int:
     """Rows of layers whose units may go, each by itself."""
     stays = {*analysis.kept, *spread_out(analysis)}
@@ -145,7 +165,12 @@ def describe(analysis: Interpretation) -> Wiring:
     heads = frozenset(find_heads(analysis))
     spread = spread_out(analysis) - heads
     layers = tuple(_layer(analysis, sites, members, heads, spread) for sites in calls.values())
-    norms = {n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in analysis.norms}
+    norms: dict[str, Norm] = {
+        n.name: Norm(n.name, type(n.module).__name__, n.labels, bool(n.module.affine)) for n in analysis.norms
+    }
+    for one in analysis.loose:
+        if one.each and (labels := _computed(analysis, one.box)) is not None:
+            norms[one.name] = Norm(one.name, "parameter", labels, True, one.each)
     fixed = torch.zeros(analysis.units, dtype=torch.bool)
     fixed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
     groups = find_groups(analysis)

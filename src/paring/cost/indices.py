@@ -67,7 +67,7 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
         "per_unit": torch.tensor([layer.bias + layer.per_unit for layer in layers], dtype=torch.float64),
         "positions": torch.tensor([_positions(layer) for layer in layers], dtype=torch.float64),
         "biased": torch.tensor([_biased(layer) for layer in layers], dtype=torch.float64),
-        "affine": torch.tensor([2 * norm.affine for norm in wiring.norms], dtype=torch.float64),
+        "affine": torch.tensor([norm.parameters for norm in wiring.norms], dtype=torch.float64),
         "norm_lengths": torch.tensor([len(norm.labels) for norm in wiring.norms], dtype=torch.int64),
         "one": torch.ones(1, dtype=torch.float64),
     }

@@ -78,7 +78,14 @@ def _rebuilt(net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor
         )
     _check_ties(own, ties, path)
     for name in own.keys() & stored.keys():
-        _check_shape(name, own[name], stored[name], captures is not None or name in flexible, path, type(net).__name__)
+        _check_shape(
+            name,
+            own[name],
+            stored[name],
+            captures is not None or name in flexible or _shorter(own[name], stored[name]),
+            path,
+            type(net).__name__,
+        )
     _fill(net, own, stored, ties)
     for name in modules:
         module = net.get_submodule(name)
@@ -170,6 +177,14 @@ def _flexible(net: nn.Module, modules: dict[str, str]) -> set[str]:
         prefix = f"{path}." if path else ""
         names.update(prefix + leaf for leaf in [*module._parameters, *module._buffers])
     return names
+
+
+def _shorter(own: object, new: Tensor) -> bool:
+    """Whether a tensor outside of layers may have lost slices along one dimension, as layer scale does with its channels."""
+    if not isinstance(own, Tensor) or is_lazy(own) or own.dim() != new.dim():
+        return False
+    less = [(a, b) for a, b in zip(own.shape, new.shape, strict=True) if a != b]
+    return len(less) == 1 and 0 < less[0][1] < less[0][0]
 
 
 def _is_bias(name: str) -> bool:

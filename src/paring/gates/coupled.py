@@ -81,6 +81,5 @@ def group_size(group: Group, wiring: Wiring) -> tuple[int, int]:
     for product in wiring.products:
         macs += product.macs * int((torch.isin(product.left, group.ids) | torch.isin(product.right, group.ids)).sum())
     for norm in wiring.norms:
-        if norm.name in group.norms and norm.affine:
-            size += 2 * int(torch.isin(norm.labels, group.ids).sum())
+        size += norm.parameters * int(torch.isin(norm.labels, group.ids).sum())
     return size // group.size, macs // group.size

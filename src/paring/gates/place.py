@@ -189,7 +189,9 @@ def single_site(kind: PlaceKind, name: str, wiring: Wiring, modules: dict[str, n
         size = weights // layer.outputs + int(layer.bias) + layer.per_unit
         macs = layer.positions * (weights // layer.outputs)
         if layer.norm is not None:
-            carrier, size = layer.norm, size + 2
+            carrier = layer.norm
+        beside = sum(n.parameters * int(torch.isin(n.labels, layer.labels).sum()) for n in wiring.norms)
+        size += beside // layer.outputs
     elif kind == "inputs":
         size = weights // layer.inputs
         macs = layer.positions * size

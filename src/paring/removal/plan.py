@@ -160,6 +160,8 @@ def make_plan(
         cuts += [one for leaf in own for one in _cut(full_name(norm.name, leaf), 0, kept)]
         if not own and not bool(kept.all()):
             sizes[norm.name] = int(kept.sum())
+    for one in analysis.loose:
+        cuts += _cut(one.name, one.dim, liveness.kept[one.box].any(1))
     rows = rows_of(analysis, readers, liveness, spare)
     return ShrinkPlan(tuple(cuts), tuple(folds), selects, rows, tuple(merges), sizes, liveness.kept)
 

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from paring.analysis.grids import Layout
 from paring.analysis.interpret import Interpretation
+from paring.analysis.loose import resized
 from paring.analysis.state import number, packet
 
 _SPLITS = (
@@ -67,6 +68,11 @@ def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], f
             _cut(node, copy_(node), name, source[0], shapes, kept)
         if not changed and (name, copy_(node).args, copy_(node).kwargs) != before:
             changed = f"{name} in {_where(node)}"
+    for one in analysis.loose:
+        size, now = len(one.box), int(kept[one.box].any(1).sum())
+        for node in one.views if size != now else ():
+            copy_(node).update_arg(1, resized(copy_(node).args[1], size, now))  # type: ignore[arg-type]
+            changed = changed or f"{packet(node.target)} in {_where(node)}"
     return changed
 
 
