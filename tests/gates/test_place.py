@@ -313,6 +313,11 @@ def affineless() -> tuple[nn.Module, Tensor]:
     return net, torch.randn(5, 2, 2, 2)
 
 
+def transposed() -> tuple[nn.Module, Tensor]:
+    layers = nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4, affine=False), nn.ReLU(), nn.ConvTranspose2d(4, 3, 1)
+    return nn.Sequential(*layers), torch.randn(5, 2, 2, 2)
+
+
 def layernorm() -> tuple[nn.Module, Tensor]:
     return nn.Sequential(nn.Linear(4, 5), nn.LayerNorm(5), nn.Linear(5, 3)), torch.randn(5, 4)
 
@@ -343,7 +348,7 @@ def bare() -> tuple[nn.Module, Tensor]:
         (grouped, ["units:0"], "layer '0' cannot be gated: coupled by a grouped convolution"),
         (subclass, ["units:0"], "layer '0' cannot be gated: '0.weight' is also used outside its layer"),
         (subclass, ["weights:0"], "'0.weight' is also used outside its layer"),
-        (affineless, ["units:0"], "its norm '1' has no scale and shift \\(affine=False\\) to fold a gate into"),
+        (transposed, ["units:0"], "its norm '1' has no scale and shift \\(affine=False\\) to fold a gate into"),
         (layernorm, ["units:0"], "layer '0' cannot be gated: read by layer_norm in '1'"),
         (bare, ["weights"], "no place for gates at 'weights' in this Sequential: no Linear, Conv or Embedding"),
         (chain, ["outputs"], "place 'outputs': 'outputs' is none of units, inputs, weights, heads"),

@@ -49,7 +49,8 @@ class Group:
     of each layer its own last affine module, for when a front cannot carry a gate. entry (m,): which gate of the group
     each id belongs to, 0..n-1; one each, but for heads. gated (m,): ids on which a gate acts; the others follow. heads:
     the entries are attention heads. rows: of a front whose result is sliced, where a gate acts on it, (units,): one half of
-    a layer that makes both factors of a product.
+    a layer that makes both factors of a product. readers: all layers that read the units, where gates on their columns would
+    do as well; none where something else reads them. at_readers: only there a closed gate leaves nothing behind.
     """
 
     ids: Tensor
@@ -63,6 +64,8 @@ class Group:
     gated: Tensor
     heads: bool = False
     rows: Mapping[str, Tensor] = field(default_factory=dict)
+    readers: tuple[str, ...] = ()
+    at_readers: bool = False
 
     @property
     def size(self) -> int:
@@ -76,11 +79,15 @@ Front = tuple[str, fx.Node | None]
 
 @dataclass(frozen=True)
 class _Flow:
-    """What stands last before an activation: modules, whether their zero arrives as zero, nonlinearities on the way."""
+    """What stands last before an activation: modules, whether their zero arrives as zero, nonlinearities on the way.
+
+    even: whether it arrives as the same number everywhere.
+    """
 
     fronts: frozenset[Front]
     zero: bool = True
     bends: int = 0
+    even: bool = True
 
 
 def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
@@ -180,9 +187,21 @@ def _group(
         inside &= read
         reason = reason or ("" if bool(inside.any()) else "no layer reads the heads")
         coupling = "attention heads"
-    rows: dict[str, Tensor | None] = {} if reason else _fronts(analysis, inside)
+    rows, left = ({}, False) if reason else _fronts(analysis, inside)
     some = {name: where for name, where in rows.items() if where is not None}
-    return Group(ids, layers, norms, coupling, reason, tuple(rows) or ends, ends, entry, inside[ids], heads, some)
+    readers = () if reason or heads else _readers(analysis, inside)
+    return Group(
+        ids, layers, norms, coupling, reason, tuple(rows) or ends, ends, entry, inside[ids], heads, some, readers, left
+    )
+
+
+def _readers(analysis: Interpretation, inside: Tensor) -> tuple[str, ...]:
+    """The layers that read these ids, each through columns of its own; none where something else reads them, too."""
+    if any(bool(inside[m.columns].any()) for m in analysis.contractions):
+        return ()
+    sites = [site for site in analysis.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
+    fit = all(site.plain and not site.foreign and groups_of(site.module) == 1 for site in sites)
+    return tuple(dict.fromkeys(site.name for site in sites)) if fit else ()
 
 
 def sole_norm(analysis: Interpretation, site: Site) -> str | None:
@@ -192,18 +211,22 @@ def sole_norm(analysis: Interpretation, site: Site) -> str | None:
     return readers[0].name if readers and calls[readers[0].name] == 1 else None
 
 
-def _fronts(analysis: Interpretation, inside: Tensor) -> dict[str, Tensor | None]:
-    """The modules that stand last before the readers of these ids, in order of execution; which of their rows if not all."""
+def _fronts(analysis: Interpretation, inside: Tensor) -> tuple[dict[str, Tensor | None], bool]:
+    """The modules that stand last before the readers of these ids, in order of execution; which of their rows if not all.
+
+    And whether a gate there leaves numbers to a reader that cannot take them into its bias.
+    """
     carriers = {site.node: (site.name, site.units) for site in analysis.sites}
     carriers |= {norm.node: (norm.name, norm.labels) for norm in analysis.norms}
     sources = {node: name for node, (name, labels) in carriers.items() if bool(inside[labels].any())}
     if not sources:
-        return {}
-    readers = [site.node for site in analysis.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
+        return {}, False
+    sites = [site for site in analysis.sites if bool(inside[site.columns].any()) and not _own(site, inside)]
+    readers = [site.node for site in sites]
     readers += [m.node for m in analysis.contractions if _is_sum(m) and bool(inside[m.columns].any())]
     needed: frozenset[Front] = frozenset()
     for settle in (False, True):  # first what sums and chains need, then the factors of products
-        flows = _flows(next(iter(sources)).graph, sources, carriers.keys(), analysis.cuts, needed, settle)
+        flows = _flows(analysis, next(iter(sources)).graph, sources, carriers.keys(), needed, settle)
         needed = needed.union(*(flows[n].fronts for node in readers for n in node.all_input_nodes if n in flows))
     found: dict[str, Tensor | None] = {}
     for name in dict.fromkeys(sources.values()):
@@ -211,7 +234,13 @@ def _fronts(analysis: Interpretation, inside: Tensor) -> dict[str, Tensor | None
         labels = next(labels for one, labels in carriers.values() if one == name)
         if parts:
             found[name] = _rows(analysis, name, labels, [part for part in parts if part], None in parts)
-    return found
+    left = any(
+        not flows[n].zero and (site.padded or not flows[n].even)
+        for site in sites
+        for n in site.node.all_input_nodes
+        if n in flows
+    )
+    return found, left
 
 
 def _rows(analysis: Interpretation, name: str, labels: Tensor, parts: list[fx.Node], whole: bool) -> Tensor | None:
@@ -236,37 +265,50 @@ def _own(site: Site, inside: Tensor) -> bool:
 
 
 def _flows(
+    analysis: Interpretation,
     graph: fx.Graph,
     sources: dict[fx.Node, str],
     carriers: object,
-    cuts: Mapping[fx.Node, object],
     needed: frozenset[Front],
     settle: bool,
 ) -> dict[fx.Node, _Flow]:
     """For every activation that the sources reach without another layer or norm between. settle: choose factors."""
     flows: dict[fx.Node, _Flow] = {}
+    beside = {one.node for one in analysis.loose}
     for node in graph.nodes:
         if node in sources:
             flows[node] = _Flow(frozenset({(sources[node], None)}))
         elif node not in carriers:  # type: ignore[operator]
             held = [flows[n] for n in node.all_input_nodes if n in flows]
-            if held and node in cuts:
+            if held and node in analysis.cuts:
                 flows[node] = replace(held[0], fronts=frozenset((name, node) for name, _ in held[0].fronts))
             elif held:
-                flows[node] = _step(node, held, needed, settle)
+                flows[node] = _step(node, held, needed, settle, node in beside)
     return flows
 
 
-def _step(node: fx.Node, held: list[_Flow], needed: frozenset[Front], settle: bool) -> _Flow:
+def _step(node: fx.Node, held: list[_Flow], needed: frozenset[Front], settle: bool, loose: bool) -> _Flow:
+    """loose: a tensor outside of layers has a part in it."""
     name = packet(node.target).rstrip("_")
     if name == "mul" and len(held) == 2 and held[0].fronts != held[1].fronts:
         if not settle:
-            return _Flow(frozenset(), held[0].zero or held[1].zero)
+            return _Flow(frozenset(), held[0].zero or held[1].zero, even=all(f.even for f in held))
         if held[0].zero or held[1].zero:
             return min(held, key=lambda f: (not f.zero, not f.fronts <= needed, f.bends))
-    zero, bends = all(f.zero for f in held), max(f.bends for f in held)
+    zero, bends, even = all(f.zero for f in held), max(f.bends for f in held), all(f.even for f in held)
     if name in ops.POINTWISE:
         zero, bends = zero and name in _KEEPS_ZERO, bends + 1
     elif name in _SUMS and len(held) == 1 and len(set(node.args[:2])) == 2:
-        zero = False  # something is added that the group does not govern
-    return _Flow(frozenset().union(*(f.fronts for f in held)), zero, bends)
+        zero, even = False, even and not _varies(node)  # something is added that the group does not govern
+    elif name in ops.JOINS and loose:
+        zero = even = False
+    if not zero and (name in ops.PADS or name in ops.POOLS):
+        even = False
+    return _Flow(frozenset().union(*(f.fronts for f in held)), zero, bends, even)
+
+
+def _varies(node: fx.Node) -> bool:
+    """Whether a sum has an operand that is not one number for each channel, and not the larger of the two either."""
+    made = [arg.meta["val"] for arg in node.all_input_nodes]
+    smaller = min(made, key=lambda one: one.numel())
+    return len(made) > 1 and sum(n != 1 for n in smaller.shape) > 1

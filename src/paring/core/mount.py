@@ -83,28 +83,29 @@ def put(module: nn.Module, kind: PlaceKind, gate: Gate) -> Gated:
     return gated
 
 
-def share(module: nn.Module, gate: Gate, index: Tensor) -> Gated:
-    """Hang a unit gate that other modules hold too on `module`, in place, swapping its class to the gated one.
+def share(module: nn.Module, gate: Gate, index: Tensor, kind: PlaceKind = "units") -> Gated:
+    """Hang a gate on units that other modules hold too on `module`, in place, swapping its class to the gated one.
 
     Args:
         module: a layer or norm.
         gate: of shape (n,).
-        index: (units,), for each unit of the module its entry in the gate, -1 for none.
+        index: (units,), for each unit of the module its entry in the gate, -1 for none; or (inputs,) at "inputs".
+        kind: "units", or "inputs" where the module reads the units.
 
     Raises:
-        TypeError: the layer cannot carry unit gates.
+        TypeError: the layer cannot carry such gates.
         ValueError: the index has the wrong shape, or a unit has a gate already.
     """
-    shape = gate_shape(module, "units")
+    shape = gate_shape(module, kind)
     if tuple(index.shape) != shape:
         raise ValueError(
             f"the index of a shared gate on this {type(module).__name__} needs shape {shape}, got {tuple(index.shape)}"
         )
-    held = getattr(module, _MOUNTED["units"], None)
+    held = getattr(module, _MOUNTED[kind], None)
     if held is None:
-        return put(module, "units", SharedGate([gate], index.to(gate.support().device)))
+        return put(module, kind, SharedGate([gate], index.to(gate.support().device)))
     if not isinstance(held, SharedGate):
-        raise ValueError(f"this {type(module).__name__} already has a gate at 'units'")
+        raise ValueError(f"this {type(module).__name__} already has a gate at '{kind}'")
     held.add(gate, index)
     gate.train(module.training)
     return cast(Gated, module)

@@ -9,16 +9,25 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Group, Wiring
-from paring.core import Refusal
-from paring.gates.why_not_gateable import carrier_of, of_carrier
+from paring.core import PlaceKind, Refusal, gateable
+from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 
 
 @dataclass(frozen=True)
 class Mount:
-    """One module where a shared gate acts. index: for each unit of the module its entry in the gate, -1 for none."""
+    """One module where a shared gate acts.
+
+    index: for each unit of the module its entry in the gate, -1 for none; at "inputs" for each input column.
+    """
 
     module: str
     index: tuple[int, ...]
+    place: PlaceKind = "units"
+
+    def first_id(self, wiring: Wiring) -> int:
+        """The id of one unit that the gate speaks for."""
+        row = next(row for row, entry in enumerate(self.index) if entry >= 0)
+        return int(labels_of(self.module, wiring, self.place)[row])
 
 
 def covers_layer(group: Group, wiring: Wiring) -> bool:
@@ -29,8 +38,14 @@ def covers_layer(group: Group, wiring: Wiring) -> bool:
 
 
 def choose_mounts(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Mount, ...] | Refusal:
-    """The modules where one gate for the group acts: its fronts, else its ends; or why neither will do."""
+    """The modules where one gate for the group acts: its fronts, else its ends, else its readers; or why none will do.
+
+    The readers come first where what a closed gate would leave at them is no zero, and cannot be folded.
+    """
     first: Refusal | None = None
+    at_readers = _at_readers(group, wiring, modules)
+    if group.at_readers and at_readers:
+        return at_readers
     for names in (group.fronts, group.ends):
         carriers = {name: carrier_of(name, modules) for name in names}
         found = next((r for carrier in carriers.values() if (r := of_carrier(carrier, modules.get(carrier)))), None)
@@ -42,23 +57,39 @@ def choose_mounts(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -
             return tuple(mounts)
         first = first or found
     assert first is not None
-    return first
+    return at_readers or first
 
 
-def labels_of(name: str, wiring: Wiring) -> Tensor:
-    """Ids of the units of a layer or norm, or of the joint projection of an attention."""
+def _at_readers(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Mount, ...]:
+    """The columns of all layers that read the group; nothing where one of them cannot be gated there."""
+    found = []
+    for name in group.readers:
+        known = None if name not in modules or of_carrier(name, modules[name]) else gateable(modules[name])
+        if known is None or "inputs" not in known.places or of_layer(name, wiring, modules):
+            return ()
+        found.append(Mount(name, tuple(entries(group, name, wiring, place="inputs").tolist()), "inputs"))
+    return tuple(found)
+
+
+def labels_of(name: str, wiring: Wiring, place: PlaceKind = "units") -> Tensor:
+    """Ids of the units of a layer or norm, or of the joint projection of an attention; of those it reads at "inputs"."""
+    if place == "inputs":
+        return wiring.layer(name).sources
     for part in wiring.parts:
         if part.name in (name, f"{name}.in_proj" if name else "in_proj"):
             return part.labels
     raise KeyError(f"no layer or norm {name!r} in the wiring")
 
 
-def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False) -> Tensor:
-    """For each unit of a module its gate in the group, -1 where it has none. gated: only where that gate acts itself."""
+def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False, place: PlaceKind = "units") -> Tensor:
+    """For each unit of a module its gate in the group, -1 where it has none. gated: only where that gate acts itself.
+
+    place: "inputs" for each input column.
+    """
     position = torch.full((wiring.units + 1,), -1)
     take = group.gated if gated else torch.ones_like(group.gated)
     position[group.ids[take]] = group.entry[take]
-    found = position[labels_of(name, wiring)]
+    found = position[labels_of(name, wiring, place)]
     return found.masked_fill(~group.rows[name], -1) if gated and name in group.rows else found
 
 

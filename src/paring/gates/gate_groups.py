@@ -18,8 +18,8 @@ from torch import nn
 from paring.analysis import Group, Wiring, wiring
 from paring.core import Refusal, plain_net
 from paring.cost import CostModel, Openness
-from paring.gates.coupled import choose_mounts, covers_layer, entries
-from paring.gates.place import why_not_gateable
+from paring.gates.coupled import entries
+from paring.gates.place import Site, site_of
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,11 @@ def groups(net: nn.Module, example: Any) -> Groups:
     model = CostModel(found)
     rows = []
     for group in found.groups:
-        reason = why_not_gateable(group, found, modules)
         parameters, macs = _unit_cost(group, found, model)
         carriers: tuple[str, ...] = ()
-        if not reason and covers_layer(group, found):
-            carriers = (found.layer(group.layers[0]).norm or group.layers[0],)
-        elif not reason:
-            mounts = choose_mounts(group, found, modules)
-            carriers = () if isinstance(mounts, Refusal) else tuple(mount.module for mount in mounts)
-        told = "" if reason is None else reason.reason
+        if isinstance(made := site_of(group, found, modules), Site):
+            carriers = tuple(mount.module for mount in made.mounts) or (made.module,)
+        told = made.reason if isinstance(made, Refusal) else ""
         rows.append(GroupRow(group.layers, group.size, parameters, macs, carriers, group.coupling, told))
     return Groups(type(net).__name__, tuple(rows))
 

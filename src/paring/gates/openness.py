@@ -22,7 +22,8 @@ def gate_of(net: nn.Module, site: Site) -> Gate:
         ValueError: there is none (the gates were released, or this is another network).
     """
     module = attrgetter(site.module)(net) if site.module else net
-    gate = module.gates().get(site.kind) if isinstance(module, Gated) else None
+    kind = site.mounts[0].place if site.mounts else site.kind
+    gate = module.gates().get(kind) if isinstance(module, Gated) else None
     if isinstance(gate, SharedGate) and site.mounts:
         row = next(row for row, entry in enumerate(site.mounts[0].index) if entry >= 0)
         gate = gate.part_at(row)
@@ -72,10 +73,10 @@ def _shared(net: nn.Module, wiring: Wiring) -> list[tuple[Gate, Group]]:
     """Gates of several modules, each with the group for which it speaks."""
     found: dict[int, tuple[Gate, Group]] = {}
     for name, layer in gated_layers(net):
-        if isinstance(layer.unit_gate, SharedGate):
-            for gate, rows, _ in layer.unit_gate.entries():
+        for kind, held in layer.gates().items():
+            for gate, rows, _ in held.entries() if isinstance(held, SharedGate) else ():
                 if id(gate) not in found:
-                    found[id(gate)] = gate, group_of(int(labels_of(name, wiring)[int(rows[0])]), wiring)
+                    found[id(gate)] = gate, group_of(int(labels_of(name, wiring, kind)[int(rows[0])]), wiring)
     return list(found.values())
 
 
@@ -90,8 +91,7 @@ def replaced(given: Openness, wiring: Wiring, sites: Sequence[Site], values: Seq
         if not site.mounts:
             found[site.kind][site.layer] = value
             continue
-        row = next(row for row, entry in enumerate(site.mounts[0].index) if entry >= 0)
-        group = group_of(int(labels_of(site.mounts[0].module, wiring)[row]), wiring)
+        group = group_of(site.mounts[0].first_id(wiring), wiring)
         _tell_group(found["units"], wiring, group, value)
     return Openness(units=found["units"], inputs=found["inputs"], weights=found["weights"])
 

@@ -3,7 +3,8 @@
 Unit gates go after the unit's last affine operation: on the scale and shift of a BatchNorm, InstanceNorm or GroupNorm when
 that is the only reader of the layer, else on the layer itself. A gate in front of a norm would get no gradient (the norm
 undoes its scale) and its zero would come out as the norm's shift. Units that residual adds, products or depthwise convolutions tie
-together have one gate, which acts in several modules (`paring.analysis.unit_groups` says which); a selector takes such a
+together have one gate, which acts in several modules (`paring.analysis.unit_groups` says which), or in the
+columns of all layers that read them, where a number other than zero would be left in front of these; a selector takes such a
 group when it takes any of its layers, and `!` leaves out every group with that layer. An attention head is a unit of
 such a group, with one gate on its values; `heads` stands for these groups alone. Units that the network's output
 shows, or that something else holds on to, are left alone; asking for such a layer by its very name is an error that
@@ -96,7 +97,14 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
                     f"two places ask for a gate at '{site.kind}' of layer '{site.layer}'; exclude it from one with '!{site.layer}'"
                 )
             found[site.layer, site.kind, site.mounts] = site
-    return tuple(found.values())
+    made = tuple(found.values())
+    read = {mount.module: site.layer for site in made for mount in site.mounts if mount.place == "inputs"}
+    if twice := next((site.layer for site in made if site.kind == "inputs" and site.layer in read), None):
+        raise ValueError(
+            f"two places ask for a gate at 'inputs' of layer '{twice}': the units of '{read[twice]}' can be gated only there; exclude "
+            f"one with '!{twice}' or '!{read[twice]}'"
+        )
+    return made
 
 
 def _check_names(place: Place, net: nn.Module, wiring: Wiring, modules: dict[str, nn.Module]) -> None:
@@ -128,7 +136,7 @@ def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
     if not site.mounts:
         put(modules[site.module], site.kind, gate)
     for mount in site.mounts:
-        share(modules[mount.module], gate, torch.tensor(mount.index))
+        share(modules[mount.module], gate, torch.tensor(mount.index), mount.place)
     for name in {site.module, *(mount.module for mount in site.mounts)}:
         unfuse(modules, name)
 
@@ -145,17 +153,17 @@ def _candidates(
             yield (layer.name,), partial(single_site, kind, layer.name, wiring, modules)
         return
     for group in wiring.groups if kind == "units" else (group for group in wiring.groups if group.heads):
-        if covers_layer(group, wiring):
-            yield group.layers, partial(single_site, "units", group.layers[0], wiring, modules)
-        else:
-            yield group.layers, partial(_coupled, group, wiring, modules)
+        yield group.layers, partial(site_of, group, wiring, modules)
 
 
-def why_not_gateable(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusal | None:
-    """Why `at="units"` leaves this group alone; None when it gates it."""
-    alone = covers_layer(group, wiring)
-    made = single_site("units", group.layers[0], wiring, modules) if alone else _coupled(group, wiring, modules)
-    return made if isinstance(made, Refusal) else None
+def site_of(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
+    """The gate of a group: on its one layer or the norm behind it where that will do, else wherever it has to act."""
+    if not covers_layer(group, wiring) or group.at_readers:
+        return _coupled(group, wiring, modules)
+    made = single_site("units", group.layers[0], wiring, modules)
+    if isinstance(made, Refusal) and isinstance(other := _coupled(group, wiring, modules), Site):
+        return other
+    return made
 
 
 def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:

@@ -99,9 +99,10 @@ def shared_cuts(net: nn.Module, kept: Mapping[str, Dims]) -> dict[str, Dims]:
     before: dict[int, list[Tensor]] = {}
     after: dict[int, list[Tensor]] = {}
     for path, layer in gated_layers(net):
-        spread = layer.gates().get("units")
-        if isinstance(spread, SharedGate):
-            rows = gate_dims(layer, "units", kept.get(full_name(path, "weight"), {})).get(0)
+        for kind, spread in layer.gates().items():
+            if not isinstance(spread, SharedGate):
+                continue
+            rows = gate_dims(layer, kind, kept.get(full_name(path, "weight"), {})).get(0)
             index = spread.index.cpu()
             start = 0
             for part in spread.gates():
