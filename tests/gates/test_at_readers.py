@@ -134,12 +134,14 @@ def test_networks_train_shrink_and_finish_to_the_same_function(make: Callable[[]
         gate.get_parameter("log_alpha").data[:3] = -9.0
     small = run.finish()
     assert difference(small, net, x) < 1e-5
-    first = {Shifted: "a", Positions: "embed", bare_norm: "0"}[make]  # type: ignore[index]
+    first = {Shifted: "a", Positions: "embed", bare_norm: "0"}[make]
     assert small.get_parameter(f"{first}.weight").shape[0] == 5
 
 
 def test_two_gates_in_one_place_are_refused() -> None:
     net = saturated().double()
-    with pytest.raises(ValueError, match="two places ask for a gate at 'inputs' of layer '2'.*can be gated only there"):
+    with pytest.raises(
+        ValueError, match=r"two places ask for a gate at 'inputs' of layer '2'.*can be gated only there"
+    ):
         pr.attach(net, pr.L0(1e-3, at=("units", "inputs")), example=example(net))
     pr.attach(net, pr.L0(1e-3, at=("units", "inputs:!2")), example=example(net))

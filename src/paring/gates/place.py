@@ -97,14 +97,14 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
                     f"two places ask for a gate at '{site.kind}' of layer '{site.layer}'; exclude it from one with '!{site.layer}'"
                 )
             found[site.layer, site.kind, site.mounts] = site
-    made = tuple(found.values())
-    read = {mount.module: site.layer for site in made for mount in site.mounts if mount.place == "inputs"}
-    if twice := next((site.layer for site in made if site.kind == "inputs" and site.layer in read), None):
+    chosen = tuple(found.values())
+    read = {mount.module: site.layer for site in chosen for mount in site.mounts if mount.place == "inputs"}
+    if twice := next((site.layer for site in chosen if site.kind == "inputs" and site.layer in read), None):
         raise ValueError(
             f"two places ask for a gate at 'inputs' of layer '{twice}': the units of '{read[twice]}' can be gated only there; exclude "
             f"one with '!{twice}' or '!{read[twice]}'"
         )
-    return made
+    return chosen
 
 
 def _check_names(place: Place, net: nn.Module, wiring: Wiring, modules: dict[str, nn.Module]) -> None:
