@@ -13,8 +13,10 @@ from torch import nn
 
 import paring as pr
 from paring.core import Inputs
+from paring.cost import Openness
+from paring.gates.openness import replaced
 from paring.pruning.gated import GatedCopy
-from paring.pruning.knapsack import choose
+from paring.pruning.knapsack import _cheapest, choose
 from pruning.networks import Residual, batches, mlp, seeded
 
 
@@ -95,3 +97,54 @@ def test_the_cost_is_that_of_the_finished_network(residual: GatedCopy) -> None:
     dense, left = (pr.report(one, found[0][0][:2]).total["macs"] for one in (net, small))
     assert dense is not None
     assert left == pytest.approx(pruned.shares["macs"] * dense)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1_000))
+def test_openness_is_that_of_the_gates_one_by_one(residual: GatedCopy, seed: int) -> None:
+    values = torch.rand(residual.units, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    fast, slow = (
+        residual.openness(values),
+        replaced(Openness(), residual.wiring, residual.sites, residual.split(values)),
+    )
+    for one, other in zip(
+        (fast.units, fast.inputs, fast.weights), (slow.units, slow.inputs, slow.weights), strict=True
+    ):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    block=st.sampled_from([1, 2, 3]),
+    excess=st.floats(0.0, 6.0),
+)
+def test_the_cheapest_blocks_go_first(seed: int, sizes: list[int], block: int, excess: float) -> None:
+    """Against a loop over all blocks."""
+    generator = torch.Generator().manual_seed(seed)
+    scores, saving = torch.rand(2, sum(sizes), generator=generator, dtype=torch.double)
+    saving[torch.rand(sum(sizes), generator=generator) < 0.2] = 0
+    mask = torch.rand(sum(sizes), generator=generator) < 0.8
+    blocks = [block if size > block else 1 for size in sizes]
+    parts = []
+    for units, one in zip(torch.arange(sum(sizes)).split(sizes), blocks, strict=True):
+        order = sorted((u for u in units.tolist() if mask[u]), key=lambda u: float(scores[u]))
+        spare = len(order) - one
+        while order:
+            taken = len(order) % one or one
+            spare -= taken
+            if spare < 0:
+                break
+            parts.append(order[:taken])
+            order = order[taken:]
+    parts = [part for part in parts if float(saving[part].sum()) > 0]
+    parts.sort(key=lambda part: float(scores[part].sum() / saving[part].sum()))
+    gone: list[int] = []
+    for part in parts:
+        gone += part
+        if float(saving[gone].sum()) >= excess:
+            break
+    found = _cheapest(scores, saving, mask, sizes, blocks, blocks, excess)
+    assert sorted(found.tolist()) == sorted(gone)

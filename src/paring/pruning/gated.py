@@ -86,7 +86,19 @@ class GatedCopy:
 
     def openness(self, values: Tensor) -> Openness:
         """What these values of all gates, (units,), mean for the layers."""
-        return replaced(Openness(), self.wiring, self.sites, self.split(values))
+        padded = torch.cat([values, values.new_ones(1)])  # the last is for units without a gate
+        units, inputs, weights = ({name: padded[entry] for name, entry in kind.items()} for kind in self._index)
+        return Openness(units, inputs, weights)
+
+    @cached_property
+    def _index(self) -> list[dict[str, Tensor]]:
+        """For units, inputs and weights: layer -> for each entry its gate, -1 for none."""
+        numbers = torch.arange(self.units, dtype=torch.double) + 2  # where there is no gate it says 1
+        found = replaced(Openness(), self.wiring, self.sites, self.split(numbers))
+        return [
+            {name: entry.long() - 2 for name, entry in kind.items()}
+            for kind in (found.units, found.inputs, found.weights)
+        ]
 
     def cost(self, mask: Tensor) -> Cost:
         """What is left when only these gates, (units,), are open; what nobody reads then is gone too."""

@@ -138,28 +138,27 @@ def _cheapest(
     excess: float,
 ) -> Tensor:
     """The units that go next: the cheapest blocks whose savings add up to `excess`, at least one."""
-    parts, start = [], 0
+    ordered, blocked, allowed, start, count = [], [], [], 0, 0
     for size, block, floor in zip(sizes, blocks, floors, strict=True):
         there = mask[start : start + size].nonzero().flatten() + start
         order = there[scores[there].argsort(stable=True)]
-        spare = len(order) - floor
-        begin = 0 if len(order) % block == 0 else len(order) % block  # a first, smaller block makes the width round
-        edges = [*([0] if begin else []), *range(begin, len(order), block)]
-        for edge, end in zip(edges, [*edges[1:], len(order)], strict=True):
-            if end > spare:
-                break
-            units = order[edge:end]
-            parts.append((float(scores[units].sum()), float(saving[units].sum()), units))
-        start += size
-    useful = [part for part in parts if part[1] > 0]
-    useful.sort(key=lambda part: part[0] / part[1])
-    gone, saved = [], 0.0
-    for _, saves, units in useful:
-        gone.append(units)
-        saved += saves
-        if saved >= excess:
-            break
-    return torch.cat(gone) if gone else torch.empty(0, dtype=torch.int64)
+        first = len(order) % block  # a first, smaller block makes the width round
+        number = (torch.arange(len(order)) - first).div(block, rounding_mode="floor") + bool(first)
+        ends = torch.arange(first or block, len(order) + 1, block)
+        ordered.append(order)
+        blocked.append(number + count)
+        allowed.append(ends <= len(order) - floor)
+        start, count = start + size, count + len(ends)
+    units, block_of = torch.cat(ordered), torch.cat(blocked)
+    costs, saves = (
+        torch.zeros(count, dtype=torch.double).index_add_(0, block_of, one[units].double()) for one in (scores, saving)
+    )
+    useful = (torch.cat(allowed) & (saves > 0)).nonzero().flatten()
+    useful = useful[(costs[useful] / saves[useful]).argsort(stable=True)]
+    enough = int((saves[useful].cumsum(0) < excess).sum()) + 1
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[useful[:enough]] = True
+    return units[chosen[block_of]]
 
 
 def _fill(
