@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from paring.core.file_error import FileError
+from paring.core.written_sizes import write_sizes
+from paring.files import load, save
 from paring.removal import Report, compact
 
 
@@ -244,3 +249,68 @@ def test_rows_go_from_each_part_of_a_parameter_unless_something_else_reads_it() 
         small, _ = shrunk(net, torch.randn(3, 5, dtype=torch.float64))
         assert small.get_parameter("both").shape == (left, 5)
         assert small.get_parameter("c.weight").shape == (2, 4 if uses else 3)
+
+
+class Grouped(nn.Module):
+    """A grouped convolution between two others."""
+
+    def __init__(self, inputs: int = 8, outputs: int = 16, groups: int = 4) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, inputs, 1)
+        self.mid = nn.Conv2d(inputs, outputs, 3, padding=1, groups=groups)
+        self.norm, self.last = nn.BatchNorm2d(outputs), nn.Conv2d(outputs, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.last(F.relu(self.norm(self.mid(F.relu(self.first(x))))))
+        return made
+
+
+def dead_in_groups(dead: Iterable[int], *sizes: int) -> Grouped:
+    torch.manual_seed(0)
+    net = Grouped(*sizes).double().eval()
+    for layer in (net.mid, net.norm):
+        kill(layer, dead)
+    return net
+
+
+def test_groups_of_a_convolution_lose_as_many_channels_each() -> None:
+    cases = (
+        ([0, 4, 8, 12], (8, 16, 4), (8, 12, 4)),  # one in every group
+        ([0, 5, 11, 12, 13], (8, 16, 4), (8, 12, 4)),  # at other places, and one more
+        ([0, 4, 8], (8, 16, 4), (8, 16, 4)),  # not in the last group
+        ([0, 1, 2, 3], (8, 16, 4), (6, 12, 3)),  # a group
+        ([0, 1, 2, 3, 4, 9, 15], (8, 16, 4), (6, 9, 3)),  # a group, and one in every other
+        ([0, 3, 4], (4, 12, 4), (4, 12, 4)),
+        ([0, 4, 6, 11], (4, 12, 4), (4, 8, 4)),  # one channel in, three out
+    )
+    for dead, sizes, left in cases:
+        for form in ("auto", "graph"):
+            net = dead_in_groups(dead, *sizes)
+            x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+            small, report = compact(net, x, form=form)
+            assert not report.rolled_back
+            torch.testing.assert_close(small(x), net(x), rtol=1e-12, atol=1e-12)
+            mid = small.get_submodule("mid")
+            assert isinstance(mid, nn.Conv2d)
+            assert (mid.in_channels, mid.out_channels, mid.groups) == left, (dead, form)
+
+
+def test_groups_of_another_size_are_saved_cut_again_and_loaded(tmp_path: Path) -> None:
+    for dead in ([0, 4, 8, 12], [0, 1, 2, 3, 4, 9, 15], [0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14]):
+        net = dead_in_groups(dead)
+        small, _ = shrunk(net, torch.randn(2, 3, 6, 6, dtype=torch.float64))
+        save(small, tmp_path / "small.safetensors")
+        loaded = load(lambda: Grouped().double(), tmp_path / "small.safetensors")
+        x = torch.randn(1, 3, 5, 5, dtype=torch.float64)
+        assert torch.equal(loaded(x), small(x))
+        assert repr(loaded) == repr(small)
+        again, _ = shrunk(loaded, x)
+        assert count(again) == count(small)
+
+
+def test_a_file_with_groups_that_do_not_divide_the_channels_is_refused(tmp_path: Path) -> None:
+    small, _ = shrunk(dead_in_groups([0, 4, 8, 12]), torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    write_sizes(small, {"mid.groups": 5})
+    save(small, tmp_path / "odd.safetensors")
+    with pytest.raises(FileError, match="has 12 channels in 5 groups"):
+        load(lambda: Grouped().double(), tmp_path / "odd.safetensors")

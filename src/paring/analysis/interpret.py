@@ -24,7 +24,7 @@ def interpret(
     a position, meet in attention, and belong to parameters outside of stock layers. `grids`, `slice_ties` and `contractions`
     then say what that asks for, `aliases` which parameters such layers stand for, `layouts` where the units lie in each
     result (in order), `names` whose units they are. Without it, `held_back` says that it might allow more.
-    finer: also units that no gate closes: hidden units of recurrent layers.
+    finer: also units that no gate closes: hidden units of recurrent layers, single channels of a convolution's groups.
     """
     with torch.no_grad():
         if free:

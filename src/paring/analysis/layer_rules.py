@@ -3,7 +3,8 @@
 Constant units. Let x be the known inputs (0 where dynamic). Unit u is constant iff W[u, j] = 0 for every dynamic input
 j that it reads; its value is then the layer applied to x, position by position.
 
-In a convolution with groups all channels of a group, in and out, belong together: whole groups live or go.
+In a convolution with groups all that a group reads belongs together, and goes with the group; what it gives goes as far as
+every group that lives keeps as much.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from paring.analysis.grids import Grid, SliceTie
 from paring.analysis.labels import spread, uniform
 from paring.analysis.repeats import filled, once
 from paring.analysis.state import Ref, Site, State, module_path, shape_of
@@ -92,7 +94,7 @@ def _site(
         run.keep(x.labels, f"read by '{name}' across several dimensions")
         columns = torch.full((inputs,), -1)
     if groups > 1:
-        _couple_groups(run, units, columns, groups)
+        _couple_groups(run, units, columns, groups, whole=not run.finer or dims(module)[0] != 0)
     value = filled(shape, torch.nan)
     if not plain:
         run.keep(columns, f"read by '{name}', whose weight is computed in the forward")
@@ -122,13 +124,19 @@ def _site(
     return State(spread(units, shape, dim % len(shape)), value)
 
 
-def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int) -> None:
+def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int, *, whole: bool) -> None:
+    """What a group reads goes with the group; so does what it gives, where whole, else as much of it in every group."""
     ins, outs = columns.view(groups, -1), units.view(groups, -1)
     single = ins.shape[1] == outs.shape[1] == 1
     reason = "coupled by a depthwise convolution" if single else "coupled by a grouped convolution: whole groups go"
-    head = outs[:, :1]
-    run.couple(head.expand_as(ins), ins, reason)
-    run.couple(head.expand_as(outs), outs, reason)
+    if whole or outs.shape[1] == 1:
+        head = outs[:, :1]
+        run.couple(head.expand_as(ins), ins, reason)
+        run.couple(head.expand_as(outs), outs, reason)
+        return
+    run.couple(ins[:, :1].expand_as(ins), ins, reason)
+    run.grids.append(Grid(outs))
+    run.slice_ties.append(SliceTie((ins, outs)))
 
 
 def _constants(x: Tensor, shape: tuple[int, ...], dim: int, module: nn.Module, alike: bool, compute: Compute) -> Tensor:

@@ -30,6 +30,11 @@ def groups_of(module: nn.Module) -> int:
     return known(module).groups_in(module)
 
 
+def living_groups(module: nn.Module, kept: Tensor) -> int:
+    """In how many groups some unit stays; kept: (units,) bool."""
+    return int(kept.view(groups_of(module), -1).any(1).sum())
+
+
 def dims(module: nn.Module) -> tuple[int, int]:
     """The dimensions of the weight that hold units and input columns (per group where there are groups)."""
     kind = known(module)

@@ -118,17 +118,17 @@ class Kind:
         assert self.column_dim is not None
         return _along(self.weight_in(module), self.column_dim, self.groups_in(module), value)
 
-    def resize(self, module: nn.Module) -> None:
-        """Set the sizes and the groups to what the tensors say; a group keeps its size."""
+    def resize(self, module: nn.Module, groups: int | None = None) -> None:
+        """Set the sizes and the groups to what the tensors say; a group keeps its size where their number is not given."""
         if not self.sizes:
             return
         held = (getattr(module, leaf, None) for leaf in (self.scaled[0], *self.per_unit))
         shape = next((one.shape for one in held if isinstance(one, Tensor)), None)
         if shape is None or len(shape) < len(self.sizes):
             return
-        groups = 1
-        if size := self.group_size(module):
-            groups = shape[0] // size
+        size = self.group_size(module)
+        groups = groups or (shape[0] // size if size else 1)
+        if size:
             setattr(module, self.groups, groups)
         for dim, attribute in enumerate(self.sizes):
             setattr(module, attribute, shape[dim] * (groups if dim == 1 else 1))

@@ -12,10 +12,11 @@ from paring.core.recurrent import misfit_recurrent
 from paring.core.select_linear import SelectLinear
 
 
-def misfit(module: nn.Module, inputs: int | None = None) -> str:
+def misfit(module: nn.Module, inputs: int | None = None, groups: int | None = None) -> str:
     """What does not fit in a layer that has taken tensors of a file, before it is resized; nothing if all does.
 
-    inputs: of a `SelectLinear`, how many it may choose from; None allows any.
+    inputs: of a `SelectLinear`, how many it may choose from; None allows any. groups: of a convolution, where they are of
+    another size than the factory's.
     """
     if isinstance(module, nn.RNNBase):
         return misfit_recurrent(module)
@@ -32,7 +33,11 @@ def misfit(module: nn.Module, inputs: int | None = None) -> str:
     if kernel is not None and tuple(weight.shape[2:]) != kernel:
         return f"has kernels of {tuple(weight.shape[2:])}, the factory's of {kernel}"
     outputs = weight.shape[kind.unit_dim]
-    if size := kind.group_size(module):
+    size = kind.group_size(module)
+    if groups is not None:
+        if not size or kind.unit_dim != 0 or len(weight) % groups:
+            return f"has {len(weight)} channels in {groups} groups"
+    elif size:
         if len(weight) % size:
             return f"has {len(weight)} channels, in groups of {size}"
         outputs *= len(weight) // size if kind.unit_dim == 1 else 1

@@ -89,9 +89,10 @@ def _rebuilt(net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor
     _fill(net, own, stored, ties)
     for name in modules:
         module = net.get_submodule(name)
-        if problem := misfit(module, reads.get(name)):
+        groups = manifest.get("sizes", {}).get(f"{name}.groups")
+        if problem := misfit(module, reads.get(name), groups):
             raise FileError(f"{path} is damaged: '{name}', a {type(module).__name__}, {problem}. Save it again.")
-        resize(module)
+        resize(module, groups)
     try:
         write_sizes(net, manifest.get("sizes", {}))
     except KeyError as error:

@@ -13,7 +13,7 @@ from paring.core import kind_of
 from paring.core.recurrent import gates_of, resize_recurrent
 from paring.core.select_linear import SelectLinear
 from paring.core.written_sizes import write_sizes
-from paring.removal.plan import Merge, ShrinkPlan
+from paring.removal.plan import Merge, ShrinkPlan, full_name
 
 
 def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
@@ -26,26 +26,26 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
         for name in dict.fromkeys(cut.name for cut in plan.cuts):
             module, leaf = _find(net, name)
             _replace(module, leaf, plan, name)
-            resize(module)
+            resize(module, plan.groups.get(name.rpartition(".")[0]))
         for path in {cut.name.rpartition(".")[0] for cut in plan.cuts}:
             module = net.get_submodule(path)
             if isinstance(module, nn.RNNBase):
                 module.flatten_parameters()
         for name, size in plan.sizes.items():
             net.get_submodule(name).num_features = size  # type: ignore[assignment]
-        write_sizes(net, plan.attributes)
+        write_sizes(net, {**plan.attributes, **{full_name(name, "groups"): n for name, n in plan.groups.items()}})
         for name, reads in plan.selects.items():
             _select(net.get_submodule(name), reads)
     return net
 
 
-def resize(module: nn.Module) -> None:
-    """Set the size attributes of a layer to what its tensors say."""
+def resize(module: nn.Module, groups: int | None = None) -> None:
+    """Set the size attributes of a layer to what its tensors say; groups: how many it has, where they are of another size."""
     if isinstance(module, nn.RNNBase) and gates_of(module):
         resize_recurrent(module)
     kind = kind_of(module)
     if kind is not None:
-        kind.resize(module)
+        kind.resize(module, groups)
 
 
 def _find(net: nn.Module, name: str) -> tuple[nn.Module, str]:

@@ -22,7 +22,7 @@ from paring.analysis.interpret import Interpretation
 from paring.analysis.liveness import Reader, agreed, decide, product_readers, readers_of, settle
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import Liveness, NormSite, Site
-from paring.analysis.weights import columns_of, dims, groups_of, known, used
+from paring.analysis.weights import columns_of, dims, groups_of, known, living_groups, used
 from paring.core.select_linear import SelectLinear
 from paring.removal.report import Row, rows_of
 from paring.removal.round_widths import round_up
@@ -68,6 +68,7 @@ class ShrinkPlan:
     of its own -> features that it is left with. kept (ids + 1,): which ids of the interpretation stay.
     scales: folds that only the network's own forward needs (attention takes its scale from the size of its queries).
     attributes: numbers that modules of the user's own keep -> what they become, where the forward goes by them.
+    groups: convolution -> groups that it is left with, where these become smaller.
     """
 
     cuts: tuple[Cut, ...]
@@ -79,6 +80,7 @@ class ShrinkPlan:
     kept: Tensor | None = None
     scales: tuple[Fold, ...] = ()
     attributes: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.cuts)
@@ -136,6 +138,7 @@ def make_plan(
     cuts: list[Cut] = []
     folds: list[Fold] = []
     selects: dict[str, Tensor] = {}
+    groups: dict[str, int] = {}
     done: set[str] = set()
     for site, constant in zip(analysis.sites, constants, strict=True):
         if site.name in done or not site.plain:
@@ -153,6 +156,11 @@ def make_plan(
                 selects[site.name] = (read.cumsum(0) - 1)[read & ~unread]
                 read = read & ~unread
         cuts += _layer_cuts(site, liveness.kept[site.units], read, fold)
+        if groups_of(site.module) > 1 and dims(site.module)[0] == 0:
+            stay = liveness.kept[site.units]
+            left = living_groups(site.module, stay)
+            if int(stay.sum()) * groups_of(site.module) != len(stay) * left:
+                groups[site.name] = left
     sizes: dict[str, int] = {}
     for norm in {n.name: n for n in [*analysis.norms, *analysis.slopes]}.values():
         kept = liveness.kept[norm.labels]
@@ -163,7 +171,7 @@ def make_plan(
     for one in analysis.loose:
         cuts += _cut(one.name, one.dim, liveness.kept[one.box].any(1))
     rows = rows_of(analysis, readers, liveness, spare)
-    return ShrinkPlan(tuple(cuts), tuple(folds), selects, rows, tuple(merges), sizes, liveness.kept)
+    return ShrinkPlan(tuple(cuts), tuple(folds), selects, rows, tuple(merges), sizes, liveness.kept, groups=groups)
 
 
 def _merge(reader: Reader, liveness: Liveness) -> Merge | None:

@@ -19,6 +19,7 @@ from paring.analysis.grids import Layout
 from paring.analysis.interpret import Interpretation
 from paring.analysis.loose import resized
 from paring.analysis.state import number, packet
+from paring.analysis.weights import dims, living_groups
 
 _SPLITS = (
     "split",
@@ -42,6 +43,7 @@ def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], f
     """
     changed = ""
     scales = {one.node: one for one in analysis.scaled}
+    sites = {site.node: site for site in analysis.sites}
     for node, layouts in analysis.layouts.items():
         name = packet(node.target).rstrip("_")
         source = next((analysis.layouts[n] for n in node.all_input_nodes if n in analysis.layouts), None)
@@ -63,7 +65,10 @@ def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], f
         elif name == "repeat_interleave" and "output_size" in node.kwargs:
             copy_(node).kwargs = {k: v for k, v in node.kwargs.items() if k != "output_size"}
         elif name in ("group_norm", "conv1d", "conv2d", "conv3d") or name.startswith("conv_transpose"):
-            _groups(node, copy_(node), name, source, kept)
+            site = sites.get(node)
+            even = site is not None and dims(site.module)[0] == 0
+            left = living_groups(site.module, kept[site.units]) if site is not None and even else 0
+            _groups(node, copy_(node), name, source, kept, left)
         elif source is not None:
             _cut(node, copy_(node), name, source[0], shapes, kept)
         if not changed and (name, copy_(node).args, copy_(node).kwargs) != before:
@@ -111,12 +116,19 @@ def _unflatten(node: fx.Node, new: fx.Node, old: tuple[int, ...], shape: tuple[i
     new.update_arg(2, sizes)
 
 
-def _groups(node: fx.Node, new: fx.Node, name: str, source: list[Layout] | None, kept: Tensor) -> None:
-    """As many channels per group as before."""
+def _groups(node: fx.Node, new: fx.Node, name: str, source: list[Layout] | None, kept: Tensor, left: int) -> None:
+    """As many channels per group as before; left: the groups that live, where that is known."""
     position = 1 if name == "group_norm" else 6
     groups = int(_given(node, position, "groups", 1))
-    if groups == 1 or source is None:
+    if groups == 1 or (source is None and not left):
         return
+    if left:
+        if len(node.args) > position:
+            new.update_arg(position, left)
+        else:
+            new.update_kwarg("groups", left)
+        return
+    assert source is not None
     channel = 1 if name == "group_norm" else len(source[0].shape) - int(name[-2])
     if name != "group_norm":
         channel -= 1
