@@ -214,7 +214,7 @@ def sole_norm(analysis: Interpretation, site: Site) -> str | None:
 def _fronts(analysis: Interpretation, inside: Tensor) -> tuple[dict[str, Tensor | None], bool]:
     """The modules that stand last before the readers of these ids, in order of execution; which of their rows if not all.
 
-    And whether a gate there leaves numbers to a reader that cannot take them into its bias.
+    And whether a gate there leaves numbers to a reader that cannot take them into its bias, or has none.
     """
     carriers = {site.node: (site.name, site.units) for site in analysis.sites}
     carriers |= {norm.node: (norm.name, norm.labels) for norm in analysis.norms}
@@ -235,7 +235,7 @@ def _fronts(analysis: Interpretation, inside: Tensor) -> tuple[dict[str, Tensor 
         if parts:
             found[name] = _rows(analysis, name, labels, [part for part in parts if part], None in parts)
     left = any(
-        not flows[n].zero and (site.padded or not flows[n].even)
+        not flows[n].zero and (site.padded or not flows[n].even or getattr(site.module, "bias", None) is None)
         for site in sites
         for n in site.node.all_input_nodes
         if n in flows
