@@ -70,7 +70,7 @@ def sizes(
     [
         *[(60, make, lr) for make in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) for lr in (1e-4, 1e-1)],
         *[(200, make, lr) for make, lr in ((torch.optim.SGD, 1e-1), (torch.optim.Adam, 1e-3))],
-        (1000, torch.optim.AdamW, 1e-2),
+        (500, torch.optim.AdamW, 1e-2),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("trained", [False, True], ids=["scratch", "trained"])

@@ -20,7 +20,8 @@ from paring.cost import Openness
 class _Reader:
     """A layer as a reader.
 
-    columns (inputs,): its column gates. mask (outputs, inputs): where it has open weights; None where everywhere.
+    columns (inputs,): its column gates. mask (outputs, inputs): 1.0 where it has open weights, so that products tell what
+    reads what, many times as fast as indexing; None where everywhere.
     opened (outputs,): its unit gates. zero (outputs,): rows without weights, as a closed gate in the layer leaves them.
     """
 
@@ -34,7 +35,7 @@ class _Reader:
         """Columns that one of these rows reads with an open weight, (inputs,)."""
         rows = rows & ~self.zero
         if self.mask is not None:
-            return self.mask[rows].any(0) & self.columns
+            return (rows.float() @ self.mask > 0) & self.columns
         groups = self.layer.groups
         return rows.view(groups, -1).any(1).repeat_interleave(self.layer.inputs // groups) & self.columns
 
@@ -44,7 +45,7 @@ class _Reader:
             return torch.ones(self.layer.outputs, dtype=torch.bool)
         columns = columns & self.columns
         if self.mask is not None:
-            return self.mask[:, columns].any(1)
+            return self.mask @ columns.float() > 0
         groups = self.layer.groups
         return columns.view(groups, -1).any(1).repeat_interleave(self.layer.outputs // groups)
 
@@ -160,6 +161,6 @@ def _selected(reader: _Reader, kept: Tensor, needed: Tensor) -> Tensor:
 
 
 def _columns(weights: Tensor) -> Tensor:
-    """Which inputs each unit has an open weight for: (outputs, inputs), for ungrouped layers."""
+    """1.0 for inputs that a unit has an open weight for, else 0.0: (outputs, inputs), for ungrouped layers."""
     mask = (weights > 0).cpu()
-    return mask.flatten(2).any(2) if mask.dim() > 2 else mask
+    return (mask.flatten(2).any(2) if mask.dim() > 2 else mask).float()

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import Attachment, validate
-from paring.cost import Cost, CostModel
+from paring.cost import Cost, CostModel, Openness
 from paring.gates import Site, StochasticGate, expected, live, openness, replaced, support
 from paring.gates.relax import Relaxation
 from paring.methods.trained_start import stochastic
@@ -139,11 +139,12 @@ class Budget:
         cost, dense = model(live(openness(net, model.wiring, support), model.wiring)), model()
         return {name: float(getattr(cost, name) / getattr(dense, name)) for name in self.targets}
 
-    def _used(self, net: nn.Module, sites: Sequence[Site], model: CostModel, parts: Sequence[Tensor]) -> float:
-        """Largest share of any budget that this support of `sites` uses; at most 1 fits."""
-        given = openness(net, model.wiring, support)
+    def _used(
+        self, given: Openness, dense: Cost, sites: Sequence[Site], model: CostModel, parts: Sequence[Tensor]
+    ) -> float:
+        """Largest share of any budget that this support of `sites` uses, beside what is given; at most 1 fits."""
         found = replaced(given, model.wiring, sites, [part.double() for part in parts])
-        excess = self._excess(model(live(found, model.wiring)), model())
+        excess = self._excess(model(live(found, model.wiring)), dense)
         return max((float(value) + self.targets[name]) / self.targets[name] for name, value in excess.items())
 
     def _fewest(self, sites: Sequence[Site]) -> list[Tensor]:
@@ -167,7 +168,7 @@ class Budget:
         Raises:
             ValueError: with the smallest budget that could be met.
         """
-        used = self._used(net, sites, model, self._fewest(sites))
+        used = self._used(openness(net, model.wiring, support), model(), sites, model, self._fewest(sites))
         if used > 1:
             least = ", ".join(f"{name} {asked * used:.3g}" for name, asked in self.targets.items())
             raise ValueError(
@@ -210,10 +211,11 @@ class Budget:
         sizes = [gate.shape.numel() for gate in gates]
         widths = [self._block(site) for site in sites]
         order, ends, base = _blocks(flat, sizes, widths)
+        given, dense = openness(net, model.wiring, support), model()
 
         def spent(mask: Tensor) -> float:
             parts = [gate.whole(part.view(gate.shape)) for part, gate in zip(mask.split(sizes), gates, strict=True)]
-            return self._used(net, sites, model, parts)
+            return self._used(given, dense, sites, model, parts)
 
         def is_round(mask: Tensor) -> bool:
             parts = zip(mask.split(sizes), gone.split(sizes), widths, strict=True)
