@@ -234,3 +234,27 @@ def test_quiet_hears_the_others(capsys: pytest.CaptureFixture[str], monkeypatch:
 def warn_from_paring() -> None:
     """As if a file of paring called `warn`."""
     exec(compile("warn('ours')", "paring/any.py", "exec"), {"warn": warn, "__name__": "paring.any"})
+
+
+class Plain(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+@pytest.mark.skipif(not hasattr(torch.fx.config, "do_not_emit_stack_traces"), reason="this torch always keeps them")
+@pytest.mark.parametrize("before", [False, True])
+def test_lines_behind_operations_are_not_kept_and_whoever_wants_them_has_them_again(
+    before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.fx.config, "do_not_emit_stack_traces", before)
+    net, x = Plain(), torch.zeros(2, 3)
+    assert not any(node.stack_trace for node in capture(net, x).nodes)
+    assert torch.fx.config.do_not_emit_stack_traces == before
+    with pytest.raises(pr.CaptureError):
+        capture(net, torch.zeros(2, 5))
+    assert torch.fx.config.do_not_emit_stack_traces == before
+    if not before:
+        assert any(node.stack_trace for node in torch.export.export(net, (x,), strict=False).graph.nodes)
