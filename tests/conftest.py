@@ -52,6 +52,20 @@ def _shared_captures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(sys.modules["paring.analysis.capture"], "_export", known)
 
 
+@pytest.fixture(scope="session")
+def _known_charts() -> Any:
+    from tests.charts import Drawn
+
+    return Drawn(sys.modules["paring.cli.plots"]._chart)
+
+
+@pytest.fixture(autouse=True)
+def _shared_charts(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts of the same input are drawn once (`tests/charts.py`), where tests are not about charts."""
+    if request.path.name != "test_page.py" and "paring.cli.plots" in sys.modules:
+        monkeypatch.setattr(sys.modules["paring.cli.plots"], "_chart", request.getfixturevalue("_known_charts"))
+
+
 def pytest_collection_finish() -> None:
     """Leave what is imported by now, half a million objects, out of garbage collections: each would take half a second.
 
