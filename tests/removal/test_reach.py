@@ -314,3 +314,61 @@ def test_a_file_with_groups_that_do_not_divide_the_channels_is_refused(tmp_path:
     save(small, tmp_path / "odd.safetensors")
     with pytest.raises(FileError, match="has 12 channels in 5 groups"):
         load(lambda: Grouped().double(), tmp_path / "odd.safetensors")
+
+
+class Cell(nn.Module):
+    """A plain recurrent cell written as a loop; start: how its first state is made."""
+
+    def __init__(self, start: str, width: int = 10) -> None:
+        super().__init__()
+        self.start, self.width = start, width
+        self.read, self.keep, self.out = nn.Linear(4, width), nn.Linear(width, width, bias=False), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b = x.shape[0]
+        h = x.new_zeros(b, self.width) if self.start == "attribute" else torch.zeros(b, 10, dtype=x.dtype)
+        if self.start == "layer":
+            h = x.new_zeros(b, self.keep.in_features)
+        for t in range(x.shape[1]):
+            h = torch.tanh(self.read(x[:, t]) + self.keep(h))
+        made: Tensor = self.out(h)
+        return made
+
+
+def test_loops_that_begin_with_zeros_lose_dead_units() -> None:
+    for start in ("layer", "attribute", "number"):
+        torch.manual_seed(0)
+        net = Cell(start).double().eval()
+        kill(net.read, [1, 2, 7])
+        kill(net.keep, [1, 2, 7])
+        small, report = shrunk(net, torch.randn(2, 4, 4, dtype=torch.float64))
+        assert small.get_parameter("keep.weight").shape == (7, 7)
+        assert report.form == ("graph" if start == "number" else "module")
+
+
+class ConvLSTM(nn.Module):
+    """A convolutional LSTM cell in a loop, as it is usually written."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.width = width
+        self.gates, self.out = nn.Conv2d(2 + width, 4 * width, 3, padding=1), nn.Conv2d(width, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, steps, _, rows, columns = x.shape
+        h, c = (torch.zeros(b, self.width, rows, columns, dtype=x.dtype) for _ in range(2))
+        for t in range(steps):
+            i, f, o, g = torch.split(self.gates(torch.cat([x[:, t], h], 1)), self.width, 1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+            h = torch.sigmoid(o) * torch.tanh(c)
+        made: Tensor = self.out(h)
+        return made
+
+
+def test_convolutional_cells_lose_units_whose_candidate_is_dead() -> None:
+    torch.manual_seed(0)
+    net = ConvLSTM().double().eval()
+    kill(net.gates, [18, 22])
+    small, _ = shrunk(net, torch.randn(2, 3, 2, 5, 5, dtype=torch.float64))
+    assert small.get_parameter("gates.weight").shape == (16, 6, 3, 3)
+    assert small.get_parameter("out.weight").shape == (1, 4, 1, 1)

@@ -217,3 +217,45 @@ def test_a_file_whose_tensors_do_not_fit_each_other_is_refused(tmp_path: Path) -
     save(net, tmp_path / "odd.safetensors")
     with pytest.raises(FileError, match=r"'layer', a GRU, has a weight_ih_l1 of \(36, 7\), where \(36, 12\) fits"):
         load(lambda: Reader(made("GRU", num_layers=2)), tmp_path / "odd.safetensors")
+
+
+class Loop(nn.Module):
+    """A cell in a loop; given: its first state comes from a layer."""
+
+    def __init__(self, cell: nn.RNNCellBase, given: bool) -> None:
+        super().__init__()
+        self.layer, self.given, self.fc = cell, given, nn.Linear(12, 3)
+        self.first = nn.Linear(5, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = None
+        if self.given:
+            h = self.first(x[:, 0])
+            state = (h, h.sin()) if isinstance(self.layer, nn.LSTMCell) else h
+        for t in range(x.shape[1]):
+            state = self.layer(x[:, t], state)
+        made: Tensor = self.fc(state[0] if isinstance(state, tuple) else state)
+        return made
+
+
+CELLS: dict[str, type[nn.RNNCellBase]] = {"RNN": nn.RNNCell, "GRU": nn.GRUCell, "LSTM": nn.LSTMCell}
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("given", [False, True])
+def test_cells_in_loops_lose_units(name: str, given: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Loop(CELLS[name](5, 12), given).double().eval()  # type: ignore[arg-type,call-arg]
+    silence(net.layer, range(4, 9), "")  # type: ignore[arg-type]
+    with torch.no_grad():
+        net.first.weight[4:8], net.first.bias[4:8] = 0, 0  # one unit begins with something else
+    x = torch.randn(2, 3, 5, dtype=torch.float64)
+    small, report = compact(net, x)
+    assert not report.rolled_back
+    torch.testing.assert_close(small(x), net(x), rtol=1e-12, atol=1e-12)
+    left = 8 if given else 7
+    assert small.get_parameter("layer.weight_hh").shape == (GATES[type(net.layer)] * left, left)
+    assert (small.layer.hidden_size, small.fc.in_features) == (left, left)  # type: ignore[union-attr]
+    save(small, tmp_path / "small.safetensors")
+    loaded = load(lambda: Loop(CELLS[name](5, 12), given).double(), tmp_path / "small.safetensors")  # type: ignore[arg-type,call-arg]
+    torch.testing.assert_close(loaded(x), small(x), rtol=0, atol=0)

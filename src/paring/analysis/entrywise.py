@@ -13,6 +13,7 @@ from paring.analysis.labels import varying
 from paring.analysis.loose import shrinks
 from paring.analysis.memory import base_name, is_inplace
 from paring.analysis.repeats import either, filled, once
+from paring.analysis.starts import adopt
 from paring.analysis.state import State, packet, place, shape_of
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ def met_labels(
     for bare, full in ((b, left), (a, right)):
         if shrinks(run, node, bare, full):
             return full
+    if free and (adopt(run, node, b, left) or adopt(run, node, a, right)):
+        return either(left, right)
     if free and (met := meeting(run, node, a, b, left, right)) is not None:
         return met
     meet = True

@@ -34,6 +34,7 @@ from paring.analysis.loose import Loose, settle
 from paring.analysis.memory import is_inplace, is_view, shared
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.repeats import carries, once, settled
+from paring.analysis.starts import channels_read, start
 from paring.analysis.state import Alias, NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
 from paring.analysis.work import Product, moving, whole_product, work
 from paring.core import kind_of
@@ -156,7 +157,8 @@ class Interpreter:
         self._layouts[node] = layouts
 
     def _note(self, node: fx.Node, states: list[State]) -> None:
-        """Look at a result; nothing to remember where sizes stay."""
+        """Look at a result; where sizes stay, zeros that a loop begins with do too."""
+        self.held_back |= any(channels_read(node, state) is not None for state in states)
 
     def _store(self, node: fx.Node, states: list[State]) -> None:
         """Once where entries repeat themselves; what is written into through a view gets memory of its own."""
@@ -466,6 +468,8 @@ class FreeInterpreter(Interpreter):
         return rows[:, 0].clone()
 
     def _note(self, node: fx.Node, states: list[State]) -> None:
+        for state in states:
+            start(self, node, state)
         if any(carries(state.labels) for state in states):
             self._layouts[node] = [layout(state.labels) for state in states]
             if len(states) == 1 and packet(node.target) in ("getitem", *ops.CUTS):

@@ -40,7 +40,7 @@ from paring.analysis.layer_rules import conv, conv_transpose, embedding
 from paring.analysis.norm_rules import batch_norm, group_norm, instance_norm, layer_norm, prelu, rms_norm
 from paring.analysis.parameter_parts import or_parts
 from paring.analysis.projection import free_linear, linear
-from paring.analysis.recurrent_rules import NAMES, recurrent
+from paring.analysis.recurrent_rules import CELLS, NAMES, cell, recurrent
 from paring.analysis.shuffle_rules import channel_shuffle, glu, pixel_shuffle, rrelu
 from paring.analysis.state import packet
 
@@ -62,6 +62,7 @@ LAYERS: dict[str, Rule] = {
     "rrelu": rrelu,
     "glu": glu,
     **_rules(NAMES, recurrent),
+    **_rules(CELLS, cell),
     "pixel_shuffle": pixel_shuffle,
     **_rules(("channel_shuffle", "native_channel_shuffle"), channel_shuffle),
 }

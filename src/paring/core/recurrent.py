@@ -1,15 +1,22 @@
-"""Where recurrent layers of torch (RNN, GRU, LSTM) keep their sizes.
+"""Where recurrent layers of torch (RNN, GRU, LSTM, and single cells of these) keep their sizes.
 
 One layer and direction of a stack has `weight_ih` (gates x H, inputs), `weight_hh` (gates x H, H or P), biases (gates x H)
 and, with a projection, `weight_hr` (P, H): the rows of hidden unit j are j, H + j, 2H + j, ... All layers and directions
-have the same H and the same P.
+have the same H and the same P. A cell has the first four, without the name of a layer.
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-GATES: dict[type[nn.Module], int] = {nn.RNN: 1, nn.GRU: 3, nn.LSTM: 4}
+GATES: dict[type[nn.Module], int] = {
+    nn.RNN: 1,
+    nn.GRU: 3,
+    nn.LSTM: 4,
+    nn.RNNCell: 1,
+    nn.GRUCell: 3,
+    nn.LSTMCell: 4,
+}
 
 
 def gates_of(module: nn.Module) -> int:
@@ -17,26 +24,31 @@ def gates_of(module: nn.Module) -> int:
     return GATES.get(type(module), 0)
 
 
-def suffixes(module: nn.RNNBase) -> list[list[str]]:
+def suffixes(module: nn.Module) -> list[list[str]]:
     """What the names of each layer's parameters end in: one list for a layer, one entry for a direction."""
+    if not isinstance(module, nn.RNNBase):
+        return [[""]]
     ways = ("", "_reverse") if module.bidirectional else ("",)
     return [[f"_l{layer}{way}" for way in ways] for layer in range(module.num_layers)]
 
 
-def resize_recurrent(module: nn.RNNBase) -> None:
+def resize_recurrent(module: nn.Module) -> None:
     """Set the sizes to what the tensors of the first layer say, and let the forward use the parameters that are there."""
     for leaf in list(module._parameters):
         setattr(module, leaf, module._parameters[leaf])  # the list of flat weights follows
-    first: dict[str, Tensor] = {leaf: getattr(module, f"weight_{leaf}_l0") for leaf in ("ih", "hh")}
-    module.input_size = first["ih"].shape[1]
-    module.hidden_size = first["hh"].shape[0] // gates_of(module)
-    if module.proj_size:
-        module.proj_size = first["hh"].shape[1]
+    end = suffixes(module)[0][0]
+    (_, inputs), (rows, width) = _shape(module, f"weight_ih{end}"), _shape(module, f"weight_hh{end}")
+    sizes = {"input_size": inputs, "hidden_size": rows // gates_of(module)}
+    if getattr(module, "proj_size", 0):
+        sizes["proj_size"] = width
+    for name, size in sizes.items():
+        setattr(module, name, size)
 
 
-def misfit_recurrent(module: nn.RNNBase) -> str:
+def misfit_recurrent(module: nn.Module) -> str:
     """What does not fit among the tensors of the layers; nothing if all does."""
-    gates, (_, inputs), (rows, width) = gates_of(module), _shape(module, "weight_ih_l0"), _shape(module, "weight_hh_l0")
+    end, gates, projected = suffixes(module)[0][0], gates_of(module), bool(getattr(module, "proj_size", 0))
+    (_, inputs), (rows, width) = _shape(module, f"weight_ih{end}"), _shape(module, f"weight_hh{end}")
     hidden = rows // gates
     for ways in suffixes(module):
         for end in ways:
@@ -46,13 +58,13 @@ def misfit_recurrent(module: nn.RNNBase) -> str:
             }
             if module.bias:
                 wanted |= {f"bias_ih{end}": (gates * hidden,), f"bias_hh{end}": (gates * hidden,)}
-            if module.proj_size:
+            if projected:
                 wanted[f"weight_hr{end}"] = (width, hidden)
             for leaf, shape in wanted.items():
                 if _shape(module, leaf) != shape:
                     return f"has a {leaf} of {_shape(module, leaf)}, where {shape} fits the others"
         inputs = width * len(ways)
-    return "" if module.proj_size or width == hidden else f"has {hidden} hidden units, and reads {width}"
+    return "" if projected or width == hidden else f"has {hidden} hidden units, and reads {width}"
 
 
 def _shape(module: nn.Module, leaf: str) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import kind_of
-from paring.core.recurrent import misfit_recurrent
+from paring.core.recurrent import gates_of, misfit_recurrent
 from paring.core.select_linear import SelectLinear
 
 
@@ -18,7 +18,7 @@ def misfit(module: nn.Module, inputs: int | None = None, groups: int | None = No
     inputs: of a `SelectLinear`, how many it may choose from; None allows any. groups: of a convolution, where they are of
     another size than the factory's.
     """
-    if isinstance(module, nn.RNNBase):
+    if gates_of(module):
         return misfit_recurrent(module)
     kind = kind_of(module)
     if kind is None or not kind.sizes:

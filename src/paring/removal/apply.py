@@ -41,7 +41,7 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
 
 def resize(module: nn.Module, groups: int | None = None) -> None:
     """Set the size attributes of a layer to what its tensors say; groups: how many it has, where they are of another size."""
-    if isinstance(module, nn.RNNBase) and gates_of(module):
+    if gates_of(module):
         resize_recurrent(module)
     kind = kind_of(module)
     if kind is not None:

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from paring.analysis.grids import Layout
 from paring.analysis.interpret import Interpretation
 from paring.analysis.loose import resized
+from paring.analysis.starts import MADE
 from paring.analysis.state import number, packet
 from paring.analysis.weights import dims, living_groups
 
@@ -58,7 +59,7 @@ def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], f
             continue
         if name in ("view", "reshape", "_unsafe_view", "expand"):
             _sizes(copy_(node), 1, layouts[0].shape, shapes[0])
-        elif name in ("zeros", "new_zeros"):
+        elif name in MADE:
             _sizes(copy_(node), int(name == "new_zeros"), layouts[0].shape, shapes[0])
         elif name == "unflatten":
             _unflatten(node, copy_(node), layouts[0].shape, shapes[0])

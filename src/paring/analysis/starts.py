@@ -1,0 +1,73 @@
+"""Zeros that a loop begins with: `h = x.new_zeros(b, n)`, `for ...: h = cell(x, h)`.
+
+They hold no unit, but their size follows the units that take their place in the next round. Zeros that a layer reads carry ids
+of their own, which meet those of the next round at the layer's second call; a tensor of one number that units meet takes
+over their ids.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor, fx
+
+from paring.analysis.grids import layout
+from paring.analysis.labels import spread, varying
+from paring.analysis.memory import base_name
+from paring.analysis.repeats import carries, once
+from paring.analysis.state import State, packet
+
+if TYPE_CHECKING:
+    from paring.analysis.interpreter import Interpreter
+
+MADE = ("zeros", "new_zeros")
+
+
+def channels_read(node: fx.Node, state: State) -> int | None:
+    """The dimension of zeros made in the forward along which a layer reads them; None for anything else."""
+    if packet(node.target) not in MADE or state.value.dim() < 2:
+        return None
+    dims = {dim for user in node.users if (dim := _channels(user, node, state.value.dim())) is not None}
+    return dims.pop() if len(dims) == 1 else None
+
+
+def start(run: Interpreter, node: fx.Node, state: State) -> None:
+    """Give zeros that a layer reads ids along its channels."""
+    dim = channels_read(node, state)
+    if dim is not None and node not in run.shared:
+        shape = tuple(state.value.shape)
+        state.labels = spread(run.new_units(f"{node.name}: start", shape[dim]), shape, dim).clone()
+        run.note_layouts(node, [layout(state.labels)])
+
+
+def adopt(run: Interpreter, node: fx.Node, state: State, labels: Tensor) -> bool:
+    """Let a tensor of one number, made in the forward, take over the labels of what it meets in this node."""
+    if (
+        carries(state.labels)
+        or once(state.value).numel() != 1
+        or state.value.shape != labels.shape
+        or not varying(labels)
+    ):
+        return False
+    for arg in node.all_input_nodes:
+        if run.values(arg) is state and packet(arg.target) in MADE and arg not in run.shared:
+            state.labels = labels.clone()
+            run.note_layouts(arg, [layout(labels)])
+            return True
+    return False
+
+
+def _channels(user: fx.Node, node: fx.Node, rank: int) -> int | None:
+    """The dimension of the node along which a layer reads its channels."""
+    name = base_name(user)
+    if name in ("cat", "concat") and user.args and node in user.all_input_nodes:
+        found = {dim for next_ in user.users if (dim := _channels(next_, user, rank)) is not None}
+        given = user.args[1] if len(user.args) > 1 else user.kwargs.get("dim", 0)
+        return found.pop() if len(found) == 1 and isinstance(given, int) and given % rank in found else None
+    if name.endswith("_cell"):
+        return rank - 1
+    if not user.args or user.args[0] is not node:
+        return None
+    if name == "linear":
+        return rank - 1
+    return rank - 1 - int(name[4]) if name.startswith("conv") and name[4:5].isdigit() else None
