@@ -8,8 +8,12 @@ from torch import nn
 from paring.analysis.alone import alone
 from paring.analysis.capture import Captured
 from paring.analysis.found import found
-from paring.analysis.interpreter import FreeInterpreter, Interpretation, Interpreter
+from paring.analysis.interpretation import Interpretation
+from paring.analysis.interpreter import FreeInterpreter, Interpreter, Rules
+from paring.analysis.loose import settle
 from paring.analysis.rules import FIXED, FREE, dead_nodes
+from paring.analysis.shared_layers import keep_shared
+from paring.analysis.starts import start
 
 __all__ = ["Interpretation", "interpret"]
 
@@ -27,7 +31,8 @@ def interpret(
     finer: also units that no gate closes: hidden units of recurrent layers, single channels of a convolution's groups.
     """
     with torch.no_grad():
+        rules = Rules(FREE if free else FIXED, found, start, keep_shared, settle)
         if free:
             dead = dead_nodes(captured.nodes)
-            return FreeInterpreter(net, captured, FREE, unlisted=found, training=training, finer=finer, skip=dead).run()
-        return Interpreter(net, captured, FIXED, unlisted=found, training=training, finer=finer).run()
+            return FreeInterpreter(net, captured, rules, training=training, finer=finer, skip=dead).run()
+        return Interpreter(net, captured, rules, training=training, finer=finer).run()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,55 +29,32 @@ from paring.analysis import ops
 from paring.analysis.attention_scale import Scaled
 from paring.analysis.capture import Captured
 from paring.analysis.grids import Contraction, Grid, Layout, SliceTie, grid_dims, layout, rectangle, slices
+from paring.analysis.interpretation import Interpretation
 from paring.analysis.labels import along, distinct, distinct_pairs, representatives, spread, varying
-from paring.analysis.loose import Loose, settle
 from paring.analysis.memory import is_inplace, is_view, shared
-from paring.analysis.recurrence import Recurrence
 from paring.analysis.repeats import carries, once, settled
-from paring.analysis.starts import channels_read, start
-from paring.analysis.state import Alias, NormSite, Ref, Site, State, known, module_path, packet, place, ties_of, unknown
+from paring.analysis.state import (
+    Alias,
+    Loose,
+    NormSite,
+    Ref,
+    Site,
+    State,
+    known,
+    module_path,
+    packet,
+    place,
+    ties_of,
+    unknown,
+)
 from paring.analysis.work import Product, moving, whole_product, work
 from paring.core import kind_of
-
-
-@dataclass
-class Interpretation:
-    """All layer calls in order, and per group of units why it is kept (`kept`) or tied to others (`coupled`).
-
-    `products`: arithmetic outside of the layers; `uncounted`: modules with arithmetic that is not known, and its name.
-    `zeros`: results that are zero for every input.
-    Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together. `rows` are those of
-    layers and norms before they were tied, one for each row, and `cuts` which of these (and which group ids) a slice of an activation carries.
-    `loose`: parameters and buffers outside of layers that shrink with units.
-    """
-
-    units: int
-    sites: list[Site] = field(default_factory=list)
-    norms: list[NormSite] = field(default_factory=list)
-    slopes: list[NormSite] = field(default_factory=list)
-    kept: dict[int, str] = field(default_factory=dict)
-    coupled: dict[int, str] = field(default_factory=dict)
-    grids: list[Grid] = field(default_factory=list)
-    slice_ties: list[SliceTie] = field(default_factory=list)
-    contractions: list[Contraction] = field(default_factory=list)
-    scaled: list[Scaled] = field(default_factory=list)
-    aliases: dict[str, Alias] = field(default_factory=dict)
-    products: list[Product] = field(default_factory=list)
-    uncounted: dict[str, str] = field(default_factory=dict)
-    layouts: dict[fx.Node, list[Layout]] = field(default_factory=dict)
-    names: dict[str, Tensor] = field(default_factory=dict)
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    cuts: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    loose: list[Loose] = field(default_factory=list)
-    held_back: bool = False
-    zeros: set[fx.Node] = field(default_factory=set)
 
 
 class Interpreter:
     """One run over the graph, sizes in the forward as they are; the rules call back into it.
 
-    rules: what each operation does, by the name of its aten packet without the underscore of in-place ones. unlisted: what
-    one without a rule does. skip: nodes that are left out. finer: see `interpret`.
+    rules: what each operation does, and what is looked at beside that. skip: nodes that are left out. finer: see `interpret`.
     """
 
     free = False
@@ -86,15 +63,14 @@ class Interpreter:
         self,
         net: nn.Module,
         captured: Captured,
-        rules: Mapping[str, Rule],
+        rules: Rules,
         *,
-        unlisted: Rule,
         training: bool,
         finer: bool = False,
         skip: Collection[fx.Node] = (),
     ) -> None:
         self.net, self.captured, self.training = net, captured, training
-        self._rules, self._unlisted, self._skip, self.finer = rules, unlisted, skip, finer
+        self._rules, self._skip, self.finer = rules, skip, finer
         self.grids: list[Grid] = []
         self.slice_ties: list[SliceTie] = []
         self.contractions: list[Contraction] = []
@@ -148,8 +124,12 @@ class Interpreter:
             for spent in ending.get(node, ()):
                 if not isinstance(self._env.get(spent), Ref):
                     self._env.pop(spent, None)
-        self._keep_shared()
-        self.loose = settle(self)
+        users: dict[str, set[fx.Node]] = {}
+        for node, held in self._env.items():
+            if isinstance(held, Ref):
+                users.setdefault(held.name, set()).update(node.users)
+        self._rules.shared(self, users)
+        self.loose = self._rules.loose(self)
         return self._finish()
 
     def note_layouts(self, node: fx.Node, layouts: list[Layout]) -> None:
@@ -157,8 +137,9 @@ class Interpreter:
         self._layouts[node] = layouts
 
     def _note(self, node: fx.Node, states: list[State]) -> None:
-        """Look at a result; where sizes stay, zeros that a loop begins with do too."""
-        self.held_back |= any(channels_read(node, state) is not None for state in states)
+        """Look at a result."""
+        for state in states:
+            self._rules.seen(self, node, state)
 
     def _store(self, node: fx.Node, states: list[State]) -> None:
         """Once where entries repeat themselves; what is written into through a view gets memory of its own."""
@@ -235,7 +216,7 @@ class Interpreter:
     def _apply(self, node: fx.Node, name: str) -> object:
         """The result of a node that has tensor arguments. In-place operations also write into their first argument."""
         inplace = is_inplace(name)
-        rule = self._rules.get(name.rstrip("_") if inplace else name, self._unlisted)
+        rule = self._rules.of.get(name.rstrip("_") if inplace else name, self._rules.unlisted)
         try:
             result = rule(self, node)
         except _unknown_number():  # a number that a tensor was turned into
@@ -357,57 +338,7 @@ class Interpreter:
             self._count += count
         return self._ids[name].clone()
 
-    def _keep_shared(self) -> None:
-        """Layers whose parameters are tied or used elsewhere too keep units and inputs; those called twice, what differs."""
-        calls: dict[str, set[fx.Node]] = {}
-        called: list[Site | NormSite] = [*self.sites, *self.norms, *self.slopes]
-        for one in called:
-            calls.setdefault(one.name, set()).add(one.node)
-        modules = {one.name: one.module for one in called}
-        ties = ties_of(self.net)
-        users: dict[str, set[fx.Node]] = {}
-        for node, held in self._env.items():
-            if isinstance(held, Ref):
-                users.setdefault(held.name, set()).update(node.users)
-        for name, nodes in calls.items():
-            foreign = ""
-            away = any(module_path(node) != name for node in nodes) and not isinstance(modules[name], Recurrence)
-            if away:
-                foreign = self._called_away(name)
-            kind = kind_of(modules[name])
-            own = () if kind is None else kind.own
-            for leaf in ("weight", "bias", "running_mean", "running_var", *own):
-                full = f"{name}.{leaf}" if name else leaf
-                if full in ties:
-                    foreign = foreign or f"'{full}' is tied to '{ties[full]}'"
-                if leaf not in own and users.get(full, set()) - nodes:
-                    foreign = foreign or f"'{full}' is also used outside its layer"
-            sites = [site for site in self.sites if site.name == name]
-            norms = [norm for norm in [*self.norms, *self.slopes] if norm.name == name]
-            if foreign:
-                for norm in norms:
-                    self.keep(norm.labels, foreign)
-                for site in sites:
-                    site.shared, site.foreign = True, foreign
-                    self.keep(site.units, foreign)
-                    self.keep(site.columns, f"read by a shared layer: {foreign}")
-            elif len(nodes) > 1:
-                self._call_again(name, sites, norms)
-
-    def _call_again(self, name: str, sites: list[Site], norms: list[NormSite]) -> None:
-        """A layer that is called more than once: what its calls read goes only at all of them, constants are the same."""
-        reason = f"read by '{name}' at each of its calls"
-        for norm in norms[1:]:
-            self.couple(norms[0].labels, norm.labels, reason)
-        for site in sites[1:]:
-            self.couple(sites[0].columns, site.columns, reason)
-        if sites:
-            first = sites[0].constants
-            alike = torch.stack([torch.isclose(first, one.constants, rtol=1e-9, atol=0.0) for one in sites]).all(0)
-            for site in sites:
-                site.shared, site.constants = True, torch.where(alike, first, torch.nan)
-
-    def _called_away(self, name: str) -> str:
+    def called_away(self, name: str) -> str:
         """Why a layer whose weight is used without calling it keeps all; empty where it need not."""
         self.held_back = True
         return f"the weight of '{name}' is used without calling the module"
@@ -468,18 +399,34 @@ class FreeInterpreter(Interpreter):
         return rows[:, 0].clone()
 
     def _note(self, node: fx.Node, states: list[State]) -> None:
-        for state in states:
-            start(self, node, state)
+        super()._note(node, states)
         if any(carries(state.labels) for state in states):
             self._layouts[node] = [layout(state.labels) for state in states]
             if len(states) == 1 and packet(node.target) in ("getitem", *ops.CUTS):
                 self._cuts[node] = distinct(states[0].labels)
 
-    def _called_away(self, name: str) -> str:
+    def called_away(self, name: str) -> str:
+        """Nothing keeps it: the graph is what counts."""
         return ""
 
 
 Rule = Callable[[Interpreter, fx.Node], object]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the interpreter asks, operation by operation and at the end.
+
+    of: what each operation does, by the name of its aten packet without the underscore of in-place ones. unlisted: what one
+    without a rule does. seen: looks at each result before anything reads it. shared: keeps what is used more than once
+    (given what reads each parameter). loose: the tensors outside of layers that shrink.
+    """
+
+    of: Mapping[str, Rule]
+    unlisted: Rule
+    seen: Callable[[Interpreter, fx.Node, State], None]
+    shared: Callable[[Interpreter, Mapping[str, set[fx.Node]]], None]
+    loose: Callable[[Interpreter], list[Loose]]
 
 
 def _unknown_number() -> type[Exception]:

@@ -12,7 +12,6 @@ A parameter is cut when all that is made of it meets units in this way, and the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice, product
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis.grids import SliceTie, grid_dims, slices
 from paring.analysis.labels import varying
 from paring.analysis.repeats import carries
-from paring.analysis.state import State, packet, shape_of, ties_of
+from paring.analysis.state import Loose, State, packet, shape_of, ties_of
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
@@ -32,23 +31,6 @@ if TYPE_CHECKING:
 _TRIED = 16  # ways to choose the dimensions that are cut
 _LARGEST = 2**22  # entries of what is tried
 _REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError)
-
-
-@dataclass(frozen=True)
-class Loose:
-    """A parameter or buffer that shrinks with units.
-
-    name: in the network. dim: along which. box (n, m): the ids that the slices along it meet; one stays while any of its ids
-    does. node: where it meets them. each: parameters in a slice, 0 in one of a buffer. views: results on the way there that
-    write down how many slices there are.
-    """
-
-    name: str
-    dim: int
-    box: Tensor
-    node: fx.Node
-    each: int
-    views: tuple[fx.Node, ...] = ()
 
 
 def shrinks(run: Interpreter, node: fx.Node, bare: State, labels: Tensor) -> bool:

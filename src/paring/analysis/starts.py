@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MADE = ("zeros", "new_zeros")
 
 
-def channels_read(node: fx.Node, state: State) -> int | None:
+def _channels_read(node: fx.Node, state: State) -> int | None:
     """The dimension of zeros made in the forward along which a layer reads them; None for anything else."""
     if packet(node.target) not in MADE or state.value.dim() < 2:
         return None
@@ -32,9 +32,10 @@ def channels_read(node: fx.Node, state: State) -> int | None:
 
 
 def start(run: Interpreter, node: fx.Node, state: State) -> None:
-    """Give zeros that a layer reads ids along its channels."""
-    dim = channels_read(node, state)
-    if dim is not None and node not in run.shared:
+    """Give zeros that a layer reads ids along its channels; where sizes stay, say that they hold something back."""
+    dim = _channels_read(node, state)
+    run.held_back |= dim is not None and not run.free
+    if dim is not None and run.free and node not in run.shared:
         shape = tuple(state.value.shape)
         state.labels = spread(run.new_units(f"{node.name}: start", shape[dim]), shape, dim).clone()
         run.note_layouts(node, [layout(state.labels)])

@@ -163,3 +163,20 @@ class Alias:
     swapped: bool
     start: int = 0
     rows: int = 0
+
+
+@dataclass(frozen=True)
+class Loose:
+    """A parameter or buffer that shrinks with units.
+
+    name: in the network. dim: along which. box (n, m): the ids that the slices along it meet; one stays while any of its ids
+    does. node: where it meets them. each: parameters in a slice, 0 in one of a buffer. views: results on the way there that
+    write down how many slices there are.
+    """
+
+    name: str
+    dim: int
+    box: Tensor
+    node: fx.Node
+    each: int
+    views: tuple[fx.Node, ...] = ()

@@ -1,0 +1,66 @@
+"""Layers that are called more than once, and layers whose parameters are tied or used elsewhere too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+from paring.analysis.recurrence import Recurrence
+from paring.analysis.state import NormSite, Site, module_path, ties_of
+from paring.core import kind_of
+
+if TYPE_CHECKING:
+    from paring.analysis.interpreter import Interpreter
+
+
+def keep_shared(run: Interpreter, users: Mapping[str, set[fx.Node]]) -> None:
+    """Layers whose parameters are tied or used elsewhere keep units and inputs; those called twice, what differs.
+
+    users: of every parameter and buffer by name, what reads it.
+    """
+    calls: dict[str, set[fx.Node]] = {}
+    called: list[Site | NormSite] = [*run.sites, *run.norms, *run.slopes]
+    for one in called:
+        calls.setdefault(one.name, set()).add(one.node)
+    modules = {one.name: one.module for one in called}
+    ties = ties_of(run.net)
+    for name, nodes in calls.items():
+        foreign = ""
+        if any(module_path(node) != name for node in nodes) and not isinstance(modules[name], Recurrence):
+            foreign = run.called_away(name)
+        kind = kind_of(modules[name])
+        own = () if kind is None else kind.own
+        for leaf in ("weight", "bias", "running_mean", "running_var", *own):
+            full = f"{name}.{leaf}" if name else leaf
+            if full in ties:
+                foreign = foreign or f"'{full}' is tied to '{ties[full]}'"
+            if leaf not in own and users.get(full, set()) - nodes:
+                foreign = foreign or f"'{full}' is also used outside its layer"
+        sites = [site for site in run.sites if site.name == name]
+        norms = [norm for norm in [*run.norms, *run.slopes] if norm.name == name]
+        if foreign:
+            for norm in norms:
+                run.keep(norm.labels, foreign)
+            for site in sites:
+                site.shared, site.foreign = True, foreign
+                run.keep(site.units, foreign)
+                run.keep(site.columns, f"read by a shared layer: {foreign}")
+        elif len(nodes) > 1:
+            _call_again(run, name, sites, norms)
+
+
+def _call_again(run: Interpreter, name: str, sites: list[Site], norms: list[NormSite]) -> None:
+    """What its calls read goes only at all of them, constants are those that are the same at all of them."""
+    reason = f"read by '{name}' at each of its calls"
+    for norm in norms[1:]:
+        run.couple(norms[0].labels, norm.labels, reason)
+    for site in sites[1:]:
+        run.couple(sites[0].columns, site.columns, reason)
+    if sites:
+        first = sites[0].constants
+        alike = torch.stack([torch.isclose(first, one.constants, rtol=1e-9, atol=0.0) for one in sites]).all(0)
+        for site in sites:
+            site.shared, site.constants = True, torch.where(alike, first, torch.nan)
