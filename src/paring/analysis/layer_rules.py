@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from paring.analysis.grids import Grid, SliceTie
 from paring.analysis.labels import spread, uniform
 from paring.analysis.repeats import filled, once
-from paring.analysis.state import Ref, Site, State, module_path, shape_of
+from paring.analysis.state import COMPUTED, Ref, Site, State, module_path, shape_of
 from paring.analysis.weights import dims, groups_of, is_a, used, weight_of
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _site(
     value = filled(shape, torch.nan)
     if not plain:
         run.keep(columns, f"read by '{name}', whose weight is computed in the forward")
-        run.keep(units, "its weight is computed in the forward")
+        run.keep(units, COMPUTED)
     else:
         value = _constants(x.value, shape, dim, module, alike, compute)
     constants = uniform(x.value, dim)
@@ -202,7 +202,7 @@ def embedding(run: Interpreter, node: fx.Node) -> object:
     units = run.new_units(name, shape[-1])
     if not plain:
         constants = torch.full_like(constants, torch.nan)
-        run.keep(units, "its weight is computed in the forward")
+        run.keep(units, COMPUTED)
     none = torch.zeros(0, dtype=torch.int64)
     positions = run.per_example(node, torch.Size(shape).numel() // shape[-1])
     run.sites.append(

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from paring.analysis.grids import SliceTie, grid_dims, slices
@@ -26,6 +26,7 @@ from paring.analysis.repeats import carries
 from paring.analysis.state import Loose, State, packet, shape_of, ties_of
 
 if TYPE_CHECKING:
+    from paring.analysis.capture import Captured
     from paring.analysis.interpreter import Interpreter
 
 _TRIED = 16  # ways to choose the dimensions that are cut
@@ -114,9 +115,9 @@ def _cuts(run: Interpreter, source: fx.Node, dim: int, count: int) -> tuple[dict
 
     None where nothing does that.
     """
-    part = _behind(source)
+    part = made_of(source)
     leaves = [node for node in part if node.op in ("placeholder", "get_attr")]
-    held = {node: _held(run, node) for node in leaves}
+    held = {node: held_tensor(run.net, run.captured, node) for node in leaves}
     named = [node for node in leaves if node.name in run.captured.tensors]
     if any(one is None or one.numel() > _LARGEST for one in held.values()):
         return None
@@ -163,7 +164,7 @@ def _follows(
     return True
 
 
-def _behind(source: fx.Node) -> list[fx.Node]:
+def made_of(source: fx.Node) -> list[fx.Node]:
     """The node and all that it is made of, in order."""
     found: set[fx.Node] = set()
     waiting = [source]
@@ -174,23 +175,23 @@ def _behind(source: fx.Node) -> list[fx.Node]:
     return [node for node in source.graph.nodes if node in found]
 
 
-def _held(run: Interpreter, node: fx.Node) -> Tensor | None:
-    captured = run.captured
+def held_tensor(net: nn.Module, captured: Captured, node: fx.Node) -> Tensor | None:
+    """The parameter, buffer or constant that a node of a captured graph stands for; None for others."""
     if node.name in captured.tensors:
-        held: Any = attrgetter(captured.tensors[node.name])(run.net)
+        held: Any = attrgetter(captured.tensors[node.name])(net)
     elif node.name in captured.constants:
         held = captured.constants[node.name]
     elif node.op == "get_attr":
         held = attrgetter(str(node.target))(captured.program.graph_module)
     else:
         return None
-    return held.detach().cpu() if isinstance(held, Tensor) else None
+    return held if isinstance(held, Tensor) else None
 
 
 def _random(held: Tensor, seed: int) -> Tensor:
     """Numbers of this shape that are all different and positive; integers and truth values as they are."""
     if not held.is_floating_point():
-        return held
+        return held.cpu()
     return torch.rand(held.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) + 0.5
 
 

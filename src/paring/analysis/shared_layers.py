@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from paring.analysis.recurrence import Recurrence
-from paring.analysis.state import NormSite, Site, module_path, ties_of
+from paring.analysis.state import COMPUTED, NormSite, Site, module_path, ties_of
 from paring.core import kind_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def keep_shared(run: Interpreter, users: Mapping[str, set[fx.Node]]) -> None:
             if full in ties:
                 foreign = foreign or f"'{full}' is tied to '{ties[full]}'"
             if leaf not in own and users.get(full, set()) - nodes:
-                foreign = foreign or f"'{full}' is also used outside its layer"
+                computed = any(site.name == name and not site.plain for site in run.sites)
+                foreign = foreign or (COMPUTED if computed else f"'{full}' is also used outside its layer")
         sites = [site for site in run.sites if site.name == name]
         norms = [norm for norm in [*run.norms, *run.slopes] if norm.name == name]
         if foreign:

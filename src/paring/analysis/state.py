@@ -10,6 +10,8 @@ from torch.utils import _pytree as pytree
 
 from paring.analysis.repeats import filled, unlabelled
 
+COMPUTED = "its weight is computed in the forward (paring.removal.plain_weights makes a parameter of it)"
+
 
 @dataclass
 class State:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from paring.analysis.alone import alone
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
-from paring.analysis.state import Site
+from paring.analysis.state import COMPUTED, Site
 from paring.analysis.unit_groups import SPREAD, Group, find_groups, find_heads, sole_norm, spread_out
 from paring.analysis.weights import groups_of, known
 from paring.analysis.work import Product
@@ -207,7 +207,7 @@ def _layer(
         norm=sole_norm(analysis, site) if len(sites) == 1 else None,
         gateable=not reasons,
         reason=reasons[0] if reasons else "",
-        foreign=site.foreign or ("" if site.plain else "its weight is computed in the forward"),
+        foreign=site.foreign or ("" if site.plain else COMPUTED),
         written=sum(s.written or s.positions for s in sites),
         per_unit=sum(one.numel() for one in further if isinstance(one, nn.Parameter)) // len(site.units),
     )
