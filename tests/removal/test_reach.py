@@ -24,7 +24,7 @@ def kill(layer: nn.Module, units: Iterable[int], dim: int = 0) -> None:
     """Zero weights and biases of these units."""
     with torch.no_grad():
         for parameter in layer.parameters():
-            parameter.index_fill_(dim if parameter.dim() > 1 else 0, torch.tensor(list(units)), 0.0)
+            parameter.index_fill_(dim if parameter.dim() > 1 else 0, torch.tensor(list(units), dtype=torch.int64), 0.0)
 
 
 def shrunk(net: nn.Module, *inputs: Tensor) -> tuple[nn.Module, Report]:
@@ -372,3 +372,36 @@ def test_convolutional_cells_lose_units_whose_candidate_is_dead() -> None:
     small, _ = shrunk(net, torch.randn(2, 3, 2, 5, 5, dtype=torch.float64))
     assert small.get_parameter("gates.weight").shape == (16, 6, 3, 3)
     assert small.get_parameter("out.weight").shape == (1, 4, 1, 1)
+
+
+def test_groups_of_a_convolution_lose_inputs_at_the_same_places() -> None:
+    cases = (
+        ([1, 5, 9, 13], [], (12, 16, 4)),  # the second of every group
+        ([1, 5, 9], [], (16, 16, 4)),  # not in the last group
+        ([1, 6, 9, 13], [], (16, 16, 4)),  # at another place in the second
+        ([1, 5, 9, 13], [0, 1, 2, 3, 4, 9, 15], (9, 9, 3)),  # a group, one out and one in of every other
+        ([0, 1, 2, 3, 5, 9, 13], [0, 1, 2, 3], (9, 12, 3)),
+    )
+    for inputs, outputs, left in cases:
+        for padding in (0, 1):
+            for form in ("auto", "graph"):
+                net = dead_in_groups(outputs, 16, 16, 4)
+                kill(net.first, inputs)
+                net.mid.padding = (padding, padding)
+                x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+                small, report = compact(net, x, form=form)
+                assert not report.rolled_back
+                torch.testing.assert_close(small(x), net(x), rtol=1e-12, atol=1e-12)
+                mid = small.get_submodule("mid")
+                assert isinstance(mid, nn.Conv2d)
+                assert (mid.in_channels, mid.out_channels, mid.groups) == left, (inputs, outputs, form)
+
+
+def test_a_constant_that_groups_read_stays() -> None:
+    net = dead_in_groups([], 16, 16, 4)
+    kill(net.first, [1, 5, 9, 13])
+    with torch.no_grad():
+        net.first.bias[[1, 5, 9, 13]] = 0.5
+    net.mid.padding = (0, 0)
+    small, _ = shrunk(net, torch.randn(2, 3, 6, 6, dtype=torch.float64))
+    assert small.get_parameter("first.weight").shape[0] == 16

@@ -3,8 +3,8 @@
 Constant units. Let x be the known inputs (0 where dynamic). Unit u is constant iff W[u, j] = 0 for every dynamic input
 j that it reads; its value is then the layer applied to x, position by position.
 
-In a convolution with groups all that a group reads belongs together, and goes with the group; what it gives goes as far as
-every group that lives keeps as much.
+In a convolution with groups whole groups go, and of those that live what they give as far as all keep as much, and what they
+read as far as it is at the same places in all.
 """
 
 from __future__ import annotations
@@ -125,17 +125,16 @@ def _site(
 
 
 def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int, *, whole: bool) -> None:
-    """What a group reads goes with the group; so does what it gives, where whole, else as much of it in every group."""
+    """Whole groups go, or where that is not all: as much of what every group gives, and the same places of what it reads."""
     ins, outs = columns.view(groups, -1), units.view(groups, -1)
     single = ins.shape[1] == outs.shape[1] == 1
     reason = "coupled by a depthwise convolution" if single else "coupled by a grouped convolution: whole groups go"
-    if whole or outs.shape[1] == 1:
+    if whole or single:
         head = outs[:, :1]
         run.couple(head.expand_as(ins), ins, reason)
         run.couple(head.expand_as(outs), outs, reason)
         return
-    run.couple(ins[:, :1].expand_as(ins), ins, reason)
-    run.grids.append(Grid(outs))
+    run.grids += [Grid(outs), Grid(ins, regular=True)]
     run.slice_ties.append(SliceTie((ins, outs)))
 
 

@@ -82,7 +82,8 @@ def _reader(site: Site, constants: Tensor, merging: bool) -> Reader:
     if not site.plain:
         return Reader(site, constants, torch.ones(len(site.units), len(site.columns), dtype=torch.bool), never, never)
     if not site.padded:
-        return Reader(site, constants, used(site.module), constants.isfinite(), never)
+        free = constants.isfinite() if groups_of(site.module) == 1 else constants == 0
+        return Reader(site, constants, used(site.module), free, never)
     merge = constants.isfinite() & (constants != 0) if merging and groups_of(site.module) == 1 else never
     return Reader(site, constants, used(site.module), (constants == 0) | merge, merge)
 

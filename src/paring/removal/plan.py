@@ -238,7 +238,9 @@ def _layer_cuts(site: Site, units: Tensor, columns: Tensor, fold: Fold | None) -
     if site.lookup:
         return _cut(weight, rows, units) + own
     cuts = _cut(weight, rows, units) if groups_of(site.module) == 1 or rows == 0 else []
-    cuts += _cut(weight, across, columns) if groups_of(site.module) == 1 or across == 0 else []
+    if groups_of(site.module) > 1 and across == 1:  # the same places in every group that lives
+        columns = columns.view(groups_of(site.module), -1).any(0)
+    cuts += _cut(weight, across, columns)
     if getattr(site.module, "bias", None) is not None or (fold is not None and fold.name == bias):
         cuts += _cut(bias, 0, units)
     return cuts + own
