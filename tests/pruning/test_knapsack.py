@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import paring as pr
+from evidence.benches.bench_nets import Block
 from paring.core import Inputs
 from paring.cost import Openness
 from paring.gates.openness import replaced
+from paring.pruning import Search
 from paring.pruning.gated import GatedCopy
-from paring.pruning.knapsack import _cheapest, choose
+from paring.pruning.knapsack import _cheapest, _scarcity, choose
 from pruning.networks import Residual, batches, mlp, seeded
 
 
@@ -148,3 +150,37 @@ def test_the_cheapest_blocks_go_first(seed: int, sizes: list[int], block: int, e
             break
     found = _cheapest(scores, saving, mask, sizes, blocks, blocks, excess)
     assert sorted(found.tolist()) == sorted(gone)
+
+
+def test_narrow_groups_are_spared(residual: GatedCopy) -> None:
+    """Some groups are worth little: the widths that stay come closer to each other the more balance is asked for."""
+    worth = torch.tensor([2.0**number for number in range(len(residual.sizes))])
+    scores = worth.repeat_interleave(torch.tensor(residual.sizes))
+    scores = scores * (1 + 0.01 * torch.arange(residual.units))
+    spread = []
+    for balance in (0.0, 2.0, 6.0):
+        choice = choose(residual, scores, {"macs": 0.5}, balance=balance)
+        left = torch.tensor([float(part.double().mean()) for part in choice.mask.split(residual.sizes)])
+        spread.append(float(left.max() / left.min()))
+        assert choice.shares["macs"] <= 0.5
+    assert spread[0] >= spread[1] > spread[2], spread
+    assert Search().balance == 2.0  # what the measured table was made with
+
+
+def test_heads_are_balanced_among_themselves() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(Block(8, 2), Block(8, 4), nn.Linear(8, 2))
+    gated = GatedCopy.of(net, Inputs((torch.randn(2, 5, 8),)), "units")
+    assert sorted(zip(gated.heads, gated.sizes, strict=True)) == [(False, 32), (False, 32), (True, 2), (True, 4)]
+    mask = torch.ones(gated.units, dtype=torch.bool)
+    for part, heads in zip(mask.split(gated.sizes), gated.heads, strict=True):
+        part[len(part) // 2 :] = heads  # half of the hidden units are gone, all heads are there
+    found = _scarcity(gated, mask, 2.0)
+    torch.testing.assert_close(found, torch.ones(gated.units))  # nobody is narrower than others of its kind
+    first = mask.split(gated.sizes)[gated.heads.index(True)]
+    first[0] = False
+    parts = [float(part[0]) for part in _scarcity(gated, mask, 2.0).split(gated.sizes)]
+    ratio = [part for part, heads in zip(parts, gated.heads, strict=True) if heads]
+    gone = len(first) / (len(first) - 1)
+    assert max(ratio) / min(ratio) == pytest.approx(gone**2)
+    assert [part for part, heads in zip(parts, gated.heads, strict=True) if not heads] == pytest.approx([1.0, 1.0])

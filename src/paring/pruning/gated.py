@@ -75,6 +75,12 @@ class GatedCopy:
         """Gates of each site."""
         return [gate.mask.numel() for gate in self.gates]
 
+    @cached_property
+    def heads(self) -> list[bool]:
+        """Of each site, whether its gates close heads of attention."""
+        found = {layer for group in self.wiring.groups if group.heads for layer in group.layers}
+        return [site.layer in found for site in self.sites]
+
     @property
     def units(self) -> int:
         """All gates."""

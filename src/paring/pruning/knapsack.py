@@ -44,6 +44,7 @@ def choose(
     *,
     multiple_of: int = 1,
     least: float = 0.0,
+    balance: float = 0.0,
     begin: Tensor | None = None,
     goal: Targets | None = None,
 ) -> Choice:
@@ -55,6 +56,8 @@ def choose(
         targets: asked shares of the dense network, by the name of the cost.
         multiple_of: units go in blocks of so many, counted within a site.
         least: share of each site that stays in any case; one block always does.
+        balance: power of (units before / units left) that scores in a site are multiplied with, so that sites are spared that
+            became narrower than others of their kind: heads among heads, other units among those.
         begin: what is open in the beginning; everything by default.
         goal: what is asked for after this round, and is to be reachable, too.
 
@@ -73,14 +76,24 @@ def choose(
     start = _worst(_shares(gated, mask, targets), targets)
     while (worst := _worst(_shares(gated, mask, targets), targets)) > 1:
         saving = _saving(gated, mask, targets)
-        gone = _cheapest(scores, saving, mask, sizes, blocks, floors, min(worst - 1, max(start - 1, 0.02) / _STEPS))
+        weighed = scores * _scarcity(gated, mask, balance)
+        gone = _cheapest(weighed, saving, mask, sizes, blocks, floors, min(worst - 1, max(start - 1, 0.02) / _STEPS))
         if not len(gone):  # nothing saves by its own derivative: take what is cheapest
-            gone = _cheapest(scores, torch.ones_like(saving), mask, sizes, blocks, floors, 0.0)
+            gone = _cheapest(weighed, torch.ones_like(saving), mask, sizes, blocks, floors, 0.0)
         risen += float(scores[gone].sum())
         mask[gone] = False
         path.append((_shares(gated, mask, targets)[first], risen))
-    mask = _fill(gated, scores, mask, targets, sizes, blocks)
+    mask = _fill(gated, scores * _scarcity(gated, mask, balance), mask, targets, sizes, blocks)
     return Choice(mask, _shares(gated, mask, targets), tuple(path))
+
+
+def _scarcity(gated: GatedCopy, mask: Tensor, balance: float) -> Tensor:
+    """(units before / units left)^balance of the site of each unit, over the mean of heads or of other units, (units,)."""
+    narrowed = torch.tensor([len(part) / max(int(part.sum()), 1) for part in mask.split(gated.sizes)]).log()
+    heads = torch.tensor(gated.heads)
+    for kind in (heads, ~heads):
+        narrowed[kind] -= narrowed[kind].mean()
+    return (balance * narrowed).exp().repeat_interleave(torch.tensor(gated.sizes))
 
 
 def _is_few(shape: Sequence[int], multiple_of: int) -> bool:
