@@ -31,19 +31,19 @@ class Zeros(nn.Module):
         self.settings = [[n - 1 for n in settings[i * rank : (i + 1) * rank]] for i in range(len(_SETTINGS))]
 
     @classmethod
-    def of(cls, layer: nn.Module) -> Zeros | None:
-        """For this layer; None where it is none whose shapes are known."""
+    def of(cls, layer: nn.Module, *, thin: bool = False) -> Zeros | None:
+        """For this layer; None where it is none whose shapes are known. thin: one unit, for what is added to any number."""
         made: Zeros | None = None
         if isinstance(layer, nn.modules.conv._ConvNd):
             kind = _TRANSPOSED if layer.transposed else _SAME if layer.padding == "same" else _CONV
             sizes = [getattr(layer, name) for name in _SETTINGS]
             rank = len(layer.kernel_size)
             numbers = [n + 1 for size in sizes for n in ((0,) * rank if isinstance(size, str) else size)]
-            made = cls(kind, layer.out_channels, *numbers)
+            made = cls(kind, 1 if thin else layer.out_channels, *numbers)
         elif isinstance(layer, nn.Linear):
-            made = cls(_LINEAR, layer.out_features)
+            made = cls(_LINEAR, 1 if thin else layer.out_features)
         elif isinstance(layer, nn.Embedding):
-            made = cls(_TABLE, layer.embedding_dim)
+            made = cls(_TABLE, 1 if thin else layer.embedding_dim)
         elif isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.PReLU):
             made = cls(_LIKE)
         return made if made is None else made.train(layer.training)

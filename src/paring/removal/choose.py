@@ -20,7 +20,7 @@ from paring.removal.graph_form import GraphFormError
 from paring.removal.plan import ShrinkPlan
 from paring.removal.planner import Planner
 from paring.removal.report import Form, Mode
-from paring.removal.silence import silence, silent_layers
+from paring.removal.silence import Silence, silence, silent_layers
 from paring.removal.size_attributes import guesses
 from paring.removal.verify import verify
 
@@ -35,7 +35,7 @@ class Shrunk:
     plan: ShrinkPlan
     form: Form = "module"
     rolled_back: dict[str, str] = field(default_factory=dict)
-    silenced: tuple[str, ...] = ()
+    silenced: Silence = field(default_factory=Silence)
 
     def without(self, rolled_back: dict[str, str]) -> Shrunk:
         """The same with these layers spared."""
@@ -65,7 +65,7 @@ class Chooser:
         """The module form; graph_too: or the graph form, where that removes more."""
         captured = capture(self.net, self.example)
         narrow = self._planner(captured, free=False)
-        if check and (silent := self._silent(captured, narrow)):
+        if check and (silent := self._silent(captured, narrow)).paths:
             net = silence(copy.deepcopy(self.net), silent)
             return replace(replace(self, net=net).module_form(check, graph_too), silenced=silent)
         done = Shrunk(narrow, narrow.plan())
@@ -104,21 +104,25 @@ class Chooser:
                 return plan
         return None
 
-    def _silent(self, captured: Captured, planner: Planner) -> tuple[str, ...]:
+    def _silent(self, captured: Captured, planner: Planner) -> Silence:
         """Layers of branches that only ever add zeros, if the network runs without them."""
         if not planner.analysis.zeros:
-            return ()
+            return Silence()
         analyses = [planner.analysis, *([planner.other] if self.mode == "both" and planner.other else [])]
         paths = tuple(silent_layers(self.net, captured, analyses))
         if not paths:
-            return ()
+            return Silence()
         nothing, train = ShrinkPlan((), (), {}, ()), self.mode == "both"
-        refused = verify(
-            self.net, nothing, self.example, train=train, make=lambda net: silence(copy.deepcopy(net), paths)
-        )
-        if refused:
-            self.notes.append(f"{', '.join(paths)} only add zeros and stay: {refused}")
-        return () if refused else paths
+        for chosen in (Silence(paths), Silence(paths, thin=False)):
+
+            def made(net: nn.Module, chosen: Silence = chosen) -> nn.Module:
+                return silence(copy.deepcopy(net), chosen)
+
+            refused = verify(self.net, nothing, self.example, train=train, make=made)
+            if not refused:
+                return chosen
+        self.notes.append(f"{', '.join(paths)} only add zeros and stay: {refused}")
+        return Silence()
 
     def _planner(self, captured: Captured, *, free: bool) -> Planner:
         return Planner.of(

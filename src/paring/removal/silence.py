@@ -2,12 +2,13 @@
 
 A sum that takes a term which is zero for every input does not need what computes it. What is then used by nothing else
 is a silent branch: all of a residual block, say, whose last norm has scales and shifts of zero. Its stock layers are replaced by
-`Zeros`, so that the user's forward runs as before.
+`Zeros`, so that the user's forward runs as before: of one unit where that is enough, so that the sum may lose others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import fx, nn
 
@@ -45,11 +46,19 @@ def silent_layers(net: nn.Module, captured: Captured, analyses: Sequence[Interpr
     return found
 
 
-def silence(net: nn.Module, paths: Collection[str]) -> nn.Module:
-    """Replace these layers of `net` by zeros, in place, and return it."""
-    for path in paths:
+@dataclass(frozen=True)
+class Silence:
+    """Layers that become zeros, by path. thin: of one unit, which leaves the width of the sums free."""
+
+    paths: tuple[str, ...] = ()
+    thin: bool = True
+
+
+def silence(net: nn.Module, chosen: Silence) -> nn.Module:
+    """Replace layers of `net` by zeros, in place, and return it."""
+    for path in chosen.paths:
         parent, _, leaf = path.rpartition(".")
-        stand_in = Zeros.of(net.get_submodule(path))
+        stand_in = Zeros.of(net.get_submodule(path), thin=chosen.thin)
         assert stand_in is not None
         net.get_submodule(parent)._modules[leaf] = stand_in
     return net

@@ -60,8 +60,33 @@ def examples() -> tuple[Example, ...]:
             Example("plain", _thinned(_conv(), torch.randn(2, 1, 6, 6)), _conv),
             Example("selected", _selected(), _dense),
             Example("tied", Tied().eval(), Tied),
+            Example("mixed", _mixed(), Mixed, 0.3),
             Example("graph", _graph(), Written, 0.1),
         )
+
+
+class Mixed(nn.Module):
+    """A grouped convolution, a recurrent layer, and a branch beside it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.rows = nn.Conv1d(4, 6, 1, groups=2), nn.GRU(6, 5, batch_first=True)
+        self.beside, self.out = nn.Linear(5, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.rows(self.conv(x).transpose(1, 2))[0]
+        made: Tensor = self.out(h + self.beside(h))
+        return made
+
+
+def _mixed() -> nn.Module:
+    net = Mixed().eval()
+    dead = {"conv": slice(0, 6, 3), "rows": slice(10, 12), "beside": slice(0, 5)}
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if (path := name.partition(".")[0]) in dead:
+                parameter[dead[path]] = 0
+    return compact(net, torch.randn(2, 4, 3))[0]
 
 
 def _conv() -> nn.Module:
