@@ -67,6 +67,7 @@ class PruneArguments:
         batches: how many batches the search looks at.
         repair: let what stays take over the work of what goes.
         least: share of the units of each group that stays in any case.
+        balance: how much groups are spared that became narrower than others; 0 goes by the loss right after the cut alone.
         multiple_of: widths come out as multiples of this, which processors like.
         teacher: weight of the dense network's answers in the loss while training, from 0 (none) to 1.
         logits: what the network answers are logits, and the teacher compares them so, though the job has a loss of its own.
@@ -93,6 +94,7 @@ class PruneArguments:
     batches: int = 8
     repair: bool = True
     least: float = 0.0
+    balance: float = 2.0
     multiple_of: int = 1
     teacher: float = 0.5
     logits: bool = False
@@ -222,6 +224,7 @@ def _values(options: PruneArguments) -> tuple[list[Budget], Search, Tune, Teache
             options.batches,
             options.repair,
             least=options.least,
+            balance=options.balance,
         )
         teacher = Teacher(options.teacher, logits=options.logits or None) if options.teacher else None
         return _budgets(options), search, Tune(options.epochs), teacher
@@ -258,6 +261,7 @@ def _settings(options: PruneArguments, budgets: list[Budget]) -> dict[str, Any]:
         "batches",
         "repair",
         "least",
+        "balance",
         "multiple_of",
         "teacher",
         "logits",
