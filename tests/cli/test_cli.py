@@ -229,6 +229,8 @@ def test_a_run_leaves_its_files(runs: Path) -> None:
         "params": 0.2,
         "macs": None,
         "latency": None,
+        "bytes": None,
+        "memory": None,
         "ascent": 50.0,
         "multiple_of": 1,
     }

@@ -246,7 +246,9 @@ def test_the_least_is_one_block_in_every_place(block: int, a: int, b: int, what:
 
 def test_a_budget_takes_whole_numbers_and_the_dense_size() -> None:
     budget = pr.Budget(params=1, macs=0.5, ascent=2, multiple_of=4.0)  # type: ignore[arg-type]
-    assert repr(budget) == "Budget(params=1.0, macs=0.5, latency=None, ascent=2.0, multiple_of=4)"
+    assert (
+        repr(budget) == "Budget(params=1.0, macs=0.5, latency=None, bytes=None, memory=None, ascent=2.0, multiple_of=4)"
+    )
     assert budget.targets == {"parameters": 1.0, "macs": 0.5}
 
 
