@@ -79,8 +79,9 @@ def test_a_block_whose_branch_is_zero_keeps_no_parameters(how: str, train: bool)
         torch.testing.assert_close(small.eval()(other), net.eval()(other), rtol=1e-12, atol=1e-12)
 
 
-def test_the_stream_beside_a_silent_branch_may_lose_units() -> None:
-    net = stacked("sum").eval()
+@pytest.mark.parametrize("how", ["sum", "in place"])
+def test_the_stream_beside_a_silent_branch_may_lose_units(how: str, tmp_path: Path) -> None:
+    net = stacked(how).eval()
     with torch.no_grad():
         for layer in (net[0], net[2].b, net[2].m):  # type: ignore[union-attr]
             for parameter in layer.parameters():  # type: ignore[union-attr,operator]
@@ -89,6 +90,10 @@ def test_the_stream_beside_a_silent_branch_may_lose_units() -> None:
     assert report.silenced == ("1.a", "1.n", "1.b", "1.m")
     assert small.get_parameter("0.weight").shape[0] == 4
     assert small.get_parameter("3.weight").shape[1] == 4
+    save(small, tmp_path / "small.safetensors")
+    loaded = load(lambda: stacked(how), tmp_path / "small.safetensors")
+    x = torch.randn(3, 3, 9, 9, dtype=torch.float64)
+    torch.testing.assert_close(loaded(x), net(x), rtol=1e-12, atol=1e-12)
 
 
 def test_what_something_else_reads_stays() -> None:

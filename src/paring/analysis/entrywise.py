@@ -73,7 +73,7 @@ def met_labels(
     for bare, full in ((b, left), (a, right)):
         if shrinks(run, node, bare, full):
             return full
-    if free and (adopt(run, node, b, left) or adopt(run, node, a, right)):
+    if adopt(run, node, b, left) or adopt(run, node, a, right):
         return either(left, right)
     if free and (met := meeting(run, node, a, b, left, right)) is not None:
         return met

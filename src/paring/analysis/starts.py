@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, fx
 
 from paring.analysis.grids import layout
 from paring.analysis.labels import spread, varying
 from paring.analysis.memory import base_name
 from paring.analysis.repeats import carries, once
-from paring.analysis.state import State, packet
+from paring.analysis.state import State, packet, shape_of
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
@@ -42,20 +43,28 @@ def start(run: Interpreter, node: fx.Node, state: State) -> None:
 
 
 def adopt(run: Interpreter, node: fx.Node, state: State, labels: Tensor) -> bool:
-    """Let a tensor of one number, made in the forward, take over the labels of what it meets in this node."""
-    if (
-        carries(state.labels)
-        or once(state.value).numel() != 1
-        or state.value.shape != labels.shape
-        or not varying(labels)
-    ):
+    """Let zeros made in the forward take over the labels of what they meet in this node, where sizes may change."""
+    if carries(state.labels) or state.value.shape != labels.shape or not varying(labels):
+        return False
+    if not bool((once(state.value) == 0).all()):
         return False
     for arg in node.all_input_nodes:
-        if run.values(arg) is state and packet(arg.target) in MADE and arg not in run.shared:
-            state.labels = labels.clone()
-            run.note_layouts(arg, [layout(labels)])
-            return True
+        if run.values(arg) is state and (root := _root(run, arg, labels.shape)) is not None:
+            run.held_back |= not run.free
+            if run.free:
+                state.labels = labels.clone()
+                run.note_layouts(root, [layout(labels)])
+            return run.free
     return False
+
+
+def _root(run: Interpreter, node: fx.Node, shape: torch.Size) -> fx.Node | None:
+    """Where these zeros, or the ones that they are made like, are made with a size; None for anything else."""
+    while packet(node.target) == "zeros_like" and isinstance(node.args[0], fx.Node) and node not in run.shared:
+        node = node.args[0]
+    made = node.meta.get("val")
+    fits = packet(node.target) in MADE and isinstance(made, Tensor) and torch.Size(shape_of(made)) == shape
+    return node if fits and node not in run.shared else None
 
 
 def _channels(user: fx.Node, node: fx.Node, rank: int) -> int | None:
