@@ -216,3 +216,27 @@ def test_a_network_with_layer_scale_trains_and_shrinks(method: Any) -> None:
         opt.step()
     small = run.finish()
     assert difference(small, net, x) < 1e-5
+
+
+def test_a_table_that_a_module_remembers_keeps_its_heads() -> None:
+    """In eval mode some keep the looked-up table: then it is no parameter any more, and nothing would cut it."""
+
+    class Remembers(Window):
+        def __init__(self) -> None:
+            super().__init__()
+            self.looked_up: dict[str, Tensor] = {}
+
+        def forward(self, x: Tensor) -> Any:
+            b, t, _ = x.shape
+            assert isinstance(self.index, Tensor)
+            bias = self.looked_up.setdefault("cpu", self.table[self.index].permute(2, 0, 1))
+            q, k, v = self.qkv(x).reshape(b, t, 3, self.h, -1).permute(2, 0, 3, 1, 4).unbind(0)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+            return self.out(F.relu(self.proj(y.transpose(1, 2).reshape(b, t, -1))))
+
+    net, x = Remembers().double().eval(), torch.randn(2, 5, 6, dtype=F64)
+    with torch.no_grad():
+        net(x)
+    rows = list(pr.groups(net, x))
+    assert [row.gateable for row in rows] == [False, True, False]
+    assert "cannot shrink" in rows[0].reason

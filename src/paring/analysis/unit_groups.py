@@ -112,9 +112,10 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
         _group(analysis, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids)))
         for (layers, reason), ids in classes.items()
     ]
-    for ids in attentions.values():
+    for attention, ids in attentions.items():
+        inner = (unit for unit, (one, _) in head_of.items() if one == attention)  # scores too, which no layer computes
         places = tuple(name for name in firsts if any(name in owners[unit] for unit in ids))
-        reason = next((analysis.kept[unit] for unit in ids if unit in analysis.kept), "")
+        reason = next((analysis.kept[unit] for unit in inner if unit in analysis.kept), "")
         entry = torch.tensor([head_of[unit][1] for unit in ids])
         groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry, heads=True))
     order = {name: place for place, name in enumerate(firsts)}
