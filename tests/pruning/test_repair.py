@@ -116,7 +116,7 @@ def test_layers_that_are_not_called_stay_finite() -> None:
     torch.manual_seed(0)
     net = Encoder().eval()
     found = batches((6, 8))
-    small, pruned = pr.prune(net, found, to=pr.Budget(macs=0.99), epochs=0)
+    small, pruned = pr.prune(net, found, to=pr.Budget(macs=0.99), epochs=0, at="units:up")
     assert small.fc.in_features < 10
     assert "up" not in pruned.uncut
     assert "all stay: pr.groups" in str(pruned)

@@ -20,6 +20,10 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
         kind = type(module).__name__
         what = f"its norm '{name}' is a {kind}, which carries no gates"
         return Refusal(what if norm else f"its class {kind} is not a stock layer")
+    if "forward" in vars(module):
+        return Refusal(
+            f"its forward was replaced on the instance, which would go past gates on '{name}': take it off (del layer.forward)"
+        )
     if not norm and known.scaled[0] not in module._parameters:
         return Refusal(
             f"the weight of '{name}' is computed by a hook from other parameters: take that off first, with "

@@ -241,7 +241,10 @@ def test_a_layer_whose_forward_goes_past_its_gates_takes_none() -> None:
     net = Net()
     net.a.forward = types.MethodType(nn.Linear.forward, net.a)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"its forward was replaced on the instance"):
-        pr.attach(net, pr.L0(at="units:a"), X)
+        pr.attach(net, pr.L0(at="weights:a"), X)
+    pr.attach(net, pr.L0(price=1.0, at="units:a"), X)  # its units are gated where they are read
+    assert type(net.a) is nn.Linear
+    assert net.b.input_gate is not None
 
 
 def test_a_dry_run_sees_a_cut_that_is_wrong_by_little_and_names_a_nan() -> None:
