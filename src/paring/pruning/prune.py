@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, short_repr
+from paring.core.torch_masks import multiplied_in
 from paring.methods import Budget
 from paring.pruning.calls import Calls, example_of
 from paring.pruning.folder import Folder
@@ -151,7 +152,7 @@ def prune(
         Diverged: the loss is not finite any more while training.
         CheckpointError: the folder belongs to another call.
     """
-    net, budgets = plain_net(net, "prune"), [to] if isinstance(to, Budget) else list(to)
+    net, budgets = multiplied_in(plain_net(net, "prune")), [to] if isinstance(to, Budget) else list(to)
     how = _length(epochs, training)
     _check(net, batches, validate, budgets, how)
     asked = (short_repr(tuple(budgets)), short_repr(search), short_repr(how), short_repr(teacher), str(at))

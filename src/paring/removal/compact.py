@@ -17,6 +17,7 @@ from paring.analysis.capture import check_copies, check_layers
 from paring.analysis.freeze_weights import freeze_weights, like
 from paring.analysis.input_groups import InputGroups
 from paring.core import Example, Inputs, plain_net, unwrapped
+from paring.core.torch_masks import multiplied_in
 from paring.core.unwrap import seen_through
 from paring.core.without_cache import caching, caching_as, without_cache
 from paring.removal.apply import apply
@@ -65,6 +66,8 @@ def compact(
     if inplace and form == "graph":
         raise ValueError("inplace=True keeps the network's own modules; use inplace=False for form='graph'")
     net = plain_net(net, "compact")
+    if not inplace:
+        net = multiplied_in(net)
     check_layers(net)
     check_copies(net)
     unknown = sorted(set(input_groups or ()) - {name for name, _ in net.named_modules()})
