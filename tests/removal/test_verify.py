@@ -183,7 +183,7 @@ def test_what_cannot_be_looked_at_is_said() -> None:
     pruned = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
     prune.ln_structured(pruned[0], "weight", 0.5, 2, 0)
     with pytest.raises(CaptureError, match=r"weight of '0' .*prune.remove"):
-        pr.compact(pruned, torch.randn(4, 5))
+        pr.compact(pruned, torch.randn(4, 5), inplace=True)
     prune.remove(pruned[0], "weight")
     with torch.no_grad():
         pruned[0].bias.masked_fill_(~pruned[0].weight.any(1), 0.0)
