@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -134,3 +135,22 @@ def test_statistics_are_the_mean_over_the_batches() -> None:
     torch.testing.assert_close(net.bn.running_var, torch.stack([o.var((0, 2, 3)) for o in outs]).mean(0))
     assert not net.training
     assert net.bn.momentum == 0.1
+
+
+class Versioned(nn.Sequential):
+    """Refuses a state without its version, as some networks of torchvision do."""
+
+    _version = 2
+
+    def _load_from_state_dict(self, state: Any, prefix: str, metadata: Any, *rest: Any) -> None:
+        if metadata.get("version") != 2:
+            raise ValueError("version should be 2")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+def test_versions_of_modules_travel_with_the_state() -> None:
+    torch.manual_seed(0)
+    net = Versioned(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
+    small, pruned = pr.prune(net, batches((5,)), to=pr.Budget(macs=0.5), epochs=0)
+    assert type(small) is Versioned
+    assert pruned.shares["macs"] <= 0.5

@@ -12,6 +12,7 @@ covariance. Grouped convolutions, embeddings, frozen weights and layers that are
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Repair:
     @torch.no_grad()
     def __init__(self, gated: GatedCopy, batches: Iterable[Any], loss: Loss, damping: float | None = 1e-3) -> None:
         self.gated, self.damping = gated, damping
-        self.original = {name: value.clone() for name, value in gated.net.state_dict().items()}
+        self.original = copy.deepcopy(gated.net.state_dict())  # with the versions that some modules ask for
         self.moments: dict[str, Moments] = {}
         if damping is not None:
             everything = torch.zeros(gated.units, dtype=torch.bool)
