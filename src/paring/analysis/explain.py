@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from torch import nn
 from torch.func import functional_call
 
 from paring.core import Inputs
+from paring.core.evaluating import evaluating
 
 _OURS, _TORCH, _LIBRARY = (Path(str(file)).resolve().parent for file in (__file__, torch.__file__, traceback.__file__))
 Traces = Callable[[nn.Module, Inputs], bool]
@@ -52,7 +52,7 @@ def explain(net: nn.Module, inputs: Inputs, error: Exception, traces: Traces) ->
 def _by_values(net: nn.Module, inputs: Inputs, traces: Traces) -> str:
     what = "its forward goes by the values of tensors there (a branch, a loop or a size), and a graph is the same for all values. "
     if net.training:
-        with _evaluating(net):
+        with evaluating(net):
             works = traces(net, inputs)
         if works:
             return what + "It does so in train mode alone: call net.eval() first (and net.train() afterwards, to train)"
@@ -75,17 +75,6 @@ def _told(error: Exception) -> str:
     """Type and first line of an error, as a sentence."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:300].rstrip(".")
     return f"{type(error).__name__}: {first}." if first else f"{type(error).__name__}."
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _line_of_model(error: BaseException) -> str:

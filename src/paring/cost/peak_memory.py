@@ -7,8 +7,7 @@ kernel takes for itself while it runs is not seen. Without gradients, since with
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from paring.core import Example, Inputs
+from paring.core.evaluating import evaluating
 
 
 class _Held(TorchDispatchMode):
@@ -65,20 +65,9 @@ def peak_memory(net: nn.Module, example: Example) -> int:
         example: what it takes: a tensor, a tuple of arguments or a mapping of keyword arguments.
     """
     inputs, held = Inputs.of(example), _Held()
-    with _evaluating(net):
+    with evaluating(net):
         for tensor in [*net.parameters(), *net.buffers(), *inputs.tensors]:
             held.note(tensor)
         with held:
             net(*inputs.args, **inputs.kwargs)
     return held.peak
-
-
-@contextmanager
-def _evaluating(net: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, short_repr
+from paring.core.evaluating import evaluating
 from paring.core.torch_masks import multiplied_in
 from paring.methods import Budget
 from paring.pruning.calls import Calls, example_of
@@ -233,14 +234,9 @@ class _Judge:
 
     @torch.no_grad()
     def look(self, net: nn.Module) -> Look:
-        modes = [(module, module.training) for module in net.modules()]
-        net.eval()
-        try:
+        with evaluating(net):
             losses = [float(scalar(self.loss(net, batch))) for batch in self.batches]
             return Look(sum(losses) / len(losses), None if self.metric is None else float(self.metric(net)))
-        finally:
-            for module, mode in modes:
-                module.training = mode
 
 
 def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
