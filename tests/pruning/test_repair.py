@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,9 +149,13 @@ class Versioned(nn.Sequential):
         super()._load_from_state_dict(state, prefix, metadata, *rest)
 
 
-def test_versions_of_modules_travel_with_the_state() -> None:
+def test_versions_of_modules_travel_with_the_state(tmp_path: Path) -> None:
+    """Also when a run goes on from its folder."""
     torch.manual_seed(0)
     net = Versioned(nn.Linear(5, 16), nn.ReLU(), nn.Linear(16, 3))
-    small, pruned = pr.prune(net, batches((5,)), to=pr.Budget(macs=0.5), epochs=0)
-    assert type(small) is Versioned
-    assert pruned.shares["macs"] <= 0.5
+    first, again = (
+        pr.prune(net, batches((5,)), to=pr.Budget(macs=0.5), epochs=1, folder=tmp_path / "run") for _ in range(2)
+    )
+    assert type(first[0]) is Versioned
+    assert first[1].shares["macs"] <= 0.5
+    assert all(torch.equal(a, b) for a, b in zip(first[0].parameters(), again[0].parameters(), strict=True))

@@ -13,6 +13,7 @@ from paring.core import bare_state
 from paring.pruning.gated import GatedCopy
 from paring.pruning.knapsack import Choice
 from paring.pruning.randomness import random_state, set_random_state
+from paring.pruning.tune import load_versioned
 from paring.train import checkpoint
 from paring.train.checkpoint import CheckpointError
 
@@ -57,7 +58,7 @@ class Folder:
             return None
         try:
             stored = found[0]
-            gated.net.load_state_dict(stored["net"])
+            load_versioned(gated.net, stored["net"])
             path = tuple((a, b) for a, b in stored["path"])
             choice = Choice(stored["mask"], dict(stored["shares"]), path, dict(stored["predicted"]))
             gated.set(choice.mask)

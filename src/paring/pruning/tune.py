@@ -243,6 +243,20 @@ def _state(epoch: int, losses: list[float], spent: float, net: nn.Module, opt: O
     }
 
 
+def load_versioned(net: nn.Module, kept: dict[str, Tensor]) -> None:
+    """Load a state from a file, which keeps tensors alone: the versions that some modules ask for are the network's own.
+
+    Raises:
+        KeyError: it is the state of another network.
+    """
+    state = net.state_dict()
+    missing, unexpected = state.keys() - kept.keys(), kept.keys() - state.keys()
+    if missing or unexpected:
+        raise KeyError(f"it lacks {sorted(missing)[:3]} and has {sorted(unexpected)[:3]} besides")
+    state.update(kept)
+    net.load_state_dict(state)
+
+
 def _resumed(state: dict[str, Any], net: nn.Module, opt: Optimizer) -> tuple[int, list[float], float]:
     """Epochs done, losses and seconds; the network, the optimizer and all random states are put back.
 
@@ -250,7 +264,7 @@ def _resumed(state: dict[str, Any], net: nn.Module, opt: Optimizer) -> tuple[int
         CheckpointError: the state belongs to another training.
     """
     try:
-        net.load_state_dict(state["net"])
+        load_versioned(net, state["net"])
         opt.load_state_dict(state["opt"])
         set_random_state(state["random"])
         return int(state["epoch"]), [float(value) for value in state["losses"]], float(state["seconds"])
