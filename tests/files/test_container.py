@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from paring.files.pare import container
-from paring.files.pare.container import File, write
+from paring.files.pare.container import VERSION, File, write
 from paring.files.pare.dictionary import DICTIONARY
+from paring.files.pare.entropy import Encoder
 from paring.files.pare.error import PareError
 from paring.files.pare.header import LARGEST_HEADER
 
@@ -119,11 +120,11 @@ def test_bytes_behind_the_end_are_noticed(file: Path) -> None:
         File(file)
 
 
-def forge(path: Path, header: Any, sections: bytes = b"", raw: bytes | None = None) -> Path:
+def forge(path: Path, header: Any, sections: bytes = b"", raw: bytes | None = None, version: int = VERSION) -> Path:
     """A file with right checksums around whatever header."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15, zdict=DICTIONARY)
     text = packer.compress(json.dumps(header).encode()) + packer.flush() if raw is None else raw
-    start = container.MAGIC + bytes([container.VERSION])
+    start = container.MAGIC + bytes([version])
     path.write_bytes(start + sections + text + struct.pack("<II", len(text), zlib.crc32(text, zlib.crc32(start))))
     return path
 
@@ -137,6 +138,20 @@ def one_section(**changes: Any) -> tuple[dict[str, Any], bytes]:
 
 def test_a_forged_file_is_read_when_it_is_right(tmp_path: Path) -> None:
     assert dict(File(forge(tmp_path / "a", *one_section())).tensors())["a"].tolist() == [1.0] * 4
+
+
+def test_files_of_version_1_are_read(tmp_path: Path) -> None:
+    """There the planes that are coded are true, the others false."""
+    values = torch.randn(500)
+    planes = values.numpy().view(np.uint8).reshape(-1, 4)
+    encoder = Encoder()
+    encoder.adaptive(planes[:, 3].astype(np.int32), 256)
+    side = planes[:, :3].T.tobytes()
+    body = side + encoder.bytes()
+    tensor = {"name": "a", "shape": [500], "kind": "planes", "planes": [False, False, False, True]}
+    header = {"sections": [{"length": len(body), "side": len(side), "tensors": [tensor]}], "manifest": {}}
+    path = forge(tmp_path / "a", header, body + struct.pack("<I", zlib.crc32(body)), version=1)
+    assert torch.equal(dict(File(path).tensors())["a"], values)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +190,15 @@ def test_a_forged_file_is_read_when_it_is_right(tmp_path: Path) -> None:
         {"kind": "planes", "planes": [True]},
         {"kind": "planes", "planes": [1, 0, 0, 1]},
         {"kind": "planes", "planes": [True, True, True, True]},
+        {"kind": "planes", "planes": [0, 0, 0, 0, 0]},
+        {"kind": "planes", "planes": [0, 0, 0, 3]},
+        {"kind": "planes", "planes": [0, 0, 0, [2]]},
+        {"kind": "planes", "planes": [0, 0, 0, 2]},
+        {"kind": "planes", "planes": [0, 0, 0, 0], "turned": True},
+        {"kind": "planes", "planes": [0, 0, 0, 1], "moved": 4},
+        {"kind": "planes", "planes": [0, 0, 0, 1], "moved": True},
+        {"kind": "planes", "planes": [0, 0, 0, 1], "moved": 1},
+        {"kind": "raw", "turned": True},
         {"surprise": 1},
     ],
 )

@@ -57,10 +57,10 @@ def entries_of(piece: dict[str, Any], side: Side, decoder: RangeDecoder) -> list
     width = WIDTHS.get(piece.get("dtype", "float32"), 1)
     axis = piece.get("axis", 0)
     if kind in ("raw", "planes"):
-        return plain(piece.get("planes", []), rows * columns, 2 if half else width, half, side, decoder)
+        return plain(piece, rows * columns, 2 if half else width, half, side, decoder)
     if kind == "sparse":
         symbols = mixed(rows, columns, axis, 2, 1, side, decoder)
-        rest = iter(plain(piece["planes"], sum(symbols), 2 if half else width, half, side, decoder))
+        rest = iter(plain(piece, sum(symbols), 2 if half else width, half, side, decoder))
         return [next(rest) if symbol else 0 for symbol in symbols]
     size = piece["values"]
     value = values(piece.get("levels", "table"), size, half, width, rows, side)
@@ -73,15 +73,27 @@ def entries_of(piece: dict[str, Any], side: Side, decoder: RangeDecoder) -> list
     return [value(place // columns, one) for place, one in enumerate(index)]
 
 
-def plain(planes: list[bool], count: int, width: int, half: bool, side: Side, decoder: RangeDecoder) -> list[int]:
-    if any(planes):
-        bytes_ = [None if coded else side.take(count) for coded in planes]
-        columns = [decoder.adaptive(count, 256) if one is None else list(one) for one in bytes_]
+def plain(piece: dict[str, Any], count: int, width: int, half: bool, side: Side, decoder: RangeDecoder) -> list[int]:
+    coders, moved = [int(coder) for coder in piece.get("planes", [])], piece.get("moved", 0)
+    if any(coders):
+        tops = list(side.take(side.take(1)[0])) if moved else []
+        columns = [plane(coder, count, side, decoder) for coder in coders]
+        if moved:
+            columns[-2] = [low + (high % 2**moved << 8 - moved) for low, high in zip(*columns[-2:], strict=True)]
+            columns[-1] = [tops[high >> moved] for high in columns[-1]]
         found = [sum(column[i] << 8 * k for k, column in enumerate(columns)) for i in range(count)]
+        if piece.get("turned"):
+            found = [one // 2 + (one % 2 << 8 * width - 1) for one in found]
     else:
         data = side.take(count * width)
         found = [int.from_bytes(data[i : i + width], "little") for i in range(0, len(data), width)]
     return [pattern(struct.unpack("<e", struct.pack("<H", one))[0]) for one in found] if half else found
+
+
+def plane(coder: int, count: int, side: Side, decoder: RangeDecoder) -> list[int]:
+    if coder == 2:
+        return list(zlib.decompress(side.take(side.varint()), -15))
+    return decoder.adaptive(count, 256) if coder else list(side.take(count))
 
 
 def pattern(number: float) -> int:

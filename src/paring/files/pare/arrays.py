@@ -12,7 +12,7 @@ come back as they were.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +23,16 @@ from paring.files.pare.classes import CLASSES
 from paring.files.pare.entropy import Decoder, Encoder, Symbols
 from paring.files.pare.error import PareError
 from paring.files.pare.levels import MOST_VALUES, Levels
+from paring.files.pare.logs import information
+from paring.files.pare.planes import Layout
 
 Bits = NDArray[Any]
+Kind = Literal["raw", "planes", "sparse", "table", "mixed"]
 _SMALLEST_MIXED = 256
 _GAIN = 0.995
 _LEAST_ZEROS = 0.1
+_FEW = 256
+_SAMPLE = 1 << 15  # entries that tell whether planes are the shorter code
 
 
 @dataclass(frozen=True)
@@ -42,17 +47,25 @@ class Code:
         static: the frequencies are stored; otherwise they adapt.
         axis: rows (0) or columns (1) fall into classes, or are the steps of the mixed code.
         classes: number of classes.
-        planes: which byte planes are entropy-coded, lowest byte first.
+        planes: how the byte planes are coded, lowest byte first (`planes.Layout`).
+        turned, moved: as in `planes.Layout`.
     """
 
-    kind: Literal["raw", "planes", "sparse", "table", "mixed"]
+    kind: Kind
     levels: levels.Kind = "table"
     values: int = 0
     half: bool = False
     static: bool = False
     axis: int = 0
     classes: int = 1
-    planes: tuple[bool, ...] = ()
+    planes: tuple[int, ...] = ()
+    turned: bool = False
+    moved: int = 0
+
+    @property
+    def layout(self) -> Layout:
+        """How the entries are taken apart."""
+        return Layout(self.planes, self.turned, self.moved)
 
     def plain(self) -> dict[str, Any]:
         """As JSON; what has its default is left out."""
@@ -68,28 +81,26 @@ class Code:
             PareError: the description makes no sense.
         """
         known = {"kind": str, "levels": str, "values": int, "half": bool, "static": bool, "axis": int, "classes": int}
-        types = known | {"planes": list}
+        types = known | {"planes": list, "turned": bool, "moved": int}
         if not isinstance(given, dict) or any(type(v) is not types.get(k) for k, v in given.items()):
             raise PareError(f"the code of a tensor cannot be read: {str(given)[:100]}")
-        found = cls(**{**given, "planes": tuple(given.get("planes", ()))})
+        listed = tuple(int(p) if type(p) is bool else p for p in given.get("planes", ()))  # true and false in version 1
+        found = cls(**{**given, "planes": listed})
         width = 2 if found.half else itemsize
-        listed = (
+        valued = (
             1 <= found.values <= MOST_VALUES
             and found.axis in (0, 1)
             and (found.levels == "table" or (found.levels in ("grid", "rows") and itemsize == 4))
-            and not found.planes
+            and found.layout == Layout()
         )
+        apart = found.layout.fits(width)
+        bare = cls(found.kind, half=found.half, planes=found.planes, turned=found.turned, moved=found.moved)
         right = {
             "raw": found == cls("raw", half=found.half),
-            "planes": len(found.planes) == width
-            and all(type(p) is bool for p in found.planes)
-            and found == cls("planes", half=found.half, planes=found.planes),
-            "sparse": len(found.planes) == width
-            and all(type(p) is bool for p in found.planes)
-            and found.axis in (0, 1)
-            and found == cls("sparse", half=found.half, axis=found.axis, planes=found.planes),
-            "table": listed and 1 <= found.classes <= max(CLASSES),
-            "mixed": listed and found.values > 1 and found.classes == 1 and not found.static,
+            "planes": apart and bool(found.planes) and found == bare,
+            "sparse": apart and found.axis in (0, 1) and found == replace(bare, axis=found.axis),
+            "table": valued and 1 <= found.classes <= max(CLASSES),
+            "mixed": valued and found.values > 1 and found.classes == 1 and not found.static,
         }
         if not right.get(found.kind, False) or (found.half and itemsize != 4):
             raise PareError(f"the code of a tensor makes no sense: {str(given)[:100]}")
@@ -118,7 +129,7 @@ def write(
     Returns:
         How it was written, and the side information that goes uncoded.
     """
-    found = levels.find(bits)
+    found = None if _never_quantised(bits) else levels.find(bits)
     if found is None:
         return _write_many(bits, encoder, strides, memory)
     matrix = found.index.reshape(_matrix(bits.shape))
@@ -126,6 +137,9 @@ def write(
     common, ordered = _ordered(found)
     below = found.upper - (common < found.upper)
     plan = _plan(ordered[matrix], found.size, below, strides, memory)
+    needed = min(parted.bits, math.inf if plan is None else plan.bits) + 8 * len(found.side)
+    if found.size > _FEW and planes.length(_flat(bits)) < needed:
+        return _write_many(bits, encoder, strides, memory)
     if plan is not None and plan.bits < _GAIN * parted.bits - 16 and _paced(plan, matrix.shape, memory):
         side = found.side + varint.put([common, below]) + mixed.write(plan, ordered[matrix], found.size, encoder)
         return Code("mixed", found.kind, found.size, found.half, axis=plan.axis), side
@@ -167,6 +181,26 @@ def read(code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], side: varint.
     else:
         index = classes.read(size, code.axis, code.classes, code.values, code.static, side, decoder)
     return np.ascontiguousarray(found.of(index)).reshape(shape)
+
+
+def _never_quantised(bits: Bits) -> bool:
+    """Whether byte planes are as short as the index into a table can be: bfloat16 numbers, say, that nobody rounded further."""
+    sample = bits.reshape(-1)[:: -(-bits.size // _SAMPLE) or 1]
+    _, counts = levels.distinct(sample)
+    zeros = np.count_nonzero(sample == 0)
+    if not _FEW < len(counts) <= MOST_VALUES or zeros > _LEAST_ZEROS * len(sample):
+        return False
+    # what a sample takes, and about what it lacks of the entropy of all (Miller's correction, 0.72 bits a value)
+    index = (information(counts) + 0.72 * len(counts)) * bits.size / len(sample)
+    return planes.length(_flat(bits)) <= index + 4 * len(counts) + 8 * bits.itemsize * len(counts)
+
+
+def _flat(bits: Bits) -> Bits:
+    """The entries as planes see them: as float16 numbers, if they are such."""
+    flat = bits.reshape(-1)
+    if bits.dtype == np.uint32 and levels.fits_half(bits):
+        flat = flat.view(np.float32).astype(np.float16).view(np.uint16)
+    return flat
 
 
 def _ordered(found: Levels) -> tuple[int, Symbols]:
@@ -214,8 +248,8 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _write_many(bits: Bits, encoder: Encoder, strides: tuple[int, ...], memory: Memory | None) -> tuple[Code, bytes]:
     """A tensor of many values, with its zeros apart when there are many."""
-    half = bits.dtype == np.uint32 and levels.fits_half(bits)
-    flat, plan = bits.reshape(-1), None
+    flat, plan = _flat(bits), None
+    half = flat.dtype != bits.dtype
     present = (bits != 0).reshape(_matrix(bits.shape)).astype(np.int32)
     if present.sum() <= (1 - _LEAST_ZEROS) * bits.size:
         plan = _plan(present, 2, 1, strides, memory)
@@ -225,14 +259,12 @@ def _write_many(bits: Bits, encoder: Encoder, strides: tuple[int, ...], memory: 
     if plan is not None:
         side = mixed.write(plan, present, 2, encoder)
         flat = flat[flat != 0]
-    if half:
-        flat = flat.view(np.float32).astype(np.float16).view(np.uint16)
-    coded, rest = planes.write(flat, encoder)
-    if plan is not None:
-        return Code("sparse", half=half, axis=plan.axis, planes=coded), side + rest
-    return (Code("planes", half=half, planes=coded) if any(coded) else Code("raw", half=half)), rest
+    made, rest = planes.write(flat, encoder)
+    kind: Kind = "sparse" if plan is not None else "planes" if made.coders else "raw"
+    axis = 0 if plan is None else plan.axis
+    return Code(kind, half=half, axis=axis, planes=made.coders, turned=made.turned, moved=made.moved), side + rest
 
 
 def _read_planes(code: Code, count: int, dtype: np.dtype[Any], side: varint.Reader, decoder: Decoder) -> Bits:
-    flat = planes.read(code.planes, count, np.dtype(np.uint16) if code.half else dtype, side, decoder)
+    flat = planes.read(code.layout, count, np.dtype(np.uint16) if code.half else dtype, side, decoder)
     return flat.view(np.float16).astype(np.float32).view(np.uint32) if code.half else flat

@@ -35,7 +35,7 @@ from paring.files.pare.error import PareError
 from paring.files.pare.header import DTYPES, Piece, most_pieces, packed, parsed
 from paring.files.pare.mixed import Pace
 
-VERSION = 1
+VERSION, READ = 2, (1, 2)
 MAGIC = b"\x89PARE\r\n"
 SECTION = PIECE = 1 << 23
 FREE_BYTES = 1 << 24  # what any file may decode to
@@ -272,10 +272,10 @@ class File:
         start = file.read(len(MAGIC) + 1)
         if start[: len(MAGIC)] != MAGIC:
             raise PareError(f"{self.path} ({self.size:,} bytes) is no .pare file")
-        if len(start) == len(MAGIC) or start[-1] != VERSION:
+        if len(start) == len(MAGIC) or start[-1] not in READ:
             raise PareError(
                 f"{self.path} has format version {start[-1] if len(start) > len(MAGIC) else '?'}, this paring reads "
-                f"{VERSION}; use a matching paring"
+                f"{' and '.join(map(str, READ))}; use a matching paring"
             )
         smallest = len(start) + _FOOTER.size
         cut = f"{self.path} ({self.size:,} bytes) is damaged or cut off. Pack it again, or fetch it again."

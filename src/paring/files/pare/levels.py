@@ -109,17 +109,24 @@ def fits_half(patterns: Bits) -> bool:
     return all(np.array_equal(_halved(part.view(np.float32)).view(np.uint32), part) for part in parts)
 
 
+def distinct(flat: Bits) -> tuple[Bits, NDArray[np.int64]]:
+    """The different integers, in order, and how often each occurs; by sorting, as hashes of random numbers take ten times as long."""
+    order = np.sort(flat)
+    starts = np.flatnonzero(np.concatenate([[True], order[1:] != order[:-1]])) if len(order) else np.zeros(0, np.int64)
+    return order[starts], np.diff(starts, append=len(order))
+
+
 def _table(flat: Bits) -> Levels | None:
     """The different values, when there are few."""
     if len(flat) < 2:
         return None
-    found = np.unique(flat[:_SAMPLE])
+    found, _ = distinct(flat[:_SAMPLE])
     if len(found) > MOST_VALUES or (len(flat) >= _SAMPLE and 2 * len(found) > _SAMPLE):
         return None
     index = _lookup(found, flat)
     if index is None:
         for part in np.array_split(flat, -(-len(flat) // _SAMPLE)):
-            found = np.union1d(found, part)
+            found, _ = distinct(np.concatenate([found, part]))
             if len(found) > MOST_VALUES:
                 return None
         index = _lookup(found, flat)
@@ -154,21 +161,20 @@ def _overhead(found: Levels) -> int:
 
 def _plausible(row: NDArray[np.float32]) -> bool:
     """Whether a row repeats itself, or is short."""
-    return len(row) <= _SMALL or 2 * len(np.unique(row[:_SMALL])) <= _SMALL
+    return len(row) <= _SMALL or 2 * len(distinct(row[:_SMALL].view(np.uint32))[0]) <= _SMALL
 
 
 def _grid(rows: NDArray[np.float32], kind: Kind) -> Levels | None:
     """Steps and integers that give the entries exactly, if there are such."""
-    few, bits = rows[:4, :_PROBE], rows.view(np.uint32) << 1
-    if not np.isfinite(rows).all() or ((bits > 0) & (bits < 1 << 24)).any() or (rows.view(np.uint32) == 1 << 31).any():
-        return None  # products that are denormal numbers are not the same where these are flushed to zero
-    ways = (
-        ((False, _steps), (True, _steps)) if fits_half(rows.view(np.uint32)) else ((False, _steps), (False, _divisors))
-    )
+    few = rows[:4, :_PROBE]
+    if not _ordinary(few):
+        return None
+    halves = fits_half(rows.view(np.uint32))
+    ways = ((False, _steps), (True, _steps)) if halves else ((False, _steps), (False, _divisors))
     for half, steps_of in ways:
-        if few.size < rows.size and steps_of(few, half) is None:
+        if few.size < rows.size and (steps_of(few[:1], half) is None or steps_of(few, half) is None):
             continue
-        steps = steps_of(rows, half)
+        steps = steps_of(rows, half) if _ordinary(rows) else None
         if steps is None:
             continue
         levels = np.rint(rows.astype(np.float64) / steps[:, None]).astype(np.int32)
@@ -179,6 +185,14 @@ def _grid(rows: NDArray[np.float32], kind: Kind) -> Levels | None:
         upper = max(0, min(-first, last - first + 1))
         return Levels(kind, last - first + 1, half, (levels - first).reshape(-1), side, upper)
     return None
+
+
+def _ordinary(rows: NDArray[np.float32]) -> bool:
+    """No infinities, no NaN, no -0.0, and no denormal numbers, since such products are not the same where these are flushed."""
+    patterns = rows.view(np.uint32)
+    size = patterns << 1
+    denormal = ((size > 0) & (size < 1 << 24)).any()
+    return bool(np.isfinite(rows).all() and not denormal and not (patterns == 1 << 31).any())
 
 
 def _steps(rows: NDArray[np.float32], half: bool) -> NDArray[np.float32] | None:

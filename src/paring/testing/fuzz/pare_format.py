@@ -38,6 +38,7 @@ def good() -> bytes:
         "grid": (dense[0] * 20).round() * 0.1 + 0.0,
         "classes": (dense * 2).round() * (torch.arange(40) < 9)[:, None] + 0.0,
         "planes": dense,
+        "bfloat16": torch.randn(3000, generator=generator).bfloat16(),
         "raw": torch.arange(9),
     }
     with tempfile.TemporaryDirectory() as folder:
