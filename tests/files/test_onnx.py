@@ -93,3 +93,67 @@ def test_the_reason_of_a_failed_export_is_that_of_the_network(tmp_path: Path) ->
 
     with pytest.raises(OnnxError, match="RuntimeError: no such thing"):
         to_onnx(Broken(), torch.randn(2, 2), tmp_path / "net.onnx")
+
+
+class Words(nn.Module):
+    """An embedding with positions for 16 words, a causal sum, and a mask as long as the text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.position, self.out = nn.Embedding(11, 8), nn.Embedding(16, 8), nn.Linear(8, 3)
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        x = self.embed(words) + self.position.weight[: words.shape[1]]
+        return self.out((x * mask[..., None]).cumsum(1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lengths_are_free_where_the_network_takes_them(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = Words().eval()
+    words, mask = torch.randint(11, (2, 6)), torch.ones(2, 6)
+    sizes = to_onnx(net, (words, mask), tmp_path / "net.onnx")
+    assert [len(shape) for shape in sizes.values()] == [2, 2]
+    assert all(isinstance(size, str) for shape in sizes.values() for size in shape)
+    for batch, length in ((1, 4), (3, 16), (2, 9)):
+        other = torch.randint(11, (batch, length)), torch.rand(batch, length)
+        assert torch.allclose(run(tmp_path / "net.onnx", *other), net(*other), atol=1e-5)
+    sizes = to_onnx(net, (words, mask), tmp_path / "net.onnx", dynamic=False)
+    assert list(sizes.values()) == [(2, 6), (2, 6)]
+    sizes = to_onnx(net, (words, mask), tmp_path / "net.onnx", dynamic={"words": [1], "mask": [1]})
+    assert [shape[0] for shape in sizes.values()] == [2, 2]
+    assert all(isinstance(shape[1], str) for shape in sizes.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_heights_and_widths_are_free_and_what_is_fixed_is_said(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    free = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    ).eval()
+    fixed = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)).eval()
+    image = torch.randn(2, 3, 8, 8)
+    (shape,) = to_onnx(free, image, tmp_path / "net.onnx").values()
+    assert [isinstance(size, str) for size in shape] == [True, False, True, True]
+    other = torch.randn(3, 3, 10, 17)
+    assert torch.allclose(run(tmp_path / "net.onnx", other), free(other), atol=1e-5)
+    (shape,) = to_onnx(fixed, image, tmp_path / "net.onnx").values()
+    assert isinstance(shape[0], str)
+    assert shape[1:] == (3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "said"),
+    [({"y": [0]}, "no input 'y'; there are input"), ({"input": [2]}, "no dimension 2")],
+)
+def test_dimensions_that_are_not_there_are_refused(dynamic: dict[str, list[int]], said: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=said):
+        to_onnx(nn.Linear(2, 2), torch.randn(2, 2), tmp_path / "net.onnx", dynamic=dynamic)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_size_that_the_network_does_not_take_cannot_be_asked_for(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
+    with pytest.raises(OnnxError, match="cannot be exported"):
+        to_onnx(net, torch.randn(2, 3, 4), tmp_path / "net.onnx", dynamic={"input": [1]})

@@ -1,20 +1,23 @@
-"""ONNX files that were checked: exported with any batch size, and run against the network before they count."""
+"""ONNX files that were checked: exported with all sizes free that can be, and run against the network before they count."""
 
 from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from paring.analysis.alone import alone
-from paring.analysis.capture import check_example, check_layers, first_dimensions, untouched_random
+from paring.analysis.capture import check_example, check_layers, untouched_random
 from paring.analysis.quiet import quiet
 from paring.core import Example, Inputs, plain_net
 from paring.core.atomic import atomic
 from paring.core.without_cache import without_cache
+from paring.files.free_sizes import dynamic_shapes, free_sizes, named_shapes
 
 TOLERANCE = 1e-4
 
@@ -23,21 +26,44 @@ class OnnxError(ValueError):
     """A network cannot be written as ONNX, or the file computes something else; the message says which and why."""
 
 
+Sizes = dict[str, tuple[int | str, ...]]
+
+
 @alone()
-def to_onnx(net: nn.Module, example: Example, path: str | os.PathLike[str]) -> None:
-    """Write `net` in eval mode to `path` (one file, opset of the exporter), with a dynamic batch where there is one.
+def to_onnx(
+    net: nn.Module,
+    example: Example,
+    path: str | os.PathLike[str],
+    *,
+    dynamic: bool | Mapping[str, Sequence[int]] = True,
+) -> Sizes:
+    """Write `net` in eval mode to `path` (one file, opset of the exporter), and run it before it counts.
 
-    example: an input with the batch first, a tuple of inputs or a mapping of keyword arguments. The file is run by
-    onnxruntime on the example and on another batch size; outputs have to agree to 1e-4 of their largest magnitude. The
-    network is left as it was, a file under `path` stays until the new one has passed.
+    The file is run by onnxruntime on the example, on another batch size, and with every other size that is free; outputs have
+    to agree to 1e-4 of their largest magnitude. The network is left as it was, a file under `path` stays until the new one
+    has passed.
 
-    Raises `ImportError` without the extra `onnx`, `CaptureError` when the example is empty or no call of the network,
-    `OnnxError` when the network cannot be exported or does not agree.
+    Args:
+        net: a network.
+        example: an input with the batch first, a tuple of inputs or a mapping of keyword arguments.
+        path: where the file goes.
+        dynamic: which sizes are free. True: the batch, if the inputs share one, and all sizes that the network takes halved
+            or doubled (lengths of text, height and width of images), if they can be exported so. False: none. Else the
+            dimensions by the name of the argument, `{"input_ids": [0, 1]}`.
+
+    Returns:
+        By the name of each input of the file its sizes: a number is fixed, a name is free.
+
+    Raises:
+        ImportError: the extra `onnx` is missing.
+        paring.CaptureError: the example is empty or no call of the network.
+        ValueError: `dynamic` names what is not there.
+        OnnxError: the network cannot be exported (so), or does not agree.
     """
     net = plain_net(net, "to_onnx", OnnxError)
     try:
-        import onnx
-        import onnxruntime
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
@@ -48,32 +74,71 @@ def to_onnx(net: nn.Module, example: Example, path: str | os.PathLike[str]) -> N
     check_example(net, inputs)
     check_layers(net)
     with atomic(path) as file, untouched_random(), without_cache(net), torch.no_grad(), quiet():
-        size = inputs.batch
-        shapes = first_dimensions(net, inputs, torch.export.Dim.DYNAMIC) if size is not None else None
-        traced = inputs.cycled(2)
-        try:
-            program = torch.onnx.export(
-                net,
-                traced.args,
-                kwargs=dict(traced.kwargs),
-                dynamo=True,
-                dynamic_shapes=shapes,
-                external_data=False,
-                verbose=False,
-            )
-        except Exception as error:  # the exporter raises whatever the network's own code raises
-            raise OnnxError(f"{type(net).__name__} cannot be exported: {_why(error)}") from error
-        assert program is not None
-        program.save(file.name, external_data=False)
-        onnx.checker.check_model(file.name)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        try:
-            session = onnxruntime.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has its own hierarchy of errors
-            raise OnnxError(f"onnxruntime refuses the file of {type(net).__name__}: {_why(error)}") from error
-        for trial in (inputs, *([inputs.cycled(size + 1)] if size is not None else [])):
+        *likely, last = _ways(net, inputs, dynamic)
+        for shapes, trials in likely:
+            try:
+                return _write(net, inputs, shapes, trials, file.name)
+            except OnnxError:  # a network may take a size that cannot be exported as free; what is free is returned
+                continue
+        return _write(net, inputs, *last, file.name)
+
+
+_Way = tuple[dict[str, Any] | None, list[Inputs]]
+
+
+def _ways(net: nn.Module, inputs: Inputs, dynamic: bool | Mapping[str, Sequence[int]]) -> list[_Way]:
+    """Dimensions that may be free, with calls to try the file on; the most free first."""
+    size = inputs.batch
+    larger = [] if size is None else [inputs.cycled(size + 1)]
+    if dynamic is False:
+        return [(None, [])]
+    others = free_sizes(net, inputs)
+    trials = [*larger, *others.values()]
+    if dynamic is not True:
+        return [(named_shapes(net, inputs, dynamic), trials)]
+    if size is None:
+        return [(None, [])]
+    most = [(dynamic_shapes(net, inputs, list(others)), trials)] if others else []
+    return [*most, (dynamic_shapes(net, inputs), larger)]
+
+
+def _write(net: nn.Module, inputs: Inputs, shapes: dict[str, Any] | None, trials: list[Inputs], path: str) -> Sizes:
+    import onnx
+    import onnxruntime
+
+    traced = inputs.cycled(2) if shapes is not None else inputs
+    try:
+        program = torch.onnx.export(
+            net,
+            traced.args,
+            kwargs=dict(traced.kwargs),
+            dynamo=True,
+            dynamic_shapes=shapes,
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:  # the exporter raises whatever the network's own code raises
+        raise OnnxError(f"{type(net).__name__} cannot be exported: {_why(error)}") from error
+    assert program is not None
+    program.save(path, external_data=False)
+    onnx.checker.check_model(path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has its own hierarchy of errors
+        raise OnnxError(f"onnxruntime refuses the file of {type(net).__name__}: {_why(error)}") from error
+    found = {one.name: tuple(one.shape) for one in session.get_inputs()}
+    for trial in (inputs, *trials):
+        if _takes(found, trial):
             _compare(net, session, trial)
+    return found
+
+
+def _takes(found: Sizes, inputs: Inputs) -> bool:
+    """Whether the file's fixed sizes are these."""
+    pairs = zip(found.values(), inputs.shapes, strict=False)
+    return all(a in (b, None) or isinstance(a, str) for old, new in pairs for a, b in zip(old, new, strict=False))
 
 
 def _why(error: BaseException) -> str:
