@@ -129,7 +129,7 @@ def write(
     Returns:
         How it was written, and the side information that goes uncoded.
     """
-    found = None if _never_quantised(bits) else levels.find(bits)
+    found = None if bits.itemsize == 2 and _never_quantised(bits) else levels.find(bits)
     if found is None:
         return _write_many(bits, encoder, strides, memory)
     matrix = found.index.reshape(_matrix(bits.shape))
@@ -184,7 +184,7 @@ def read(code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], side: varint.
 
 
 def _never_quantised(bits: Bits) -> bool:
-    """Whether byte planes are as short as the index into a table can be: bfloat16 numbers, say, that nobody rounded further."""
+    """Whether byte planes are as short as the index into a table can be: 16-bit numbers that nobody rounded further."""
     sample = bits.reshape(-1)[:: -(-bits.size // _SAMPLE) or 1]
     _, counts = levels.distinct(sample)
     zeros = np.count_nonzero(sample == 0)
