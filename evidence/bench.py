@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from evidence.benches import bits, codec, gates, inference, removal, sweep, trained_networks, training_speed
+from evidence.benches import bits, census, codec, gates, inference, removal, sweep, trained_networks, training_speed
 from evidence.benches.book import Asked, Bench
 
 BENCHES: dict[str, Bench] = {
@@ -20,6 +20,7 @@ BENCHES: dict[str, Bench] = {
         trained_networks.run,
         trains=True,
     ),
+    "census": Bench("architectures of timm, transformers, diffusers and others, gated, cut and exported", 1, census.run),
     "sweep": Bench("wall-clock time of a sweep on two workers, against one after another", 1, sweep.run, trains=True),
 }
 
