@@ -33,6 +33,7 @@ from paring.pruning.gated import GatedCopy
 from paring.removal import compact
 
 LIMIT = 600  # seconds for one architecture
+_LIMIT_OTHER = 30  # for what Torch-Pruning makes of it
 _EXACT = 1e-9  # of the largest output, in float64
 _BUDGET = 0.6  # of the parameters
 _CLOSE = 0.02  # of the dense network: how far below a budget the outcome may lie
@@ -52,71 +53,72 @@ def run(asked: Asked) -> Path:
 
 
 def _apart(name: str) -> dict[str, Any]:
-    """The row, made in a process of its own."""
+    """The row, made in a process of its own; what Torch-Pruning makes of it comes after the rest, with a limit of its own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(name, theirs), daemon=True)
     process.start()
     theirs.close()
+    found: dict[str, Any] = {"package": SUBJECTS[name].package, "status": f"not done in {LIMIT} s"}
     try:
-        found: dict[str, Any] = ours.recv() if ours.poll(LIMIT) else {"status": f"not done in {LIMIT} s"}
+        if ours.poll(LIMIT):
+            found |= ours.recv()
+            if found["status"] == "done":
+                found["torch_pruning"] = ours.recv() if ours.poll(_LIMIT_OTHER) else f"not done in {_LIMIT_OTHER} s"
     except EOFError:
         process.join()
-        found = {"status": f"its process ended with code {process.exitcode}"}
+        found["status"] = f"its process ended with code {process.exitcode}"
     process.kill()
     process.join()
-    return {"package": SUBJECTS[name].package, **found}
+    return found
 
 
 def _child(name: str, pipe: Any) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    pipe.send(measure(SUBJECTS[name]))
+    row, gated = measure(SUBJECTS[name])
+    pipe.send(row)
+    if gated is not None:
+        pipe.send(_outcome(lambda: _torch_pruning(gated)))
     pipe.close()
 
 
-def measure(wild: Wild) -> dict[str, Any]:
-    """One row. `status` is "done", or where it ended and why."""
-    row: dict[str, Any] = {}
+def _outcome(look: Callable[[], str]) -> str:
+    """What this says, or what it raised: whatever happens there is its result."""
+    try:
+        return look()
+    except Exception as error:
+        return f"{type(error).__name__}: {_short(error)}"
+
+
+def measure(wild: Wild) -> tuple[dict[str, Any], GatedCopy | None]:
+    """One row, and the gated network if it came so far. `status` is "done", or where it ended and why."""
     try:
         torch.manual_seed(0)
         net, example = wild.make()
     except Exception as error:  # a package that is missing, or that builds another way by now
-        return {"status": f"not built: {_short(error)}"}
-    row["version"] = _version(wild.package)
+        return {"status": f"not built: {_short(error)}"}, None
     net, inputs = _doubled(net, example)
     randomise(net, torch.Generator().manual_seed(0))
-    row["dense_parameters"] = _parameters(net)
-    before = _memory()
-    began = time.process_time()
+    row: dict[str, Any] = {"version": _version(wild.package), "dense_parameters": _parameters(net)}
+    before, began = _memory(), time.process_time()
     try:
         gated = GatedCopy.of(net, inputs, "units")
-    except pr.CaptureError as error:
-        return {**row, "captured": False, "status": f"not captured: {_short(error)}"}
-    except ValueError as error:
-        return {**row, "captured": True, "status": f"no gates: {_short(error)}"}
-    except Exception as error:
-        return {**row, "captured": False, "status": f"crash: {type(error).__name__}: {_short(error)}"}
-    row |= {"captured": True, "groups": len(gated.wiring.groups), "gateable": len(gated.sites)}
-    try:
+        row |= {"captured": True, "groups": len(gated.wiring.groups), "gateable": len(gated.sites)}
         small, found = _halved(gated)
-        row |= found
+    except pr.CaptureError as error:
+        return {**row, "captured": False, "status": f"not captured: {_short(error)}"}, None
     except Exception as error:
-        return {**row, "status": f"crash: {type(error).__name__}: {_short(error)}"}
-    row |= {"seconds": time.process_time() - began, "memory": _memory() - before}
-    tried: dict[str, Callable[[], Any]] = {
+        kind = "no gates" if type(error) is ValueError and "gateable" not in row else f"crash: {type(error).__name__}"
+        return {"captured": False, **row, "status": f"{kind}: {_short(error)}"}, None
+    row |= {**found, "seconds": time.process_time() - began, "memory": _memory() - before}
+    tried: dict[str, Callable[[], str]] = {
         "budget": lambda: _budget(net, inputs),
         "saved": lambda: _saved(small, net, inputs),
         "trains": lambda: _trains(small, inputs),
         "onnx": lambda: _onnx(small, inputs),
-        "torch_pruning": lambda: _torch_pruning(gated, inputs),
     }
-    for name, look in tried.items():
-        try:
-            row[name] = look()
-        except Exception as error:  # whatever happens in one of these is its result
-            row[name] = f"{type(error).__name__}: {_short(error)}"
-    return {**row, "status": "done"}
+    return {**row, **{name: _outcome(look) for name, look in tried.items()}, "status": "done"}, gated
 
 
 def _doubled(net: nn.Module, example: Any) -> tuple[nn.Module, Inputs]:
@@ -205,10 +207,10 @@ def _onnx(small: nn.Module, inputs: Inputs) -> str:
     return "agrees"
 
 
-def _torch_pruning(gated: GatedCopy, inputs: Inputs) -> str:
+def _torch_pruning(gated: GatedCopy) -> str:
     """The same dead units, cut by Torch-Pruning, group by group; heads only as rows, since it cannot know of heads."""
     tp = importlib.import_module("torch_pruning")
-    net = copy.deepcopy(gated.net)
+    net, inputs = copy.deepcopy(gated.net), gated.example
     release(net)
     before = _call(net, inputs)
     whole = _parameters(net)
@@ -217,7 +219,7 @@ def _torch_pruning(gated: GatedCopy, inputs: Inputs) -> str:
             net,
             example_inputs=inputs,
             forward_fn=lambda net, inputs: net(*inputs.args, **inputs.kwargs),
-            output_transform=lambda out: [part for part in _tensors(out) if part.requires_grad],
+            output_transform=lambda out: _tensors(out)[0],
         )
         modules = dict(net.named_modules())
         for number, gate in enumerate(gated.gates):
