@@ -266,7 +266,8 @@ def test_gated_hidden_units_go_in_pairs() -> None:
     assert gap(net, small, torch.randn(3, 3, 8, 8).double()) < 1e-10
 
 
-def test_rotary_and_grouped_queries_go_by_whole_groups() -> None:
+@pytest.mark.parametrize("apart", [False, True])
+def test_rotary_and_grouped_queries_go_by_whole_groups(apart: bool) -> None:
     class Llama(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -276,8 +277,10 @@ def test_rotary_and_grouped_queries_go_by_whole_groups() -> None:
             self.register_buffer("sin", angle.sin())
 
         def turn(self, x: Tensor) -> Tensor:
+            x, rest = x[..., :4], x[..., 4:]  # as where only some positions are turned: nothing is left over here
             a, b = x.chunk(2, -1)
-            return x * self.cos + torch.cat([-b, a], -1) * self.sin
+            turned = x * self.cos + torch.cat([-b, a], -1) * self.sin
+            return torch.cat([turned, rest], -1) if apart else turned
 
         def forward(self, x: Tensor) -> Tensor:
             b, t, _ = x.shape

@@ -126,8 +126,8 @@ def _parts(run: Interpreter, node: fx.Node) -> tuple[list[State], int] | None:
     states = [p for p in parts if isinstance(p, State)]
     if base_name(node) == "stack":
         states = [State(p.labels.unsqueeze(dim), p.value.unsqueeze(dim)) for p in states]
-    states = [p for p in states if tuple(p.value.shape) != (0,)]  # these join nothing
-    return (states, dim % states[0].labels.dim()) if states else None
+    states = [p for p in states if p.value.numel()] or states[:1]  # empty ones join nothing
+    return (states, dim % max(states[0].labels.dim(), 1)) if states else None
 
 
 def _cat(run: Interpreter, node: fx.Node, states: list[State], dim: int) -> object:

@@ -74,6 +74,8 @@ def _cut(run: Interpreter, node: fx.Node, name: str, labels: Tensor, outs: list[
     outer = [d for d in grid_dims(labels) if d != dim]
     outer = outer[: grid_dims(labels).index(dim)]
     for out in outs:
+        if not out.numel():  # what a rotation of all positions leaves over
+            continue
         if not varying(out):
             run.keep(out, f"taken alone by {name} in {place(node)}")
         run.grid(out)
