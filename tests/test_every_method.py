@@ -17,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 import paring as pr
 from marks import CUT_SHORT
 from paring.core import gates
+from paring.core.packed import named_weight
 from paring.gates import MaskGate
 from paring.testing import ZOO, Chain, Row, chain_batch, difference, is_stock, same_state
 
@@ -206,8 +207,7 @@ def test_what_is_closed_stays_exactly_zero_under_momentum_and_decay(row: Row) ->
         train(net, run, opt, 1)
         for name, kind, gate in gates(net):
             if kind == "weights":
-                weight = net.get_submodule(name).weight
-                assert isinstance(weight, torch.Tensor)
+                weight = named_weight(net, name)
                 seen = gate.fold(weight)
                 assert torch.equal(seen != 0, gate.support() & (weight != 0)), name
                 if isinstance(gate, MaskGate) and not gate.dense:

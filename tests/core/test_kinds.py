@@ -28,6 +28,7 @@ from paring.core import (
     release,
     stock_class,
 )
+from paring.core.recurrent import GATES
 from paring.cost import CostModel
 from paring.cost.actual import measure
 from paring.files.fits import misfit
@@ -382,6 +383,6 @@ def test_every_kind_of_torch_sets_the_sizes_that_its_constructor_does() -> None:
         weight = getattr(layer, kind.scaled[0], None)
         if isinstance(weight, Tensor):
             assert math.prod(kind.shape(layer, "weights")) == weight.numel()
-    private = {nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.MultiheadAttention}
+    private = {nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.MultiheadAttention, *GATES}
     other = {kind.layer for kind in kinds() if not issubclass(kind.layer, nn.Linear) and kind not in MINE}
     assert {layer for layer in other if layer.__module__.startswith("torch.")} - private <= seen

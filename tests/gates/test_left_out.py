@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 from torch.nn.utils.parametrizations import weight_norm
 
 import paring as pr
@@ -85,20 +87,38 @@ METHODS = [
 ]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{type(method).__name__} {method.at}")
-def test_every_method_names_a_recurrent_layer(method: pr.Method) -> None:
-    net = Recurrent()
+class Own(nn.LSTM):
+    """A recurrent layer with a forward that nobody knows."""
+
+
+every = pytest.mark.parametrize("method", METHODS, ids=lambda method: f"{type(method).__name__} {method.at}")
+
+
+@every
+def test_every_method_names_a_recurrent_layer_that_takes_no_gate(method: pr.Method) -> None:
+    net = Recurrent(Own)
     weights = share(net, "cells.weight_ih_l0", "cells.weight_hh_l0")
     (line,) = said(net, method)
     assert line.startswith("1 layer takes no gate at ")
     assert f", with {weights} of this Recurrent's parameters" in line
-    assert "cells (LSTM): recurrent layers take none" in line
+    assert "cells (Own): " in line
     assert line.endswith(":!cells'")
 
 
-@pytest.mark.parametrize("at", ["weights:!cells", "weights:Linear", ["weights:fc", "weights:up"], "weights:!LSTM"])
+@pytest.mark.parametrize("make", [Recurrent, lambda: Recurrent(nn.GRU), Attentive], ids=["lstm", "gru", "attention"])
+@every
+def test_packed_weights_that_take_gates_are_not_named(method: pr.Method, make: Callable[[], nn.Module]) -> None:
+    if "weights" in str(method.at):  # type: ignore[attr-defined]
+        assert said(make(), method) == []
+
+
+@pytest.mark.parametrize(
+    "at",
+    ["weights:!cells", "weights:Linear", ["weights:fc", "weights:up"], "weights:!Own", "weights:!cells.weight_*"],
+)
 def test_what_the_user_leaves_out_is_not_named(at: str | list[str]) -> None:
-    assert said(Recurrent(), pr.GMP(density=0.5, at=at)) == []
+    assert said(Recurrent(Own), pr.GMP(density=0.5, at=at)) == []
+    assert said(Recurrent(), pr.GMP(density=0.5, at="weights:cells.weight_hh*")) == []
 
 
 def test_layers_that_methods_leave_alone_by_design_are_not_named() -> None:
@@ -111,14 +131,28 @@ def test_layers_that_methods_leave_alone_by_design_are_not_named() -> None:
     assert said(Attentive(), pr.L0(price=1e-3, at="heads")) == []
 
 
-def test_attention_is_named_with_both_projections() -> None:
+def test_packed_weights_are_named_where_something_is_in_the_way() -> None:
     net = Attentive()
+    net.att.forward = net.att.forward  # type: ignore[method-assign]
     (line,) = said(net, pr.GMP(density=0.5))
-    assert line.startswith("2 layers take no gates at 'weights'")
+    assert line.startswith("1 layer takes no gate at 'weights'")
     assert share(net, "att.in_proj_weight", "att.out_proj.weight") in line
-    assert "att (MultiheadAttention): its packed projections take none" in line
-    assert "att.out_proj (NonDynamicallyQuantizableLinear): its attention uses it without calling it" in line
-    assert line.endswith("at='weights:!att|!att.out_proj'")
+    assert "att (MultiheadAttention): its forward was replaced on the instance" in line
+    assert line.endswith("at='weights:!att'")
+    tied = nn.Sequential(nn.RNNCell(4, 4), nn.RNNCell(4, 4), nn.Linear(4, 3))
+    tied[1].weight_hh = tied[0].weight_hh
+    with pytest.warns(pr.ParingWarning):
+        pr.attach(tied, pr.GMP(density=0.5), torch.randn(2, 4), steps=2)
+    (line,) = attached(tied).said
+    assert "0 (RNNCell): its weight is shared with '1'" in line
+    assert line.startswith("1 layer"), "the weight that both have is named once"
+    computed = nn.Sequential(nn.RNNCell(4, 4), nn.Linear(4, 3))
+    prune.identity(computed[0], "weight_hh")
+    with pytest.warns(pr.ParingWarning):
+        pr.attach(computed, pr.GMP(density=0.5), torch.randn(2, 4), steps=2)
+    (line,) = attached(computed).said
+    assert share(computed, "0.weight_hh_orig") in line
+    assert "0 (RNNCell): the weight of '0.weight_hh' is computed by a hook" in line
 
 
 def test_other_holders_of_weights_are_named_with_the_reason() -> None:
@@ -137,16 +171,16 @@ def test_other_holders_of_weights_are_named_with_the_reason() -> None:
     assert said(Odd(), pr.GMP(density=0.5, at=advice)) == [], "as the message says"
 
 
-def test_a_gru_and_what_a_stack_says_twice() -> None:
-    lines = said(Recurrent(nn.GRU), pr.Stack(pr.GMP(density=0.5), pr.L0(price=1e-3, at="units")))
-    assert ["(GRU)" in line for line in lines] == [True, True]
+def test_what_a_stack_says_twice() -> None:
+    lines = said(Recurrent(Own), pr.Stack(pr.GMP(density=0.5), pr.L0(price=1e-3, at="units")))
+    assert ["(Own)" in line for line in lines] == [True, True]
     assert "'weights'" in lines[0]
     assert "'units'" in lines[1]
-    net = Recurrent()
+    net = Recurrent(Own)
     with pytest.warns(pr.ParingWarning, match="cells"):
         run = pr.attach(net, pr.GMP(density=0.5), torch.randn(2, 5, 4), steps=1)
     opt = torch.optim.SGD(run.parameter_groups(lr=0.1))
     net(torch.randn(2, 5, 4)).sum().backward()
     run.step(opt)
     run.finish()
-    assert any("cells (LSTM)" in note for note in run.report.notes)
+    assert any("cells (Own)" in note for note in run.report.notes)

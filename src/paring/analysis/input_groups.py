@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from paring.analysis.interpret import Interpretation
-from paring.analysis.state import Liveness
+from paring.analysis.recurrence import Recurrence
+from paring.analysis.state import Liveness, Site
 from paring.analysis.weights import groups_of
 
 InputGroups = Mapping[str, int]
-"""Layer name → m. Layers with groups of their own lose no single columns anyway."""
+"""Layer name, or that of a packed weight, → m. Layers with groups of their own lose no single columns anyway."""
 
 
 def keep_groups(analysis: Interpretation, liveness: Liveness, input_groups: InputGroups) -> bool:
@@ -29,16 +30,31 @@ def keep_groups(analysis: Interpretation, liveness: Liveness, input_groups: Inpu
     while True:
         more = []
         for site in analysis.sites:
-            size = input_groups.get(site.name, 1)
-            if size > 1 and groups_of(site.module) == 1:
-                kept = liveness.kept[site.columns]
-                more.append(site.columns[_whole(kept, size) & ~kept])
+            for columns, size in _grouped(analysis, site, input_groups):
+                kept = liveness.kept[columns]
+                more.append(columns[_whole(kept, size) & ~kept])
         units = torch.cat([*more, torch.empty(0, dtype=torch.int64)]).unique()
         if not len(units):
             return changed
         changed = True
         liveness.kept[units] = True
         liveness.grouped.update(units.tolist())
+
+
+def _grouped(analysis: Interpretation, site: Site, input_groups: InputGroups) -> list[tuple[Tensor, int]]:
+    """The columns that a layer reads in groups, and the size of these: all of them, or those of a packed weight."""
+    found = []
+    if isinstance(site.module, Recurrence):
+        own = site.module
+        for leaf, reads in own.leaves.items():
+            held = site.columns[: own.split] if reads == 1 else site.columns[own.split :]
+            if reads:
+                found.append((held, input_groups.get(f"{own.path}.{leaf}" if own.path else leaf, 1)))
+    elif groups_of(site.module) == 1:
+        alias = analysis.aliases.get(f"{site.name}.weight" if site.name else "weight")
+        name = site.name if alias is None or alias.swapped else alias.name
+        found.append((site.columns, input_groups.get(name, input_groups.get(site.name, 1))))
+    return [(columns, size) for columns, size in found if size > 1]
 
 
 def whole_groups(gone: Tensor, size: int) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from paring.analysis.alone import alone
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
+from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import COMPUTED, Site
 from paring.analysis.unit_groups import SPREAD, Group, find_groups, find_heads, sole_norm, spread_out
 from paring.analysis.weights import groups_of, known
 from paring.analysis.work import Product
-from paring.core import Example, unwrapped
+from paring.core import Example, kind_of, unwrapped
+from paring.core.packed import packed_name
 
 
 @dataclass(frozen=True)
@@ -89,12 +92,46 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Rows of a packed weight that are the weight of a layer, or a part of it.
+
+    layer: its name. start, rows: where they are; a multiple of the layer's units, each unit having one row in every stretch.
+    first: the column of the layer that the weight's first column is.
+    """
+
+    layer: str
+    start: int
+    rows: int
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One of the weights that a layer packs together (`Kind.packed`), which takes gates at "weights".
+
+    name: as in `packed_name`. module, leaf: where it is. parts: empty where no layer of the wiring computes with it.
+    """
+
+    name: str
+    module: str
+    leaf: str
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def parameter(self) -> str:
+        """The name of the parameter in the network."""
+        return f"{self.module}.{self.leaf}" if self.module else self.leaf
+
+
+@dataclass(frozen=True)
 class Wiring:
     """Layers and norms in order of execution. units: ids lie in 0..units-1.
 
     groups: the ids by the layers they live in. fixed (units,): which ids have to stay whatever their gates say; None
     in a wiring made by hand, where the units of layers that are not gateable are. products: arithmetic outside of the
     layers, such as attention and recurrent networks. uncounted: modules with arithmetic that is not known -> its name.
+    packed: weights that layers pack together, by name.
     """
 
     layers: tuple[Layer, ...]
@@ -104,6 +141,7 @@ class Wiring:
     fixed: Tensor | None = None
     products: tuple[Product, ...] = ()
     uncounted: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, Packed] = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[Layer | Norm, ...]:
@@ -136,7 +174,33 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
         free = interpret(net, captured, training=net.training, free=True)
         if free.slice_ties or _loose(free) > _loose(found):  # the units of attention lie along heads
             found = free
-    return describe(found)
+    return replace(describe(found), packed=_packed(net, found))
+
+
+def _packed(net: nn.Module, analysis: Interpretation) -> dict[str, Packed]:
+    """The packed weights of a network, each with the layers that it is the weight of."""
+    parts: dict[str, dict[Part, None]] = {}
+    for site in analysis.sites:
+        alias = analysis.aliases.get(f"{site.name}.weight" if site.name else "weight")
+        if isinstance(site.module, Recurrence):
+            own = site.module
+            for leaf, reads in own.leaves.items():
+                first = own.split if reads == 2 else 0
+                part = Part(site.name, 0, len(site.units) * own.gates, first)
+                parts.setdefault(f"{own.path}.{leaf}" if own.path else leaf, {})[part] = None
+        elif alias is not None and not alias.swapped:
+            parts.setdefault(alias.name, {})[Part(site.name, alias.start, len(site.units))] = None
+        else:
+            name = f"{site.name}.weight" if site.name else "weight"
+            parts.setdefault(name, {})[Part(site.name, 0, len(site.units))] = None
+    found = {}
+    for path, module in net.named_modules():
+        kind = kind_of(module)
+        for leaf in () if kind is None else kind.packed(module):
+            name, held = packed_name(path, leaf), attrgetter(leaf)(module)
+            known = tuple(parts.get(f"{path}.{leaf}" if path else leaf, {}))
+            found[name] = Packed(name, path, leaf, tuple(held.shape), known)
+    return found
 
 
 def _computed(analysis: Interpretation, box: Tensor) -> Tensor | None:

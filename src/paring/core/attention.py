@@ -1,7 +1,8 @@
-"""`nn.MultiheadAttention` with gates on the rows of its joint projection, which it uses without calling a layer.
+"""`nn.MultiheadAttention` with gates on its weights, and on the rows of its joint projection.
 
-The gates multiply rows of `in_proj_weight` and entries of `in_proj_bias` (queries, keys, values, one after the other), so
-one sample per example is not possible here.
+It uses its projections without calling a layer. Unit gates multiply rows of `in_proj_weight` and entries of `in_proj_bias`
+(queries, keys, values, one after the other), so one sample per example is not possible here. Gates at "weights" sit on each
+weight that is there (`packed_projections`), that of its `out_proj` too: the fast path reads it without a call.
 """
 
 from __future__ import annotations
@@ -10,28 +11,29 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paring.core.layers import Gated
+from paring.core.packed import GatedPacked
 
 
-class GatedMultiheadAttention(Gated, nn.MultiheadAttention):
-    """`nn.MultiheadAttention` with unit gates on its joint projection."""
+class GatedMultiheadAttention(GatedPacked, nn.MultiheadAttention):
+    """`nn.MultiheadAttention` with unit gates on its joint projection, and gates on all its weights."""
 
-    def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        assert self.unit_gate is not None
-        if self.unit_gate.transparent:
-            return nn.MultiheadAttention.forward(self, *args, **kwargs)
+    def shown(self) -> dict[str, Any]:
+        found = super().shown()
+        if self.unit_gate is None or self.unit_gate.transparent:
+            return found
         z = self.unit_gate().to(self.in_proj_weight.dtype)
-        shown = {"in_proj_weight": self.in_proj_weight * z.unsqueeze(1)}
+        found["in_proj_weight"] = found.get("in_proj_weight", self.in_proj_weight) * z.unsqueeze(1)
         if self.in_proj_bias is not None:
-            shown["in_proj_bias"] = self.in_proj_bias * z
-        self.__dict__.update(shown)  # seen before the parameters of the same names
-        try:
-            return nn.MultiheadAttention.forward(self, *args, **kwargs)
-        finally:
-            for name in shown:
-                del self.__dict__[name]
+            found["in_proj_bias"] = self.in_proj_bias * z
+        return found
 
 
 def joint_projection(module: nn.Module) -> bool:
     """Whether the module is an attention that projects queries, keys and values with one weight, and nothing besides."""
     return isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None and module.bias_k is None
+
+
+def packed_projections(module: nn.Module) -> tuple[str, ...]:
+    """The weights of an attention: of the joint projection, or of three, and of its result."""
+    leaves = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    return (*(leaf for leaf in leaves if isinstance(getattr(module, leaf, None), Tensor)), "out_proj.weight")

@@ -14,8 +14,8 @@ Whether the operation reads the parameters as they are is not asked here: the ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from paring.core.gate import Gate
 from paring.core.kinds import kind_of, stock_class
 from paring.core.layers import Gated, along, whole_batch
+from paring.core.packed import seen
 
 _LAST = ("linear", "embedding", "addmm")  # operations with the features last
 
@@ -34,7 +35,7 @@ class GatedSubclass(Gated):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         apart = {place: gate for place, gate in self.gates().items() if place != "weights" and _apart(gate)}
         shown = self._shown(apart)
-        with _seen(self, shown), _Watch(self, shown, apart) if apart else nullcontext():
+        with seen(self, shown), _Watch(self, shown, apart) if apart else nullcontext():
             return super().forward(*args, **kwargs)
 
     def _shown(self, apart: Mapping[Any, Gate]) -> dict[str, Tensor]:
@@ -63,17 +64,6 @@ class GatedSubclass(Gated):
 
 def _apart(gate: Gate) -> bool:
     return gate.per_example and gate.training and not gate.transparent
-
-
-@contextmanager
-def _seen(module: nn.Module, shown: Mapping[str, Tensor]) -> Iterator[None]:
-    """These tensors stand before the parameters of the same names."""
-    module.__dict__.update(shown)
-    try:
-        yield
-    finally:
-        for name in shown:
-            del module.__dict__[name]
 
 
 class _Watch(TorchFunctionMode):

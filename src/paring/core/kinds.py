@@ -27,15 +27,19 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from paring.core import layers
-from paring.core.attention import GatedMultiheadAttention
+from paring.core import layers, packed
+from paring.core.attention import GatedMultiheadAttention, packed_projections
 from paring.core.layers import Gated, PlaceKind
-from paring.core.recurrent import GATES
+from paring.core.recurrent import GATES, packed_weights
 from paring.core.select_linear import SelectLinear
 
 
 def _nothing(module: nn.Module) -> str:
     return ""
+
+
+def _none(module: nn.Module) -> tuple[str, ...]:
+    return ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,9 @@ class Kind:
         places: where gates may sit.
         elsewhere: why they cannot sit in other places.
         obstacle: why this very layer cannot carry gates; "" when it can.
+        packed: weights of this very layer, by name, that each take a gate of their own at "weights", in place of the one
+            weight of other kinds; of a part of it with a dot ("out_proj.weight"). The gated class shows them to the forward
+            (`GatedPacked`).
     """
 
     layer: type[nn.Module]
@@ -73,6 +80,7 @@ class Kind:
     places: tuple[PlaceKind, ...] = ("units", "inputs", "weights")
     elsewhere: str = ""
     obstacle: Callable[[nn.Module], str] = _nothing
+    packed: Callable[[nn.Module], tuple[str, ...]] = _none
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -300,8 +308,30 @@ def _fill() -> None:
             places=("units",),
             elsewhere="only its joint projection has unit gates",
             obstacle=_separate,
+            packed=packed_projections,
         )
     )
+    recurrent: dict[type[nn.Module], type[Gated]] = {
+        nn.RNN: packed.GatedRNN,
+        nn.LSTM: packed.GatedLSTM,
+        nn.GRU: packed.GatedGRU,
+        nn.RNNCell: packed.GatedRNNCell,
+        nn.LSTMCell: packed.GatedLSTMCell,
+        nn.GRUCell: packed.GatedGRUCell,
+    }
+    for one, gated_one in recurrent.items():
+        register(
+            Kind(
+                one,
+                column_dim=None,
+                per_unit=(),
+                scaled=(),
+                gated=gated_one,
+                places=(),
+                elsewhere="a recurrent layer has gates on its weights only",
+                packed=packed_weights,
+            )
+        )
 
 
 _fill()

@@ -19,7 +19,7 @@ input needs no gradient, its weight). One sample per example always multiplies a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
 import torch
@@ -33,16 +33,34 @@ _LEAST_VARIANCE = 1e-16  # keeps the slope of the square root finite where nothi
 
 
 class Gated(nn.Module):
-    """What all gated layers share: up to one gate per place."""
+    """What all gated layers share: up to one gate per place, and one for each of the weights that a layer packs together."""
 
     unit_gate: Gate | None
     input_gate: Gate | None
     weight_gate: Gate | None
+    weight_gates: nn.ModuleDict | None
 
     def gates(self) -> dict[PlaceKind, Gate]:
-        """What multiplies this layer by place; a `SharedGate` stands for gates that other layers hold too."""
+        """What multiplies this layer by place; a `SharedGate` stands for gates that other layers hold too.
+
+        Without those of packed weights, of which there are several: see `held`.
+        """
         found = {"units": self.unit_gate, "inputs": self.input_gate, "weights": self.weight_gate}
         return {cast(PlaceKind, kind): gate for kind, gate in found.items() if gate is not None}
+
+    def at_weights(self) -> dict[str, Gate]:
+        """Gates at "weights", by the parameter that each of them changes: "weight", or those of `Kind.packed`."""
+        found = {} if self.weight_gate is None else {"weight": self.weight_gate}
+        packed = () if self.weight_gates is None else self.weight_gates.items()
+        return found | {leaf_of(key): cast(Gate, gate) for key, gate in packed}
+
+    def held(self) -> Iterator[tuple[PlaceKind, str, Gate]]:
+        """(place, leaf, gate) for all gates; leaf: the parameter behind a gate at "weights", else ""."""
+        for kind, gate in self.gates().items():
+            yield kind, "weight" if kind == "weights" else "", gate
+        for leaf, gate in self.at_weights().items():
+            if gate is not self.weight_gate:
+                yield "weights", leaf, gate
 
     def multiply_inputs(self, x: Tensor) -> Tensor:
         if self.input_gate is None or self.input_gate.transparent:
@@ -80,6 +98,16 @@ class Gated(nn.Module):
     def feature_axis(self, x: Tensor) -> int:
         """Axis of `x` that carries the features (last for linear layers and embeddings, 1 for channels)."""
         return x.dim() - 1
+
+
+def key_of(leaf: str) -> str:
+    """The key under which a gate on a packed weight is kept; it cannot have a dot in it."""
+    return leaf.replace(".", "__")
+
+
+def leaf_of(key: str) -> str:
+    """The packed weight whose gate has this key."""
+    return key.replace("__", ".")
 
 
 def along(x: Tensor, z: Tensor, axis: int) -> Tensor:

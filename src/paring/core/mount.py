@@ -7,6 +7,7 @@ classes back.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import cast
 
 import torch
@@ -16,12 +17,15 @@ from paring.core.fused_encoder import fuse_again
 from paring.core.gate import Gate
 from paring.core.gated_subclass import GatedSubclass, gated_subclass
 from paring.core.kinds import derived, gateable, kind_of, kinds, stock_class
-from paring.core.layers import Gated, GatedCall, PlaceKind
+from paring.core.layers import Gated, GatedCall, PlaceKind, key_of
+from paring.core.packed import packed_name
 from paring.core.shared_gate import SharedGate
 
 
-def gate_shape(module: nn.Module, kind: PlaceKind) -> tuple[int, ...]:
+def gate_shape(module: nn.Module, kind: PlaceKind, leaf: str = "weight") -> tuple[int, ...]:
     """Shape of a gate of this kind on a (stock or gated) layer.
+
+    leaf: at "weights", the one that it changes, of a layer that packs several (`Kind.packed`).
 
     Raises:
         TypeError: the layer cannot carry a gate of this kind; the message says why.
@@ -47,6 +51,8 @@ def gate_shape(module: nn.Module, kind: PlaceKind) -> tuple[int, ...]:
         ]
         if hidden:
             raise TypeError(f"{name} cannot carry gates: its {' and '.join(hidden)} is no parameter of its own")
+    if kind == "weights" and leaf in known.packed(module):
+        return tuple(attrgetter(leaf)(module).shape)
     if kind not in known.places:
         raise TypeError(f"{name} cannot carry a gate at '{kind}': {known.elsewhere}")
     if reason := known.obstacle(module):
@@ -55,20 +61,25 @@ def gate_shape(module: nn.Module, kind: PlaceKind) -> tuple[int, ...]:
 
 
 _MOUNTED: dict[PlaceKind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
+_PACKED = "weight_gates"
 
 
-def put(module: nn.Module, kind: PlaceKind, gate: Gate) -> Gated:
+def put(module: nn.Module, kind: PlaceKind, gate: Gate, leaf: str = "weight") -> Gated:
     """Hang `gate` on `module` in place, swapping its class to the gated one.
+
+    leaf: as in `gate_shape`.
 
     Raises:
         TypeError: the layer cannot carry this kind of gate.
         ValueError: the gate has the wrong shape, or there is one in this place already.
     """
-    shape = gate_shape(module, kind)
+    shape = gate_shape(module, kind, leaf)
     if tuple(gate.shape) != shape:
         raise ValueError(
             f"a gate at '{kind}' of this {type(module).__name__} needs shape {shape}, got {tuple(gate.shape)}"
         )
+    known = kind_of(module)
+    packs = known is not None and kind == "weights" and leaf in known.packed(module)
     if gate.per_example and isinstance(module, nn.MultiheadAttention):
         raise ValueError(f"{type(module).__name__} cannot draw one sample per example: its gates multiply weights")
     if gate.noisy and kind == "weights" and issubclass(_gated_class(module), GatedCall | GatedSubclass):
@@ -76,6 +87,14 @@ def put(module: nn.Module, kind: PlaceKind, gate: Gate) -> Gated:
             f"{type(module).__name__} shows no noise of its weights, and this {type(gate).__name__} draws some"
         )
     gated = _swapped(module)
+    if packs:
+        if gated.weight_gates is None:
+            gated.weight_gates = nn.ModuleDict()
+        if key_of(leaf) in gated.weight_gates:
+            raise ValueError(f"the {leaf} of this {type(module).__name__} already has a gate at '{kind}'")
+        gated.weight_gates[key_of(leaf)] = gate
+        gate.train(module.training)
+        return gated
     if getattr(gated, _MOUNTED[kind]) is not None:
         raise ValueError(f"this {type(module).__name__} already has a gate at '{kind}'")
     setattr(gated, _MOUNTED[kind], gate)
@@ -126,7 +145,7 @@ def _gated_class(module: nn.Module) -> type[Gated]:
 def _swapped(module: nn.Module) -> Gated:
     if not isinstance(module, Gated):
         module.__class__ = _gated_class(module)
-        for leaf in _MOUNTED.values():
+        for leaf in (*_MOUNTED.values(), _PACKED):
             module.register_module(leaf, None)
     return cast(Gated, module)
 
@@ -139,37 +158,42 @@ def gated_layers(net: nn.Module) -> Iterator[tuple[str, Gated]]:
 
 
 def gates(net: nn.Module) -> Iterator[tuple[str, PlaceKind, Gate]]:
-    """(layer name, place, gate) for every gate of `net`, in module order; a shared gate once, at its first layer."""
+    """(layer name, place, gate) for every gate of `net`, in module order; a shared gate once, at its first layer.
+
+    Packed weights have names of their own (`packed_name`).
+    """
     seen: set[int] = set()
     for name, layer in gated_layers(net):
-        for kind, gate in layer.gates().items():
+        for kind, leaf, gate in layer.held():
             for one in gate.gates() if isinstance(gate, SharedGate) else (gate,):
                 if id(one) not in seen:
                     seen.add(id(one))
-                    yield name, kind, one
+                    yield packed_name(name, leaf) if leaf else name, kind, one
 
 
 @torch.no_grad()
 def release(net: nn.Module) -> None:
     """Multiply every test-time gate into the weights and give every layer its stock class back, in place."""
     for _, layer in list(gated_layers(net)):
-        held = layer.gates()
-        if "weights" in held:  # first: it may do more than multiply
-            weight = cast(Tensor, layer.weight)
-            weight.copy_(held.pop("weights").fold(weight))
-        for kind, gate in held.items():
-            for leaf, factor in factors(layer, kind, gate.value()).items():
+        for leaf, gate in layer.at_weights().items():  # first: they may do more than multiply
+            weight = cast(Tensor, attrgetter(leaf)(layer))
+            weight.copy_(gate.fold(weight))
+        for kind, gate in layer.gates().items():
+            for leaf, factor in factors(layer, kind, gate.value()).items() if kind != "weights" else ():
                 cast(Tensor, getattr(layer, leaf)).mul_(factor)
     strip(net)
 
 
-def factors(layer: Gated, kind: PlaceKind, value: Tensor) -> dict[str, Tensor]:
-    """A multiplier in this place, laid out against the layer's parameters: name -> tensor that broadcasts with it."""
+def factors(layer: Gated, kind: PlaceKind, value: Tensor, leaf: str = "weight") -> dict[str, Tensor]:
+    """A multiplier in this place, laid out against the layer's parameters: name -> tensor that broadcasts with it.
+
+    leaf: the parameter behind a gate at "weights".
+    """
     known = kind_of(layer)
     assert known is not None
-    value = value.to(known.weight_in(layer).dtype)
     if kind == "weights":
-        return {known.scaled[0]: value}
+        return {leaf: value.to(attrgetter(leaf)(layer).dtype)}
+    value = value.to(known.weight_in(layer).dtype)
     if kind == "inputs":
         return {known.scaled[0]: known.along_inputs(layer, value)}
     held = (leaf for leaf in known.scaled if getattr(layer, leaf, None) is not None)
@@ -179,7 +203,7 @@ def factors(layer: Gated, kind: PlaceKind, value: Tensor) -> dict[str, Tensor]:
 def strip(net: nn.Module) -> None:
     """Take all gates out without folding them, and give every layer its stock class back, in place."""
     for _, layer in list(gated_layers(net)):
-        for leaf in _MOUNTED.values():
+        for leaf in (*_MOUNTED.values(), _PACKED):
             delattr(layer, leaf)
         layer.__class__ = stock_class(layer)  # type: ignore[assignment]  # a layer's class is swapped on purpose
     fuse_again(net)

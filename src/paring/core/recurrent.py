@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from paring.core.layers import Gated
+
 GATES: dict[type[nn.Module], int] = {
     nn.RNN: 1,
     nn.GRU: 3,
@@ -21,7 +23,8 @@ GATES: dict[type[nn.Module], int] = {
 
 def gates_of(module: nn.Module) -> int:
     """How many rows of a weight one hidden unit has; 0 for what is no stock recurrent layer."""
-    return GATES.get(type(module), 0)
+    plain = type(module).__mro__[1:] if isinstance(module, Gated) else (type(module),)
+    return next((GATES[one] for one in plain if one in GATES), 0)
 
 
 def suffixes(module: nn.Module) -> list[list[str]]:
@@ -30,6 +33,13 @@ def suffixes(module: nn.Module) -> list[list[str]]:
         return [[""]]
     ways = ("", "_reverse") if module.bidirectional else ("",)
     return [[f"_l{layer}{way}" for way in ways] for layer in range(module.num_layers)]
+
+
+def packed_weights(module: nn.Module) -> tuple[str, ...]:
+    """The weights of all layers and directions, those that a hook computes too."""
+    ends = (end for ways in suffixes(module) for end in ways)
+    held = (f"{leaf}{end}" for end in ends for leaf in ("weight_ih", "weight_hh", "weight_hr"))
+    return tuple(leaf for leaf in held if isinstance(getattr(module, leaf, None), Tensor))
 
 
 def resize_recurrent(module: nn.Module) -> None:

@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from paring.analysis.wiring import Layer, Norm, Wiring
 from paring.analysis.work import Product
 from paring.cost.indices import indices
+from paring.cost.packed_weights import loose, loose_rows, packed_layers, packed_sum
 
 _FIELDS = ("outputs", "inputs", "weights", "biases", "parameters", "macs", "adds")
 
@@ -54,7 +55,8 @@ class Openness:
     """Chances in [0, 1] that gates are open, by layer name; whatever is missing is fully open.
 
     ``units``: (outputs,), the layer's unit gates. Layers joined by a residual add share a gate: give each its chance.
-    ``inputs``: (inputs,), the gates of the layer's input columns or channels. ``weights``: shaped like the weight.
+    ``inputs``: (inputs,), the gates of the layer's input columns or channels. ``weights``: shaped like the weight; of those
+    that a layer packs together, by the names in ``Wiring.packed``.
     ``permanently_closed``: ``units`` and ``inputs`` say what stays already, whether somebody reads it or not.
     """
 
@@ -96,7 +98,8 @@ class LayerCost:
 class Cost:
     """The cost of a network for one example: ``table`` has one row per field of ``LayerCost``, one column per layer.
 
-    Layers come first, in order of execution, then norms, then products of activations. Totals are 0-dim tensors: float64, or, when the openness
+    Layers come first, in order of execution, then norms, products of activations, and packed weights that no layer of the
+    wiring computes with. Totals are 0-dim tensors: float64, or, when the openness
     requires grad, differentiable and of the gates' dtype (float32 at least). ``extra`` parameters are always there.
     """
 
@@ -166,7 +169,9 @@ class CostModel:
         self.extra = extra
         self._layers = {layer.name: layer for layer in wiring.layers}
         rows: list[Layer | Norm | Product] = [*wiring.layers, *wiring.norms, *wiring.products]
-        self._names, self._kinds = tuple(row.name for row in rows), tuple(row.kind for row in rows)
+        packed = loose(wiring)
+        self._names = tuple(row.name for row in (*rows, *packed))
+        self._kinds = (*(row.kind for row in rows), *("weight" for _ in packed))
         self._index = indices(wiring)
         self._cache: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
 
@@ -235,6 +240,8 @@ class CostModel:
             there = _sums(alive[at["left"]] * alive[at["right"]], at["cells"])
             zero = torch.zeros_like(there)
             table = torch.cat([table, torch.stack([*[zero] * 5, there * at["cell_macs"], there * at["cell_adds"]])], 1)
+        if len(self._names) > table.shape[1]:
+            table = torch.cat([table, loose_rows(openness.weights, self.wiring, one)], 1)
         return Cost(self._names, self._kinds, table, self.extra)
 
     def _at(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -258,9 +265,11 @@ class CostModel:
         """``weights`` with the sums of weight-gated layers put in place."""
         needs = torch.split(need, [layer.outputs for layer in self.wiring.layers])
         opens = torch.split(q, [layer.inputs for layer in self.wiring.layers])
-        sums = list(weights.unbind())
+        sums, packed = list(weights.unbind()), packed_layers(given, self.wiring)
         for i, layer in enumerate(self.wiring.layers):
-            if layer.name in given:
+            if layer.name in packed:
+                sums[i] = packed_sum(layer.name, given, self.wiring, needs[i], opens[i])
+            elif layer.name in given:
                 sums[i] = _bilinear(layer, given[layer.name].to(weights), needs[i], opens[i])
         return torch.stack(sums)
 
@@ -268,10 +277,13 @@ class CostModel:
         for place in ("units", "inputs", "weights"):
             for name, chance in getattr(openness, place).items():
                 layer = self._layers.get(name)
-                if layer is None:
+                packed = self.wiring.packed.get(name) if place == "weights" else None
+                if layer is None and packed is None:
                     known = ", ".join(self._layers) or "none"
                     raise ValueError(f"openness.{place} names {name!r}, which is no layer of the wiring ({known})")
-                shape = {"units": (layer.outputs,), "inputs": (layer.inputs,), "weights": layer.weight}[place]
+                shape: tuple[int, ...] = packed.shape if packed is not None else ()
+                if packed is None and layer is not None:
+                    shape = {"units": (layer.outputs,), "inputs": (layer.inputs,), "weights": layer.weight}[place]
                 if tuple(chance.shape) != tuple(shape):
                     raise ValueError(
                         f"openness.{place}[{name!r}] has shape {tuple(chance.shape)} but the layer needs"

@@ -13,7 +13,7 @@ from torch import nn
 
 from paring.analysis import Wiring
 from paring.core import At, Gate, Places, Probe, Refusal, attached, gateable, stock_class
-from paring.gates.place import Site, single_site
+from paring.gates.place import Site, packed_site, single_site
 from paring.gates.why_not_gateable import carrier_of
 
 _SHOWN = 5  # layers in the message
@@ -37,12 +37,11 @@ def say_left_out(net: nn.Module, probe: Probe, places: At, found: Sequence[Site]
     modules = {name: module for name, module in net.named_modules() if not _in_gate(name, net)}
     wiring: Wiring = probe.wiring
     carriers = {carrier_of(layer.name, modules): layer.name for layer in wiring.layers}
-    covered = {
-        id(weight)
-        for site in found
-        for layer in site.layers
-        for weight in _weights(modules[carrier_of(layer, modules)])
-    }
+    covered = {id(net.get_parameter(site.parameter)) for site in found if site.kind == "weights"}
+    for site in found:
+        if site.kind != "weights":
+            carried = (modules[carrier_of(layer, modules)] for layer in site.layers)
+            covered |= {id(weight) for one in carried for weight in _weights(one)}
     total = sum(
         parameter.numel()
         for module in modules.values()
@@ -52,13 +51,20 @@ def say_left_out(net: nn.Module, probe: Probe, places: At, found: Sequence[Site]
     told: dict[str, str] = {}
     lost = 0
     for name, module in modules.items():
-        held = [weight for weight in _weights(module) if id(weight) not in covered]
-        names = {name, carriers.get(name, name)}
-        for place in chosen.places if held else ():
-            if place.kind not in kinds or not place.selects_group(dict.fromkeys(names, module)):
+        packed = [one for one in wiring.packed.values() if one.module == name]
+        for place in chosen.places:
+            if place.kind not in kinds:
                 continue
-            why = _why(place.kind, name, module, carriers.get(name), wiring, modules)
-            if why:
+            held, why = [weight for weight in _weights(module) if id(weight) not in covered], None
+            if place.kind == "weights" and packed:
+                selected = [one for one in packed if place.selects_group({name: module, one.name: module})]
+                leaves = tuple(one.leaf for one in selected)
+                held = [weight for weight in _behind(module, leaves) if id(weight) not in covered]
+                reasons = (packed_site(one, wiring, modules) for one in selected)
+                why = next((one for one in reasons if isinstance(one, Refusal)), None)
+            elif held and place.selects_group(dict.fromkeys({name, carriers.get(name, name)}, module)):
+                why = _why(place.kind, name, module, carriers.get(name), wiring, modules)
+            if held and why:
                 told[name] = f"{name or 'the network itself'} ({stock_class(module).__name__}): {why}"
                 lost += sum(weight.numel() for weight in held)
                 covered |= {id(weight) for weight in held}
@@ -79,10 +85,6 @@ def _why(
     """Why this module has no gate, None where it is none of those to name."""
     if isinstance(module, _RECURRENT):
         return Refusal("recurrent layers take none")
-    if kind == "weights" and isinstance(module, nn.MultiheadAttention):
-        return Refusal("its packed projections take none")
-    if kind == "weights" and isinstance(module, nn.modules.linear.NonDynamicallyQuantizableLinear):
-        return Refusal("its attention uses it without calling it")
     if kind == "units":
         known = layer is not None or not type(module).__module__.startswith("torch.nn")
         return None if known else Refusal("the captured forward does not call it as a layer")
@@ -96,6 +98,13 @@ def _why(
         if "weight" in module._parameters
         else "a parameter of its own, and no layer's weight"
     )
+
+
+def _behind(module: nn.Module, leaves: tuple[str, ...]) -> Iterator[nn.Parameter]:
+    """The parameters of these names, or those that a hook computes them from."""
+    for name, parameter in module.named_parameters():
+        if name in leaves or name.removesuffix("_orig") in leaves:
+            yield parameter
 
 
 def _weights(module: nn.Module) -> Iterator[nn.Parameter]:

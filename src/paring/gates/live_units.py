@@ -14,6 +14,7 @@ from torch import Tensor
 
 from paring.analysis import Layer, Wiring
 from paring.cost import Openness
+from paring.cost.packed_weights import packed_mask
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,10 @@ def live(given: Openness, wiring: Wiring) -> Openness:
     """
     if not given.weights and not given.inputs and _all_open_somewhere(given):
         return given
-    readers = [_reader(layer, given) for layer in wiring.layers]
+    readers = [_reader(layer, given, wiring) for layer in wiring.layers]
     fixed, met = _fixed(wiring)
     moving = _moving(readers, wiring.units)
-    needed = fixed | (met & moving)
+    needed = fixed | (met & moving) | _in_heads(wiring, readers)
     kept = torch.zeros_like(needed)
     while True:
         _close(needed, moving, readers)
@@ -89,16 +90,17 @@ def _all_open_somewhere(given: Openness) -> bool:
     return all(bool((alive > 0).any()) for alive in given.units.values())
 
 
-def _reader(layer: Layer, given: Openness) -> _Reader:
+def _reader(layer: Layer, given: Openness, wiring: Wiring) -> _Reader:
     columns = given.inputs.get(layer.name)
     weights = given.weights.get(layer.name)
+    packed = packed_mask(layer.name, given.weights, wiring, layer.outputs, layer.inputs) if wiring.packed else None
     alive = given.units.get(layer.name)
     opened = torch.ones(layer.outputs, dtype=torch.bool) if alive is None else (alive > 0).cpu()
     plain = weights is not None and layer.groups == 1 and not layer.lookup
     return _Reader(
         layer,
         torch.ones(layer.inputs, dtype=torch.bool) if columns is None else (columns > 0).cpu(),
-        _columns(weights) if plain and weights is not None else None,
+        packed if packed is not None else _columns(weights) if plain and weights is not None else None,
         opened,
         ~opened if layer.norm is None else torch.zeros_like(opened),  # behind a norm, the layer's own weights stay
     )
@@ -116,6 +118,19 @@ def _fixed(wiring: Wiring) -> tuple[Tensor, Tensor]:
         if product.meets:  # queries and keys are read by each other
             met[product.left] = met[product.right] = True
     return fixed, met
+
+
+def _in_heads(wiring: Wiring, readers: list[_Reader]) -> Tensor:
+    """Ids of attention heads in layers with gates on weights, (units + 1,): heads go whole, with every row of them."""
+    found = torch.zeros(wiring.units + 1, dtype=torch.bool)
+    for group in wiring.groups:
+        if group.heads:
+            found[group.ids] = True
+    open_ = torch.zeros_like(found)
+    for reader in readers:
+        if reader.mask is not None:
+            open_[reader.layer.labels[reader.opened]] = True
+    return found & open_
 
 
 def _moving(readers: list[_Reader], units: int) -> Tensor:

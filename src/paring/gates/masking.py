@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from paring.core import At, Method, Probe, attached, gated_layers, kind_of
+from paring.core.packed import packed_name
 from paring.gates.left_out import say_left_out
 from paring.gates.mask_gate import MaskGate
 from paring.gates.openness import gate_of
@@ -29,7 +29,11 @@ def weight_sites(net: nn.Module, probe: Probe, places: At) -> tuple[Site, ...]:
     found = sites(net, probe.wiring, places)
     say_left_out(net, probe, places, found)
     order = {layer.name: number for number, layer in enumerate(probe.wiring.layers)}
-    return tuple(sorted(found, key=lambda site: order[site.layer]))
+    packed = {
+        name: min((order[part.layer] for part in one.parts), default=len(order))
+        for name, one in probe.wiring.packed.items()
+    }
+    return tuple(sorted(found, key=lambda site: {**order, **packed}[site.layer]))
 
 
 def sites_of(net: nn.Module, method: Method) -> tuple[Site, ...]:
@@ -58,12 +62,13 @@ def put_masks(
 def input_groups(net: nn.Module) -> dict[str, int]:
     """Size of the groups of inputs of layers whose masks are N:M, by layer; an embedding has no inputs to lose."""
     return {
-        name: gate.input_group
+        packed_name(name, leaf): gate.input_group
         for name, layer in gated_layers(net)
-        if isinstance(gate := layer.weight_gate, MaskGate)
+        for leaf, gate in layer.at_weights().items()
+        if isinstance(gate, MaskGate)
         and gate.input_group > 1
         and (kind := kind_of(layer)) is not None
-        and kind.column_dim is not None
+        and (kind.column_dim is not None or kind.packed(layer))
     }
 
 
@@ -76,7 +81,7 @@ def mask_of(net: nn.Module, site: Site) -> MaskGate:
 
 def weight_of(net: nn.Module, site: Site) -> nn.Parameter:
     """The weight on which the gate at `site` sits."""
-    return cast(nn.Parameter, net.get_submodule(site.module).weight)
+    return net.get_parameter(site.parameter)
 
 
 def weights_of(net: nn.Module, found: Sequence[Site]) -> dict[str, nn.Parameter]:

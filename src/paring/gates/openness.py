@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from paring.analysis import Group, Wiring
 from paring.core import Gate, Gated, PlaceKind, SharedGate, gated_layers
+from paring.core.packed import packed_name
 from paring.cost import Openness
 from paring.gates.coupled import entries, group_of, labels_of
 from paring.gates.place import Site
@@ -23,7 +24,9 @@ def gate_of(net: nn.Module, site: Site) -> Gate:
     """
     module = attrgetter(site.module)(net) if site.module else net
     kind = site.mounts[0].place if site.mounts else site.kind
-    gate = module.gates().get(kind) if isinstance(module, Gated) else None
+    gate: Gate | None = None
+    if isinstance(module, Gated):
+        gate = module.at_weights().get(site.leaf) if kind == "weights" else module.gates().get(kind)
     if isinstance(gate, SharedGate) and site.mounts:
         row = next(row for row, entry in enumerate(site.mounts[0].index) if entry >= 0)
         gate = gate.part_at(row)
@@ -43,9 +46,10 @@ def openness(net: nn.Module, wiring: Wiring, ask: Callable[[Gate], Tensor]) -> O
     behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
     found: dict[PlaceKind, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}}
     for name, layer in gated_layers(net):
-        for kind, gate in layer.gates().items():
+        for kind, leaf, gate in layer.held():
             if not isinstance(gate, SharedGate):
-                found[kind][behind.get(name, name)] = gate.whole(ask(gate))
+                told = packed_name(name, leaf) if leaf else behind.get(name, name)
+                found[kind][told] = gate.whole(ask(gate))
     for gate, group in _shared(net, wiring):
         _tell_group(found["units"], wiring, group, gate.whole(ask(gate)))
     return Openness(units=found["units"], inputs=found["inputs"], weights=found["weights"])

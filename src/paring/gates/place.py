@@ -24,10 +24,11 @@ import torch
 from torch import nn
 
 from paring.analysis import Group, Wiring
+from paring.analysis.wiring import Packed
 from paring.core import At, Gate, Place, PlaceKind, Places, Refusal, gate_shape, kinds, names_layer, put, share
 from paring.core.fused_encoder import unfuse
 from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
-from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
+from paring.gates.why_not_gateable import carrier_of, of_carrier, of_hook, of_instance, of_layer
 
 _SHOWN = 12  # names of layers in a message
 
@@ -45,6 +46,7 @@ class Site:
         macs: multiply-accumulates per example that one gate switches off, everything else being open.
         mounts: where a gate of several modules acts; empty for a gate that sits in `module` alone.
         group: all layers of the group; empty when there is only `layer`.
+        leaf: of a gate at "weights", the parameter of the module that it changes; see `Kind.packed`.
     """
 
     layer: str
@@ -55,6 +57,12 @@ class Site:
     macs: int
     mounts: tuple[Mount, ...] = ()
     group: tuple[str, ...] = ()
+    leaf: str = "weight"
+
+    @property
+    def parameter(self) -> str:
+        """The name of the parameter behind a gate at "weights"."""
+        return f"{self.module}.{self.leaf}" if self.module else self.leaf
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -76,7 +84,7 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
         fresh: list[Site] = []
         refused: dict[str, Refusal] = {}
         for names, make in _candidates(place.kind, wiring, modules):
-            if place.selects_group({name: modules.get(carrier_of(name, modules), net) for name in names}):
+            if place.selects_group({name: carrying(name, net, wiring, modules) for name in names}):
                 made = make()
                 if isinstance(made, Site):
                     fresh.append(made)
@@ -113,7 +121,9 @@ def _check_names(place: Place, net: nn.Module, wiring: Wiring, modules: dict[str
     Types of layers that torch has are allowed even if this network has none of them.
     """
     layers = {name: module for name, module in modules.items() if module._parameters}
-    layers |= {layer.name: modules.get(carrier_of(layer.name, modules), net) for layer in wiring.layers}
+    layers |= {
+        name: carrying(name, net, wiring, modules) for name in [*(x.name for x in wiring.layers), *wiring.packed]
+    }
     for part in (part.removeprefix("!") for part in place.parts):
         if any(names_layer(part, name, module) for name, module in layers.items()) or _is_type(part):
             continue
@@ -134,7 +144,7 @@ def _is_type(name: str) -> bool:
 def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
     """Hang the gate on the site's module, or on all modules where it acts."""
     if not site.mounts:
-        put(modules[site.module], site.kind, gate)
+        put(modules[site.module], site.kind, gate, site.leaf)
     for mount in site.mounts:
         share(modules[mount.module], gate, torch.tensor(mount.index), mount.place)
     for name in {site.module, *(mount.module for mount in site.mounts)}:
@@ -149,8 +159,13 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """What could be gated, as (layers, function that gives the site or the reason why there is none)."""
     if kind in ("inputs", "weights"):
+        packed = wiring.packed if kind == "weights" else {}
+        inside = {part.layer for one in packed.values() for part in one.parts}
         for layer in wiring.layers:
-            yield (layer.name,), partial(single_site, kind, layer.name, wiring, modules)
+            if layer.name not in inside:
+                yield (layer.name,), partial(single_site, kind, layer.name, wiring, modules)
+        for name, one in packed.items():
+            yield (one.module, name), partial(packed_site, one, wiring, modules)
         return
     for group in wiring.groups if kind == "units" else (group for group in wiring.groups if group.heads):
         yield group.layers, partial(site_of, group, wiring, modules)
@@ -211,3 +226,33 @@ def single_site(kind: PlaceKind, name: str, wiring: Wiring, modules: dict[str, n
     except TypeError as error:
         return Refusal(str(error))
     return Site(name, carrier, kind, shape, size, macs)
+
+
+def packed_site(packed: Packed, wiring: Wiring, modules: Mapping[str, nn.Module]) -> Site | Refusal:
+    """The gate of a weight that its layer packs with others, or the reason why there can be none."""
+    module = modules[packed.module]
+    path, _, leaf = packed.leaf.rpartition(".")
+    owner = module.get_submodule(path)
+    if leaf not in owner._parameters:
+        return of_hook(packed.name)
+    if (reason := of_instance(packed.module, module)) is not None:
+        return reason
+    for name, other in modules.items():
+        held = (one for key, one in other._parameters.items() if (other, key) != (owner, leaf))
+        if any(one is owner._parameters[leaf] for one in held):
+            return Refusal(f"its weight is shared with '{name}'")
+    macs = sum(wiring.layer(part.layer).positions * part.rows for part in packed.parts) // packed.shape[0]
+    try:
+        shape = gate_shape(module, "weights", packed.leaf)
+    except TypeError as error:
+        return Refusal(str(error))
+    return Site(packed.name, packed.module, "weights", shape, 1, macs, leaf=packed.leaf)
+
+
+def carrying(name: str, net: nn.Module, wiring: Wiring, modules: dict[str, nn.Module]) -> nn.Module:
+    """The module that a selector means by the name of a layer; the network where nothing else has it."""
+    if name in modules:
+        return modules[name]
+    if name in wiring.packed:
+        return modules[wiring.packed[name].module]
+    return modules.get(carrier_of(name, modules), net)

@@ -20,15 +20,12 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
         kind = type(module).__name__
         what = f"its norm '{name}' is a {kind}, which carries no gates"
         return Refusal(what if norm else f"its class {kind} is not a stock layer")
-    if "forward" in vars(module):
-        return Refusal(
-            f"its forward was replaced on the instance, which would go past gates on '{name}': take it off (del layer.forward)"
-        )
+    if (replaced := of_instance(name, module)) is not None:
+        return replaced
+    if not known.scaled:
+        return Refusal(known.elsewhere)
     if not norm and known.scaled[0] not in module._parameters:
-        return Refusal(
-            f"the weight of '{name}' is computed by a hook from other parameters: take that off first, with "
-            "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
-        )
+        return of_hook(name)
     if known.operation == "embedding" and module.sparse:
         return Refusal(
             f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
@@ -36,6 +33,23 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
     if norm and not module.affine:
         return Refusal(f"its norm '{name}' has no scale and shift (affine=False) to fold a gate into")
     return None
+
+
+def of_instance(name: str, module: nn.Module) -> Refusal | None:
+    """Why a forward that was put on the module itself is in the way; None where there is none."""
+    if "forward" not in vars(module):
+        return None
+    return Refusal(
+        f"its forward was replaced on the instance, which would go past gates on '{name}': take it off (del layer.forward)"
+    )
+
+
+def of_hook(name: str) -> Refusal:
+    """Of a weight that a hook computes."""
+    return Refusal(
+        f"the weight of '{name}' is computed by a hook from other parameters: take that off first, with "
+        "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
+    )
 
 
 def of_layer(name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusal | None:

@@ -91,7 +91,7 @@ class AtInit(Method):
 
     def _scores(self, net: nn.Module, probe: Probe, found: tuple[Site, ...]) -> dict[str, Tensor]:
         layers = [site.layer for site in found]
-        names = [f"{layer}.weight" for layer in layers]
+        names = [site.parameter for site in found]
         if self.score == "magnitude":
             return select.magnitude(weights_of(net, found))
         if self.score == "random":

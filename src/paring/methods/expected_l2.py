@@ -24,19 +24,23 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
     modules = dict(net.named_modules())
     probs: dict[str, dict[PlaceKind, Tensor]] = {}
+    packed: dict[str, Tensor] = {}
     own: set[int] = set()
 
     def ask(gate: Gate) -> Tensor:
         return gate.prob_open().detach() if detach else gate.prob_open()
 
     for name, layer in gated_layers(net):
-        for kind, gate in layer.gates().items():
-            probs.setdefault(name, {})[kind] = ask(gate)
+        for kind, leaf, gate in layer.held():
+            if leaf and gate is not layer.weight_gate:
+                packed[f"{name}.{leaf}" if name else leaf] = ask(gate)
+            else:
+                probs.setdefault(name, {})[kind] = ask(gate)
             if name in behind and not isinstance(gate, SharedGate):
                 probs.setdefault(behind[name], {})[kind] = ask(gate)
             own |= {id(p) for p in gate.parameters()}
-    for name, prob in tied(net, wiring, ask).items():
-        probs.setdefault(carrier_of(name, modules), {})["units"] = prob
+    for name, shared in tied(net, wiring, ask).items():
+        probs.setdefault(carrier_of(name, modules), {})["units"] = shared
     total: list[Tensor] = []
     for name, found in probs.items():
         known = kind_of(modules[name])
@@ -45,7 +49,14 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
             parameter = getattr(modules[name], leaf, None)
             if parameter is not None and leaf not in modules[name]._buffers:
                 own.add(id(parameter))
-                total.append(_weighted(known, modules[name], leaf, parameter.pow(2), found).sum())
+                square = parameter.pow(2)
+                if (full := f"{name}.{leaf}" if name else leaf) in packed:
+                    square = square * packed.pop(full)
+                total.append(_weighted(known, modules[name], leaf, square, found).sum())
+    for name, prob in packed.items():
+        parameter = net.get_parameter(name)
+        own.add(id(parameter))
+        total.append((parameter.pow(2) * prob).sum())
     total += [p.pow(2).sum() for p in net.parameters() if id(p) not in own]
     return 0.5 * torch.stack(total).sum()
 

@@ -57,7 +57,7 @@ def compact(
     fuse_norms: first fuse every BatchNorm into the linear layer or convolution in front of it, where that one alone is
     read by it; an `nn.Identity` stands in its place. The same function in eval mode; training does not go on from there.
     input_groups: layer → m; that layer loses inputs in whole groups of m consecutive ones or not at all, so that an N:M
-    pattern of its weights stays one.
+    pattern of its weights stays one. Of a layer that packs several weights, their names ("lstm.weight_ih_l0").
 
     Raises `CaptureError` when the network cannot be traced, `GraphFormError` when only the graph form was wanted and
     there is none that verifies, `ValueError` for `inplace` together with "graph", and for `fuse_norms` when train mode
@@ -70,12 +70,13 @@ def compact(
         net = multiplied_in(net)
     check_layers(net)
     check_copies(net)
-    unknown = sorted(set(input_groups or ()) - {name for name, _ in net.named_modules()})
-    if unknown:
+    given = dict(input_groups or {})
+    weights = {name: given.pop(name) for name, _ in net.named_parameters() if name in given}
+    if unknown := sorted(set(given) - {name for name, _ in net.named_modules()}):
         raise ValueError(f"input_groups names {unknown[0]!r}, which is no module of this {type(net).__name__}")
-    sizes = {unwrapped(net.get_submodule(name)): size for name, size in (input_groups or {}).items()}
+    sizes = {unwrapped(net.get_submodule(name)): size for name, size in given.items()}
     with freeze_weights(net), seen_through(net), without_cache(net):
-        groups = {name: sizes[module] for name, module in net.named_modules() if module in sizes}
+        groups = {name: sizes[module] for name, module in net.named_modules() if module in sizes} | weights
         small, report = _shrunk(net, Inputs.of(example), inplace, verify, drop_inputs, mode, form, fuse_norms, groups)
     if report.form == "graph" and caching(net):
         report = replace(

@@ -42,6 +42,25 @@ class ModuleChain(Chain):
         return logits
 
 
+class PackedChain(Chain):
+    """`Chain` whose pixels attend to each other and are then read by a recurrent cell, in two steps: packed weights."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.cell = nn.GRUCell(width, 8)
+        self.fc1, self.fc2 = nn.Linear(8, 10), nn.Linear(10, 3)
+        del self.conv2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, 3)."""
+        x = self.pool(torch.relu(self.norm1(self.conv1(x)))).flatten(2).transpose(1, 2)
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        state = self.cell(x.mean(1), self.cell(x[:, 0]))
+        logits: Tensor = self.fc2(torch.relu(self.fc1(state)))
+        return logits
+
+
 def chain_batch(size: int = 16, *, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """A batch for `Chain`: inputs (size, 2, 8, 8) and learnable labels in {0, 1, 2}."""
     x = torch.randn(size, 2, 8, 8, dtype=dtype)

@@ -10,7 +10,7 @@ from paring import select
 from paring.core import Method, Stack
 from paring.gates import relax
 from paring.hard import ApproxSign, Hinge
-from paring.testing.nets import Chain, ModuleChain
+from paring.testing.nets import Chain, ModuleChain, PackedChain
 
 
 @dataclass(frozen=True)
@@ -107,5 +107,13 @@ ZOO: tuple[Row, ...] = (
         ),
         net=ModuleChain,
     ),
+    Row("l0 packed weights", lambda: m.L0(price=5e-3, at="weights"), net=PackedChain),
+    Row("imp packed weights", lambda: m.IMP(prunings=2, rate=0.4, rewind=4), net=PackedChain),
+    Row("gmp packed weights", lambda: m.GMP(density=0.3, every=5, allocation=select.ErdosRenyi()), net=PackedChain),
+    Row("rigl packed weights", lambda: m.RigL(density=0.4, every=5), net=PackedChain),
+    Row("grasp packed weights", lambda: m.AtInit(score="grasp", density=0.6), net=PackedChain),
+    Row("soft threshold packed weights", lambda: m.STR(s_init=-4.0), net=PackedChain),
+    Row("edge popup packed weights", m.EdgePopup, net=PackedChain),
+    Row("sparse variational dropout packed weights", lambda: m.SparseVD(rate=1e-3, gate_lr=20.0), net=PackedChain),
     Row("stack", lambda: Stack(m.L0(price=1e-3, at="units:Conv2d"), m.L0(price=1e-3, at="inputs:Linear"))),
 )

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from paring.cli.config import digest, plain
 from paring.cli.experiment import RESULT, Experiment, working_in
 from paring.cli.reading import read_result
 from paring.cli.rounds import AGAIN, epochs, load_round, masks, removed, size
-from paring.core import At, Places, gates, settle_places
+from paring.core import At, Places, gated_layers, gates, settle_places
+from paring.core.packed import named_weight
 from paring.data import Dataset
 from paring.gates import SigmoidGate
 from paring.methods import Masked
@@ -143,8 +144,7 @@ class Retrain:
                 mask = mask.cpu()
                 if self.control == "shuffled":
                     mask = mask.flatten()[torch.randperm(mask.numel(), generator=draw)].view(mask.shape)
-                weight = net.get_submodule(layer).weight
-                assert isinstance(weight, Tensor)
+                weight = named_weight(net, layer)
                 weight.mul_(mask)
                 unlucky = mask.bool() & (weight == 0)  # `Masked` goes by zeros; this is none, and as good as one
                 weight[unlucky] = torch.finfo(weight.dtype).tiny
@@ -181,10 +181,9 @@ def _initial(search: Experiment, data: Dataset) -> nn.Module:
     """The network that a search begins with: masks whose weights never move replace them by constants while they attach."""
     net, own = search.network(data), search.attached(data).net
     with torch.no_grad():
-        for name, kind, _ in gates(own):
-            if kind == "weights":
-                weight, begun = net.get_submodule(name).weight, own.get_submodule(name).weight
-                assert isinstance(weight, Tensor)
-                assert isinstance(begun, Tensor)
+        for path, layer in gated_layers(own):
+            for leaf in layer.at_weights():
+                name = f"{path}.{leaf}" if path else leaf
+                weight, begun = net.get_parameter(name), own.get_parameter(name)
                 weight.copy_(torch.where(begun != 0, begun, weight))
     return net

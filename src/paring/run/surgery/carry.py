@@ -60,8 +60,8 @@ def cut_network(net: nn.Module, cuts: Cuts) -> None:
     notes = [
         (gate, gate.shape, dims)
         for path, layer in gated_layers(net)
-        for kind, gate in layer.gates().items()
-        if (dims := gate_dims(layer, kind, cuts.kept.get(full_name(path, "weight"), {})))
+        for kind, leaf, gate in layer.held()
+        if (dims := gate_dims(layer, kind, cuts.kept.get(full_name(path, leaf or "weight"), {})))
     ]
     for path, part in _shared_parts(net):
         if dims := next((cuts.kept[name] for name in tensors_of(path, part, {}) if name in cuts.kept), {}):
@@ -196,11 +196,11 @@ def check_network(net: nn.Module) -> None:
 
 def gate_dims(layer: Gated, kind: PlaceKind, dims: Dims) -> Dims:
     """How a gate is cut when the layer's weight is cut like this."""
+    if kind == "weights":
+        return dict(dims)
     known = kind_of(layer)
     assert known is not None
     unit, column = known.unit_dim, known.column_dim
-    if kind == "weights":
-        return dict(dims)
     if kind == "units":
         return {0: dims[unit]} if unit in dims else {}
     groups = known.groups_in(layer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import cast
 
 import torch
@@ -125,9 +126,8 @@ def _ready(net: nn.Module) -> list[StochasticGate]:
     """Gates that are frozen and not folded yet, and may be multiplied into the weights wherever they act."""
     bound: set[int] = set()
     for _, layer in gated_layers(net):
-        found = layer.gates()
-        if "weights" in found and type(found["weights"]).see is not Gate.see:
-            others = [gate for kind, gate in found.items() if kind != "weights"]
+        if any(type(gate).see is not Gate.see for gate in layer.at_weights().values()):
+            others = [gate for kind, gate in layer.gates().items() if kind != "weights"]
             bound |= {
                 id(part) for gate in others for part in (gate.gates() if isinstance(gate, SharedGate) else (gate,))
             }
@@ -147,12 +147,12 @@ def _scales(net: nn.Module, ready: list[StochasticGate]) -> dict[nn.Parameter, T
 
     found: dict[nn.Parameter, Tensor] = {}
     for _, layer in gated_layers(net):
-        for kind, gate in layer.gates().items():
+        for kind, leaf, gate in layer.held():
             value = (gate.gather(constant) if isinstance(gate, SharedGate) else constant(gate)).detach()
             if bool((value == 1).all()):
                 continue
-            for leaf, factor in factors(layer, kind, value).items():
-                parameter = cast(nn.Parameter, getattr(layer, leaf))
+            for name, factor in factors(layer, kind, value, leaf).items():
+                parameter = cast(nn.Parameter, attrgetter(name)(layer))
                 found[parameter] = found[parameter] * factor if parameter in found else factor
     return found
 

@@ -143,11 +143,12 @@ def _closed_copy(net: nn.Module) -> nn.Module:
     copy_ = copy.deepcopy(net)
     set_attachment(copy_, None)
     for _, layer in gated_layers(copy_):
-        for kind, gate in layer.gates().items():
+        for kind, _, gate in list(layer.held()):
             closed = gate.permanently_closed()
             if kind == "inputs" and bool(closed.all()):
                 closed[0] = False  # a layer has to read something
-            setattr(layer, _mounted_as(layer, gate), _Final(~closed))
+            parent, _, name = _mounted_as(layer, gate).rpartition(".")
+            layer.get_submodule(parent)._modules[name] = _Final(~closed)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in copy_.parameters():
@@ -179,7 +180,8 @@ def _generic(shape: torch.Size, generator: torch.Generator) -> Tensor:
 
 
 def _mounted_as(layer: Gated, gate: Gate) -> str:
-    return next(name for name, child in layer.named_children() if child is gate)
+    names: dict[int, str] = {id(child): name for name, child in layer.named_modules()}
+    return names[id(gate)]
 
 
 def _on_network(plan: ShrinkPlan, net: nn.Module, widths: dict[str, int]) -> Cuts:
@@ -205,8 +207,8 @@ def _on_network(plan: ShrinkPlan, net: nn.Module, widths: dict[str, int]) -> Cut
     cuts.kept.update(kept)
     for name, module in net.named_modules():
         if isinstance(module, Gated):
-            for kind, gate in module.gates().items():
-                own = gate_dims(module, kind, cuts.kept.get(full_name(name, "weight"), {}))
+            for kind, leaf, gate in module.held():
+                own = gate_dims(module, kind, cuts.kept.get(full_name(name, leaf or "weight"), {}))
                 if own and not isinstance(gate, SharedGate):
                     cuts.kept.update(tensors_of(full_name(name, _mounted_as(module, gate)), gate, own))
     cuts.kept.update(shared_cuts(net, kept))
