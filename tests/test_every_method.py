@@ -16,8 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import paring as pr
 from marks import CUT_SHORT
-from paring.core import gates
-from paring.core.packed import named_weight
+from paring.core import gates, named_weight
 from paring.gates import MaskGate
 from paring.testing import ZOO, Chain, Row, chain_batch, difference, is_stock, same_state
 

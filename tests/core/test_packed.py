@@ -13,8 +13,19 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 import paring as pr
-from paring.core import gate_shape, gates, kind_of, put, release, stock_class
-from paring.core.packed import named_weight, packed_name
+from paring.core import (
+    GatedPacked,
+    Kind,
+    gate_shape,
+    gates,
+    kind_of,
+    named_weight,
+    packed_name,
+    put,
+    register,
+    release,
+    stock_class,
+)
 from paring.gates import GaussianGate, MaskGate, StochasticGate
 
 F64 = torch.float64
@@ -240,6 +251,36 @@ def test_encoder_layers_see_the_masks_on_every_path(stacked: bool) -> None:
     small = run.finish()
     with torch.no_grad():
         assert torch.allclose(small(X), naive(X), atol=1e-12)
+
+
+class Twice(nn.Module):
+    """A layer of one's own, with two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x @ self.left).relu() @ self.right
+
+
+class GatedTwice(GatedPacked, Twice):
+    """Its gated class."""
+
+
+def test_a_class_of_ones_own_names_what_it_packs() -> None:
+    kind = Kind(
+        Twice, per_unit=(), scaled=(), gated=GatedTwice, places=(), packed=lambda layer: tuple(layer._parameters)
+    )
+    if kind_of(Twice) is None:
+        register(kind)
+    net = nn.Sequential(Twice(), nn.Linear(8, 3)).double()
+    run = pr.attach(net, pr.methods.AtInit(score="magnitude", density=0.5), X)
+    assert [name for name, _, _ in gates(net)] == ["0.left", "0.right", "1"]
+    assert sum(int(gate.support().sum()) for _, _, gate in gates(net)) == (8 * 8 * 2 + 8 * 3) // 2
+    small = run.finish()
+    assert torch.allclose(small(X), net(X), atol=1e-12)
+    assert type(small[0]) is Twice
 
 
 def test_what_does_not_fit_is_refused() -> None:

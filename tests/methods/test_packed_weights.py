@@ -16,8 +16,7 @@ import paring as pr
 from marks import CUT_SHORT
 from paring import select
 from paring.analysis import wiring
-from paring.core import Method, gates
-from paring.core.packed import named_weight
+from paring.core import Method, gates, named_weight
 from paring.cost import CostModel
 from paring.cost.count import Openness
 from paring.gates import MaskGate, live, openness, support

@@ -22,8 +22,7 @@ from paring.analysis.state import COMPUTED, Site
 from paring.analysis.unit_groups import SPREAD, Group, find_groups, find_heads, sole_norm, spread_out
 from paring.analysis.weights import groups_of, known
 from paring.analysis.work import Product
-from paring.core import Example, kind_of, unwrapped
-from paring.core.packed import packed_name
+from paring.core import Example, kind_of, packed_name, unwrapped
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from paring.core.kinds import Kind, derived, gateable, kind_of, kinds, register,
 from paring.core.layers import Gated, GatedCall, PlaceKind
 from paring.core.method import GOALS, Method, Probe, Removal, Rewind, Stack
 from paring.core.mount import factors, gate_shape, gated_layers, gates, put, release, share, strip
+from paring.core.packed import GatedPacked, named_weight, packed_name
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
 from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
@@ -36,6 +37,7 @@ __all__ = [
     "Gate",
     "Gated",
     "GatedCall",
+    "GatedPacked",
     "Inputs",
     "Kind",
     "Method",
@@ -70,8 +72,10 @@ __all__ = [
     "joint_projection",
     "kind_of",
     "kinds",
+    "named_weight",
     "names_layer",
     "noise_dtype",
+    "packed_name",
     "plain_net",
     "put",
     "register",

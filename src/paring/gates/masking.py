@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from paring.core import At, Method, Probe, attached, gated_layers, kind_of
-from paring.core.packed import packed_name
+from paring.core import At, Method, Probe, attached, gated_layers, kind_of, packed_name
 from paring.gates.left_out import say_left_out
 from paring.gates.mask_gate import MaskGate
 from paring.gates.openness import gate_of

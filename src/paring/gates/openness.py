@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Group, Wiring
-from paring.core import Gate, Gated, PlaceKind, SharedGate, gated_layers
-from paring.core.packed import packed_name
+from paring.core import Gate, Gated, PlaceKind, SharedGate, gated_layers, packed_name
 from paring.cost import Openness
 from paring.gates.coupled import entries, group_of, labels_of
 from paring.gates.place import Site

@@ -23,8 +23,7 @@ from paring.cli.config import digest, plain
 from paring.cli.experiment import RESULT, Experiment, working_in
 from paring.cli.reading import read_result
 from paring.cli.rounds import AGAIN, epochs, load_round, masks, removed, size
-from paring.core import At, Places, gated_layers, gates, settle_places
-from paring.core.packed import named_weight
+from paring.core import At, Places, gated_layers, gates, named_weight, settle_places
 from paring.data import Dataset
 from paring.gates import SigmoidGate
 from paring.methods import Masked
