@@ -103,3 +103,50 @@ def test_llama_with_a_cache_that_begins_empty() -> None:
         assert [len(own.self_attn.get_submodule(f"{x}_proj").weight) for x in "qkv"] == [8, 4, 4]
         assert len(own.mlp.gate_proj.weight) == 16
         assert torch.allclose(net(words(3)), small(words(3)), atol=1e-10)
+
+
+def _killed(net: nn.Module, units: list[int]) -> None:
+    """Nothing writes into these units of the residual stream."""
+    with torch.no_grad():
+        for name, module in net.named_modules():
+            leaf = name.rpartition(".")[2]
+            if isinstance(module, nn.Embedding):
+                module.weight[:, units] = 0
+            elif leaf in ("o_proj", "down_proj"):
+                module.weight[units] = 0
+            elif leaf == "c_proj":
+                module.weight[:, units] = 0
+                module.bias[units] = 0
+            elif "output.dense" in name or ("bert" in name and isinstance(module, nn.LayerNorm)):
+                module.weight[units], module.bias[units] = 0, 0
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Qwen3", "GPT2", "Bert"])
+def test_units_of_the_residual_stream_go(kind: str) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    if kind == "GPT2":
+        net = gpt2("sdpa")
+    elif kind == "Bert":
+        config = transformers.BertConfig(**SMALL, **sizes, layer_norm_eps=0.01, max_position_embeddings=8)
+        net = transformers.BertForSequenceClassification(config)
+    else:
+        more = {"num_key_value_heads": 2, "rms_norm_eps": 0.01, "tie_word_embeddings": kind == "Llama"}
+        config = getattr(transformers, f"{kind}Config")(**SMALL, **sizes, **more, max_position_embeddings=8)
+        net = getattr(transformers, f"{kind}ForCausalLM")(config)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.2)
+    net = net.double().eval()
+    _killed(net, [0, 3, 4, 17])
+    small, report = compact(net, words(2))
+    assert type(small) is type(net)
+    assert report.form == "module"
+    assert small.get_input_embeddings().embedding_dim == 28
+    assert not any(32 in p.shape[-1:] and "norm" in name.lower() for name, p in small.named_parameters())
+    exact = 1e-10 if kind in ("GPT2", "Bert") else 1e-5  # the others compute their norms in float32, by name
+    assert torch.allclose(net(words(3)).logits, small(words(3)).logits, atol=exact)
+    if kind in ("Llama", "GPT2"):
+        assert small.get_output_embeddings().weight is small.get_input_embeddings().weight
+    small.train()(words(3)).logits.sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in small.parameters())

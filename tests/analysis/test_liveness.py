@@ -58,7 +58,7 @@ def test_only_constants_that_go_and_are_read_say_how_large_a_stand_in_has_to_be(
     used[0, 2] = merge[6] = False  # unread; no constant of this reader
     needed[[3, 7, 8]] = True  # one that stays, the only row, and what lies outside
     site = SimpleNamespace(units=torch.tensor([7]), columns=torch.arange(7))
-    reader = Reader(site, constants, used, every, merge)  # type: ignore[arg-type]
+    reader = Reader(site, constants, used, every, merge, torch.zeros_like(every))  # type: ignore[arg-type]
     assert reader.stand_ins(needed).tolist() == [True, True, True, True, False, True, False]
     needed[:7] = True
     assert not reader.stand_ins(needed).any(), "nothing goes"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from paring.files import OnnxError, to_onnx
 from paring.removal import compact
+from tests.removal.streams import kill, made
 from tests.removal.transformers_zoo import GPT
 
 pytest.importorskip("onnx")
@@ -42,6 +43,20 @@ def test_shrunk_networks_of_both_forms(tmp_path: Path) -> None:
         for batch in (x, torch.cat([x, x, x])):
             assert torch.allclose(run(tmp_path / "net.onnx", batch), net(batch), atol=1e-5)
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(torch.__version__ < (2, 7), reason="the exporter of torch 2.6 is another one")
+@pytest.mark.parametrize("kind", ["rms", "plain", "layer"])
+def test_networks_with_a_narrower_stream(tmp_path: Path, kind: str) -> None:
+    torch.manual_seed(0)
+    net, words = made(kind, 14, 0.01)
+    kill(net, torch.tensor([1, 2, 7]))
+    small, _ = compact(net.float(), words)
+    assert small.words.embedding_dim == 11
+    to_onnx(small, words, tmp_path / "net.onnx")
+    for batch in (words, torch.cat([words, words, words])):
+        assert torch.allclose(run(tmp_path / "net.onnx", batch), net(batch), atol=1e-4)
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

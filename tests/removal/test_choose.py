@@ -137,6 +137,7 @@ class Plans:
 
     units: dict[str, int]
     held_back: bool = False
+    streams: bool = True
 
     @property
     def layers(self) -> list[str]:
@@ -151,6 +152,9 @@ class Plans:
 
     def maker(self, plan: Removal) -> str:
         return "graph"
+
+    def without_streams(self) -> Plans:
+        return self
 
 
 @dataclass

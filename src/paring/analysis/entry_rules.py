@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis import ops
 from paring.analysis.attention_rules import choose, mask_copies
 from paring.analysis.entrywise import met_labels
+from paring.analysis.feature_norms import noisy, note_mean
 from paring.analysis.found import found
 from paring.analysis.free_rules import joined, moved
 from paring.analysis.grids import Contraction
@@ -166,6 +167,8 @@ def _operands(run: Interpreter, node: fx.Node, name: str, a: State) -> tuple[Sta
     value = _run(run, node, _stored)
     if name == "mul":
         value = value.masked_fill((once(a.value) == 0) | (once(b.value) == 0), 0.0)
+    elif name == "div" and node.args[1] in run.positive:
+        value = value.masked_fill(once(a.value) == 0, 0.0)
     shape = torch.broadcast_shapes(a.value.shape, b.value.shape)
     return b, value.expand(shape), a.labels.expand(shape), b.labels.expand(shape)
 
@@ -180,10 +183,9 @@ def cast(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
 
 def dropout(run: Interpreter, node: fx.Node, name: str, first: State) -> State:
     """A dropout: where it is on, what is not zero depends on its noise."""
-    told = node.args[2] if len(node.args) > 2 else node.kwargs.get("train")
-    active = run.training or (told is True and not run.net.training)  # a dropout that is on in eval mode
+    active = noisy(run, node)
     value = once(first.value)
-    if active and node.args[1:2] != (0.0,):
+    if active:
         keeps = (value == 0) if "alpha" not in name else torch.zeros_like(value, dtype=torch.bool)
         value = value.masked_fill(~keeps, torch.nan)
     return State(first.labels, value.expand(first.value.shape), None if active else first.sums)
@@ -199,6 +201,9 @@ def reduce(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
         return _sum(run, node, first, lying[0])
     if over & set(lying):
         if set(lying) <= over:
+            if name == "mean" and over == {first.labels.dim() - 1} and note_mean(run, node, first):
+                value = _run(run, node, _value)
+                return State(unlabelled(value.shape), value)
             return run.barrier(node)
         run.pin(first.labels, over, f"read by {name} in {place(node)}")
     value = _run(run, node, _value)

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from paring.analysis.attention_scale import Scaled
 from paring.analysis.grids import Contraction, Grid, Layout, SliceTie
-from paring.analysis.state import Alias, Loose, NormSite, Site
+from paring.analysis.state import Alias, FeatureNorm, Loose, NormSite, Site
 from paring.analysis.work import Product
 
 
@@ -20,13 +20,14 @@ class Interpretation:
     `zeros`: results that are zero for every input.
     Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together. `rows` are those of
     layers and norms before they were tied, one for each row, and `cuts` which of these (and which group ids) a slice of an activation carries.
-    `loose`: parameters and buffers outside of layers that shrink with units.
+    `loose`: parameters and buffers outside of layers that shrink with units. `features`: norms over the units themselves.
     """
 
     units: int
     sites: list[Site] = field(default_factory=list)
     norms: list[NormSite] = field(default_factory=list)
     slopes: list[NormSite] = field(default_factory=list)
+    features: list[FeatureNorm] = field(default_factory=list)
     kept: dict[int, str] = field(default_factory=dict)
     coupled: dict[int, str] = field(default_factory=dict)
     grids: list[Grid] = field(default_factory=list)

@@ -35,6 +35,7 @@ from paring.analysis.memory import is_inplace, is_view, shared
 from paring.analysis.repeats import carries, once, settled
 from paring.analysis.state import (
     Alias,
+    FeatureNorm,
     Loose,
     NormSite,
     Ref,
@@ -89,6 +90,9 @@ class Interpreter:
         self._cuts: dict[fx.Node, Tensor] = {}
         self.sites: list[Site] = []
         self.norms: list[NormSite] = []
+        self.features: list[FeatureNorm] = []
+        self.centring: dict[fx.Node, FeatureNorm] = {}
+        self.positive: set[fx.Node] = set()
         self.slopes: list[NormSite] = []
         self._env: dict[fx.Node, object] = {}
         self._ids: dict[str, Tensor] = {}
@@ -355,7 +359,7 @@ class Interpreter:
                 result.kept.setdefault(group, reason)
         kept = {unit for labels, _ in self._kept for unit in labels.tolist()}
         result.scaled = [one.settle(result.sites, result.norms, self.contractions, kept, groups) for one in self.scaled]
-        result.aliases, result.held_back = self.aliases, self.held_back
+        result.aliases, result.held_back, result.features = self.aliases, self.held_back, self.features
         result.grids = [replace(grid, labels=groups[grid.labels]) for grid in self.grids]
         result.slice_ties = [SliceTie(tuple(groups[part] for part in tie.parts)) for tie in self.slice_ties]
         result.contractions = [replace(m, units=groups[m.units], columns=groups[m.columns]) for m in self.contractions]
@@ -372,6 +376,8 @@ class Interpreter:
             site.units, site.columns = groups[site.units], groups[site.columns]
         for norm in [*result.norms, *result.slopes]:
             norm.labels = groups[norm.labels]
+        for feature in result.features:
+            feature.labels = groups[feature.labels]
         return result
 
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from paring.analysis.feature_norms import behind
 from paring.analysis.grids import Grid, SliceTie
 from paring.analysis.labels import spread, uniform
 from paring.analysis.repeats import filled, once
-from paring.analysis.state import COMPUTED, Ref, Site, State, module_path, shape_of
+from paring.analysis.state import COMPUTED, FeatureNorm, Ref, Site, State, module_path, shape_of
 from paring.analysis.weights import dims, groups_of, is_a, used, weight_of
 
 if TYPE_CHECKING:
@@ -119,9 +120,16 @@ def _site(
             positions=run.per_example(node, counted.numel() // counted.shape[dim]),
             plain=plain,
             written=run.per_example(node, value.numel() // shape[dim]),
+            behind=behind_norm(run, node, x, columns) if kind == "linear" and plain else None,
         )
     )
     return State(spread(units, shape, dim % len(shape)), value)
+
+
+def behind_norm(run: Interpreter, node: fx.Node, x: State, columns: Tensor) -> FeatureNorm | None:
+    """The LayerNorm that a linear layer reads, if nothing is computed between; columns: the units of x."""
+    source = next((arg for arg in node.all_input_nodes if run.values(arg) is x), None)
+    return None if source is None else behind(run, source, columns)
 
 
 def _couple_groups(run: Interpreter, units: Tensor, columns: Tensor, groups: int, *, whole: bool) -> None:

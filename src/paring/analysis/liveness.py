@@ -10,11 +10,11 @@ No layer loses its last unit.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paring.analysis.interpret import Interpretation
 from paring.analysis.rectangles import agreed_contractions, as_site, keep_rectangles
@@ -29,7 +29,8 @@ class Reader:
     """A layer call as a reader.
 
     constants (inputs,): as in the site, where the modes agree. used (outputs, inputs): the weight is nonzero. free
-    (inputs,): the column may be folded or merged. merge (inputs,): it may be merged only.
+    (inputs,): the column may be folded or merged. merge (inputs,): it may be merged only. moves (inputs,): it is folded into
+    the others, behind a LayerNorm.
     """
 
     site: Site
@@ -37,6 +38,7 @@ class Reader:
     used: Tensor
     free: Tensor
     merge: Tensor
+    moves: Tensor
 
     def read(self, needed: Tensor) -> Tensor:
         """Columns that some needed row reads with a nonzero weight, (inputs,)."""
@@ -60,11 +62,32 @@ def agreed(analysis: Interpretation, other: Interpretation | None) -> list[Tenso
     ]
 
 
-def readers_of(analysis: Interpretation, constants: list[Tensor], unmerged: Collection[str] = ()) -> list[Reader]:
-    """All layer calls that have input columns, in order; `unmerged`: layers where no column takes others over."""
+def agreed_features(analysis: Interpretation, other: Interpretation | None) -> list[Tensor]:
+    """Constants per norm over units; NaN where the other mode says otherwise."""
+    if other is None:
+        return [norm.constants for norm in analysis.features]
     return [
-        _reader(site, c, site.name not in unmerged)
-        for site, c in zip(analysis.sites, constants, strict=True)
+        torch.where(a.constants == b.constants, a.constants, torch.nan)
+        for a, b in zip(analysis.features, other.features, strict=True)
+    ]
+
+
+def readers_of(
+    analysis: Interpretation,
+    constants: list[Tensor],
+    unmerged: Collection[str] = (),
+    features: Sequence[Tensor] = (),
+    other: Interpretation | None = None,
+) -> list[Reader]:
+    """All layer calls that have input columns, in order; `unmerged`: layers where no column takes others over.
+
+    features: constants per norm over units, where columns behind a LayerNorm may be folded; none where they may not.
+    """
+    zeros = {id(norm): known == 0 for norm, known in zip(analysis.features, features, strict=bool(features))}
+    twins = analysis.sites if other is None else other.sites
+    return [
+        _reader(site, c, site.name not in unmerged, None if twin.behind is None else zeros.get(id(site.behind)))
+        for site, c, twin in zip(analysis.sites, constants, twins, strict=True)
         if not site.lookup
     ]
 
@@ -73,26 +96,39 @@ def product_readers(analysis: Interpretation, other: Interpretation | None) -> l
     """All products of two activations that units meet in."""
     readers = []
     for site, used_by, free in map(as_site, agreed_contractions(analysis, other)):
-        readers.append(Reader(site, site.constants, used_by, free, torch.zeros_like(free)))
+        never = torch.zeros_like(free)
+        readers.append(Reader(site, site.constants, used_by, free, never, never))
     return readers
 
 
-def _reader(site: Site, constants: Tensor, merging: bool) -> Reader:
+def _reader(site: Site, constants: Tensor, merging: bool, zeros: Tensor | None) -> Reader:
+    """zeros: which columns are zero in front of the LayerNorm behind which the layer is."""
     never = torch.zeros(len(site.columns), dtype=torch.bool)
     if not site.plain:
-        return Reader(site, constants, torch.ones(len(site.units), len(site.columns), dtype=torch.bool), never, never)
+        every = torch.ones(len(site.units), len(site.columns), dtype=torch.bool)
+        return Reader(site, constants, every, never, never, never)
     if not site.padded:
         free = constants.isfinite() if groups_of(site.module) == 1 else constants == 0
-        return Reader(site, constants, used(site.module), free, never)
+        moves = never if zeros is None or not _can_move(site) else zeros & constants.isnan()
+        return Reader(site, constants, used(site.module), free | moves, never, moves)
     merge = constants.isfinite() & (constants != 0) if merging and groups_of(site.module) == 1 else never
-    return Reader(site, constants, used(site.module), (constants == 0) | merge, merge)
+    return Reader(site, constants, used(site.module), (constants == 0) | merge, merge, never)
 
 
-def decide(analysis: Interpretation, readers: list[Reader], spare: Collection[str]) -> Liveness:
-    """The least set of units that has to stay; spare: layers that keep all of theirs."""
+def _can_move(site: Site) -> bool:
+    """Whether columns behind a LayerNorm can be folded: no scale is zero, and there is a bias, or nothing to add to it."""
+    norm, biased = site.behind, getattr(site.module, "bias", None) is not None
+    if norm is None or site.shared or not bool((norm.gamma != 0).all()):
+        return False
+    return biased or type(site.module) is nn.Linear or bool((norm.beta == 0).all())
+
+
+def decide(analysis: Interpretation, readers: list[Reader], spare: Collection[str], mixed: Tensor) -> Liveness:
+    """The least set of units that has to stay; spare: layers that keep all of theirs; mixed: ids that norms over units read."""
     needed = torch.zeros(analysis.units + 1, dtype=torch.bool)
     needed[-1] = True
     needed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
+    needed[mixed] = True
     for site in analysis.sites:
         if site.name in spare:
             needed[site.units] = True

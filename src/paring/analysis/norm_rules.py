@@ -4,7 +4,7 @@ BatchNorm in eval: β + γ (c - μ)/√(σ² + ε), and β where γ = 0. In trai
 batch mean, so it comes out as β; so it does from an InstanceNorm without running statistics. A GroupNorm mixes the
 channels of a group: they live or go together, and come out as constants when all of them come in as constants, or where
 γ = 0. A norm that is in eval mode while its network is in train mode (frozen) is one in eval mode. LayerNorm and RMSNorm
-mix all features: none can go (for a zero counts in the mean as well), but whole heads can, each normalised for itself.
+mix all features: those that are always zero may go (see `feature_norms`), and whole heads, each normalised for itself.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from paring.analysis.feature_norms import note
 from paring.analysis.labels import spread, uniform
 from paring.analysis.layer_rules import argument, own
 from paring.analysis.repeats import filled, once
@@ -84,12 +85,14 @@ def group_norm(run: Interpreter, node: fx.Node) -> object:
 
 
 def layer_norm(run: Interpreter, node: fx.Node) -> object:
-    """LayerNorm over the last dimensions: keeps units along them, or what is whole beside them (heads)."""
+    """LayerNorm over the last dimensions: keeps units along them that are not zero, or what is whole beside them (heads)."""
     x, over = run.states(node.args[0]), list(run.values(node.args[1]))
     if not isinstance(x, State):
         return run.barrier(node)
-    run.pin(x.labels, _last(x, over), f"read by layer_norm in {place(node)}")
     eps = _eps(argument(node, 4, "eps"), 1e-5)
+    weight, bias = run.values(argument(node, 2, "weight")), run.values(argument(node, 3, "bias"))
+    if len(over) != 1 or not note(run, node, x, weight, bias, eps):
+        run.pin(x.labels, _last(x, over), f"read by layer_norm in {place(node)}")
     rows = _rows(x, over)
     value = F.layer_norm(rows, over, eps=eps)
     flat = _flat(rows.flatten(-len(over)))
@@ -98,16 +101,17 @@ def layer_norm(run: Interpreter, node: fx.Node) -> object:
 
 
 def rms_norm(run: Interpreter, node: fx.Node) -> object:
-    """RMSNorm over the last dimensions: keeps units along them, or what is whole beside them (heads)."""
+    """RMSNorm over the last dimensions: keeps units along them that are not zero, or what is whole beside them (heads)."""
     x, over = run.states(node.args[0]), list(run.values(node.args[1]))
     if not isinstance(x, State):
         return run.barrier(node)
-    run.pin(x.labels, _last(x, over), f"read by rms_norm in {place(node)}")
-    eps = argument(node, 3, "eps")
     dtype = node.args[0].meta["val"].dtype  # type: ignore[union-attr]
+    eps = _eps(argument(node, 3, "eps"), torch.finfo(dtype).eps)
+    if len(over) != 1 or not note(run, node, x, run.values(argument(node, 2, "weight")), None, eps):
+        run.pin(x.labels, _last(x, over), f"read by rms_norm in {place(node)}")
     rows = _rows(x, over)
-    squares = rows.square().flatten(-len(over)).mean(-1) + _eps(eps, torch.finfo(dtype).eps)
-    value = rows / squares.sqrt().view(*squares.shape, *[1] * len(over))
+    squares = rows.square().flatten(-len(over)).mean(-1) + eps
+    value = (rows / squares.sqrt().view(*squares.shape, *[1] * len(over))).masked_fill(rows == 0, 0.0)
     return State(x.labels, _scaled(run, node, value, bias=False).expand(x.value.shape))
 
 

@@ -89,7 +89,20 @@ def linear_site(run: Interpreter, node: fx.Node, given: object, weight: Ref, bia
         constants = torch.where(constants == 0, constants, torch.nan)
     positions = run.per_example(node, torch.Size(shape[:-1]).numel())
     run.sites.append(
-        Site(name, "linear", module, node, units, columns, constants, uniform(value, -1), False, positions, True)
+        Site(
+            name,
+            "linear",
+            module,
+            node,
+            units,
+            columns,
+            constants,
+            uniform(value, -1),
+            False,
+            positions,
+            True,
+            behind=None if bias is None else layer_rules.behind_norm(run, node, x, columns),
+        )
     )
     return State(spread(units, shape, len(shape) - 1), value.expand(shape))
 

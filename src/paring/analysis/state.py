@@ -50,7 +50,8 @@ class Site:
     padded: zeros come in at the border, so a constant input is not constant at all positions. plain: weight and bias
     are the module's own parameters. shared: called again, tied, or used elsewhere too. foreign: why the module's forward
     does not govern all uses of its parameters ("" when it does). positions: where the weights are applied, for one
-    example; written: where results are, if not there (transposed convolutions).
+    example; written: where results are, if not there (transposed convolutions). behind: the LayerNorm that it reads, where
+    nothing is computed between.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Site:
     shared: bool = False
     foreign: str = ""
     written: int = 0
+    behind: FeatureNorm | None = None
 
     @property
     def lookup(self) -> bool:
@@ -82,6 +84,32 @@ class NormSite:
     module: nn.Module
     node: fx.Node
     labels: Tensor
+
+
+@dataclass
+class FeatureNorm:
+    """One call of a norm that mixes the features of each position: LayerNorm, or RMSNorm as a module or in plain operations.
+
+    name: path of the module. labels (d,): the units that it reads. constants (d,): what each of them always is, NaN if it is
+    not constant. reason: why the units stay where they have to. centred: it subtracts the mean. weight: name of the scale;
+    gamma (d,): what it multiplies by, the scale itself but for a constant that the forward adds. beta (d,): the shift, of a
+    LayerNorm. number: path of the attribute that holds eps. loose: its operations are written out in a forward of the
+    user's own, and its scale is cut as any tensor outside of layers.
+    """
+
+    name: str
+    module: nn.Module
+    node: fx.Node
+    labels: Tensor
+    constants: Tensor
+    reason: str
+    centred: bool
+    weight: str
+    gamma: Tensor
+    beta: Tensor
+    eps: float
+    number: str
+    loose: bool = False
 
 
 def known(tensor: Tensor) -> State:

@@ -13,6 +13,7 @@ from paring.core.layers import Gated, GatedCall, PlaceKind
 from paring.core.method import GOALS, Method, Probe, Removal, Rewind, Stack
 from paring.core.mount import factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.packed import GatedPacked, named_weight, packed_name
+from paring.core.padded_layer_norm import PaddedLayerNorm
 from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
 from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
@@ -41,6 +42,7 @@ __all__ = [
     "Inputs",
     "Kind",
     "Method",
+    "PaddedLayerNorm",
     "ParingWarning",
     "Place",
     "PlaceKind",

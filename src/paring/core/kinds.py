@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from paring.core import layers, packed
 from paring.core.attention import GatedMultiheadAttention, packed_projections
 from paring.core.layers import Gated, PlaceKind
+from paring.core.padded_layer_norm import PaddedLayerNorm
 from paring.core.recurrent import GATES, packed_weights
 from paring.core.select_linear import SelectLinear
 
@@ -49,8 +50,8 @@ class Kind:
     Attributes:
         layer: the class.
         operation: the operation of torch that reads the weight: "linear", "addmm" (a linear layer that keeps its weight as
-            (inputs, outputs)), "conv", "conv_transpose", "embedding", "batch_norm", "instance_norm", "group_norm" or
-            "prelu"; "" for none that removal understands. It also says what the layer costs: one multiply-accumulate for
+            (inputs, outputs)), "conv", "conv_transpose", "embedding", "batch_norm", "instance_norm", "group_norm",
+            "layer_norm", "rms_norm" or "prelu"; "" for none that removal understands. It also says what the layer costs: one multiply-accumulate for
             each weight and position, but none for a look-up, a norm or an activation.
         unit_dim: dimension of the weight along which the units lie.
         column_dim: the one along which the input features lie; None where there are none.
@@ -139,7 +140,10 @@ class Kind:
         if size:
             setattr(module, self.groups, groups)
         for dim, attribute in enumerate(self.sizes):
-            setattr(module, attribute, shape[dim] * (groups if dim == 1 else 1))
+            if isinstance(getattr(module, attribute, None), tuple):  # all sizes of the tensor
+                setattr(module, attribute, tuple(shape))
+            else:
+                setattr(module, attribute, shape[dim] * (groups if dim == 1 else 1))
 
 
 _OF_TORCH = ("bias", "running_mean", "running_var")
@@ -298,6 +302,10 @@ def _fill() -> None:
             **as_norm,
         )
     )
+    features: dict[str, Any] = {"column_dim": None, "sizes": ("normalized_shape",)}
+    register(Kind(nn.LayerNorm, "layer_norm", **features))
+    register(Kind(PaddedLayerNorm, **features))
+    register(Kind(nn.RMSNorm, "rms_norm", per_unit=(), scaled=("weight",), **features))
     register(Kind(nn.PReLU, "prelu", column_dim=None, sizes=("num_parameters",), per_unit=(), scaled=("weight",)))
     register(
         Kind(

@@ -11,6 +11,7 @@ The manifest (key `paring` of the safetensors metadata) holds, for a network who
   can be made. So `load` gives the network the activations it was saved with. Left out when there are none;
 * `sizes`: path of an attribute -> number, for those that modules of the user's own keep and that changed when the network
   became smaller. Left out when there are none;
+* `numbers`: the same for floating-point numbers, such as the ε of an RMSNorm. Left out when there are none;
 * `digest`: SHA-256 over the rest of the manifest and all tensor bytes.
 
 A network in graph form (format version 3) has in addition `graph`: `gone`, how many units everything had and which are gone,
@@ -43,7 +44,7 @@ from paring.core.file_error import FileError
 from paring.core.plain_json import MANY, parsed, size
 from paring.core.regular import open_regular
 from paring.core.unwrap import seen_through
-from paring.core.written_sizes import written_sizes
+from paring.core.written_sizes import written_numbers, written_sizes
 from paring.files.graph_file import written
 from paring.files.manifest import GRAPH_VERSION, VERSION, checked, is_sized
 from paring.files.rebuild import Source, rebuilt, some, units_of
@@ -112,6 +113,8 @@ def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
         manifest["units"] = units
     if sizes := written_sizes(net):
         manifest["sizes"] = sizes
+    if numbers := written_numbers(net):
+        manifest["numbers"] = numbers
     held = {name: value for name, value in state.items() if name not in ties}
     if isinstance(net, GraphNet):
         whole = sum(value.numel() * value.element_size() for value in held.values())

@@ -48,7 +48,8 @@ def misfit(module: nn.Module, inputs: int | None = None, groups: int | None = No
         if len(reads) and (int(reads.min()) < 0 or (inputs is not None and int(reads.max()) >= inputs)):
             return f"reads inputs {int(reads.min())} to {int(reads.max())}, and there are {inputs}"
     for leaf, one in rest.items():
-        if one.shape[:1] != (outputs,) or (leaf == "bias" and one.dim() > 1):
+        flat = one.dim() == 1 or (kind.column_dim is None and one.shape == weight.shape)
+        if one.shape[:1] != (outputs,) or (leaf == "bias" and not flat):
             return f"has a {leaf} of {tuple(one.shape)} and {outputs} outputs"
     return ""
 

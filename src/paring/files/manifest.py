@@ -15,10 +15,10 @@ from paring.core.file_error import FileError
 from paring.core.kinds import kind_of, sized
 from paring.core.nested import TYPES, Shape, allowed, as_inputs, understood
 from paring.core.recurrent import gates_of
-from paring.core.written_sizes import is_size
+from paring.core.written_sizes import is_number, is_size
 
 VERSION, GRAPH_VERSION = 1, 3
-_KEYS = {"version", "ties", "modules", "units", "sizes", "graph", "tensors"}
+_KEYS = {"version", "ties", "modules", "units", "sizes", "numbers", "graph", "tensors"}
 _MOST_LEVELS = 1 << 16
 _MOST = 1 << 31
 Held = Mapping[str, tuple[str, tuple[int, ...]]]
@@ -46,7 +46,7 @@ def checked(manifest: object, held: Held, path: object) -> dict[str, Any]:
         )
     if problem := _problem(manifest, held):
         raise FileError(f"{path} is damaged: {problem}. {_AGAIN}")
-    found = {key: manifest[key] for key in ("version", "ties", "modules", "units", "sizes", "graph") if key in manifest}
+    found = {key: value for key, value in manifest.items() if key in _KEYS - {"tensors"}}
     if "graph" in found:
         try:
             _check_example(found["graph"]["example"], held)
@@ -79,6 +79,9 @@ def _problem(manifest: dict[str, Any], held: Held) -> str:
     sizes = manifest.get("sizes", {})
     if not isinstance(sizes, dict) or not all(is_size(size) and size <= _MOST for size in sizes.values()):
         return "its sizes make no sense"
+    numbers = manifest.get("numbers", {})
+    if not isinstance(numbers, dict) or not all(map(is_number, numbers.values())):
+        return "its numbers make no sense"
     if "tensors" in manifest and manifest["tensors"] != {name: [dtype, list(s)] for name, (dtype, s) in held.items()}:
         return "it holds other tensors than it says"
     if ("graph" in manifest) != (manifest["version"] == GRAPH_VERSION):

@@ -12,9 +12,10 @@ from torch.nn.parameter import is_lazy
 
 from paring.core import plain_net, unwrapped
 from paring.core.file_error import FileError
+from paring.core.padded_layer_norm import PaddedLayerNorm, pad
 from paring.core.select_linear import SelectLinear
 from paring.core.unwrap import seen_through
-from paring.core.written_sizes import write_sizes
+from paring.core.written_sizes import write_numbers, write_sizes
 from paring.core.zeros import Zeros
 from paring.files.fits import misfit
 from paring.files.graph_file import captures_of, graph_of
@@ -95,10 +96,15 @@ def _rebuilt(net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor
         resize(module, groups)
     try:
         write_sizes(net, manifest.get("sizes", {}))
+        write_numbers(net, manifest.get("numbers", {}))
     except KeyError as error:
         raise FileError(
-            f"{path} holds another architecture: it has a size {error.args[0]}, and {type(net).__name__} has none there. {_PASS}"
+            f"{path} holds another architecture: it has a number {error.args[0]}, and {type(net).__name__} has none there. {_PASS}"
         ) from error
+    for name in modules:
+        norm = net.get_submodule(name)
+        if isinstance(norm, PaddedLayerNorm) and norm.padded_to < norm.normalized_shape[0]:
+            raise FileError(f"{path} is damaged: '{name}' has more features than all together. Save it again.")
     return net if captures is None else graph_of(net, captures, manifest["graph"], path)
 
 
@@ -162,6 +168,8 @@ def _swap(net: nn.Module, modules: dict[str, str], path: object) -> dict[str, in
             reads[name] = module.in_features
             module.__class__ = SelectLinear
             module.register_buffer("reads", torch.arange(module.in_features))
+        if isinstance(module, nn.LayerNorm) and not isinstance(module, PaddedLayerNorm) and kind == "PaddedLayerNorm":
+            pad(module, module.normalized_shape[0])
         if module is None or type(module).__name__ != kind:
             found = "nothing" if module is None else type(module).__name__
             raise FileError(

@@ -1,7 +1,8 @@
 """Carry out a `ShrinkPlan` on a network: folds and merges, then cuts, then the size attributes of the layers.
 
 Parameters keep their names, order, dtype, device and `requires_grad`; a gradient that is present is cut alike. Each cut
-parameter is a new `nn.Parameter`. Modules keep their classes (but see `SelectLinear`).
+parameter is a new `nn.Parameter`. Modules keep their classes (but see `SelectLinear` and
+`PaddedLayerNorm`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import kind_of
+from paring.core.padded_layer_norm import pad
 from paring.core.recurrent import gates_of, resize_recurrent
 from paring.core.select_linear import SelectLinear
-from paring.core.written_sizes import write_sizes
+from paring.core.written_sizes import write_numbers, write_sizes
 from paring.removal.plan import Merge, ShrinkPlan, full_name
 
 
@@ -23,9 +25,10 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
             _add(*_find(net, fold.name), fold.amount)
         for merge in plan.merges:
             _merge(*_find(net, merge.name), merge)
+        made: dict[int, nn.Parameter] = {}
         for name in dict.fromkeys(cut.name for cut in plan.cuts):
             module, leaf = _find(net, name)
-            _replace(module, leaf, plan, name)
+            _replace(module, leaf, plan, name, made)
             resize(module, plan.groups.get(name.rpartition(".")[0]))
         for path in {cut.name.rpartition(".")[0] for cut in plan.cuts}:
             module = net.get_submodule(path)
@@ -34,6 +37,12 @@ def apply(net: nn.Module, plan: ShrinkPlan) -> nn.Module:
         for name, size in plan.sizes.items():
             net.get_submodule(name).num_features = size  # type: ignore[assignment]
         write_sizes(net, {**plan.attributes, **{full_name(name, "groups"): n for name, n in plan.groups.items()}})
+        write_numbers(net, plan.numbers)
+        for name, size in plan.padded.items():
+            norm = net.get_submodule(name)
+            assert isinstance(norm, nn.LayerNorm)
+            pad(norm, size)
+            write_sizes(net, {full_name(name, "padded_to"): size})
         for name, reads in plan.selects.items():
             _select(net.get_submodule(name), reads)
     return net
@@ -72,8 +81,12 @@ def _merge(module: nn.Module, leaf: str, merge: Merge) -> None:
     slices[merge.into] = (slices[merge.into].double() + amount).to(held.dtype)
 
 
-def _replace(module: nn.Module, leaf: str, plan: ShrinkPlan, name: str) -> None:
+def _replace(module: nn.Module, leaf: str, plan: ShrinkPlan, name: str, made: dict[int, nn.Parameter]) -> None:
+    """made: what parameters have become, by their id, so that tied ones stay tied."""
     old = getattr(module, leaf)
+    if id(old) in made:
+        setattr(module, leaf, made[id(old)])
+        return
     new = plan.cut(name, old.detach())
     if not isinstance(old, nn.Parameter):
         setattr(module, leaf, new)
@@ -83,6 +96,7 @@ def _replace(module: nn.Module, leaf: str, plan: ShrinkPlan, name: str) -> None:
     if old.grad is not None:
         parameter.grad = plan.cut(name, old.grad)
     setattr(module, leaf, parameter)
+    made[id(old)] = parameter
 
 
 def _select(module: nn.Module, reads: Tensor) -> None:

@@ -56,6 +56,7 @@ class Chooser:
     def graph_form(self, check: bool) -> Shrunk:
         """The graph form. Raises `GraphFormError` when there is none that verifies."""
         planner = Planner.of_graph(self.net, self.example, self.mode, self.drop_inputs, self.input_groups)
+        planner = planner.without_streams()
         found = self._graph(planner) if check else Shrunk(planner, planner.plan(), "graph")
         if isinstance(found, Refusal):
             raise GraphFormError(found.reason)
@@ -68,6 +69,8 @@ class Chooser:
         if check and (silent := self._silent(captured, narrow)).paths:
             net = silence(copy.deepcopy(self.net), silent)
             return replace(replace(self, net=net).module_form(check, graph_too), silenced=silent)
+        if check and self._streams_differ(narrow):
+            narrow = narrow.without_streams()
         done = Shrunk(narrow, narrow.plan())
         if not check:
             return done
@@ -75,6 +78,7 @@ class Chooser:
         free: Planner | None = None
         if narrow.analysis.held_back:
             free = self._planner(captured, free=True)
+            free = free if narrow.streams else free.without_streams()
         if free is not None and free.plan().removed > done.plan.removed:
             if not self._differs(free, "module")(()):
                 return Shrunk(free, free.plan())
@@ -88,11 +92,22 @@ class Chooser:
             other = self._graph(free)
         if isinstance(other, Refusal):
             self.notes.append(f"no graph form: {other}")
-        elif other is not None and not other.rolled_back:
+        elif other is not None and not other.rolled_back and (differs(()) or other.plan.removed > done.plan.removed):
             return other
         if differs(()):
             done = done.without(offenders(narrow.layers, differs))
         return other if isinstance(other, Shrunk) and other.plan.removed > done.plan.removed else done
+
+    def _streams_differ(self, planner: Planner) -> bool:
+        """Whether the network differs because units went that LayerNorms or RMSNorms read; said in the notes."""
+        less = planner.without_streams()
+        if less is planner or less.plan().removed == planner.plan().removed:
+            return False
+        why = self._differs(planner, "module")(())
+        if why is None or self._differs(less, "module")(()) is not None:
+            return False
+        self.notes.append(f"units that norms over them read stay, without them {why}")
+        return True
 
     def _with_attributes(self, free: Planner) -> ShrinkPlan | None:
         """The plan with sizes that modules keep as attributes changed, if the network's own forward runs so."""
@@ -137,6 +152,7 @@ class Chooser:
 
     def _graph(self, planner: Planner) -> Shrunk | Refusal:
         """The graph form without what does not verify; or why there is none even when nothing is removed."""
+        planner = planner.without_streams()
         whole, differs = Shrunk(planner, planner.plan(), "graph"), self._differs(planner, "graph")
         if not differs(()):
             return whole

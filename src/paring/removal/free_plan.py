@@ -22,9 +22,12 @@ def free_plan(
     drop_inputs: bool = False,
     other: Interpretation | None = None,
     input_groups: InputGroups | None = None,
+    streams: bool = True,
 ) -> ShrinkPlan:
     """`make_plan` for a free interpretation, with the names and dimensions that parameters really have."""
-    plan = make_plan(analysis, spare=spare, drop_inputs=drop_inputs, other=other, input_groups=input_groups)
+    plan = make_plan(
+        analysis, spare=spare, drop_inputs=drop_inputs, other=other, input_groups=input_groups, streams=streams
+    )
     return replace(
         plan,
         cuts=_cuts(analysis, plan.cuts),
@@ -43,7 +46,7 @@ def _scales(analysis: Interpretation, plan: ShrinkPlan) -> tuple[Fold, ...]:
                 held[full_name(site.name, leaf)] = (site.module, dim)
     shifts: dict[str, Tensor] = {}
     for fold in plan.folds:
-        shifts[fold.name] = fold.amount
+        shifts[fold.name] = shifts.get(fold.name, torch.zeros(())) + fold.amount
     amounts = scale_amounts(analysis.scaled, plan.kept, held, shifts)
     return tuple(Fold(_name(analysis, name), _stored(analysis, name, amount)) for name, amount in amounts.items())
 

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from paring.analysis.input_groups import InputGroups, keep_groups, whole_groups
 from paring.analysis.interpret import Interpretation
-from paring.analysis.liveness import Reader, agreed, decide, product_readers, readers_of, settle
+from paring.analysis.liveness import Reader, agreed, agreed_features, decide, product_readers, readers_of, settle
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import Liveness, NormSite, Site
 from paring.analysis.weights import columns_of, dims, groups_of, known, living_groups, used
 from paring.core.select_linear import SelectLinear
+from paring.removal.feature_plan import feature_changes, moved_columns
 from paring.removal.report import Row, rows_of
 from paring.removal.round_widths import round_up
 from paring.removal.slices import cut
@@ -68,7 +69,8 @@ class ShrinkPlan:
     of its own -> features that it is left with. kept (ids + 1,): which ids of the interpretation stay.
     scales: folds that only the network's own forward needs (attention takes its scale from the size of its queries).
     attributes: numbers that modules of the user's own keep -> what they become, where the forward goes by them.
-    groups: convolution -> groups that it is left with, where these become smaller.
+    groups: convolution -> groups that it is left with, where these become smaller. numbers: the same as attributes, for
+    floating-point numbers that have to change. padded: LayerNorm -> how many features it counts, those that go included.
     """
 
     cuts: tuple[Cut, ...]
@@ -81,6 +83,8 @@ class ShrinkPlan:
     scales: tuple[Fold, ...] = ()
     attributes: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
+    padded: dict[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.cuts)
@@ -114,6 +118,7 @@ def make_plan(
     zeros_only: bool = False,
     multiple_of: int = 1,
     input_groups: InputGroups | None = None,
+    streams: bool = True,
 ) -> ShrinkPlan:
     """The largest exact removal.
 
@@ -121,20 +126,28 @@ def make_plan(
     constants then count only where the two agree. drop_inputs: linear layers also drop columns with zero
     weights only that stay in their input: inputs of the network, or some positions of a flattened map. zeros_only:
     nothing but exact zeros goes, so that no weight has to move. multiple_of: see `round_up`; above 1, columns that stay in
-    a layer's input are dropped only where that pays. input_groups: layers that lose inputs in whole groups.
+    a layer's input are dropped only where that pays. input_groups: layers that lose inputs in whole groups. streams: units
+    that LayerNorms and RMSNorms read may go; with zeros_only they stay.
     """
     grouped = input_groups or {}
     constants = agreed(analysis, other)
     if zeros_only:
         constants = [torch.where(c == 0, c, torch.nan) for c in constants]
-    readers = readers_of(analysis, constants, grouped) + product_readers(analysis, other)
-    liveness = decide(analysis, readers, spare)
+    features, through = agreed_features(analysis, other), streams and not zeros_only
+    mixed = [
+        norm.labels[known != 0] if through else norm.labels
+        for norm, known in zip(analysis.features, features, strict=True)
+    ]
+    readers = readers_of(analysis, constants, grouped, features if through else (), other)
+    readers += product_readers(analysis, other)
+    liveness = decide(analysis, readers, spare, torch.cat([torch.zeros(0, dtype=torch.int64), *mixed]))
     round_up(analysis, liveness, multiple_of)
     while keep_groups(analysis, liveness, grouped) | settle(analysis, readers, liveness):
         round_up(analysis, liveness, multiple_of)
     once = {reader.site.name: reader for reader in readers}  # calls of one layer say the same
     merges = [merge for reader in once.values() if (merge := _merge(reader, liveness)) is not None]
     merging = {reader.site.name: reader.merge for reader in readers}
+    moves = {name: moved_columns(reader, liveness.kept, liveness.needed) for name, reader in once.items()}
     cuts: list[Cut] = []
     folds: list[Fold] = []
     selects: dict[str, Tensor] = {}
@@ -147,6 +160,11 @@ def make_plan(
         fold = _fold(analysis, site, constant, liveness, merging[site.name]) if site.name in merging else None
         if fold is not None:
             folds.append(fold)
+        if (moved := moves.get(site.name)) is not None:
+            folds.append(Fold(full_name(site.name, "weight"), moved[0]))
+            if bool((moved[1] != 0).any()):
+                fold = Fold(full_name(site.name, "bias"), moved[1])
+                folds.append(fold)
         read = liveness.kept[site.columns]  # index -1 is kept
         if drop_inputs and type(site.module) in (nn.Linear, SelectLinear) and not site.shared:
             unread = _unread_columns(site, liveness)
@@ -170,8 +188,22 @@ def make_plan(
             sizes[norm.name] = int(kept.sum())
     for one in analysis.loose:
         cuts += _cut(one.name, one.dim, liveness.kept[one.box].any(1))
+    changes = feature_changes(analysis, liveness.kept)
+    cuts += [one for name, kept in changes.cut.items() for one in _cut(name, 0, kept)]
+    folds += [Fold(name, amount) for name, amount in changes.added.items()]
     rows = rows_of(analysis, readers, liveness, spare)
-    return ShrinkPlan(tuple(cuts), tuple(folds), selects, rows, tuple(merges), sizes, liveness.kept, groups=groups)
+    return ShrinkPlan(
+        tuple(cuts),
+        tuple(folds),
+        selects,
+        rows,
+        tuple(merges),
+        sizes,
+        liveness.kept,
+        groups=groups,
+        numbers=changes.numbers,
+        padded=changes.padded,
+    )
 
 
 def _merge(reader: Reader, liveness: Liveness) -> Merge | None:

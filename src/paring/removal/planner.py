@@ -26,7 +26,8 @@ from paring.removal.verify import Make
 class Planner:
     """analysis: the interpretation in eval mode, in_train: makes the one in train mode. both: constants hold in both.
 
-    free: sizes in the forward may change; then the graph form can be made. input_groups: see `input_groups`.
+    free: sizes in the forward may change; then the graph form can be made. input_groups: see `input_groups`. streams: see
+    `make_plan`.
     """
 
     analysis: Interpretation
@@ -36,6 +37,7 @@ class Planner:
     free: bool
     captures: Captures
     input_groups: InputGroups = field(default_factory=dict)
+    streams: bool = True
     plans: dict[tuple[frozenset[str], bool], ShrinkPlan] = field(default_factory=dict)
 
     @classmethod
@@ -92,8 +94,13 @@ class Planner:
                 drop_inputs=self.drop_inputs,
                 other=other,
                 input_groups=self.input_groups,
+                streams=self.streams,
             )
         return self.plans[key]
+
+    def without_streams(self) -> Planner:
+        """The same, but units that LayerNorms and RMSNorms read stay: the graph form has no other norms."""
+        return replace(self, streams=False, plans={}) if self.analysis.features else self
 
     def graph(
         self, net: nn.Module, plan: ShrinkPlan, *, modes: tuple[bool, ...] = (False, True)
