@@ -369,6 +369,10 @@ def test_every_kind_of_torch_sets_the_sizes_that_its_constructor_does() -> None:
         nn.InstanceNorm3d(4, track_running_stats=True),
         nn.GroupNorm(2, 8),
         nn.GroupNorm(1, 8),
+        nn.LayerNorm(4),
+        nn.LayerNorm((3, 4)),
+        nn.LayerNorm(4, bias=False),
+        nn.RMSNorm((3, 4)),
         nn.PReLU(4),
     ]
     seen = set()
@@ -376,9 +380,9 @@ def test_every_kind_of_torch_sets_the_sizes_that_its_constructor_does() -> None:
         kind = kind_of(layer)
         assert kind is not None
         seen.add(kind.layer)
-        told = {name: value for name, value in vars(layer).items() if isinstance(value, int)}
+        told = {name: value for name, value in vars(layer).items() if isinstance(value, int | tuple)}
         kind.resize(layer)
-        assert told == {name: value for name, value in vars(layer).items() if isinstance(value, int)}, layer
+        assert told == {name: value for name, value in vars(layer).items() if isinstance(value, int | tuple)}, layer
         assert misfit(layer) == "", layer
         weight = getattr(layer, kind.scaled[0], None)
         if isinstance(weight, Tensor):
