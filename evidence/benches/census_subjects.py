@@ -50,14 +50,19 @@ _SMALL = {
 _WORDS = {**_SMALL, "vocab_size": 99, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
 
-def _hf(model: str, inputs: Callable[[], Mapping[str, Any]], *, config: str = "", **values: Any) -> Wild:
-    """A model of transformers, from a configuration of the same name."""
+def _hf(
+    model: str, inputs: Callable[[], Mapping[str, Any]], *, config: str = "", experts: str = "", **values: Any
+) -> Wild:
+    """A model of transformers, from a configuration of the same name. experts: how they are computed, if not as usual."""
 
     def make() -> Made:
         hub = importlib.import_module("transformers")
         kind = getattr(hub, model)
         made = (getattr(hub, config) if config else kind.config_class)(**values)
-        return kind(made), dict(inputs())
+        net = kind(made)
+        if experts:
+            net.set_experts_implementation(experts)
+        return net, dict(inputs())
 
     return Wild("transformers", make)
 
@@ -161,9 +166,12 @@ _TEXT: dict[str, Wild] = {
     "SmolLM3": _hf("SmolLM3ForCausalLM", _text, **_WORDS, num_key_value_heads=2),
     "Olmo2": _hf("Olmo2ForCausalLM", _text, **_WORDS),
     "GPT-OSS": _hf(
-        "GptOssForCausalLM", _text, **_WORDS, num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2
+        "GptOssForCausalLM", _text, **_WORDS, num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2,
+        experts="batched_mm",  # grouped_mm knows no float64
     ),
-    "Mixtral": _hf("MixtralForCausalLM", _text, **_WORDS, num_key_value_heads=2, num_local_experts=4),
+    "Mixtral": _hf(
+        "MixtralForCausalLM", _text, **_WORDS, num_key_value_heads=2, num_local_experts=4, experts="batched_mm"
+    ),
     "GPT-NeoX": _hf("GPTNeoXForCausalLM", _text, **_WORDS),
     "GPT-2": _hf("GPT2LMHeadModel", _text, vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "OPT": _hf(

@@ -21,7 +21,7 @@ from paring.analysis.grids import Grid, SliceTie
 from paring.analysis.labels import spread, uniform
 from paring.analysis.repeats import filled, once
 from paring.analysis.state import COMPUTED, FeatureNorm, Ref, Site, State, module_path, shape_of
-from paring.analysis.weights import dims, groups_of, is_a, used, weight_of
+from paring.analysis.weights import dims, groups_of, is_a, some, used, weight_of
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
@@ -152,7 +152,9 @@ def _constants(x: Tensor, shape: tuple[int, ...], dim: int, module: nn.Module, a
     others = [d for d in range(x.dim()) if d != at]
     x = once(x, *range(at, at + 1 if alike else x.dim()))  # examples, and positions that all give the same
     dynamic = x.isnan()
-    rows = (~used(module)[:, dynamic.any(others)].any(1)).nonzero().flatten()
+    columns, reads = dynamic.any(others), used(module)
+    moving = some(reads if bool(columns.all()) else reads[:, columns], 1)
+    rows = (~moving).nonzero().flatten()
     if len(rows) == 0:
         return filled(shape, torch.nan)
     shift = bias.detach().cpu().double() if isinstance(bias, Tensor) else None

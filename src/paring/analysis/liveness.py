@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from paring.analysis.interpret import Interpretation
 from paring.analysis.rectangles import agreed_contractions, as_site, keep_rectangles
 from paring.analysis.state import Liveness, Site
-from paring.analysis.weights import groups_of, used
+from paring.analysis.weights import groups_of, some, used
 
 HEALTHY = 1 / 64  # a representative's constant is at least this share of the largest that it stands for
 
@@ -42,7 +42,7 @@ class Reader:
 
     def read(self, needed: Tensor) -> Tensor:
         """Columns that some needed row reads with a nonzero weight, (inputs,)."""
-        return self.used[needed[self.site.units]].any(0)
+        return some(self.used[needed[self.site.units]], 0)
 
     def stand_ins(self, needed: Tensor) -> Tensor:
         """Columns that may stand for the constants that go: merged themselves otherwise, needed, large enough."""
@@ -156,8 +156,7 @@ def _close(needed: Tensor, readers: list[Reader]) -> None:
     count = -1
     while count != (count := int(needed.sum())):
         for reader in reversed(readers):
-            rows = needed[reader.site.units]
-            columns = reader.used[rows].any(0) & ~reader.free
+            columns = reader.read(needed) & ~reader.free
             needed[reader.site.columns[columns]] = True
 
 

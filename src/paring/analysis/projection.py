@@ -17,7 +17,7 @@ from paring.analysis.labels import spread, uniform
 from paring.analysis.parameter_parts import note_parts
 from paring.analysis.repeats import once
 from paring.analysis.state import Alias, Ref, Site, State, shape_of
-from paring.analysis.weights import is_a
+from paring.analysis.weights import is_a, some
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
@@ -115,11 +115,11 @@ def _alias(run: Interpreter, held: Ref, swapped: bool) -> Alias:
 def _constants(x: Tensor, module: Projection) -> Tensor:
     """The result where it is constant: units without a weight on a dynamic input; NaN elsewhere. Alike rows come once."""
     x = once(x, x.dim() - 1)
-    weight = module.weight.detach().to("cpu", torch.float64)
+    weight = module.weight.detach().cpu()
     out = torch.full((*x.shape[:-1], len(weight)), torch.nan, dtype=torch.float64)
-    dynamic = x.flatten(0, -2).isnan().any(0)
-    rows = (~(weight[:, dynamic] != 0).any(1)).nonzero().flatten()
+    dynamic, reads = x.flatten(0, -2).isnan().any(0), weight.bool()
+    rows = (~some(reads if bool(dynamic.all()) else reads[:, dynamic], 1)).nonzero().flatten()
     if len(rows):
         bias = None if module.bias is None else module.bias.detach().to("cpu", torch.float64)[rows]
-        out[..., rows] = F.linear(x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf), weight[rows], bias)
+        out[..., rows] = F.linear(x.nan_to_num(0.0, posinf=torch.inf, neginf=-torch.inf), weight[rows].double(), bias)
     return out

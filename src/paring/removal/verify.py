@@ -3,8 +3,8 @@
 Inputs: the example itself (its first rows), random inputs like it with batches of 1, 2 and 3, and images, volumes and
 sequences of another size where the network takes them. In float64 (the plan applied to a float64 copy, so that only the
 mathematics is checked) outputs must agree, if need be with what the forward computes in float32 by name in float64 as well; in
-float32 up to rounding; `compare` has the tolerances. Networks of many
-parameters and large images get fewer rows; large images are compared in float64 at a smaller size, where the network
+float32 up to rounding; `compare` has the tolerances. Networks of many parameters and large images get fewer rows, vast ones
+fewer trials; large images are compared in float64 at a smaller size, where the network
 takes one. Running statistics and random states of the networks and of the process are left alone.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,12 @@ from paring.analysis.capture import untouched_random
 from paring.core import Example, Inputs, Refusal
 from paring.removal.apply import apply
 from paring.removal.plan import ShrinkPlan
+from paring.removal.streamed import sharing, streamed
 from paring.removal.tolerances import EXACT, differs, gap, one_path, refuse_nan
 from paring.removal.widened import widened
 
-HEAVY, LARGE = 10**7, 2**15  # parameters of a network, entries of one example
+HEAVY, VAST = 10**7, 5 * 10**7  # parameters of a network: fewer rows; no copy of it in float64
+LARGE = 2**15  # entries of one example
 ROWS = 8
 Make = Callable[[nn.Module], nn.Module]
 
@@ -45,50 +48,112 @@ def verify(
         ValueError: a weight is NaN, or the network's own output on the example; see `refuse_nan`.
     """
     inputs = Inputs.of(example)
-    large = _entries(inputs) > LARGE
-    heavy = large or sum(p.numel() for p in net.parameters()) > HEAVY
-    shown = _first(inputs, 2 if heavy else ROWS)
-    randoms = [_random_like(inputs, n) for n in ((1,) if heavy else (1, 2, 3))]
-    images = any(len(shape) == 4 for shape in inputs.shapes)
-    other_size = _random_like(inputs, 3, _other_size) if images and make is None else None
-    lengths = _other_lengths(inputs) if make is None else []
+    parameters = sum(p.numel() for p in net.parameters())
+    trials = _Trials.of(inputs, parameters > HEAVY, make is None)
     with untouched_random(), torch.no_grad(), one_path(), plainly():
+        if make is None and parameters > VAST and not trials.large:
+            try:
+                exact, rounded = _shared(net, plan)
+                return _judge(net, exact, rounded, replace(trials, vast=True), train)
+            except _Unsuited:
+                pass
         exact, rounded = (_copies(net, plan, dtype, make) for dtype in (torch.float64, torch.float32))
-        for mode in (False, True) if train else (False,):
-            for old, new in (exact, rounded):
-                _enter(old, net, mode)
-                _enter(new, net, mode)
-            where = f"in {'train' if mode else 'eval'} mode"
-            if mode:
-                for part in (*exact, *rounded) if make is None else ():  # a graph's dropouts are no modules
-                    _without_dropout(part)
-                if _noisy(rounded[0], _cast(shown, torch.float32)):
-                    if failure := _fails(rounded, _cast(shown, torch.float32)):
-                        return Refusal(f"{failure} {where}")
-                    continue
-            seen = other_size is not None and _compare(exact, rounded, other_size, True)
-            wide = seen is False or not large
+        return _judge(net, exact, rounded, trials, train)
+
+
+@dataclass(frozen=True)
+class _Trials:
+    """What networks are compared on.
+
+    Attributes:
+        shown: the example's first rows.
+        randoms, lengths, other_size: random inputs: of other batches, lengths, sizes of images.
+        large: the example is.
+        modules: the networks consist of the user's modules.
+        vast: the network is: the example is compared in float64, and one further trial in float32, no more.
+    """
+
+    shown: Inputs
+    randoms: list[Inputs]
+    lengths: list[Inputs]
+    other_size: Inputs | None
+    large: bool
+    modules: bool
+    vast: bool = False
+
+    @classmethod
+    def of(cls, inputs: Inputs, heavy: bool, modules: bool) -> _Trials:
+        large = _entries(inputs) > LARGE
+        heavy = heavy or large
+        images = any(len(shape) == 4 for shape in inputs.shapes)
+        return cls(
+            _first(inputs, 2 if heavy else ROWS),
+            [_random_like(inputs, n) for n in ((1,) if heavy else (1, 2, 3))],
+            _other_lengths(inputs) if modules else [],
+            _random_like(inputs, 3, _other_size) if images and modules else None,
+            large,
+            modules,
+        )
+
+    def turns(self, wide: bool) -> list[tuple[Inputs, bool, bool]]:
+        """Inputs, and whether to compare on them in float64 and in float32. wide: in float64 even if they are large."""
+        if self.vast:
+            others = [(trial, False, True) for trial in (*self.lengths, *self.randoms, self.shown)]
+            return [(self.shown, True, False), *others]
+        return [(trial, wide or not self.large, True) for trial in (self.shown, *self.randoms, *self.lengths)]
+
+
+class _Unsuited(Exception):
+    """The network does not run with parameters that are cast when its parts are called."""
+
+
+Pair = tuple[nn.Module, nn.Module]
+"""The old network and the new one."""
+
+
+def _judge(net: nn.Module, exact: Pair, rounded: Pair, trials: _Trials, train: bool) -> Refusal | None:
+    shown, other_size = trials.shown, trials.other_size
+    for mode in (False, True) if train else (False,):
+        for part in (*exact, *rounded):
+            _enter(part, net, mode)
+        where = f"in {'train' if mode else 'eval'} mode"
+        if mode:
+            for part in (*exact, *rounded) if trials.modules else ():  # a graph's dropouts are no modules
+                _without_dropout(part)
+            if _noisy(rounded[0], _cast(shown, torch.float32)):
+                if failure := _fails(rounded, _cast(shown, torch.float32)):
+                    return Refusal(f"{failure} {where}")
+                continue
+        seen = other_size is not None and _compare(exact, rounded, other_size, True)
+        if isinstance(seen, Refusal):
+            return Refusal(f"{seen} {where} on inputs of shape {other_size}")
+        compared = 0
+        for trial, wide, narrow in trials.turns(seen is False):
+            seen = _compare(exact, rounded, trial, wide, named=trial is shown and not mode, narrow=narrow)
+            if seen is False and trial is shown:
+                if trials.vast:
+                    raise _Unsuited
+                return Refusal(f"the network refuses the example itself {where}")
             if isinstance(seen, Refusal):
-                return Refusal(f"{seen} {where} on inputs of shape {other_size}")
-            for trial in (shown, *randoms, *lengths):
-                seen = _compare(exact, rounded, trial, wide, named=trial is shown and not mode)
-                if seen is False and trial is shown:
-                    return Refusal(f"the network refuses the example itself {where}")
-                if isinstance(seen, Refusal):
-                    return Refusal(f"{seen} {where} on inputs of shape {trial}")
+                return Refusal(f"{seen} {where} on inputs of shape {trial}")
+            compared += seen
+            if trials.vast and compared == 2:
+                break
     return None
 
 
 def _compare(
-    exact: tuple[nn.Module, nn.Module],
-    rounded: tuple[nn.Module, nn.Module],
+    exact: Pair,
+    rounded: Pair,
     trial: Inputs,
     wide: bool,
+    *,
     named: bool = False,
+    narrow: bool = True,
 ) -> Refusal | bool:
     """What differs, or whether there was something to compare: False when the old network refuses this input.
 
-    wide: compare in float64 as well. named: say where a NaN comes from.
+    wide: compare in float64. named: say where a NaN comes from. narrow: compare in float32.
     """
     doubles = _cast(trial, torch.float64)
     truth = _outputs(exact[0], doubles) if wide else None
@@ -103,6 +168,8 @@ def _compare(
                 truth, found = (_outputs(net, doubles) for net in exact)
             if isinstance(truth, Refusal) or isinstance(found, Refusal) or differs(truth, found, torch.float64):
                 return problem
+    if not narrow:
+        return isinstance(truth, list)
     singles = _cast(trial, torch.float32)
     before = _outputs(rounded[0], singles)
     if isinstance(before, list):
@@ -144,6 +211,27 @@ def _fails(pair: tuple[nn.Module, nn.Module], inputs: Inputs) -> Refusal | None:
     if isinstance(after, Refusal):
         return Refusal(f"the smaller network fails with {after}")
     return None if [t.shape for t in before] == [t.shape for t in after] else Refusal("outputs have other shapes")
+
+
+def _shared(net: nn.Module, plan: ShrinkPlan) -> tuple[Pair, Pair]:
+    """The same as two calls of `_copies`, without holding the network in float64: its parts are cast when they are called.
+
+    What the plan adds to is float64 until all is cut, as it is there.
+    """
+    added = [*plan.folds, *plan.scales]
+    touched = {*(one.name for one in added), *(merge.name for merge in plan.merges)}
+    new = sharing(net, touched, torch.float64)
+    for one in added:
+        path, _, leaf = one.name.rpartition(".")
+        module = new.get_submodule(path)
+        if getattr(module, leaf) is None:
+            module.register_parameter(leaf, nn.Parameter(torch.zeros_like(one.amount, dtype=torch.float64)))
+    new = apply(new, plan)
+    exact, rounded = (
+        (streamed(sharing(net), dtype), streamed(sharing(new, touched, dtype), dtype))
+        for dtype in (torch.float64, torch.float32)
+    )
+    return exact, rounded
 
 
 def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype, make: Make | None) -> tuple[nn.Module, nn.Module]:
