@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from paring.files.pare import arrays, planes, varint
-from paring.files.pare.arrays import Code
+from paring.files.pare.code import Code
 from paring.files.pare.entropy import Decoder, Encoder
 from paring.files.pare.error import PareError
 from paring.files.pare.planes import HUFFMAN, RANGE, RAW, Layout

@@ -12,99 +12,25 @@ come back as they were.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paring.files.pare import classes, levels, mixed, planes, varint
-from paring.files.pare.classes import CLASSES
+from paring.files.pare import classes, grouping, groups, levels, mixed, planes, varint
+from paring.files.pare.code import Code, Grouped, Kind
 from paring.files.pare.entropy import Decoder, Encoder, Symbols
 from paring.files.pare.error import PareError
+from paring.files.pare.groups import Groups
 from paring.files.pare.levels import MOST_VALUES, Levels
 from paring.files.pare.logs import information
-from paring.files.pare.planes import Layout
 
 Bits = NDArray[Any]
-Kind = Literal["raw", "planes", "sparse", "table", "mixed"]
 _SMALLEST_MIXED = 256
 _GAIN = 0.995
 _LEAST_ZEROS = 0.1
 _FEW = 256
 _SAMPLE = 1 << 15  # entries that tell whether planes are the shorter code
-
-
-@dataclass(frozen=True)
-class Code:
-    """How one tensor is written.
-
-    Attributes:
-        kind: see the module's docstring.
-        levels: how the values are given: "table", "grid" or "rows".
-        values: number of different values.
-        half: values are stored as float16, the entries are float32.
-        static: the frequencies are stored; otherwise they adapt.
-        axis: rows (0) or columns (1) fall into classes, or are the steps of the mixed code.
-        classes: number of classes.
-        planes: how the byte planes are coded, lowest byte first (`planes.Layout`).
-        turned, moved: as in `planes.Layout`.
-    """
-
-    kind: Kind
-    levels: levels.Kind = "table"
-    values: int = 0
-    half: bool = False
-    static: bool = False
-    axis: int = 0
-    classes: int = 1
-    planes: tuple[int, ...] = ()
-    turned: bool = False
-    moved: int = 0
-
-    @property
-    def layout(self) -> Layout:
-        """How the entries are taken apart."""
-        return Layout(self.planes, self.turned, self.moved)
-
-    def plain(self) -> dict[str, Any]:
-        """As JSON; what has its default is left out."""
-        default = asdict(Code(self.kind))
-        found = {"kind": self.kind} | {k: v for k, v in asdict(self).items() if v != default[k]}
-        return found | ({"planes": list(self.planes)} if self.planes else {})
-
-    @classmethod
-    def read(cls, given: Any, itemsize: int) -> Code:
-        """From JSON.
-
-        Raises:
-            PareError: the description makes no sense.
-        """
-        known = {"kind": str, "levels": str, "values": int, "half": bool, "static": bool, "axis": int, "classes": int}
-        types = known | {"planes": list, "turned": bool, "moved": int}
-        if not isinstance(given, dict) or any(type(v) is not types.get(k) for k, v in given.items()):
-            raise PareError(f"the code of a tensor cannot be read: {str(given)[:100]}")
-        listed = tuple(int(p) if type(p) is bool else p for p in given.get("planes", ()))  # true and false in version 1
-        found = cls(**{**given, "planes": listed})
-        width = 2 if found.half else itemsize
-        valued = (
-            1 <= found.values <= MOST_VALUES
-            and found.axis in (0, 1)
-            and (found.levels == "table" or (found.levels in ("grid", "rows") and itemsize == 4))
-            and found.layout == Layout()
-        )
-        apart = found.layout.fits(width)
-        bare = cls(found.kind, half=found.half, planes=found.planes, turned=found.turned, moved=found.moved)
-        right = {
-            "raw": found == cls("raw", half=found.half),
-            "planes": apart and bool(found.planes) and found == bare,
-            "sparse": apart and found.axis in (0, 1) and found == replace(bare, axis=found.axis),
-            "table": valued and 1 <= found.classes <= max(CLASSES),
-            "mixed": valued and found.values > 1 and found.classes == 1 and not found.static,
-        }
-        if not right.get(found.kind, False) or (found.half and itemsize != 4):
-            raise PareError(f"the code of a tensor makes no sense: {str(given)[:100]}")
-        return found
 
 
 class Memory:
@@ -116,7 +42,11 @@ class Memory:
 
 
 def write(
-    bits: Bits, encoder: Encoder, strides: tuple[int, ...] = (), memory: Memory | None = None
+    bits: Bits,
+    encoder: Encoder,
+    strides: tuple[int, ...] = (),
+    memory: Memory | None = None,
+    numbers: groups.Rounding | None = None,
 ) -> tuple[Code, bytes]:
     """Code a tensor of unsigned integers.
 
@@ -125,11 +55,12 @@ def write(
         encoder: takes the code.
         strides: distances along a row that may matter, such as the sizes of kernels.
         memory: of the tensor that this is a piece of.
+        numbers: what the bit patterns stand for, if groups with scales are to be looked for.
 
     Returns:
         How it was written, and the side information that goes uncoded.
     """
-    found = None if bits.itemsize == 2 and _never_quantised(bits) else levels.find(bits)
+    found, grouped = _found(bits, numbers)
     if found is None:
         return _write_many(bits, encoder, strides, memory)
     matrix = found.index.reshape(_matrix(bits.shape))
@@ -137,15 +68,17 @@ def write(
     common, ordered = _ordered(found)
     below = found.upper - (common < found.upper)
     plan = _plan(ordered[matrix], found.size, below, strides, memory)
-    needed = min(parted.bits, math.inf if plan is None else plan.bits) + 8 * len(found.side)
-    if found.size > _FEW and planes.length(_flat(bits)) < needed:
+    needed = min(parted.bits, math.inf if plan is None else plan.bits) + 8 * len(found.side) + found.coded
+    if (found.size > _FEW or grouped is not None) and planes.length(_flat(bits)) < needed:
         return _write_many(bits, encoder, strides, memory)
+    told = None if grouped is None else _write_scales(grouped, encoder)[0]
     if plan is not None and plan.bits < _GAIN * parted.bits - 16 and _paced(plan, matrix.shape, memory):
         side = found.side + varint.put([common, below]) + mixed.write(plan, ordered[matrix], found.size, encoder)
-        return Code("mixed", found.kind, found.size, found.half, axis=plan.axis), side
+        return Code("mixed", found.kind, found.size, found.half, axis=plan.axis, groups=told), side
     static, stored = classes.write(parted, matrix, found.size, encoder)
     axis = parted.axis if parted.count > 1 else 0
-    return Code("table", found.kind, found.size, found.half, static, axis, parted.count), found.side + stored
+    code = Code("table", found.kind, found.size, found.half, static, axis, parted.count, groups=told)
+    return code, found.side + stored
 
 
 def read(code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], side: varint.Reader, decoder: Decoder) -> Bits:
@@ -171,7 +104,11 @@ def read(code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], side: varint.
         out = np.zeros(shape, dtype=dtype)
         out[present] = _read_planes(code, int(present.sum()), dtype, side, decoder)
         return out
-    found = levels.Values(code.levels, code.values, code.half, dtype, size[0], side)
+    found: levels.Values | _Scaled
+    if code.groups is not None:
+        found = _Scaled(code.groups, code.values, math.prod(shape), dtype, side, decoder)
+    else:
+        found = levels.Values(code.levels, code.values, code.half, dtype, size[0], side)
     if code.kind == "mixed":
         common, below = side.number(), side.number()
         if common >= code.values or below >= code.values:
@@ -181,6 +118,67 @@ def read(code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], side: varint.
     else:
         index = classes.read(size, code.axis, code.classes, code.values, code.static, side, decoder)
     return np.ascontiguousarray(found.of(index)).reshape(shape)
+
+
+def _found(bits: Bits, numbers: groups.Rounding | None) -> tuple[Levels | None, Groups | None]:
+    """The levels of a tensor, and its groups if these are its levels."""
+    found = levels.find(bits) if bits.itemsize != 2 else None
+    if numbers is not None and (found is None or (found.kind == "table" and found.size > _FEW)):
+        grouped = grouping.find(bits, numbers, _matrix(bits.shape)[1])
+        if grouped is not None:
+            own = _leveled(grouped)
+            if found is None or own.bits() < found.bits():
+                return own, grouped
+    if bits.itemsize == 2 and not _never_quantised(bits):
+        found = levels.find(bits)
+    return found, None
+
+
+def _leveled(found: Groups) -> Levels:
+    """Groups as levels; what their scales take is counted."""
+    _, side = _write_scales(found, coder := Encoder())
+    size, first = len(found.book), int(found.book[0])
+    upper = 0 if found.form.listed else max(0, min(-first, size))
+    index = found.index.reshape(-1)
+    return Levels("groups", size, False, index, side, upper, coded=8 * len(coder.bytes()))
+
+
+def _write_scales(found: Groups, encoder: Encoder) -> tuple[Grouped, bytes]:
+    """Write the numbers of the levels, scales and offsets."""
+    listed, first = found.form.listed, int(found.book[0])
+    side = found.book.astype("<f4").tobytes() if listed else varint.put([varint.unsigned(first)])
+    codes = []
+    for values in (found.scales, found.offsets):
+        if values is not None:
+            code, own = write(values.view(np.uint32)[None], encoder, numbers="float32")
+            codes.append(code)
+            side += own
+    return Grouped(found.form, *codes), side
+
+
+class _Scaled:
+    """The values of a tensor in groups, as a reader finds them; the same as `levels.Values`."""
+
+    def __init__(
+        self, told: Grouped, size: int, count: int, dtype: np.dtype[Any], side: varint.Reader, decoder: Decoder
+    ) -> None:
+        self._form, self._width = told.form, dtype.itemsize
+        if count % told.form.size:
+            raise PareError(f"{count} entries are no groups of {told.form.size}")
+        if told.form.listed:
+            self._book = np.frombuffer(side.take(4 * size), dtype="<f4").astype(np.float32)
+        else:
+            self._book = levels.consecutive(side, size)
+        shape = (1, count // told.form.size)
+        codes = (told.scales, told.shifts)
+        self._scales, self._shifts = (
+            None if code is None else read(code, shape, np.dtype(np.uint32), side, decoder).view(np.float32)[0]
+            for code in codes
+        )
+
+    def of(self, index: Symbols) -> Bits:
+        """The bit patterns of the entries with these indices."""
+        return groups.entries(self._form, self._book, index, self._scales, self._shifts, self._width)
 
 
 def _never_quantised(bits: Bits) -> bool:

@@ -29,9 +29,11 @@ from torch import Tensor
 from paring.core.atomic import atomic
 from paring.core.regular import open_regular
 from paring.files.pare import arrays, varint
-from paring.files.pare.arrays import Code, Memory
+from paring.files.pare.arrays import Memory
+from paring.files.pare.code import Code
 from paring.files.pare.entropy import Decoder, Encoder
 from paring.files.pare.error import PareError
+from paring.files.pare.groups import ROUNDINGS
 from paring.files.pare.header import DTYPES, Piece, most_pieces, packed, parsed
 from paring.files.pare.mixed import Pace
 
@@ -125,7 +127,8 @@ class _Writer:
         self.entries: list[dict[str, Any]] = []
 
     def add(self, piece: dict[str, Any], bits: NDArray[Any], strides: tuple[int, ...], memory: Memory) -> None:
-        code, own = arrays.write(bits, self.encoder, strides, memory)
+        dtype = piece.get("dtype", "float32")
+        code, own = arrays.write(bits, self.encoder, strides, memory, dtype if dtype in ROUNDINGS else None)
         self.side += own
         self.size += bits.nbytes
         self.entries.append(piece | code.plain())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from paring.core import plain_json
-from paring.files.pare.arrays import Code
+from paring.files.pare.code import Code
 from paring.files.pare.dictionary import DICTIONARY
 from paring.files.pare.error import PareError
 

@@ -3,6 +3,7 @@
 * table: the different bit patterns, listed. Zero is a value like any other.
 * grid: consecutive integers q times one float32 step: the entry is q * step, rounded to float32 (and then to float16
   when `half` says so).
+* groups: consecutive integers, or listed numbers, times a step for every so many entries, see `groups`.
 * rows: the same with a step for every row, so that a tensor of ±s_row has the two levels -1 and 1.
 """
 
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from paring.files.pare import varint
 from paring.files.pare.entropy import Symbols
 from paring.files.pare.error import PareError
+from paring.files.pare.logs import information
 
 Bits = NDArray[Any]
-Kind = Literal["table", "grid", "rows"]
+Kind = Literal["table", "grid", "rows", "groups"]
 MOST_VALUES = 4096
 LARGEST_LEVEL = 2047
 _SAMPLE = 1 << 16
@@ -42,6 +44,7 @@ class Levels:
         index: (entries,) int32.
         side: what a reader needs to know, as bytes.
         upper: index of the first value of the second set in `mixed` (values of the other sign).
+        coded: bits in the code, before the index, that the values take.
     """
 
     kind: Kind
@@ -50,6 +53,12 @@ class Levels:
     index: Symbols
     side: bytes
     upper: int
+    coded: int = 0
+
+    def bits(self) -> int:
+        """About what all of it takes."""
+        counts = np.bincount(self.index, minlength=self.size).astype(np.int64)
+        return information(counts) + _overhead(self) + self.coded
 
 
 def find(bits: Bits) -> Levels | None:
@@ -90,10 +99,7 @@ class Values:
                 stored = np.frombuffer(side.take(size * dtype.itemsize), dtype=dtype.newbyteorder("<"))
                 self._table = stored.astype(dtype)
             return
-        first = varint.signed(side.number())
-        if max(abs(first), abs(first + size)) > LARGEST_LEVEL + 1:
-            raise PareError("the levels of a grid make no sense")
-        self._table = np.arange(first, first + size, dtype=np.float32)
+        self._table = consecutive(side, size)
         steps = np.frombuffer(side.take(4 * (rows if kind == "rows" else 1)), dtype="<f4")
         self._steps = steps.astype(np.float32)[:, None]
 
@@ -101,6 +107,18 @@ class Values:
         """The bit patterns of the entries (rows, columns) with these indices."""
         found = self._table[index]
         return found if self._steps is None else _entries(found, self._steps, self._half).view(np.uint32)
+
+
+def consecutive(side: varint.Reader, size: int) -> NDArray[np.float32]:
+    """So many integers, of which the side information says the first.
+
+    Raises:
+        PareError: they are too large.
+    """
+    first = varint.signed(side.number())
+    if max(abs(first), abs(first + size)) > LARGEST_LEVEL + 1:
+        raise PareError("the levels of a grid make no sense")
+    return np.arange(first, first + size, dtype=np.float32)
 
 
 def fits_half(patterns: Bits) -> bool:
