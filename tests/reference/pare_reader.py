@@ -63,14 +63,16 @@ def entries_of(piece: dict[str, Any], side: Side, decoder: RangeDecoder) -> list
         rest = iter(plain(piece, sum(symbols), 2 if half else width, half, side, decoder))
         return [next(rest) if symbol else 0 for symbol in symbols]
     size = piece["values"]
-    value = values(piece.get("levels", "table"), size, half, width, rows, side)
+    grouped = piece.get("groups")
+    value = None if grouped else values(piece.get("levels", "table"), size, half, width, rows, side)
+    value = value or in_groups(grouped, rows * columns, size, width, side, decoder)
     if kind == "mixed":
         common, below = side.varint(), side.varint()
         order = [common, *(n for n in range(size) if n != common)]
         index = [order[symbol] for symbol in mixed(rows, columns, axis, size, below, side, decoder)]
     else:
         index = classed(piece, rows, columns, size, side, decoder)
-    return [value(place // columns, one) for place, one in enumerate(index)]
+    return [value(place if grouped else place // columns, one) for place, one in enumerate(index)]
 
 
 def plain(piece: dict[str, Any], count: int, width: int, half: bool, side: Side, decoder: RangeDecoder) -> list[int]:
@@ -114,6 +116,47 @@ def values(kind: str, size: int, half: bool, width: int, rows: int, side: Side) 
     def entry(row: int, index: int) -> int:
         (product,) = struct.unpack("<f", struct.pack("<f", (first + index) * steps[row if kind == "rows" else 0]))
         return pattern(struct.unpack("<e", struct.pack("<e", product))[0] if half else product)
+
+    return entry
+
+
+def single(number: float) -> float:
+    return float(struct.unpack("<f", struct.pack("<f", number))[0])
+
+
+def narrowed(number: float, rounding: str) -> float:
+    if rounding == "float16":
+        return float(struct.unpack("<e", struct.pack("<e", number))[0])
+    if rounding == "float32":
+        return number
+    bits = pattern(number)
+    low, kept = bits % 65536, bits // 65536
+    kept += low > 32768 or (low == 32768 and kept % 2 == 1)
+    return float(struct.unpack("<f", struct.pack("<I", kept * 65536))[0])
+
+
+def in_groups(told: dict[str, Any], count: int, size: int, width: int, side: Side, decoder: RangeDecoder) -> Any:
+    if told.get("listed"):
+        numbers = [struct.unpack("<f", side.take(4))[0] for _ in range(size)]
+    else:
+        first = side.signed()
+        numbers = [float(first + i) for i in range(size)]
+    nested = [told[key] | {"shape": [1, count // told["size"]]} for key in ("scales", "shifts") if key in told]
+    read = [[struct.unpack("<f", struct.pack("<I", one))[0] for one in entries_of(n, side, decoder)] for n in nested]
+    rounding, offsets = told.get("rounding", "float32"), told.get("offsets")
+
+    def entry(place: int, index: int) -> int:
+        c, s = numbers[index], read[0][place // told["size"]]
+        z = read[1][place // told["size"]] if offsets else 0.0
+        if offsets == "shift":
+            c = single(c - z)
+        made = single(c * s)
+        if offsets in ("add", "fused"):
+            made = single((narrowed(made, rounding) if offsets == "add" else made) + z)
+        bits = pattern(narrowed(made, rounding))
+        if width == 4:
+            return bits
+        return bits // 65536 if rounding == "bfloat16" else int(struct.unpack("<H", struct.pack("<e", made))[0])
 
     return entry
 

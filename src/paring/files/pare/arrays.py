@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paring.files.pare import classes, grouping, groups, levels, mixed, planes, varint
-from paring.files.pare.code import Code, Grouped, Kind
+from paring.files.pare import classes, forms, grouping, groups, levels, mixed, planes, varint
+from paring.files.pare.code import DEEPEST, Code, Grouped, Kind
 from paring.files.pare.entropy import Decoder, Encoder, Symbols
 from paring.files.pare.error import PareError
 from paring.files.pare.groups import Groups
@@ -34,10 +34,11 @@ _SAMPLE = 1 << 15  # entries that tell whether planes are the shorter code
 
 
 class Memory:
-    """What the pieces of one large tensor share: the plan of the first, so that it is made once; and the file's pace."""
+    """What the pieces of one large tensor share: plan and groups of the first, so that they are found once; and the file's pace."""
 
     def __init__(self, pace: mixed.Pace | None = None) -> None:
         self.plans: dict[tuple[int, int], mixed.Plan | None] = {}
+        self.groups: forms.Kind | None = None
         self.pace = mixed.Pace() if pace is None else pace
 
 
@@ -47,6 +48,7 @@ def write(
     strides: tuple[int, ...] = (),
     memory: Memory | None = None,
     numbers: groups.Rounding | None = None,
+    deep: int = 0,
 ) -> tuple[Code, bytes]:
     """Code a tensor of unsigned integers.
 
@@ -56,11 +58,12 @@ def write(
         strides: distances along a row that may matter, such as the sizes of kernels.
         memory: of the tensor that this is a piece of.
         numbers: what the bit patterns stand for, if groups with scales are to be looked for.
+        deep: how many tensors this one tells the scales of.
 
     Returns:
         How it was written, and the side information that goes uncoded.
     """
-    found, grouped = _found(bits, numbers)
+    found, grouped = _found(bits, numbers if deep < DEEPEST else None, memory or Memory(), deep)
     if found is None:
         return _write_many(bits, encoder, strides, memory)
     matrix = found.index.reshape(_matrix(bits.shape))
@@ -71,7 +74,7 @@ def write(
     needed = min(parted.bits, math.inf if plan is None else plan.bits) + 8 * len(found.side) + found.coded
     if (found.size > _FEW or grouped is not None) and planes.length(_flat(bits)) < needed:
         return _write_many(bits, encoder, strides, memory)
-    told = None if grouped is None else _write_scales(grouped, encoder)[0]
+    told = None if grouped is None else _write_scales(grouped, encoder, deep)[0]
     if plan is not None and plan.bits < _GAIN * parted.bits - 16 and _paced(plan, matrix.shape, memory):
         side = found.side + varint.put([common, below]) + mixed.write(plan, ordered[matrix], found.size, encoder)
         return Code("mixed", found.kind, found.size, found.half, axis=plan.axis, groups=told), side
@@ -120,13 +123,15 @@ def read(code: Code, shape: tuple[int, ...], dtype: np.dtype[Any], side: varint.
     return np.ascontiguousarray(found.of(index)).reshape(shape)
 
 
-def _found(bits: Bits, numbers: groups.Rounding | None) -> tuple[Levels | None, Groups | None]:
+def _found(
+    bits: Bits, numbers: groups.Rounding | None, memory: Memory, deep: int
+) -> tuple[Levels | None, Groups | None]:
     """The levels of a tensor, and its groups if these are its levels."""
     found = levels.find(bits) if bits.itemsize != 2 else None
     if numbers is not None and (found is None or (found.kind == "table" and found.size > _FEW)):
-        grouped = grouping.find(bits, numbers, _matrix(bits.shape)[1])
+        grouped, memory.groups = grouping.find(bits, numbers, _matrix(bits.shape)[1], memory.groups)
         if grouped is not None:
-            own = _leveled(grouped)
+            own = _leveled(grouped, deep)
             if found is None or own.bits() < found.bits():
                 return own, grouped
     if bits.itemsize == 2 and not _never_quantised(bits):
@@ -134,23 +139,23 @@ def _found(bits: Bits, numbers: groups.Rounding | None) -> tuple[Levels | None, 
     return found, None
 
 
-def _leveled(found: Groups) -> Levels:
+def _leveled(found: Groups, deep: int) -> Levels:
     """Groups as levels; what their scales take is counted."""
-    _, side = _write_scales(found, coder := Encoder())
+    _, side = _write_scales(found, coder := Encoder(), deep)
     size, first = len(found.book), int(found.book[0])
     upper = 0 if found.form.listed else max(0, min(-first, size))
     index = found.index.reshape(-1)
     return Levels("groups", size, False, index, side, upper, coded=8 * len(coder.bytes()))
 
 
-def _write_scales(found: Groups, encoder: Encoder) -> tuple[Grouped, bytes]:
+def _write_scales(found: Groups, encoder: Encoder, deep: int) -> tuple[Grouped, bytes]:
     """Write the numbers of the levels, scales and offsets."""
     listed, first = found.form.listed, int(found.book[0])
     side = found.book.astype("<f4").tobytes() if listed else varint.put([varint.unsigned(first)])
     codes = []
     for values in (found.scales, found.offsets):
         if values is not None:
-            code, own = write(values.view(np.uint32)[None], encoder, numbers="float32")
+            code, own = write(values.view(np.uint32)[None], encoder, numbers="float32", deep=deep + 1)
             codes.append(code)
             side += own
     return Grouped(found.form, *codes), side
@@ -169,12 +174,11 @@ class _Scaled:
             self._book = np.frombuffer(side.take(4 * size), dtype="<f4").astype(np.float32)
         else:
             self._book = levels.consecutive(side, size)
-        shape = (1, count // told.form.size)
-        codes = (told.scales, told.shifts)
-        self._scales, self._shifts = (
-            None if code is None else read(code, shape, np.dtype(np.uint32), side, decoder).view(np.float32)[0]
-            for code in codes
-        )
+        shape, bits = (1, count // told.form.size), np.dtype(np.uint32)
+        self._scales = read(told.scales, shape, bits, side, decoder).view(np.float32)[0]
+        self._shifts = None
+        if told.shifts is not None:
+            self._shifts = read(told.shifts, shape, bits, side, decoder).view(np.float32)[0]
 
     def of(self, index: Symbols) -> Bits:
         """The bit patterns of the entries with these indices."""

@@ -13,7 +13,7 @@ from paring.files.pare.levels import MOST_VALUES
 from paring.files.pare.planes import Layout
 
 Kind = Literal["raw", "planes", "sparse", "table", "mixed"]
-_DEEPEST = 2  # scales of groups may be in groups themselves, and theirs
+DEEPEST = 2  # scales of groups may be in groups themselves, and theirs
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,10 @@ class Grouped:
             PareError: the description makes no sense.
         """
         known = {"size": int, "rounding": str, "offsets": str, "listed": bool, "scales": dict, "shifts": dict}
-        if deep >= _DEEPEST or any(type(v) is not known.get(k) for k, v in given.items()) or "scales" not in given:
+        if deep >= DEEPEST or any(type(v) is not known.get(k) for k, v in given.items()) or "scales" not in given:
             raise PareError(f"the groups of a tensor cannot be read: {str(given)[:100]}")
-        told = {k: v for k, v in given.items() if k not in ("scales", "shifts")}
-        form = Form(**{"size": 0, "rounding": "float32"} | told)
+        own: dict[str, Any] = {k: v for k, v in given.items() if k not in ("scales", "shifts")}
+        form = Form(**{"size": 0, "rounding": "float32", **own})
         right = (
             2 <= form.size < 1 << 40
             and form.rounding in ROUNDINGS

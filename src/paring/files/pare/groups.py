@@ -114,4 +114,8 @@ def numbers(bits: Bits, rounding: Rounding) -> Floats:
     """The inverse of `patterns`."""
     if bits.dtype.itemsize == 4:
         return bits.view(np.float32)
-    return bits.view(np.float16).astype(np.float32) if rounding == "float16" else (bits.astype(np.uint32) << 16).view(np.float32)
+    return (
+        bits.view(np.float16).astype(np.float32)
+        if rounding == "float16"
+        else (bits.astype(np.uint32) << 16).view(np.float32)
+    )

@@ -78,7 +78,9 @@ def plan(symbols: Symbols, size: int, below: int, strides: tuple[int, ...]) -> P
         view = symbols if axis == 0 else symbols.T
         if not allowed(len(view), view.size) or min(view.shape) < 2:
             continue
-        part = view if view.size <= WHOLE else view[:SAMPLE_STEPS, :: -(-view.shape[1] // SAMPLE_LANES)]
+        first = max(0, len(view) - SAMPLE_STEPS) // 2  # what is in the middle is like the rest, what is first often not
+        block = slice(first, first + SAMPLE_STEPS)
+        part = view if view.size <= WHOLE else view[block, :: -(-view.shape[1] // SAMPLE_LANES)]
         part = np.ascontiguousarray(part)
         scale = view.size / part.size
         lagged = strides if axis == 1 else ()

@@ -37,6 +37,7 @@ def good() -> bytes:
         "rows": dense.sign() * torch.rand(40, 1, generator=generator),
         "grid": (dense[0] * 20).round() * 0.1 + 0.0,
         "classes": (dense * 2).round() * (torch.arange(40) < 9)[:, None] + 0.0,
+        "groups": _in_groups(dense[:, :32] * torch.rand(40, 1, generator=generator)),
         "planes": dense,
         "bfloat16": torch.randn(3000, generator=generator).bfloat16(),
         "raw": torch.arange(9),
@@ -45,6 +46,13 @@ def good() -> bytes:
         path = Path(folder) / "good.pare"
         write(path, tensors.items(), {"ties": {}})
         return path.read_bytes()
+
+
+def _in_groups(dense: torch.Tensor) -> torch.Tensor:
+    """Four bits with a scale and a float offset for 32 entries."""
+    least, most = dense.amin(1, keepdim=True), dense.amax(1, keepdim=True)
+    scale, offset = ((most - least) / 15).half().float(), least.half().float()
+    return ((dense - least) / scale).round() * scale + offset + 0.0
 
 
 def taken_apart(data: bytes) -> tuple[Any, list[bytes]]:
