@@ -17,7 +17,7 @@ class Interpretation:
     """All layer calls in order, and per group of units why it is kept (`kept`) or tied to others (`coupled`).
 
     `products`: arithmetic outside of the layers; `uncounted`: modules with arithmetic that is not known, and its name.
-    `zeros`: results that are zero for every input.
+    `product_nodes`: where each of the products is. `zeros`: results that are zero for every input.
     Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together. `rows` are those of
     layers and norms before they were tied, one for each row, and `cuts` which of these (and which group ids) a slice of an activation carries.
     `loose`: parameters and buffers outside of layers that shrink with units. `features`: norms over the units themselves.
@@ -36,6 +36,7 @@ class Interpretation:
     scaled: list[Scaled] = field(default_factory=list)
     aliases: dict[str, Alias] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
+    product_nodes: dict[str, fx.Node] = field(default_factory=dict)
     uncounted: dict[str, str] = field(default_factory=dict)
     layouts: dict[fx.Node, list[Layout]] = field(default_factory=dict)
     names: dict[str, Tensor] = field(default_factory=dict)

@@ -78,6 +78,7 @@ class Interpreter:
         self.scaled: list[Scaled] = []
         self.aliases: dict[str, Alias] = {}
         self.products: list[Product] = []
+        self.product_nodes: dict[str, fx.Node] = {}
         self.uncounted: dict[str, str] = {}
         self.held_back = False
         self.shared: set[fx.Node] = set()
@@ -186,6 +187,7 @@ class Interpreter:
         macs, adds = (0, 0) if total is None else (self.per_example(node, n) for n in total)
         if sum(product.macs * len(product.left) for product in found) != macs:
             self.products[products:] = [whole_product(node, node.name, macs, adds)] if macs else []
+        self.product_nodes.update((product.name, node) for product in self.products[products:])
         return result
 
     def per_example(self, node: fx.Node, count: int) -> int:
@@ -364,6 +366,7 @@ class Interpreter:
         result.slice_ties = [SliceTie(tuple(groups[part] for part in tie.parts)) for tie in self.slice_ties]
         result.contractions = [replace(m, units=groups[m.units], columns=groups[m.columns]) for m in self.contractions]
         result.products = [replace(p, left=groups[p.left], right=groups[p.right]) for p in self.products]
+        result.product_nodes = self.product_nodes
         result.uncounted, result.zeros = self.uncounted, self._zeros
         result.layouts = {n: [replace(x, box=groups[x.box]) for x in many] for n, many in self._layouts.items()}
         result.loose = [replace(one, box=groups[one.box]) for one in self.loose]

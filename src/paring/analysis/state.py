@@ -152,6 +152,11 @@ def module_path(node: fx.Node) -> str:
     return str(stack[-1][0]) if stack else ""
 
 
+def module_paths(node: fx.Node) -> set[str]:
+    """Paths of all modules that a node was traced in, but the network itself."""
+    return {str(path) for path, _ in (node.meta.get("nn_module_stack") or {}).values()} - {""}
+
+
 def place(node: fx.Node) -> str:
     """The module that a node was traced in, for the user's eyes."""
     path = module_path(node)

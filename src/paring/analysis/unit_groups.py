@@ -31,7 +31,7 @@ from paring.analysis.labels import representatives
 from paring.analysis.state import Site, packet
 from paring.analysis.weights import groups_of
 
-_KEEPS_ZERO = ops.POINTWISE - {
+KEEPS_ZERO = ops.POINTWISE - {
     *("sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "threshold", "exp", "cos", "log", "rsqrt", "reciprocal"),
     *("clamp", "clamp_min", "clamp_max", "pow"),
 }
@@ -298,7 +298,7 @@ def _step(node: fx.Node, held: list[_Flow], needed: frozenset[Front], settle: bo
             return min(held, key=lambda f: (not f.zero, not f.fronts <= needed, f.bends))
     zero, bends, even = all(f.zero for f in held), max(f.bends for f in held), all(f.even for f in held)
     if name in ops.POINTWISE:
-        zero, bends = zero and name in _KEEPS_ZERO, bends + 1
+        zero, bends = zero and name in KEEPS_ZERO, bends + 1
     elif name in _SUMS and len(held) == 1 and len(set(node.args[:2])) == 2:
         zero, even = False, even and not _varies(node)  # something is added that the group does not govern
     elif name in ops.JOINS and loose:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis.alone import alone
+from paring.analysis.branches import Branch, find_branches, parameters_beside
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.recurrence import Recurrence
@@ -130,7 +131,8 @@ class Wiring:
     groups: the ids by the layers they live in. fixed (units,): which ids have to stay whatever their gates say; None
     in a wiring made by hand, where the units of layers that are not gateable are. products: arithmetic outside of the
     layers, such as attention and recurrent networks. uncounted: modules with arithmetic that is not known -> its name.
-    packed: weights that layers pack together, by name.
+    packed: weights that layers pack together, by name. branches: of residual additions. beside: parameters in branches that
+    no other row counts -> their entries.
     """
 
     layers: tuple[Layer, ...]
@@ -141,6 +143,8 @@ class Wiring:
     products: tuple[Product, ...] = ()
     uncounted: Mapping[str, str] = field(default_factory=dict)
     packed: Mapping[str, Packed] = field(default_factory=dict)
+    branches: tuple[Branch, ...] = ()
+    beside: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[Layer | Norm, ...]:
@@ -173,7 +177,11 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
         free = interpret(net, captured, training=net.training, free=True)
         if free.slice_ties or _loose(free) > _loose(found):  # the units of attention lie along heads
             found = free
-    return replace(describe(found), packed=_packed(net, found))
+    packed, branches = _packed(net, found), find_branches(found, captured)
+    loose = {one.parameter for one in packed.values() if not one.parts}
+    inside = {name for branch in branches for name in branch.members}
+    beside = {name: n for name, n in parameters_beside(net, found).items() if name in inside - loose}
+    return replace(describe(found), packed=packed, branches=branches, beside=beside)
 
 
 def _packed(net: nn.Module, analysis: Interpretation) -> dict[str, Packed]:

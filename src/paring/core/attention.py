@@ -2,7 +2,8 @@
 
 It uses its projections without calling a layer. Unit gates multiply rows of `in_proj_weight` and entries of `in_proj_bias`
 (queries, keys, values, one after the other), so one sample per example is not possible here. Gates at "weights" sit on each
-weight that is there (`packed_projections`), that of its `out_proj` too: the fast path reads it without a call.
+weight that is there (`packed_projections`), that of its `out_proj` too: the fast path reads it without a call. The gate of a
+branch multiplies `out_proj`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,11 @@ class GatedMultiheadAttention(GatedPacked, nn.MultiheadAttention):
 
     def shown(self) -> dict[str, Any]:
         found = super().shown()
+        if self.block_gate is not None and not self.block_gate.transparent:
+            z, out = self.block_gate().to(self.out_proj.weight.dtype), self.out_proj
+            found["out_proj.weight"] = found.get("out_proj.weight", out.weight) * z
+            if out.bias is not None:
+                found["out_proj.bias"] = out.bias * z
         if self.unit_gate is None or self.unit_gate.transparent:
             return found
         z = self.unit_gate().to(self.in_proj_weight.dtype)

@@ -26,6 +26,13 @@ def unfuse(modules: Mapping[str, nn.Module], name: str) -> None:
                 setattr(module, leaf, off)
 
 
+def part_of_fused(module: nn.Module) -> None:
+    """Switch off the fused path of a module, one of whose parts is no longer what that reads, for good."""
+    for kind, (leaf, off) in _SWITCHES.items():
+        if isinstance(module, kind) and hasattr(module, leaf):
+            setattr(module, leaf, off)
+
+
 def fuse_again(net: nn.Module) -> None:
     """Put all switches back."""
     for module in net.modules():

@@ -56,6 +56,13 @@ class GatedSubclass(Gated):
             for other in known.scaled[1:]:
                 if isinstance(held := getattr(self, other, None), Tensor):
                     found[other] = held * known.along_units(self, other, z)
+        if whole_batch(self.block_gate) and "blocks" not in apart:
+            assert self.block_gate is not None
+            z = self.block_gate().to(weight.dtype)
+            weight = weight * z
+            for other in known.scaled[1:]:
+                if isinstance(held := found.get(other, getattr(self, other, None)), Tensor):
+                    found[other] = held * z
         return found if weight is whole else {leaf: weight, **found}
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -91,6 +98,8 @@ class _Watch(TorchFunctionMode):
             kwargs = {**kwargs, "input": multiplied} if at is None else kwargs
         y = func(*args, **kwargs)
         if (gate := self.apart.get("units")) is not None:
+            y = along(y, gate(y.shape[0]), self._axis(y))
+        if (gate := self.apart.get("blocks")) is not None:
             y = along(y, gate(y.shape[0]), self._axis(y))
         return y
 

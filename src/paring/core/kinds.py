@@ -60,6 +60,7 @@ class Kind:
         per_unit: parameters and buffers with one entry (or slice) for each unit along their first dimension, beside the
             weight. In the forward, those that `torch` itself does not know act on the units that they belong to.
         scaled: what a factor of a unit multiplies: the unit's output is times z when these are. The weight is the first.
+        last: what a factor of all that the layer gives multiplies, parameters of a part with a dot; `scaled` where it is empty.
         gated: the class with gates that takes its place; None where it cannot have any.
         places: where gates may sit.
         elsewhere: why they cannot sit in other places.
@@ -77,6 +78,7 @@ class Kind:
     groups: str = ""
     per_unit: tuple[str, ...] = ("bias",)
     scaled: tuple[str, ...] = ("weight", "bias")
+    last: tuple[str, ...] = ()
     gated: type[Gated] | None = None
     places: tuple[PlaceKind, ...] = ("units", "inputs", "weights")
     elsewhere: str = ""
@@ -108,10 +110,12 @@ class Kind:
         return weight
 
     def shape(self, module: nn.Module, place: PlaceKind) -> tuple[int, ...]:
-        """Shape of what acts in this place: (units,), (inputs,) over all groups, or that of the weight."""
+        """Shape of what acts in this place: (units,), (inputs,) over all groups, that of the weight, or (1,) for all of it."""
         weight = self.weight_in(module)
         if place == "weights":
             return tuple(weight.shape)
+        if place == "blocks":
+            return (1,)
         dim = self.unit_dim if place == "units" else self.column_dim
         assert dim is not None
         return (weight.shape[dim] * (self.groups_in(module) if dim == 1 else 1),)
@@ -312,6 +316,7 @@ def _fill() -> None:
             nn.MultiheadAttention,
             scaled=("in_proj_weight", "in_proj_bias"),
             per_unit=("in_proj_bias",),
+            last=("out_proj.weight", "out_proj.bias"),
             gated=GatedMultiheadAttention,
             places=("units",),
             elsewhere="only its joint projection has unit gates",

@@ -4,11 +4,12 @@
 weights and swaps the stock class back. The parameter keys (`weight`, `bias`) never change; a gate's parameters appear
 beside them (`unit_gate.…`, `input_gate.…`, `weight_gate.…`).
 
-Three places:
+Four places:
 
 * `units`: z of shape (units,) multiplies each output unit after the layer's bias. A closed unit is exactly zero.
 * `inputs`: z of shape (inputs,) multiplies each input feature or channel.
 * `weights`: z of the weight's shape multiplies each weight.
+* `blocks`: z of shape (1,) multiplies all that the layer gives, the last one of a residual branch.
 
 `share` hangs one unit gate on several layers, through a `SharedGate` on each.
 
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 
 from paring.core.gate import Gate, noise_dtype
 
-PlaceKind = Literal["units", "inputs", "weights"]
+PlaceKind = Literal["units", "inputs", "weights", "blocks"]
 _LEAST_VARIANCE = 1e-16  # keeps the slope of the square root finite where nothing is active
 
 
@@ -38,6 +39,7 @@ class Gated(nn.Module):
     unit_gate: Gate | None
     input_gate: Gate | None
     weight_gate: Gate | None
+    block_gate: Gate | None
     weight_gates: nn.ModuleDict | None
 
     def gates(self) -> dict[PlaceKind, Gate]:
@@ -46,6 +48,7 @@ class Gated(nn.Module):
         Without those of packed weights, of which there are several: see `held`.
         """
         found = {"units": self.unit_gate, "inputs": self.input_gate, "weights": self.weight_gate}
+        found["blocks"] = self.block_gate
         return {cast(PlaceKind, kind): gate for kind, gate in found.items() if gate is not None}
 
     def at_weights(self) -> dict[str, Gate]:
@@ -71,6 +74,12 @@ class Gated(nn.Module):
         if self.unit_gate is None or self.unit_gate.transparent:
             return y
         return along(y, self.unit_gate(y.shape[0]), self.feature_axis(y))
+
+    def multiply_result(self, y: Tensor) -> Tensor:
+        """The layer's result times the gate of its branch."""
+        if self.block_gate is None or self.block_gate.transparent:
+            return y
+        return along(y, self.block_gate(y.shape[0]), y.dim() - 1)
 
     def gated_weight(self, weight: Tensor) -> Tensor:
         if self.weight_gate is None or self.weight_gate.transparent:
@@ -134,7 +143,7 @@ class GatedCall(Gated):
         finally:
             if seen:
                 del self.__dict__["weight"]
-        return self.multiply_units(y)
+        return self.multiply_result(self.multiply_units(y))
 
     def feature_axis(self, x: Tensor) -> int:
         return x.dim() + 1 - cast(Tensor, self.weight).dim()  # what is behind the first two dimensions is the kernel's
@@ -161,7 +170,7 @@ class GatedLinear(Gated, nn.Linear):
         else:
             x = self.multiply_inputs(input)
         y = self.add_noise(F.linear(x, weight, self.bias), self.weight, lambda v: F.linear(x * x, v))
-        return self.multiply_units(y)
+        return self.multiply_result(self.multiply_units(y))
 
 
 class GatedEmbedding(Gated, nn.Embedding):
@@ -180,7 +189,7 @@ class GatedEmbedding(Gated, nn.Embedding):
         noisy = self.add_noise(y, self.weight, lambda v: F.embedding(input, v))
         if self.padding_idx is not None and noisy is not y:
             noisy = torch.where((input == self.padding_idx).unsqueeze(-1), y, noisy)
-        return self.multiply_units(noisy)
+        return self.multiply_result(self.multiply_units(noisy))
 
 
 class _GatedConv(Gated, nn.modules.conv._ConvNd):
@@ -201,7 +210,7 @@ class _GatedConv(Gated, nn.modules.conv._ConvNd):
         x = input if fold_inputs else self.multiply_inputs(input)
         y: Tensor = self._conv_forward(x, weight, bias)
         y = self.add_noise(y, self.weight, lambda v: self._conv_forward(x * x, v, None))
-        return y if fold_units else self.multiply_units(y)
+        return self.multiply_result(y if fold_units else self.multiply_units(y))
 
     def feature_axis(self, x: Tensor) -> int:
         return x.dim() - 1 - len(self.kernel_size)
@@ -240,7 +249,7 @@ class _GatedBatchNorm(Gated, nn.modules.batchnorm._BatchNorm):
             momentum,
             self.eps,
         )
-        return y if whole_batch(self.unit_gate) else self.multiply_units(y)
+        return self.multiply_result(y if whole_batch(self.unit_gate) else self.multiply_units(y))
 
     def feature_axis(self, x: Tensor) -> int:
         return 1
@@ -264,7 +273,7 @@ class GatedGroupNorm(Gated, nn.GroupNorm):
     def forward(self, input: Tensor) -> Tensor:
         weight, bias = self.scale_and_shift()
         y = F.group_norm(input, self.num_groups, weight, bias, self.eps)
-        return y if whole_batch(self.unit_gate) else self.multiply_units(y)
+        return self.multiply_result(y if whole_batch(self.unit_gate) else self.multiply_units(y))
 
     def feature_axis(self, x: Tensor) -> int:
         return 1
@@ -283,7 +292,7 @@ class _GatedInstanceNorm(Gated, nn.modules.instancenorm._InstanceNorm):
             0.0 if self.momentum is None else self.momentum,
             self.eps,
         )
-        return y if whole_batch(self.unit_gate) else self.multiply_units(y)
+        return self.multiply_result(y if whole_batch(self.unit_gate) else self.multiply_units(y))
 
     def feature_axis(self, x: Tensor) -> int:
         return 1

@@ -53,14 +53,21 @@ def gate_shape(module: nn.Module, kind: PlaceKind, leaf: str = "weight") -> tupl
             raise TypeError(f"{name} cannot carry gates: its {' and '.join(hidden)} is no parameter of its own")
     if kind == "weights" and leaf in known.packed(module):
         return tuple(attrgetter(leaf)(module).shape)
-    if kind not in known.places:
+    if kind == "blocks" and known.last:
+        return (1,)
+    if kind not in known.places and not (kind == "blocks" and known.scaled):
         raise TypeError(f"{name} cannot carry a gate at '{kind}': {known.elsewhere}")
     if reason := known.obstacle(module):
         raise TypeError(f"{name} cannot carry gates: {reason}")
     return known.shape(module, kind)
 
 
-_MOUNTED: dict[PlaceKind, str] = {"units": "unit_gate", "inputs": "input_gate", "weights": "weight_gate"}
+_MOUNTED: dict[PlaceKind, str] = {
+    "units": "unit_gate",
+    "inputs": "input_gate",
+    "weights": "weight_gate",
+    "blocks": "block_gate",
+}
 _PACKED = "weight_gates"
 
 
@@ -180,7 +187,7 @@ def release(net: nn.Module) -> None:
             weight.copy_(gate.fold(weight))
         for kind, gate in layer.gates().items():
             for leaf, factor in factors(layer, kind, gate.value()).items() if kind != "weights" else ():
-                cast(Tensor, getattr(layer, leaf)).mul_(factor)
+                cast(Tensor, attrgetter(leaf)(layer)).mul_(factor)
     strip(net)
 
 
@@ -193,6 +200,9 @@ def factors(layer: Gated, kind: PlaceKind, value: Tensor, leaf: str = "weight") 
     assert known is not None
     if kind == "weights":
         return {leaf: value.to(attrgetter(leaf)(layer).dtype)}
+    if kind == "blocks":
+        held = (leaf for leaf in known.last or known.scaled if attrgetter(leaf)(layer) is not None)
+        return {leaf: value.to(attrgetter(leaf)(layer).dtype) for leaf in held}
     value = value.to(known.weight_in(layer).dtype)
     if kind == "inputs":
         return {known.scaled[0]: known.along_inputs(layer, value)}

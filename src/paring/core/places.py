@@ -1,6 +1,6 @@
 """Where a method acts, as its `at=` says: `"units"`, `"weights:!fc2"`, `["units:Conv2d", "inputs:Linear"]`.
 
-A place is `KIND` or `KIND:SELECTOR`. KIND is `units`, `inputs`, `weights` or `heads`. SELECTOR is a layer type (`Conv2d`), a
+A place is `KIND` or `KIND:SELECTOR`. KIND is `units`, `inputs`, `weights`, `heads` or `blocks`. SELECTOR is a layer type (`Conv2d`), a
 module name, or a pattern over names (`features.*`), several of them joined by `|`; a leading `!` excludes.
 
 Every method turns its `at` into one value, `Places`, with one function, `settle_places`: a kind that is misspelt, or that the
@@ -21,7 +21,7 @@ from paring.core.kinds import stock_class
 from paring.core.layers import PlaceKind
 from paring.core.short_repr import Shorthand
 
-PLACE_KINDS: tuple[PlaceKind | Literal["heads"], ...] = ("units", "inputs", "weights", "heads")
+PLACE_KINDS: tuple[PlaceKind | Literal["heads"], ...] = ("units", "inputs", "weights", "heads", "blocks")
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Place:
     """A parsed place.
 
     Attributes:
-        kind: "units", "inputs", "weights" or "heads".
+        kind: "units", "inputs", "weights", "heads" or "blocks".
         selector: "" for every layer that can take it, else see the module's docstring.
     """
 

@@ -21,7 +21,7 @@ from paring.core.sharding import is_sharded
 
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
 _PREFIXES = ("_orig_mod.", "module.")
-_MOUNTED = {"unit_gate", "input_gate", "weight_gate", "weight_gates", STATE_KEY}
+_MOUNTED = {"unit_gate", "input_gate", "weight_gate", "weight_gates", "block_gate", STATE_KEY}
 _ELSEWHERE = (  # (module, class, where the network is in it); looked up, so that nothing has to be installed or loaded
     ("torch._dynamo.eval_frame", "OptimizedModule", "_orig_mod"),
     ("lightning.fabric.wrappers", "_FabricModule", "module"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-_LIKE, _LINEAR, _CONV, _TRANSPOSED, _SAME, _TABLE = range(1, 7)
+_LIKE, _LINEAR, _CONV, _TRANSPOSED, _SAME, _TABLE, _ATTENTION = range(1, 8)
 _SETTINGS = ("kernel_size", "stride", "padding", "dilation", "output_padding")
 
 
@@ -13,7 +15,7 @@ class Zeros(nn.Module):
     """Zeros of the shape that a layer gave.
 
     saved_as: "zeros" and positive numbers, which the constructor takes: what the layer was, its units, and for convolutions
-    kernel, stride, padding, dilation and output padding, each increased by one.
+    kernel, stride, padding, dilation and output padding, each increased by one. Of an attention, 2 units when its batch comes first.
     """
 
     def __init__(self, kind: int, units: int = 1, *settings: int) -> None:
@@ -24,10 +26,12 @@ class Zeros(nn.Module):
         """
         super().__init__()
         rank, odd = divmod(len(settings), len(_SETTINGS))
-        if not _LIKE <= kind <= _TABLE or odd or (rank > 0) != (kind in (_CONV, _TRANSPOSED, _SAME)):
+        if not _LIKE <= kind <= _ATTENTION or odd or (rank > 0) != (kind in (_CONV, _TRANSPOSED, _SAME)):
             raise ValueError(f"{(kind, units, *settings)} says nothing of zeros")
         self.saved_as = ("zeros", kind, units, *settings)
         self.kind, self.units, self.rank = kind, units, rank
+        if kind == _ATTENTION:  # what encoder layers ask of it; without a bias they do not fuse it with others
+            self.batch_first, self.in_proj_bias = units > 1, None
         self.settings = [[n - 1 for n in settings[i * rank : (i + 1) * rank]] for i in range(len(_SETTINGS))]
 
     @classmethod
@@ -48,7 +52,16 @@ class Zeros(nn.Module):
             made = cls(_LIKE)
         return made if made is None else made.train(layer.training)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @classmethod
+    def whole(cls, module: nn.Module) -> Zeros:
+        """For any module that gives one tensor of the shape of its first argument, or for an attention of torch."""
+        if isinstance(module, nn.MultiheadAttention):
+            return cls(_ATTENTION, 1 + module.batch_first).train(module.training)
+        return cls(_LIKE).train(module.training)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, None]:
+        if self.kind == _ATTENTION:
+            return torch.zeros_like(x), None
         if self.kind == _LIKE:
             return torch.zeros_like(x)
         if self.kind == _TABLE:

@@ -44,6 +44,7 @@ from torch import Tensor, nn
 
 from paring.analysis.wiring import Layer, Norm, Wiring
 from paring.analysis.work import Product
+from paring.cost.branch_rows import beside_rows, inside_branches
 from paring.cost.indices import indices
 from paring.cost.packed_weights import loose, loose_rows, packed_layers, packed_sum
 
@@ -57,17 +58,19 @@ class Openness:
     ``units``: (outputs,), the layer's unit gates. Layers joined by a residual add share a gate: give each its chance.
     ``inputs``: (inputs,), the gates of the layer's input columns or channels. ``weights``: shaped like the weight; of those
     that a layer packs together, by the names in ``Wiring.packed``.
+    ``blocks``: () or (1,), gates of residual branches, by their names; they close all that only the branch needs.
     ``permanently_closed``: ``units`` and ``inputs`` say what stays already, whether somebody reads it or not.
     """
 
     units: Mapping[str, Tensor] = field(default_factory=dict)
     inputs: Mapping[str, Tensor] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
+    blocks: Mapping[str, Tensor] = field(default_factory=dict)
     settled: bool = False
 
     def tensors(self) -> list[Tensor]:
         """Every tensor given, in no particular order."""
-        return [*self.units.values(), *self.inputs.values(), *self.weights.values()]
+        return [*self.units.values(), *self.inputs.values(), *self.weights.values(), *self.blocks.values()]
 
 
 @dataclass(frozen=True)
@@ -170,8 +173,9 @@ class CostModel:
         self._layers = {layer.name: layer for layer in wiring.layers}
         rows: list[Layer | Norm | Product] = [*wiring.layers, *wiring.norms, *wiring.products]
         packed = loose(wiring)
-        self._names = tuple(row.name for row in (*rows, *packed))
-        self._kinds = (*(row.kind for row in rows), *("weight" for _ in packed))
+        self._names = (*(row.name for row in (*rows, *packed)), *wiring.beside)
+        self._kinds = (*(row.kind for row in rows), *("weight" for _ in packed), *("parameter" for _ in wiring.beside))
+        self._inside = inside_branches(wiring, self._names)
         self._index = indices(wiring)
         self._cache: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
 
@@ -241,7 +245,10 @@ class CostModel:
             zero = torch.zeros_like(there)
             table = torch.cat([table, torch.stack([*[zero] * 5, there * at["cell_macs"], there * at["cell_adds"]])], 1)
         if len(self._names) > table.shape[1]:
-            table = torch.cat([table, loose_rows(openness.weights, self.wiring, one)], 1)
+            further = [loose_rows(openness.weights, self.wiring, one), beside_rows(self.wiring, one)]
+            table = torch.cat([table, *further], 1)
+        for name, chance in openness.blocks.items():
+            table = torch.where(self._inside[name].to(device), table * chance.to(one), table)
         return Cost(self._names, self._kinds, table, self.extra)
 
     def _at(self, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -274,6 +281,12 @@ class CostModel:
         return torch.stack(sums)
 
     def _check(self, openness: Openness) -> None:
+        for name, chance in openness.blocks.items():
+            if name not in self._inside or chance.numel() != 1:
+                told = ", ".join(self._inside) or "none"
+                raise ValueError(
+                    f"openness.blocks[{name!r}] of shape {tuple(chance.shape)}: one chance for a branch, of {told}"
+                )
         for place in ("units", "inputs", "weights"):
             for name, chance in getattr(openness, place).items():
                 layer = self._layers.get(name)

@@ -56,6 +56,8 @@ def packed_mask(layer: str, given: Mapping[str, Tensor], wiring: Wiring, units: 
 def loose_rows(given: Mapping[str, Tensor], wiring: Wiring, one: Tensor) -> Tensor:
     """Rows of a cost table, (7, loose weights): outputs, inputs, weights, biases, parameters, macs, adds. one (1,): its type."""
     held = loose(wiring)
+    if not held:
+        return one.new_zeros(7, 0)
     left = [given[x.name].to(one).sum() if x.name in given else one[0] * prod(x.shape) for x in held]
     weights, zero = torch.stack(left), one.new_zeros(len(held))
     outputs, inputs = (one.new_tensor([x.shape[dim] for x in held]) for dim in (0, 1))

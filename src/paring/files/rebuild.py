@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from paring.core import plain_net, unwrapped
 from paring.core.file_error import FileError
+from paring.core.fused_encoder import part_of_fused
 from paring.core.padded_layer_norm import PaddedLayerNorm, pad
 from paring.core.select_linear import SelectLinear
 from paring.core.unwrap import seen_through
@@ -139,6 +140,7 @@ def _swap_units(net: nn.Module, manifest: dict[str, Any], path: object) -> None:
         made[id(old)] = new.train(old.training)
         parent, _, leaf = name.rpartition(".")
         setattr(net.get_submodule(parent), leaf, new)
+        part_of_fused(net.get_submodule(parent))
 
 
 def _unit(kind: str, *numbers: int) -> nn.Module | None:

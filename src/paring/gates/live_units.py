@@ -60,7 +60,8 @@ def live(given: Openness, wiring: Wiring) -> Openness:
     """
     if not given.weights and not given.inputs and _all_open_somewhere(given):
         return given
-    readers = [_reader(layer, given, wiring) for layer in wiring.layers]
+    gone = {name for branch in wiring.branches if _shut(given, branch.name) for name in branch.members}
+    readers = [_reader(layer, given, wiring) for layer in wiring.layers if layer.name not in gone]
     fixed, met = _fixed(wiring)
     moving = _moving(readers, wiring.units)
     needed = fixed | (met & moving) | _in_heads(wiring, readers)
@@ -82,7 +83,12 @@ def live(given: Openness, wiring: Wiring) -> Openness:
     units = {r.layer.name: kept[r.layer.labels].double() for r in readers if not bool(kept[r.layer.labels].all())}
     units |= {name: kept[wiring.layer(name).labels].double() for name in given.units}
     inputs = {r.layer.name: _selected(r, kept, needed) for r in readers if given.inputs}
-    return Openness(units=units, inputs=inputs, weights=given.weights, settled=True)
+    return Openness(units, inputs, given.weights, given.blocks, settled=True)
+
+
+def _shut(given: Openness, branch: str) -> bool:
+    """Whether the gate of a branch is closed."""
+    return branch in given.blocks and not bool(given.blocks[branch] > 0)
 
 
 def _all_open_somewhere(given: Openness) -> bool:

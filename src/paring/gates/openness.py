@@ -43,15 +43,20 @@ def openness(net: nn.Module, wiring: Wiring, ask: Callable[[Gate], Tensor]) -> O
     `wiring` is that of the network before anything was cut out of it while training; what was cut counts as closed.
     """
     behind = {layer.norm: layer.name for layer in wiring.layers if layer.norm is not None}
-    found: dict[PlaceKind, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}}
+    found: dict[PlaceKind, dict[str, Tensor]] = {"units": {}, "inputs": {}, "weights": {}, "blocks": {}}
+    branches = {carrier: branch.name for branch in wiring.branches for carrier in branch.carriers}
     for name, layer in gated_layers(net):
         for kind, leaf, gate in layer.held():
-            if not isinstance(gate, SharedGate):
+            if kind == "blocks":
+                carrier = next(one for one in (name, f"{name}.out_proj", "out_proj") if one in branches)
+                part = next(gate.gates()) if isinstance(gate, SharedGate) else gate
+                found[kind][branches[carrier]] = part.whole(ask(part))
+            elif not isinstance(gate, SharedGate):
                 told = packed_name(name, leaf) if leaf else behind.get(name, name)
                 found[kind][told] = gate.whole(ask(gate))
     for gate, group in _shared(net, wiring):
         _tell_group(found["units"], wiring, group, gate.whole(ask(gate)))
-    return Openness(units=found["units"], inputs=found["inputs"], weights=found["weights"])
+    return Openness(found["units"], found["inputs"], found["weights"], found["blocks"])
 
 
 def tied(net: nn.Module, wiring: Wiring, ask: Callable[[Gate], Tensor]) -> dict[str, Tensor]:
@@ -77,7 +82,7 @@ def _shared(net: nn.Module, wiring: Wiring) -> list[tuple[Gate, Group]]:
     found: dict[int, tuple[Gate, Group]] = {}
     for name, layer in gated_layers(net):
         for kind, held in layer.gates().items():
-            for gate, rows, _ in held.entries() if isinstance(held, SharedGate) else ():
+            for gate, rows, _ in held.entries() if isinstance(held, SharedGate) and kind != "blocks" else ():
                 if id(gate) not in found:
                     found[id(gate)] = gate, group_of(int(labels_of(name, wiring, kind)[int(rows[0])]), wiring)
     return list(found.values())
@@ -89,14 +94,15 @@ def replaced(given: Openness, wiring: Wiring, sites: Sequence[Site], values: Seq
         "units": dict(given.units),
         "inputs": dict(given.inputs),
         "weights": dict(given.weights),
+        "blocks": dict(given.blocks),
     }
     for site, value in zip(sites, values, strict=True):
-        if not site.mounts:
+        if not site.mounts or site.kind == "blocks":
             found[site.kind][site.layer] = value
             continue
         group = group_of(site.mounts[0].first_id(wiring), wiring)
         _tell_group(found["units"], wiring, group, value)
-    return Openness(units=found["units"], inputs=found["inputs"], weights=found["weights"])
+    return Openness(found["units"], found["inputs"], found["weights"], found["blocks"])
 
 
 def _tell_group(units: dict[str, Tensor], wiring: Wiring, group: Group, value: Tensor) -> None:

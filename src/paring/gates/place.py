@@ -6,7 +6,8 @@ undoes its scale) and its zero would come out as the norm's shift. Units that re
 together have one gate, which acts in several modules (`paring.analysis.unit_groups` says which), or in the
 columns of all layers that read them, where a number other than zero would be left in front of these; a selector takes such a
 group when it takes any of its layers, and `!` leaves out every group with that layer. An attention head is a unit of
-such a group, with one gate on its values; `heads` stands for these groups alone. Units that the network's output
+such a group, with one gate on its values; `heads` stands for these groups alone. `blocks` are residual branches, each with one
+gate on the result of its last layers (`paring.analysis.branches`). Units that the network's output
 shows, or that something else holds on to, are left alone; asking for such a layer by its very name is an error that
 says why.
 """
@@ -24,13 +25,16 @@ import torch
 from torch import nn
 
 from paring.analysis import Group, Wiring
+from paring.analysis.branches import Branch
 from paring.analysis.wiring import Packed
 from paring.core import At, Gate, Place, PlaceKind, Places, Refusal, gate_shape, kinds, names_layer, put, share
 from paring.core.fused_encoder import unfuse
+from paring.cost import CostModel, Openness
 from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
 from paring.gates.why_not_gateable import carrier_of, of_carrier, of_hook, of_instance, of_layer
 
 _SHOWN = 12  # names of layers in a message
+_NOTHING = {"heads": "no attention head", "blocks": "no residual branch"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
                 raise ValueError(f"place '{place}': layer '{name}' cannot be gated: {reason}")
         if not fresh:
             why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-            nothing = "no attention head" if place.kind == "heads" else "no Linear, Conv or Embedding layer"
+            nothing = _NOTHING.get(place.kind, "no Linear, Conv or Embedding layer")
             why = why or f"{nothing} is selected"
             raise ValueError(f"no place for gates at '{place}' in this {type(net).__name__}: {why}")
         for site in fresh:
@@ -124,6 +128,8 @@ def _check_names(place: Place, net: nn.Module, wiring: Wiring, modules: dict[str
     layers |= {
         name: carrying(name, net, wiring, modules) for name in [*(x.name for x in wiring.layers), *wiring.packed]
     }
+    if place.kind == "blocks":
+        layers |= {branch.module: modules[branch.module] for branch in wiring.branches}
     for part in (part.removeprefix("!") for part in place.parts):
         if any(names_layer(part, name, module) for name, module in layers.items()) or _is_type(part):
             continue
@@ -166,6 +172,11 @@ def _candidates(
                 yield (layer.name,), partial(single_site, kind, layer.name, wiring, modules)
         for name, one in packed.items():
             yield (one.module, name), partial(packed_site, one, wiring, modules)
+        return
+    if kind == "blocks":
+        for branch in wiring.branches:
+            names = dict.fromkeys((branch.name, *branch.carriers, branch.module))
+            yield tuple(names), partial(branch_site, branch, wiring, modules)
         return
     for group in wiring.groups if kind == "units" else (group for group in wiring.groups if group.heads):
         yield group.layers, partial(site_of, group, wiring, modules)
@@ -226,6 +237,33 @@ def single_site(kind: PlaceKind, name: str, wiring: Wiring, modules: dict[str, n
     except TypeError as error:
         return Refusal(str(error))
     return Site(name, carrier, kind, shape, size, macs)
+
+
+def branch_site(branch: Branch, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
+    """The gate of a residual branch, or the reason why there can be none."""
+    if branch.reason:
+        return Refusal(branch.reason)
+    names = {}
+    for carrier in branch.carriers:
+        path = carrier.removesuffix("out_proj").removesuffix(".")
+        inside = carrier.endswith("out_proj") and isinstance(modules.get(path), nn.MultiheadAttention)
+        names[path if inside else carrier] = carrier
+    for name, carrier in names.items():
+        layers = [layer for layer in wiring.layers if layer.name == carrier]
+        reason = next((r for layer in layers if (r := of_layer(layer.name, wiring, modules))), None)
+        if reason is None and name == carrier:
+            reason = of_carrier(name, modules.get(name))
+        if reason is not None:
+            return reason
+        try:
+            gate_shape(modules[name], "blocks")
+        except TypeError as error:
+            return Refusal(str(error))
+    model = CostModel(wiring)
+    dense, left = model(), model(Openness(blocks={branch.name: torch.zeros(1)}))
+    size, macs = int(dense.parameters - left.parameters), int(dense.macs - left.macs)
+    mounts = tuple(Mount(name, (0,), "blocks") for name in names) if len(names) > 1 else ()
+    return Site(branch.name, next(iter(names)), "blocks", (1,), size, macs, mounts, branch.carriers)
 
 
 def packed_site(packed: Packed, wiring: Wiring, modules: Mapping[str, nn.Module]) -> Site | Refusal:

@@ -148,10 +148,10 @@ class Budget:
         return max((float(value) + self.targets[name]) / self.targets[name] for name, value in excess.items())
 
     def _fewest(self, sites: Sequence[Site]) -> list[Tensor]:
-        """One open gate (or block of them) in every place."""
+        """One open gate (or block of them) in every place, but none of those of a branch, which may go whole."""
         parts = [torch.zeros(site.shape) for site in sites]
         for site, part in zip(sites, parts, strict=True):
-            part.view(-1)[: self._block(site)] = 1
+            part.view(-1)[: self._block(site) * (site.kind != "blocks")] = 1
         return parts
 
     @torch.no_grad()
@@ -189,7 +189,7 @@ class Budget:
     ) -> None:
         """Open the likeliest gates, in order, until the budget is spent; close all others for good.
 
-        Every gated place keeps at least one gate open. What is left of the budget after the longest prefix that fits
+        Every gated place keeps at least one gate open, but a residual branch. What is left of the budget after the longest prefix that fits
         is filled with the next gates in order that still fit. With `multiple_of`, the likeliest units of a place are a
         block, those after them the next one, and so on; a block is as likely as its mean log-alpha says.
 
@@ -210,7 +210,7 @@ class Budget:
         flat[gone] = -torch.inf
         sizes = [gate.shape.numel() for gate in gates]
         widths = [self._block(site) for site in sites]
-        order, ends, base = _blocks(flat, sizes, widths)
+        order, ends, base = _blocks(flat, sizes, widths, [site.kind != "blocks" for site in sites])
         given, dense = openness(net, model.wiring, support), model()
 
         def spent(mask: Tensor) -> float:
@@ -243,17 +243,20 @@ class Budget:
             _force(gate, part.view(gate.shape), for_good)
 
 
-def _blocks(flat: Tensor, sizes: Sequence[int], widths: Sequence[int]) -> tuple[Tensor, list[int], Tensor]:
+def _blocks(
+    flat: Tensor, sizes: Sequence[int], widths: Sequence[int], stay: Sequence[bool]
+) -> tuple[Tensor, list[int], Tensor]:
     """Entries of all places in the order in which they are opened, where the blocks end in it, and the first blocks.
 
     Args:
         flat: log-alphas, place after place.
         sizes: entries of each place.
         widths: entries in a block of each place.
+        stay: whether the first block of each place stays open in any case.
     """
     entries, ranks, lengths = [], [], []
     first, start = torch.zeros(len(flat), dtype=torch.bool), 0
-    for part, width in zip(flat.split(list(sizes)), widths, strict=True):
+    for part, width, stays in zip(flat.split(list(sizes)), widths, stay, strict=True):
         place = part.argsort(descending=True, stable=True)
         block, value = torch.arange(len(part)) // width, part[place]
         length, there = block.bincount(), value.isfinite()
@@ -262,7 +265,7 @@ def _blocks(flat: Tensor, sizes: Sequence[int], widths: Sequence[int]) -> tuple[
         ranks.append(total / empty.index_add(0, block, there.to(flat.dtype)))  # nan where all are gone
         entries.append(place + start)
         lengths.append(length)
-        first[entries[-1][:width]] = True
+        first[entries[-1][: width * stays]] = True
         start += len(part)
     inner, size = torch.cat(entries), torch.cat(lengths)
     begin, turn = size.cumsum(0) - size, torch.cat(ranks).nan_to_num(-torch.inf).argsort(descending=True, stable=True)

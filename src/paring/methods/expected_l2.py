@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from paring.analysis import Wiring
 from paring.core import Gate, Kind, PlaceKind, SharedGate, gated_layers, kind_of
-from paring.gates import carrier_of, tied
+from paring.gates import carrier_of, openness, tied
 
 
 def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> Tensor:
@@ -26,6 +26,7 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     probs: dict[str, dict[PlaceKind, Tensor]] = {}
     packed: dict[str, Tensor] = {}
     own: set[int] = set()
+    branches = _in_branches(net, wiring, detach)
 
     def ask(gate: Gate) -> Tensor:
         return gate.prob_open().detach() if detach else gate.prob_open()
@@ -34,9 +35,9 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
         for kind, leaf, gate in layer.held():
             if leaf and gate is not layer.weight_gate:
                 packed[f"{name}.{leaf}" if name else leaf] = ask(gate)
-            else:
+            elif kind != "blocks":
                 probs.setdefault(name, {})[kind] = ask(gate)
-            if name in behind and not isinstance(gate, SharedGate):
+            if kind != "blocks" and name in behind and not isinstance(gate, SharedGate):
                 probs.setdefault(behind[name], {})[kind] = ask(gate)
             own |= {id(p) for p in gate.parameters()}
     for name, shared in tied(net, wiring, ask).items():
@@ -49,16 +50,28 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
             parameter = getattr(modules[name], leaf, None)
             if parameter is not None and leaf not in modules[name]._buffers:
                 own.add(id(parameter))
-                square = parameter.pow(2)
+                square = parameter.pow(2) * branches.get(id(parameter), 1.0)
                 if (full := f"{name}.{leaf}" if name else leaf) in packed:
                     square = square * packed.pop(full)
                 total.append(_weighted(known, modules[name], leaf, square, found).sum())
     for name, prob in packed.items():
         parameter = net.get_parameter(name)
         own.add(id(parameter))
-        total.append((parameter.pow(2) * prob).sum())
-    total += [p.pow(2).sum() for p in net.parameters() if id(p) not in own]
+        total.append((parameter.pow(2) * prob).sum() * branches.get(id(parameter), 1.0))
+    total += [p.pow(2).sum() * branches.get(id(p), 1.0) for p in net.parameters() if id(p) not in own]
     return 0.5 * torch.stack(total).sum()
+
+
+def _in_branches(net: nn.Module, wiring: Wiring, detach: bool) -> dict[int, Tensor]:
+    """P(open) of the residual branches that a parameter is in, their product, by its id."""
+    found: dict[int, Tensor] = {}
+    held = dict(net.named_parameters())
+    for name, prob in openness(net, wiring, lambda gate: gate.prob_open()).blocks.items():
+        branch = next(one for one in wiring.branches if one.name == name)
+        for parameter in (held[member] for member in branch.members if member in held):
+            chance = (prob.detach() if detach else prob).sum()
+            found[id(parameter)] = found[id(parameter)] * chance if id(parameter) in found else chance
+    return found
 
 
 def _weighted(kind: Kind, layer: nn.Module, leaf: str, square: Tensor, probs: dict[PlaceKind, Tensor]) -> Tensor:

@@ -93,17 +93,17 @@ class GatedCopy:
     def openness(self, values: Tensor) -> Openness:
         """What these values of all gates, (units,), mean for the layers."""
         padded = torch.cat([values, values.new_ones(1)])  # the last is for units without a gate
-        units, inputs, weights = ({name: padded[entry] for name, entry in kind.items()} for kind in self._index)
-        return Openness(units, inputs, weights)
+        units, inputs, weights, blocks = ({name: padded[entry] for name, entry in kind.items()} for kind in self._index)
+        return Openness(units, inputs, weights, blocks)
 
     @cached_property
     def _index(self) -> list[dict[str, Tensor]]:
-        """For units, inputs and weights: layer -> for each entry its gate, -1 for none."""
+        """For units, inputs, weights and blocks: layer -> for each entry its gate, -1 for none."""
         numbers = torch.arange(self.units, dtype=torch.double) + 2  # where there is no gate it says 1
         found = replaced(Openness(), self.wiring, self.sites, self.split(numbers))
         return [
             {name: entry.long() - 2 for name, entry in kind.items()}
-            for kind in (found.units, found.inputs, found.weights)
+            for kind in (found.units, found.inputs, found.weights, found.blocks)
         ]
 
     def cost(self, mask: Tensor) -> Cost:
@@ -143,12 +143,17 @@ class GatedCopy:
 
     @property
     def uncut(self) -> tuple[str, ...]:
-        """Layers none of whose units has a gate."""
+        """Layers that no gate reaches: none of their units has one, and they are in no branch that has."""
         gated = {name for site in self.sites for name in site.layers}
+        closing = {site.layer for site in self.sites if site.kind == "blocks"}
+        gated |= {name for branch in self.wiring.branches if branch.name in closing for name in branch.members}
         return tuple(layer.name for layer in self.wiring.layers if layer.name not in gated)
 
     def entries(self, number: int) -> dict[str, Tensor]:
         """Layers of this site: for each of their units the gate in the site that closes it, -1 for none."""
         site, size = self.sites[number], self.gates[number].mask.numel()
+        if site.kind == "blocks":
+            layers = (layer for layer in self.wiring.layers if layer.name in site.layers)
+            return {layer.name: torch.zeros(layer.outputs, dtype=torch.long) for layer in layers}
         numbered = replaced(Openness(), self.wiring, [site], [torch.arange(size, dtype=torch.double) + 2])
         return {name: numbered.units[name].long() - 2 for name in site.layers}  # where there is no gate it says 1

@@ -4,7 +4,7 @@ They are comparable between layers. g_u is the gradient of an example's loss by 
 
     Fisher     ½ E[g_u²]                                      (Theis et al. 2018; Molchanov et al. 2019)
     Taylor     |E g_u|                                        (Molchanov et al. 2017)
-    Magnitude  squared norm of the unit's weights over the mean of its layer     (Li et al. 2017)
+    Magnitude  squared norm of the unit's weights over the mean of its layer     (Li et al. 2017); of branches all alike
 """
 
 from __future__ import annotations
@@ -97,6 +97,8 @@ class Magnitude:
 def _norms(gated: GatedCopy, number: int) -> Tensor:
     """Squared norms of what each gate of this site multiplies: rows of its layers."""
     site, found = gated.sites[number], torch.zeros(gated.gates[number].mask.numel())
+    if site.kind == "blocks":  # weights tell nothing of a branch against another
+        return torch.ones_like(found)
     modules = dict(gated.net.named_modules())
     for name in site.layers:
         weight = getattr(modules.get(name), "weight", None)

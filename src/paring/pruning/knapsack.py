@@ -69,7 +69,10 @@ def choose(
     ]
     mask = torch.ones(gated.units, dtype=torch.bool) if begin is None else begin.clone()
     sizes = gated.sizes
-    floors = [max(block, int(-(-least * size // block) * block)) for block, size in zip(blocks, sizes, strict=True)]
+    floors = [
+        0 if site.kind == "blocks" else max(block, int(-(-least * size // block) * block))
+        for site, block, size in zip(gated.sites, blocks, sizes, strict=True)
+    ]
     _check(gated, goal or targets, floors, scores)
     first = next(iter(targets))
     path, risen = [(_shares(gated, mask, targets)[first], 0.0)], 0.0

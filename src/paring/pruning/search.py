@@ -45,7 +45,7 @@ class Search:
         batches: how many batches are looked at.
         repair: let what stays take over the work of what goes, by least squares.
         damping: share of the mean variance that least squares adds to each variance.
-        least: share of the units of each group that stays in any case; one always does.
+        least: share of the units of each group that stays in any case; one always does. Residual branches may all go.
         balance: power of (units before / units left) that importance in a group is multiplied with: groups are spared that became
             narrower than others of their kind (heads, or other units). 0 goes by the loss right after the cut alone, which
             leaves bottlenecks that training does not mend.

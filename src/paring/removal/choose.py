@@ -20,7 +20,7 @@ from paring.removal.graph_form import GraphFormError
 from paring.removal.plan import ShrinkPlan
 from paring.removal.planner import Planner
 from paring.removal.report import Form, Mode
-from paring.removal.silence import Silence, silence, silent_layers
+from paring.removal.silence import Silence, silence, silent_layers, silent_modules
 from paring.removal.size_attributes import guesses
 from paring.removal.verify import verify
 
@@ -66,7 +66,7 @@ class Chooser:
         """The module form; graph_too: or the graph form, where that removes more."""
         captured = capture(self.net, self.example)
         narrow = self._planner(captured, free=False)
-        if check and (silent := self._silent(captured, narrow)).paths:
+        if check and (silent := self._silent(captured, narrow)).names:
             net = silence(copy.deepcopy(self.net), silent)
             return replace(replace(self, net=net).module_form(check, graph_too), silenced=silent)
         if check and self._streams_differ(narrow):
@@ -124,11 +124,10 @@ class Chooser:
         if not planner.analysis.zeros:
             return Silence()
         analyses = [planner.analysis, *([planner.other] if self.mode == "both" and planner.other else [])]
-        paths = tuple(silent_layers(self.net, captured, analyses))
-        if not paths:
-            return Silence()
+        paths, whole = silent_layers(self.net, captured, analyses), silent_modules(self.net, captured, analyses)
         nothing, train = ShrinkPlan((), (), {}, ()), self.mode == "both"
-        for chosen in (Silence(paths), Silence(paths, thin=False)):
+        refused: Refusal | None = None
+        for chosen in Silence.ways(paths, whole):
 
             def made(net: nn.Module, chosen: Silence = chosen) -> nn.Module:
                 return silence(copy.deepcopy(net), chosen)
@@ -136,7 +135,8 @@ class Chooser:
             refused = verify(self.net, nothing, self.example, train=train, make=made)
             if not refused:
                 return chosen
-        self.notes.append(f"{', '.join(paths)} only add zeros and stay: {refused}")
+        if refused:
+            self.notes.append(f"{', '.join(paths or whole)} only add zeros and stay: {refused}")
         return Silence()
 
     def _planner(self, captured: Captured, *, free: bool) -> Planner:

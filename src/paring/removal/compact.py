@@ -103,7 +103,7 @@ def _shrunk(
     done = (
         chooser.graph_form(verify) if form == "graph" else chooser.module_form(verify, form == "auto" and not inplace)
     )
-    if done.silenced.paths:
+    if done.silenced.names:
         work = silence(copy.deepcopy(work), done.silenced)
     notes = [*fused.notes, *chooser.notes, *done.planner.drift(mode, done.plan, list(done.rolled_back))]
     small: nn.Module
@@ -124,5 +124,5 @@ def _shrunk(
         tuple(notes),
         done.form,
         tuple(fused.done),
-        done.silenced.paths,
+        done.silenced.names,
     )

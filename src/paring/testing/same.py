@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import SelectLinear
+from paring.core.zeros import Zeros
 from paring.hard.swap import UNITS
 
 
@@ -38,6 +39,6 @@ def _same(x: Any, y: Any) -> bool:
 
 
 def is_stock(net: nn.Module) -> bool:
-    """Whether every leaf is a stock layer (or a `SelectLinear`, where inputs were cut, or a hard unit)."""
+    """Whether every leaf is a stock layer (or a `SelectLinear`, where inputs were cut, zeros, or a hard unit)."""
     leaves = [m for m in net.modules() if not any(True for _ in m.children())]
-    return all(type(m) in (SelectLinear, *UNITS) or type(m).__module__.startswith("torch.nn.") for m in leaves)
+    return all(type(m) in (SelectLinear, Zeros, *UNITS) or type(m).__module__.startswith("torch.nn.") for m in leaves)

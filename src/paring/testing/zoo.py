@@ -115,5 +115,11 @@ ZOO: tuple[Row, ...] = (
     Row("soft threshold packed weights", lambda: m.STR(s_init=-4.0), net=PackedChain),
     Row("edge popup packed weights", m.EdgePopup, net=PackedChain),
     Row("sparse variational dropout packed weights", lambda: m.SparseVD(rate=1e-3, gate_lr=20.0), net=PackedChain),
+    Row("l0 blocks", lambda: m.L0(price=m.Budget(macs=0.8), at="blocks"), net=PackedChain),
+    Row(
+        "l0 blocks and more",
+        lambda: m.L0(price=1e-3, at=("blocks", "units:fc1", "weights:GRUCell")),
+        net=PackedChain,
+    ),
     Row("stack", lambda: Stack(m.L0(price=1e-3, at="units:Conv2d"), m.L0(price=1e-3, at="inputs:Linear"))),
 )

@@ -198,6 +198,8 @@ def gate_dims(layer: Gated, kind: PlaceKind, dims: Dims) -> Dims:
     """How a gate is cut when the layer's weight is cut like this."""
     if kind == "weights":
         return dict(dims)
+    if kind == "blocks":
+        return {}
     known = kind_of(layer)
     assert known is not None
     unit, column = known.unit_dim, known.column_dim
