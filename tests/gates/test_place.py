@@ -111,7 +111,7 @@ def test_places_are_read(text: str | Place, wanted: Place) -> None:
 
 @pytest.mark.parametrize("text", ["", "unit", "Units", ":Linear", "outputs:Linear"])
 def test_unknown_kinds_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is none of units, inputs, weights, heads; write for example 'units' or"):
+    with pytest.raises(ValueError, match="is none of units, inputs, weights, heads, blocks; write for example 'units' or"):
         Place.parse(text)
 
 
@@ -351,7 +351,7 @@ def bare() -> tuple[nn.Module, Tensor]:
         (transposed, ["units:0"], "its norm '1' has no scale and shift \\(affine=False\\) to fold a gate into"),
         (layernorm, ["units:0"], "layer '0' cannot be gated: read by layer_norm in '1'"),
         (bare, ["weights"], "no place for gates at 'weights' in this Sequential: no Linear, Conv or Embedding"),
-        (chain, ["outputs"], "place 'outputs': 'outputs' is none of units, inputs, weights, heads"),
+        (chain, ["outputs"], "place 'outputs': 'outputs' is none of units, inputs, weights, heads, blocks"),
     ],
 )
 def test_refused_with_the_reason(make: Make, places: list[str], why: str) -> None:

@@ -299,7 +299,7 @@ def test_blocks_of_gates_are_opened_by_their_mean() -> None:
         sizes, widths = [20, 7, 16, 3], [8, 1, 4, 8]
         flat = torch.randn(sum(sizes), generator=generator)
         flat[torch.rand(len(flat), generator=generator) < 0.3] = -torch.inf  # gone already
-        order, ends, first = _blocks(flat, sizes, widths)
+        order, ends, first = _blocks(flat, sizes, widths, [True] * len(sizes))
         assert (order.tolist(), ends, set(first.nonzero().flatten().tolist())) == naive_blocks(flat, sizes, widths)
 
 
