@@ -16,6 +16,7 @@ from paring.compression.tensors import float_bytes
 from paring.compression.through_file import through_file
 from paring.compression.training import Training
 from paring.core import Watch, plain_net, warn
+from paring.core.quantised import in_floats
 from paring.removal import compact
 
 
@@ -61,7 +62,7 @@ def compress(
     """
     if small_bits is not None and small_bits != 0 and not 2 <= small_bits <= 11:
         raise ValueError(f"compress(small_bits={small_bits}): from 2 to 11 bits, 0 for half precision, None to search")
-    net = plain_net(net, "compress")
+    net = in_floats(plain_net(net, "compress"), "compress")
     _check_numbers(compressor)
     if compressor.trains:
         _check_trainable(net)

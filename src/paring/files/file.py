@@ -42,6 +42,7 @@ from paring.core import STATE_KEY, bare_state, plain_net
 from paring.core.atomic import atomic
 from paring.core.file_error import FileError
 from paring.core.plain_json import MANY, parsed, size
+from paring.core.quantised import in_floats
 from paring.core.regular import open_regular
 from paring.core.unwrap import seen_through
 from paring.core.written_sizes import written_numbers, written_sizes
@@ -67,7 +68,7 @@ def save(net: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Raises `FileError` when the state holds anything but tensors.
     """
-    net = plain_net(net, "save", FileError)
+    net = in_floats(plain_net(net, "save", FileError), "save", FileError)
     with seen_through(net):
         state, manifest = described(net)
     if odd := unwritable(state):

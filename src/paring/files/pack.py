@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from paring.core import Progress, Watch, plain_net
 from paring.core.atomic import atomic
 from paring.core.file_error import FileError
+from paring.core.quantised import floats_of, in_floats, is_quantised
 from paring.core.unwrap import seen_through
 from paring.files.file import described
 from paring.files.manifest import VERSION, checked
@@ -43,6 +44,9 @@ def pack(
     Everything in the state dict is written and charged: parameters, running statistics, counters. A mapping is read
     tensor by tensor, so one that loads lazily needs no more memory than its largest tensor and some.
 
+    Of quantised weights (torchao's, and layers of `torch.ao.nn.quantized`) the numbers that they stand for are written. The coder
+    finds their levels and scales again, so that they take few bits. A network that was quantised comes back in floats.
+
     Args:
         net: a network, or name -> tensor.
         path: where to; an old file there stays until the new one is whole.
@@ -60,7 +64,7 @@ def pack(
         OSError: the folder cannot be written, or the disk is full.
     """
     if isinstance(net, nn.Module):
-        net = plain_net(net, "pack", PareError)
+        net = in_floats(plain_net(net, "pack", PareError), "pack", PareError)
         try:
             with seen_through(net):
                 state, manifest = described(net)
@@ -151,7 +155,7 @@ def _untied(
     ties: dict[str, str] = {}
     for name, value in state.items():
         key: object = name
-        if value.layout is torch.strided and value.numel():
+        if value.layout is torch.strided and value.numel() and not is_quantised(value):
             place = (value.untyped_storage().data_ptr(), value.storage_offset())
             key = (*place, tuple(value.shape), value.stride(), value.dtype)
         owner = first.setdefault(key, name)
@@ -188,7 +192,7 @@ def _watched(tensors: Mapping[str, Tensor], signed_zeros: bool, told: _Told) -> 
         given = tensors[name]
         if not isinstance(given, Tensor):
             raise PareError(f"{name!r} is a {type(given).__name__} and no tensor; keep such state out of the file")
-        tensor = _canonical(given, signed_zeros)
+        tensor = _canonical(floats_of(given, name, "pack", PareError), signed_zeros)
         yield name, tensor
         told(name, tensor)
 
@@ -208,7 +212,7 @@ def _verify(path: Path, tensors: Mapping[str, Tensor], signed_zeros: bool, told:
     if [entry.name for entry in file.entries] != list(tensors):
         raise PareError("the file read back holds other tensors than were written; nothing was replaced")
     for name, found in file.tensors():
-        given = _canonical(tensors[name], signed_zeros).detach().cpu().contiguous()
+        given = _canonical(floats_of(tensors[name], name, "pack", PareError), signed_zeros).detach().cpu().contiguous()
         same = given.dtype == found.dtype and given.shape == found.shape
         if not same or not torch.equal(_bytes(given), _bytes(found)):
             raise PareError(

@@ -17,6 +17,7 @@ from paring.analysis.capture import check_copies, check_layers
 from paring.analysis.freeze_weights import freeze_weights, like
 from paring.analysis.input_groups import InputGroups
 from paring.core import Example, Inputs, plain_net, unwrapped
+from paring.core.quantised import in_floats
 from paring.core.torch_masks import multiplied_in
 from paring.core.unwrap import seen_through
 from paring.core.without_cache import caching, caching_as, without_cache
@@ -65,7 +66,12 @@ def compact(
     """
     if inplace and form == "graph":
         raise ValueError("inplace=True keeps the network's own modules; use inplace=False for form='graph'")
-    net = plain_net(net, "compact")
+    given_net = plain_net(net, "compact")
+    net = in_floats(given_net, "compact")
+    if inplace and net is not given_net:
+        raise ValueError(
+            "compact(inplace=True) cannot make a quantised network smaller: it takes a copy of it in floats"
+        )
     if not inplace:
         net = multiplied_in(net)
     check_layers(net)
