@@ -193,3 +193,12 @@ def test_varints() -> None:
             varint.Reader(broken).number()
     with pytest.raises(PareError):
         varint.Reader(b"\x01").numbers(10**9)
+
+
+def test_planes_of_one_byte_are_runs() -> None:
+    """bfloat16 numbers in float32: one plane holds signs alone, one takes nothing and goes by the fast coder."""
+    values = (torch.randn(100_000, generator=torch.Generator().manual_seed(0)) * 0.05).bfloat16()
+    narrow = values.view(torch.int16).numpy().view(np.uint16)
+    code, size = there_and_back(values.float().view(torch.int32).numpy().view(np.uint32))
+    assert code.planes[:2] == (RANGE, HUFFMAN)
+    assert size < 1.01 * there_and_back(narrow)[1]

@@ -28,8 +28,10 @@ from paring.files.pare.logs import information
 Bits = NDArray[Any]
 _SMALLEST_MIXED = 256
 _GAIN = 0.995
+_CLOSE = 1.01  # times the length of an index into a table, up to which planes are taken for their speed
 _LEAST_ZEROS = 0.1
 _FEW = 256
+_MANY = 1 << 16
 _SAMPLE = 1 << 15  # entries that tell whether planes are the shorter code
 
 
@@ -70,7 +72,8 @@ def write(
     parted = classes.partition(matrix, found.size)
     common, ordered = _ordered(found)
     below = found.upper - (common < found.upper)
-    plan = _plan(ordered[matrix], found.size, below, strides, memory)
+    frequent = found.size <= _FEW or np.count_nonzero(found.index == common) > _LEAST_ZEROS * bits.size
+    plan = _plan(ordered[matrix], found.size, below, strides, memory) if frequent else None
     needed = min(parted.bits, math.inf if plan is None else plan.bits) + 8 * len(found.side) + found.coded
     if (found.size > _FEW or grouped is not None) and planes.length(_flat(bits)) < needed:
         return _write_many(bits, encoder, strides, memory)
@@ -127,14 +130,15 @@ def _found(
     bits: Bits, numbers: groups.Rounding | None, memory: Memory, deep: int
 ) -> tuple[Levels | None, Groups | None]:
     """The levels of a tensor, and its groups if these are its levels."""
-    found = levels.find(bits) if bits.itemsize != 2 else None
+    never = (bits.itemsize == 2 or bits.size >= _MANY) and _never_quantised(bits)
+    found = levels.find(bits) if bits.itemsize != 2 and not never else None
     if numbers is not None and (found is None or (found.kind == "table" and found.size > _FEW)):
         grouped, memory.groups = grouping.find(bits, numbers, _matrix(bits.shape)[1], memory.groups)
         if grouped is not None:
             own = _leveled(grouped, deep)
             if found is None or own.bits() < found.bits():
                 return own, grouped
-    if bits.itemsize == 2 and not _never_quantised(bits):
+    if bits.itemsize == 2 and not never:
         found = levels.find(bits)
     return found, None
 
@@ -186,7 +190,7 @@ class _Scaled:
 
 
 def _never_quantised(bits: Bits) -> bool:
-    """Whether byte planes are as short as the index into a table can be: 16-bit numbers that nobody rounded further."""
+    """Whether byte planes are as short as the index into a table can be: 16-bit numbers, maybe in 32, that nobody rounded."""
     sample = bits.reshape(-1)[:: -(-bits.size // _SAMPLE) or 1]
     _, counts = levels.distinct(sample)
     zeros = np.count_nonzero(sample == 0)
@@ -194,7 +198,10 @@ def _never_quantised(bits: Bits) -> bool:
         return False
     # what a sample takes, and about what it lacks of the entropy of all (Miller's correction, 0.72 bits a value)
     index = (information(counts) + 0.72 * len(counts)) * bits.size / len(sample)
-    return planes.length(_flat(bits)) <= index + 4 * len(counts) + 8 * bits.itemsize * len(counts)
+    table = (
+        (4 + 8 * bits.itemsize) * len(counts) if bits.itemsize == 2 else 0
+    )  # others may be on a grid without a table
+    return planes.length(_flat(bits)) <= _CLOSE * index + table
 
 
 def _flat(bits: Bits) -> Bits:

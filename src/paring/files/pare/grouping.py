@@ -21,7 +21,7 @@ from paring.files.pare.logs import information
 Bits = NDArray[Any]
 SIZES = (256, 128, 64, 32, 16)
 SMALLEST = 256  # entries of a tensor
-_FEW, _SAMPLE = 6, 48  # groups
+_FEW, _SAMPLE, _ENTRIES = 6, 48, 1 << 14  # groups, and entries of all
 _FILTER = 1 << 14  # entries
 _NEAR = 16
 _BLOCK = 1 << 15
@@ -52,7 +52,8 @@ def find(bits: Bits, rounding: Rounding, columns: int, known: Kind | None = None
             return _lowered(found), known
     for size in _sizes(flat.size, columns):
         rows = flat.reshape(-1, size)
-        few, some = (rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64)] for n in (_FEW, _SAMPLE))
+        most = min(len(rows), max(2, _ENTRIES // size))
+        few, some = (rows[np.linspace(0, len(rows) - 1, min(n, most)).astype(np.int64)] for n in (_FEW, _SAMPLE))
         for learn in _FORMS:
             form = Form(size, rounding)
             kind = learn(some, form) if learn is not learn_affine or learn(few, form) is not None else None

@@ -29,6 +29,8 @@ MOST_MOVED = 3
 _SAMPLE = 1 << 14
 _EXACT = 1 << 16  # entries of planes that take the shorter code, however fast
 _BLOCK = 1 << 17  # entries that are taken apart and put together at once
+_RUNS = 0.2  # bits an entry, below which runs of one byte may be what there is
+_LOST = 0.01  # bits an entry that runs may take more, for their speed
 _NEAR = 1.02  # times the length of the adaptive code, up to which Huffman's is taken for its speed
 
 
@@ -192,8 +194,7 @@ def _moved_back(parts: list[bytes], tops: bytes, moved: int) -> tuple[list[bytes
 
 def _coded(part: bytes, encoder: Encoder) -> tuple[int, bytes]:
     """The shorter of two codes, or the fast one when both are about as long; the plane itself when none is shorter."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
-    packed = packer.compress(part) + packer.flush()
+    packed = _deflated(part, zlib.Z_HUFFMAN_ONLY)
     whole, bits = np.frombuffer(part, dtype=np.uint8), 8 * len(packed)
     if len(part) <= _EXACT:
         needed, near = adaptive_bits(whole.astype(np.int32), 256), 1.0
@@ -204,10 +205,18 @@ def _coded(part: bytes, encoder: Encoder) -> tuple[int, bytes]:
         near = _NEAR
     if min(bits, needed) >= 8 * len(part):
         return RAW, part
+    if near > 1 and bits > near * needed + 8 and needed < _RUNS * len(part):  # Huffman's codes have no less than a bit
+        packed = _deflated(part, zlib.Z_RLE)
+        bits = 8 * len(packed) - int(_LOST * len(part))
     if bits <= near * needed + 8:
         return HUFFMAN, b"".join([varint.put([len(packed)]), packed])
     encoder.adaptive(whole.astype(np.int32), 256)
     return RANGE, b""
+
+
+def _deflated(part: bytes, strategy: int) -> bytes:
+    packer = zlib.compressobj(6, zlib.DEFLATED, -15, 9, strategy)
+    return packer.compress(part) + packer.flush()
 
 
 def _uncoded(coder: int, count: int, side: varint.Reader, decoder: Decoder) -> bytes:
