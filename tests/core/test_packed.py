@@ -287,8 +287,8 @@ def test_what_does_not_fit_is_refused() -> None:
     layer = nn.LSTM(4, 3)
     with pytest.raises(ValueError, match=r"needs shape \(12, 3\), got \(3,\)"):
         put(layer, "weights", MaskGate((3,)), "weight_hh_l0")
-    with pytest.raises(TypeError, match="gates on its weights only"):
-        gate_shape(layer, "units")
+    with pytest.raises(TypeError, match="gates on hidden units and on weights"):
+        gate_shape(layer, "inputs")
     put(layer, "weights", MaskGate((12, 3)), "weight_hh_l0")
     with pytest.raises(ValueError, match="the weight_hh_l0 of this GatedLSTM already has a gate"):
         put(layer, "weights", MaskGate((12, 3)), "weight_hh_l0")

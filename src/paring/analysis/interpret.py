@@ -20,7 +20,13 @@ __all__ = ["Interpretation", "interpret"]
 
 @alone()
 def interpret(
-    net: nn.Module, captured: Captured, *, training: bool, free: bool = False, finer: bool = False
+    net: nn.Module,
+    captured: Captured,
+    *,
+    training: bool,
+    free: bool = False,
+    finer: bool = False,
+    recurrent: bool = False,
 ) -> Interpretation:
     """Labels and values of the captured `net`. training: batch norms and dropouts as in train mode, else as in eval.
 
@@ -28,11 +34,14 @@ def interpret(
     a position, meet in attention, and belong to parameters outside of stock layers. `grids`, `slice_ties` and `contractions`
     then say what that asks for, `aliases` which parameters such layers stand for, `layouts` where the units lie in each
     result (in order), `names` whose units they are. Without it, `held_back` says that it might allow more.
-    finer: also units that no gate closes: hidden units of recurrent layers, single channels of a convolution's groups.
+    finer: also units that no gate closes: single channels of a convolution's groups; and what `recurrent` says.
+    recurrent: also hidden units of recurrent layers.
     """
     with torch.no_grad():
         rules = Rules(FREE if free else FIXED, found, start, keep_shared, settle)
         if free:
             dead = dead_nodes(captured.nodes)
-            return FreeInterpreter(net, captured, rules, training=training, finer=finer, skip=dead).run()
-        return Interpreter(net, captured, rules, training=training, finer=finer).run()
+            return FreeInterpreter(
+                net, captured, rules, training=training, finer=finer, recurrent=recurrent or finer, skip=dead
+            ).run()
+        return Interpreter(net, captured, rules, training=training, finer=finer, recurrent=recurrent or finer).run()

@@ -55,7 +55,7 @@ from paring.core import kind_of
 class Interpreter:
     """One run over the graph, sizes in the forward as they are; the rules call back into it.
 
-    rules: what each operation does, and what is looked at beside that. skip: nodes that are left out. finer: see `interpret`.
+    rules: what each operation does, and what is looked at beside that. skip: nodes that are left out. finer, recurrent: see `interpret`.
     """
 
     free = False
@@ -68,10 +68,11 @@ class Interpreter:
         *,
         training: bool,
         finer: bool = False,
+        recurrent: bool = False,
         skip: Collection[fx.Node] = (),
     ) -> None:
         self.net, self.captured, self.training = net, captured, training
-        self._rules, self._skip, self.finer = rules, skip, finer
+        self._rules, self._skip, self.finer, self.recurrent = rules, skip, finer, recurrent
         self.grids: list[Grid] = []
         self.slice_ties: list[SliceTie] = []
         self.contractions: list[Contraction] = []

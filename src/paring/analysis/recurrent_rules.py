@@ -45,7 +45,7 @@ def recurrent(run: Interpreter, node: fx.Node) -> object:
     x, starts = run.states(node.args[0]), pytree.tree_leaves(run.states(node.args[1]))
     plain = isinstance(module, nn.RNNBase) and gates_of(module) and isinstance(x, State)
     if (
-        not run.finer
+        not run.recurrent
         or not plain
         or packet(node.target) not in NAMES
         or len(node.args) < 9
@@ -89,7 +89,7 @@ def cell(run: Interpreter, node: fx.Node) -> object:
     module = run.net.get_submodule(path)
     x, held = run.states(node.args[0]), pytree.tree_leaves(run.states(node.args[1]))
     plain = gates_of(module) and isinstance(x, State) and all(isinstance(one, State) for one in held)
-    if not run.finer or not plain or not _own(run, node, module, node.args[2:]):
+    if not run.recurrent or not plain or not _own(run, node, module, node.args[2:]):
         return run.barrier(node)
     columns = run.lines(x.labels, -1)
     if columns is None:
@@ -165,7 +165,7 @@ class _Layer:
         self, name: str, stand_in: Recurrence, units: Tensor, columns: Tensor, constants: Tensor, dead: Tensor
     ) -> None:
         shape = shape_of(pytree.tree_leaves(self.node.meta["val"])[0])
-        steps = self.run.per_example(self.node, torch.Size(shape[:-1]).numel() * stand_in.gates)
+        steps = self.run.per_example(self.node, torch.Size(shape[:-1]).numel())
         site = Site(
             name,
             "recurrent",

@@ -11,6 +11,8 @@ one is enough, two would square the gate: the one that something else needs anyw
 fewest nonlinearities behind it, never one that turns zero into something else, as a sigmoid does. Where one layer makes both
 factors, as its halves, the gate acts on the rows of one half.
 
+A hidden unit of a recurrent layer is one entry with an id for each layer and direction: a gate acts on what its state is made of.
+
 An attention head is one group entry with many ids: its queries, keys and values, and what links them. A gate acts on its
 values alone: a head whose values are zero adds nothing.
 """
@@ -28,6 +30,7 @@ from paring.analysis import ops
 from paring.analysis.grids import Contraction
 from paring.analysis.interpret import Interpretation
 from paring.analysis.labels import representatives
+from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import Site, packet
 from paring.analysis.weights import groups_of
 
@@ -99,12 +102,16 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
             firsts[site.name] = site
             for unit in site.units[site.units >= 0].tolist():
                 owners.setdefault(unit, {})[site.name] = None
-    head_of, spread = find_heads(analysis), spread_out(analysis)
+    head_of, stack_of = find_heads(analysis), _stacks(firsts)
+    spread = spread_out(_without(analysis, stack_of))
+    stacks: dict[tuple[str, bool], list[int]] = {}
     classes: dict[tuple[tuple[str, ...], str], list[int]] = {}
     attentions: dict[int, list[int]] = {}
     for unit, homes in owners.items():
         if unit in head_of:
             attentions.setdefault(head_of[unit][0], []).append(unit)
+        elif unit in stack_of:
+            stacks.setdefault(stack_of[unit][0], []).append(unit)
         else:
             reason = analysis.kept.get(unit) or (SPREAD if unit in spread else "")
             classes.setdefault((tuple(homes), reason), []).append(unit)
@@ -118,8 +125,31 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
         reason = next((analysis.kept[unit] for unit in inner if unit in analysis.kept), "")
         entry = torch.tensor([head_of[unit][1] for unit in ids])
         groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry, heads=True))
+    for ids in stacks.values():
+        places = tuple(name for name in firsts if any(name in owners[unit] for unit in ids))
+        reason = next((analysis.kept[unit] for unit in ids if unit in analysis.kept), "")
+        reason = reason or next((SPREAD for unit in ids if unit in spread), "")
+        entry = torch.tensor([stack_of[unit][1] for unit in ids])
+        groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry))
     order = {name: place for place, name in enumerate(firsts)}
     return tuple(sorted(groups, key=lambda group: order[group.layers[0]]))
+
+
+def _stacks(firsts: Mapping[str, Site]) -> dict[int, tuple[tuple[str, bool], int]]:
+    """Hidden units: id -> (which recurrent layer, whether they are projected; number). All of its layers and directions keep as many."""
+    found: dict[int, tuple[tuple[str, bool], int]] = {}
+    for site in firsts.values():
+        if isinstance(site.module, Recurrence):
+            key = site.module.path, site.name.endswith(".hr")
+            for number, unit in enumerate(site.units.tolist()):
+                found.setdefault(unit, (key, number))
+    return found
+
+
+def _without(analysis: Interpretation, stack_of: Mapping[int, object]) -> Interpretation:
+    """The same without the boxes that recurrent layers ask for: there one number of all layers and directions goes together."""
+    grids = [grid for grid in analysis.grids if any(unit not in stack_of for unit in grid.labels.flatten().tolist())]
+    return replace(analysis, grids=grids)
 
 
 def spread_out(analysis: Interpretation) -> frozenset[int]:
@@ -189,8 +219,12 @@ def _group(
         reason = reason or ("" if bool(inside.any()) else "no layer reads the heads")
         coupling = "attention heads"
     rows, left = ({}, False) if reason else _fronts(analysis, inside)
+    hidden = [name for name in layers if isinstance(firsts[name].module, Recurrence)]
+    if hidden and len(layers) > 1 and coupling == "coupled":
+        coupling = "layers and directions keep as many"
+    rows, left = {**dict.fromkeys(hidden), **rows}, left and not hidden
     some = {name: where for name, where in rows.items() if where is not None}
-    readers = () if reason or heads else _readers(analysis, inside)
+    readers = () if reason or heads or hidden else _readers(analysis, inside)
     return Group(
         ids, layers, norms, coupling, reason, tuple(rows) or ends, ends, entry, inside[ids], heads, some, readers, left
     )
@@ -217,7 +251,8 @@ def _fronts(analysis: Interpretation, inside: Tensor) -> tuple[dict[str, Tensor 
 
     And whether a gate there leaves numbers to a reader that cannot take them into its bias, or has none.
     """
-    carriers = {site.node: (site.name, site.units) for site in analysis.sites}
+    plain = (site for site in analysis.sites if not isinstance(site.module, Recurrence))
+    carriers = {site.node: (site.name, site.units) for site in plain}
     carriers |= {norm.node: (norm.name, norm.labels) for norm in analysis.norms}
     sources = {node: name for node, (name, labels) in carriers.items() if bool(inside[labels].any())}
     if not sources:
@@ -275,11 +310,12 @@ def _flows(
 ) -> dict[fx.Node, _Flow]:
     """For every activation that the sources reach without another layer or norm between. settle: choose factors."""
     flows: dict[fx.Node, _Flow] = {}
+    recurrent = {site.node for site in analysis.sites if isinstance(site.module, Recurrence)}
     beside = {one.node for one in analysis.loose}
     for node in graph.nodes:
         if node in sources:
             flows[node] = _Flow(frozenset({(sources[node], None)}))
-        elif node not in carriers:  # type: ignore[operator]
+        elif node not in carriers and node not in recurrent:  # type: ignore[operator]
             held = [flows[n] for n in node.all_input_nodes if n in flows]
             if held and node in analysis.cuts:
                 flows[node] = replace(held[0], fronts=frozenset((name, node) for name, _ in held[0].fronts))

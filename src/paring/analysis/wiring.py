@@ -28,9 +28,10 @@ from paring.core import Example, kind_of, packed_name, unwrapped
 
 @dataclass(frozen=True)
 class Layer:
-    """One Linear, convolution or embedding of the network.
+    """One Linear, convolution or embedding of the network, or one layer and direction of a recurrent one.
 
-    weight: shape of the weight tensor. inputs: in_features, or in_channels of all groups together (0 for an embedding).
+    weight: shape of the weight tensor; of a recurrent layer (units, columns, gates), columns of its inputs and of its state.
+    bias: entries of it for each unit. inputs: in_features, or in_channels of all groups together (0 for an embedding).
     positions: per example, where the weights are applied (1, H·W, T, ...; of the input in a transposed convolution), summed
     over repeated calls; written: where results are (0: there too). labels (outputs,): id of each
     unit; units that residual adds tie together share one id. sources (inputs,): id of the unit that each input column
@@ -42,7 +43,7 @@ class Layer:
     name: str
     kind: str
     weight: tuple[int, ...]
-    bias: bool
+    bias: int
     outputs: int
     inputs: int
     groups: int
@@ -172,9 +173,9 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
     """
     net = unwrapped(net)
     captured = capture(net, example)
-    found = interpret(net, captured, training=net.training)
+    found = interpret(net, captured, training=net.training, recurrent=True)
     if found.held_back:
-        free = interpret(net, captured, training=net.training, free=True)
+        free = interpret(net, captured, training=net.training, free=True, recurrent=True)
         if free.slice_ties or _loose(free) > _loose(found):  # the units of attention lie along heads
             found = free
     packed, branches = _packed(net, found), find_branches(found, captured)
@@ -260,6 +261,8 @@ def _layer(
     site = sites[0]
     weight, further = site.module.weight, (getattr(site.module, leaf, None) for leaf in known(site.module).own)
     assert isinstance(weight, Tensor)
+    recurrence = site.module if isinstance(site.module, Recurrence) else None
+    biases = 0 if recurrence is None else sum(reads == 0 for reads in recurrence.leaves.values()) * recurrence.gates
     reasons = [analysis.kept[u] for u in site.units.tolist() if u in analysis.kept]
     reasons += [analysis.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
     reasons += ["attention heads" for u in site.units.tolist() if u in heads]
@@ -267,8 +270,8 @@ def _layer(
     return Layer(
         name=site.name,
         kind=site.kind,
-        weight=tuple(weight.shape),
-        bias=getattr(site.module, "bias", None) is not None,
+        weight=tuple(weight.shape) if recurrence is None else (*weight.shape, recurrence.gates),
+        bias=biases if recurrence is not None else int(getattr(site.module, "bias", None) is not None),
         outputs=len(site.units),
         inputs=len(site.columns),
         groups=groups_of(site.module),

@@ -31,7 +31,7 @@ from paring.core import layers, packed
 from paring.core.attention import GatedMultiheadAttention, packed_projections
 from paring.core.layers import Gated, PlaceKind
 from paring.core.padded_layer_norm import PaddedLayerNorm
-from paring.core.recurrent import GATES, packed_weights
+from paring.core.recurrent import GATES, hidden_count, packed_weights, unit_factors
 from paring.core.select_linear import SelectLinear
 
 
@@ -68,6 +68,8 @@ class Kind:
         packed: weights of this very layer, by name, that each take a gate of their own at "weights", in place of the one
             weight of other kinds; of a part of it with a dot ("out_proj.weight"). The gated class shows them to the forward
             (`GatedPacked`).
+        units: number of units, where they lie in several weights; None: the first size of the weight along `unit_dim`.
+        unit_factors: what a factor of each of these (units,) multiplies: parameter -> a tensor that broadcasts with it.
     """
 
     layer: type[nn.Module]
@@ -84,6 +86,8 @@ class Kind:
     elsewhere: str = ""
     obstacle: Callable[[nn.Module], str] = _nothing
     packed: Callable[[nn.Module], tuple[str, ...]] = _none
+    units: Callable[[nn.Module], int] | None = None
+    unit_factors: Callable[[nn.Module, Tensor], dict[str, Tensor]] | None = None
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -111,6 +115,8 @@ class Kind:
 
     def shape(self, module: nn.Module, place: PlaceKind) -> tuple[int, ...]:
         """Shape of what acts in this place: (units,), (inputs,) over all groups, that of the weight, or (1,) for all of it."""
+        if place == "units" and self.units is not None:
+            return (self.units(module),)
         weight = self.weight_in(module)
         if place == "weights":
             return tuple(weight.shape)
@@ -340,9 +346,11 @@ def _fill() -> None:
                 per_unit=(),
                 scaled=(),
                 gated=gated_one,
-                places=(),
-                elsewhere="a recurrent layer has gates on its weights only",
+                places=("units",),
+                elsewhere="a recurrent layer has gates on hidden units and on weights",
                 packed=packed_weights,
+                units=hidden_count,
+                unit_factors=unit_factors,
             )
         )
 

@@ -87,7 +87,7 @@ def put(module: nn.Module, kind: PlaceKind, gate: Gate, leaf: str = "weight") ->
         )
     known = kind_of(module)
     packs = known is not None and kind == "weights" and leaf in known.packed(module)
-    if gate.per_example and isinstance(module, nn.MultiheadAttention):
+    if gate.per_example and known is not None and known.packed(module):
         raise ValueError(f"{type(module).__name__} cannot draw one sample per example: its gates multiply weights")
     if gate.noisy and kind == "weights" and issubclass(_gated_class(module), GatedCall | GatedSubclass):
         raise ValueError(
@@ -203,6 +203,8 @@ def factors(layer: Gated, kind: PlaceKind, value: Tensor, leaf: str = "weight") 
     if kind == "blocks":
         held = (leaf for leaf in known.last or known.scaled if attrgetter(leaf)(layer) is not None)
         return {leaf: value.to(attrgetter(leaf)(layer).dtype) for leaf in held}
+    if kind == "units" and known.unit_factors is not None:
+        return known.unit_factors(layer, value)
     value = value.to(known.weight_in(layer).dtype)
     if kind == "inputs":
         return {known.scaled[0]: known.along_inputs(layer, value)}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from paring.core.gate import Gate, noise_dtype
 from paring.core.layers import Gated
+from paring.core.recurrent import unit_factors
 
 
 class GatedPacked(Gated):
@@ -38,7 +39,20 @@ class GatedPacked(Gated):
         return {leaf: _drawn(gate, cast(Tensor, attrgetter(leaf)(self))) for leaf, gate in gates.items()}
 
 
-class GatedRecurrent(GatedPacked):
+class GatedCell(GatedPacked):
+    """The same for `nn.RNNCell`, `nn.LSTMCell` and `nn.GRUCell`, with gates on their hidden units as well."""
+
+    def shown(self) -> dict[str, Any]:
+        found = super().shown()
+        if self.unit_gate is None or self.unit_gate.transparent:
+            return found
+        for leaf, factor in unit_factors(self, self.unit_gate()).items():
+            held = found[leaf] if leaf in found else cast(Tensor, getattr(self, leaf))
+            found[leaf] = held * factor.to(held.dtype)
+        return found
+
+
+class GatedRecurrent(GatedCell):
     """The same for `nn.RNN`, `nn.LSTM` and `nn.GRU`, whose forward reads a list of parameters."""
 
     def shown(self) -> dict[str, Any]:
@@ -49,27 +63,27 @@ class GatedRecurrent(GatedPacked):
 
 
 class GatedRNN(GatedRecurrent, nn.RNN):
-    """`nn.RNN` with gates on its weights."""
+    """`nn.RNN` with gates."""
 
 
 class GatedLSTM(GatedRecurrent, nn.LSTM):
-    """`nn.LSTM` with gates on its weights."""
+    """`nn.LSTM` with gates."""
 
 
 class GatedGRU(GatedRecurrent, nn.GRU):
-    """`nn.GRU` with gates on its weights."""
+    """`nn.GRU` with gates."""
 
 
-class GatedRNNCell(GatedPacked, nn.RNNCell):
-    """`nn.RNNCell` with gates on its weights."""
+class GatedRNNCell(GatedCell, nn.RNNCell):
+    """`nn.RNNCell` with gates."""
 
 
-class GatedLSTMCell(GatedPacked, nn.LSTMCell):
-    """`nn.LSTMCell` with gates on its weights."""
+class GatedLSTMCell(GatedCell, nn.LSTMCell):
+    """`nn.LSTMCell` with gates."""
 
 
-class GatedGRUCell(GatedPacked, nn.GRUCell):
-    """`nn.GRUCell` with gates on its weights."""
+class GatedGRUCell(GatedCell, nn.GRUCell):
+    """`nn.GRUCell` with gates."""
 
 
 def packed_name(path: str, leaf: str) -> str:

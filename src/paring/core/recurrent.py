@@ -7,6 +7,7 @@ have the same H and the same P. A cell has the first four, without the name of a
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from paring.core.layers import Gated
@@ -33,6 +34,43 @@ def suffixes(module: nn.Module) -> list[list[str]]:
         return [[""]]
     ways = ("", "_reverse") if module.bidirectional else ("",)
     return [[f"_l{layer}{way}" for way in ways] for layer in range(module.num_layers)]
+
+
+def hidden_count(module: nn.Module) -> int:
+    """Hidden units of all layers and directions; with a projection, those of its results too."""
+    return sum(sum(_each(module)) for ways in suffixes(module) for _ in ways)
+
+
+def unit_factors(module: nn.Module, value: Tensor, *, candidates: bool = True) -> dict[str, Tensor]:
+    """What a factor of each hidden unit multiplies, laid out against the parameters.
+
+    Of a unit the rows that its state is made of: all of an RNN's, n of a GRU, g of an LSTM. A state that begins at zero then
+    stays zero where the factor is. A result of a projection is a row of `weight_hr`.
+
+    Args:
+        module: a recurrent layer or cell.
+        value: (`hidden_count`,), layer after layer, direction after direction, the projected ones of each at its end.
+        candidates: False takes all rows of a unit.
+    """
+    found, start, gates = {}, 0, gates_of(module)
+    for end in (end for ways in suffixes(module) for end in ways):
+        hidden, projected = _each(module)
+        own, results = value[start : start + hidden], value[start + hidden : start + hidden + projected]
+        ones = torch.ones_like(own)
+        chosen = range(gates) if not candidates else (0 if gates == 1 else 2,)
+        rows = torch.cat([own if gate in chosen else ones for gate in range(gates)])
+        for leaf in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            if (held := getattr(module, leaf + end, None)) is not None:
+                found[leaf + end] = rows.view(-1, *[1] * (held.dim() - 1)).to(held.dtype)
+        if projected:
+            found[f"weight_hr{end}"] = results.view(-1, 1).to(value.dtype)
+        start += hidden + projected
+    return found
+
+
+def _each(module: nn.Module) -> tuple[int, int]:
+    """Hidden units of one layer and direction, and results of its projection."""
+    return int(module.hidden_size), int(getattr(module, "proj_size", 0))  # type: ignore[arg-type]
 
 
 def packed_weights(module: nn.Module) -> tuple[str, ...]:

@@ -50,11 +50,9 @@ def choose_mounts(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -
         carriers = {name: carrier_of(name, modules) for name in names}
         found = next((r for carrier in carriers.values() if (r := of_carrier(carrier, modules.get(carrier)))), None)
         if found is None:
-            index = {name: entries(group, name, wiring, gated=True) for name in names}
-            mounts = (
-                Mount(carriers[name], tuple(rows.tolist())) for name, rows in index.items() if bool((rows >= 0).any())
-            )
-            return tuple(mounts)
+            shown = dict.fromkeys(name if name in modules else carriers[name] for name in names)
+            index = {name: entries(group, name, wiring, gated=True) for name in shown}
+            return tuple(Mount(name, tuple(rows.tolist())) for name, rows in index.items() if bool((rows >= 0).any()))
         first = first or found
     assert first is not None
     return at_readers or first
@@ -72,13 +70,26 @@ def _at_readers(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> 
 
 
 def labels_of(name: str, wiring: Wiring, place: PlaceKind = "units") -> Tensor:
-    """Ids of the units of a layer or norm, or of the joint projection of an attention; of those it reads at "inputs"."""
+    """Ids of the units of a layer or norm; of those it reads at "inputs".
+
+    Of an attention those of its joint projection (-1 for rows that nothing is known of), of a recurrent layer those of all
+    layers and directions, one after the other.
+    """
     if place == "inputs":
         return wiring.layer(name).sources
     for part in wiring.parts:
-        if part.name in (name, f"{name}.in_proj" if name else "in_proj"):
+        if part.name == name:
             return part.labels
-    raise KeyError(f"no layer or norm {name!r} in the wiring")
+    prefix = f"{name}." if name else ""
+    if (joint := wiring.packed.get(f"{prefix}in_proj_weight")) is not None:
+        labels = torch.full((joint.shape[0],), -1)
+        for one in joint.parts:
+            labels[one.start : one.start + one.rows] = wiring.layer(one.layer).labels
+        return labels
+    hidden = [layer.labels for layer in wiring.layers if layer.kind == "recurrent" and layer.name.startswith(prefix)]
+    if not hidden:
+        raise KeyError(f"no layer or norm {name!r} in the wiring")
+    return torch.cat(hidden)
 
 
 def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False, place: PlaceKind = "units") -> Tensor:
@@ -90,7 +101,13 @@ def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False, pla
     take = group.gated if gated else torch.ones_like(group.gated)
     position[group.ids[take]] = group.entry[take]
     found = position[labels_of(name, wiring, place)]
-    return found.masked_fill(~group.rows[name], -1) if gated and name in group.rows else found
+    if gated and name in group.rows:
+        return found.masked_fill(~group.rows[name], -1)
+    joint = wiring.packed.get(f"{name}.in_proj_weight" if name else "in_proj_weight")
+    for part in joint.parts if gated and joint is not None else ():
+        if part.layer in group.rows:
+            found[part.start : part.start + part.rows].masked_fill_(~group.rows[part.layer], -1)
+    return found
 
 
 def group_of(unit: int, wiring: Wiring) -> Group:

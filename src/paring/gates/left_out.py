@@ -83,8 +83,8 @@ def _why(
     kind: str, name: str, module: nn.Module, layer: str | None, wiring: Wiring, modules: dict[str, nn.Module]
 ) -> Refusal | None:
     """Why this module has no gate, None where it is none of those to name."""
-    if isinstance(module, _RECURRENT):
-        return Refusal("recurrent layers take none")
+    if layer is None and isinstance(module, _RECURRENT):
+        return Refusal("its hidden units are not known: it begins with no zeros, or its class is none of torch")
     if kind == "units":
         known = layer is not None or not type(module).__module__.startswith("torch.nn")
         return None if known else Refusal("the captured forward does not call it as a layer")

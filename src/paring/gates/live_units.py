@@ -42,7 +42,7 @@ class _Reader:
 
     def reached(self, columns: Tensor) -> Tensor:
         """Rows that read one of these columns with an open weight, (outputs,)."""
-        if self.layer.inputs == 0:
+        if self.layer.inputs == 0 or self.layer.kind == "recurrent":  # a state moves by its biases alone
             return torch.ones(self.layer.outputs, dtype=torch.bool)
         columns = columns & self.columns
         if self.mask is not None:

@@ -184,7 +184,8 @@ def _candidates(
 
 def site_of(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
     """The gate of a group: on its one layer or the norm behind it where that will do, else wherever it has to act."""
-    if not covers_layer(group, wiring) or group.at_readers:
+    hidden = wiring.layer(group.layers[0]).kind == "recurrent"
+    if not covers_layer(group, wiring) or group.at_readers or hidden:
         return _coupled(group, wiring, modules)
     made = single_site("units", group.layers[0], wiring, modules)
     if isinstance(made, Refusal) and isinstance(other := _coupled(group, wiring, modules), Site):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import nn
 
 from paring.analysis import Wiring
 from paring.core import Refusal, gateable, joint_projection, kind_of
+from paring.core.recurrent import gates_of
 
 _NORMS = ("batch_norm", "instance_norm", "group_norm")
 
@@ -22,6 +25,8 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
         return Refusal(what if norm else f"its class {kind} is not a stock layer")
     if (replaced := of_instance(name, module)) is not None:
         return replaced
+    if known.unit_factors is not None:
+        return next((of_hook(name) for leaf in known.packed(module) if leaf not in module._parameters), None)
     if not known.scaled:
         return Refusal(known.elsewhere)
     if not norm and known.scaled[0] not in module._parameters:
@@ -63,7 +68,14 @@ def of_layer(name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusa
     return None
 
 
-def carrier_of(name: str, modules: dict[str, nn.Module]) -> str:
-    """The module that carries the gates of a layer or norm: itself, or the attention of a joint projection."""
-    owner = name.removesuffix("in_proj").removesuffix(".")
-    return owner if name not in modules and isinstance(modules.get(owner), nn.MultiheadAttention) else name
+def carrier_of(name: str, modules: Mapping[str, nn.Module]) -> str:
+    """The module that carries the gates of a layer or norm: itself, the attention of a projection, or a recurrent layer."""
+    owner = name
+    while name not in modules and owner:
+        owner, _, last = owner.rpartition(".")
+        held = modules.get(owner)
+        if isinstance(held, nn.MultiheadAttention) and last.startswith("in_proj"):
+            return owner
+        if held is not None and gates_of(held):
+            return owner
+    return name

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from paring.analysis import Wiring
 from paring.core import Gate, Kind, PlaceKind, SharedGate, gated_layers, kind_of
+from paring.core.recurrent import gates_of, unit_factors
 from paring.gates import carrier_of, openness, tied
 
 
@@ -34,14 +35,19 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
     for name, layer in gated_layers(net):
         for kind, leaf, gate in layer.held():
             if leaf and gate is not layer.weight_gate:
-                packed[f"{name}.{leaf}" if name else leaf] = ask(gate)
+                _also(packed, f"{name}.{leaf}" if name else leaf, ask(gate))
+            elif kind == "units" and gates_of(layer) and isinstance(gate, SharedGate):
+                for own_leaf, prob in unit_factors(layer, gate.gather(ask), candidates=False).items():
+                    _also(packed, f"{name}.{own_leaf}" if name else own_leaf, prob)
             elif kind != "blocks":
                 probs.setdefault(name, {})[kind] = ask(gate)
             if kind != "blocks" and name in behind and not isinstance(gate, SharedGate):
                 probs.setdefault(behind[name], {})[kind] = ask(gate)
             own |= {id(p) for p in gate.parameters()}
     for name, shared in tied(net, wiring, ask).items():
-        probs.setdefault(carrier_of(name, modules), {})["units"] = shared
+        carrier = carrier_of(name, modules)
+        if not gates_of(modules[carrier]):
+            probs.setdefault(carrier, {})["units"] = shared
     total: list[Tensor] = []
     for name, found in probs.items():
         known = kind_of(modules[name])
@@ -60,6 +66,11 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
         total.append((parameter.pow(2) * prob).sum() * branches.get(id(parameter), 1.0))
     total += [p.pow(2).sum() * branches.get(id(p), 1.0) for p in net.parameters() if id(p) not in own]
     return 0.5 * torch.stack(total).sum()
+
+
+def _also(found: dict[str, Tensor], name: str, prob: Tensor) -> None:
+    """One more gate that a parameter needs."""
+    found[name] = found[name] * prob if name in found else prob
 
 
 def _in_branches(net: nn.Module, wiring: Wiring, detach: bool) -> dict[int, Tensor]:

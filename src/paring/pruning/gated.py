@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Wiring, wiring
-from paring.core import At, Inputs, gated_layers
+from paring.core import At, Inputs, gated_layers, kind_of
 from paring.cost import Cost, CostModel, Openness
 from paring.gates import Site, live, put_gate, replaced, sites
 from paring.pruning.probe_gate import ProbeGate
@@ -63,7 +63,7 @@ class GatedCopy:
         for site in where:
             carriers = [modules[name] for name in {site.module, *(mount.module for mount in site.mounts)}]
             weight = next(carriers[0].parameters())
-            apart = not any(isinstance(one, nn.MultiheadAttention) for one in carriers)
+            apart = not any((kind := kind_of(one)) is not None and kind.packed(one) for one in carriers)
             gate = ProbeGate(site.shape, apart=apart, device=weight.device, dtype=weight.dtype)
             put_gate(modules, site, gate)
             gates.append(gate)

@@ -157,7 +157,7 @@ def _places(net: nn.Module, wiring: Wiring) -> tuple[_Place, ...]:
     modules = dict(net.named_modules())
     found = []
     for layer in wiring.layers:
-        module = modules[layer.name]
+        module = modules.get(layer.name) or nn.Identity()  # of what no module of its own computes all is computed
         gates = module.gates() if isinstance(module, Gated) else {}
         units, inputs = (
             gate if isinstance(gate := gates.get(kind), StochasticGate) and not gate.per_example else None

@@ -115,6 +115,7 @@ ZOO: tuple[Row, ...] = (
     Row("soft threshold packed weights", lambda: m.STR(s_init=-4.0), net=PackedChain),
     Row("edge popup packed weights", m.EdgePopup, net=PackedChain),
     Row("sparse variational dropout packed weights", lambda: m.SparseVD(rate=1e-3, gate_lr=20.0), net=PackedChain),
+    Row("l0 hidden units", lambda: m.L0(price=m.Budget(params=0.5), at="units"), net=PackedChain),
     Row("l0 blocks", lambda: m.L0(price=m.Budget(macs=0.8), at="blocks"), net=PackedChain),
     Row(
         "l0 blocks and more",
