@@ -13,6 +13,7 @@ parameter plus a constant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,7 @@ from torch import Tensor, fx, nn
 from paring.analysis import ops
 from paring.analysis.labels import along, uniform, varying
 from paring.analysis.memory import base_name
-from paring.analysis.state import FeatureNorm, Ref, State, module_path, packet, place
+from paring.analysis.state import FeatureNorm, Ref, Site, State, module_path, packet, place
 from paring.analysis.weights import is_a
 
 if TYPE_CHECKING:
@@ -90,6 +91,33 @@ def behind(run: Interpreter, node: fx.Node, labels: Tensor) -> FeatureNorm | Non
     return norm if norm is not None and torch.equal(norm.labels, labels) else None
 
 
+def takes_the_mean(norm: FeatureNorm, sites: Sequence[Site]) -> bool:
+    """Whether all that reads a LayerNorm are linear layers that can take over what its mean adds to units that go.
+
+    Without a new bias; a layer that is tied to an embedding has no weights left for these.
+    """
+    shifted, behind = bool((norm.beta != 0).any()), [site for site in sites if site.behind is norm]
+    biased = [site for site in behind if can_move(site) and (not shifted or site.module.bias is not None)]
+    readers = {site.node for site in (*biased, *(site for site in behind if site.tied))}
+    waiting = [norm.node]
+    while waiting:
+        for user in waiting.pop().users:
+            if user in readers or packet(user.target).startswith("_assert"):
+                continue
+            if base_name(user) not in _CARRIES:
+                return False
+            waiting.append(user)
+    return True
+
+
+def can_move(site: Site) -> bool:
+    """Whether columns behind a LayerNorm can be folded: no scale is zero, and there is a bias, or nothing to add to it."""
+    norm, biased = site.behind, getattr(site.module, "bias", None) is not None
+    if norm is None or site.shared or not bool((norm.gamma != 0).all()):
+        return False
+    return biased or type(site.module) is nn.Linear or bool((norm.beta == 0).all())
+
+
 def noisy(run: Interpreter, node: fx.Node) -> bool:
     """Whether a dropout is on."""
     told = node.args[2] if len(node.args) > 2 else node.kwargs.get("train")
@@ -110,7 +138,6 @@ def _noted(run: Interpreter, x: State, norm: FeatureNorm) -> bool:
     run.features.append(norm)
     if norm.centred:
         run.centring[norm.node] = norm
-    run.keep(norm.labels[norm.constants != 0], norm.reason)
     return True
 
 

@@ -20,7 +20,8 @@ class Interpretation:
     `product_nodes`: where each of the products is. `zeros`: results that are zero for every input.
     Ids in sites and norms are group ids: the smallest id of all units that residual adds tie together. `rows` are those of
     layers and norms before they were tied, one for each row, and `cuts` which of these (and which group ids) a slice of an activation carries.
-    `loose`: parameters and buffers outside of layers that shrink with units. `features`: norms over the units themselves.
+    `loose`: parameters and buffers outside of layers that shrink with units. `features`: norms over the units themselves;
+    `mixed` says of the units that they read why these stay, unless they are zero.
     """
 
     units: int
@@ -43,5 +44,6 @@ class Interpretation:
     rows: dict[str, Tensor] = field(default_factory=dict)
     cuts: dict[fx.Node, tuple[Tensor, Tensor]] = field(default_factory=dict)
     loose: list[Loose] = field(default_factory=list)
+    mixed: dict[int, str] = field(default_factory=dict)
     held_back: bool = False
     zeros: set[fx.Node] = field(default_factory=set)

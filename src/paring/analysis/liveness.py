@@ -14,8 +14,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from paring.analysis.feature_norms import can_move
 from paring.analysis.interpret import Interpretation
 from paring.analysis.rectangles import agreed_contractions, as_site, keep_rectangles
 from paring.analysis.state import Liveness, Site
@@ -109,18 +110,10 @@ def _reader(site: Site, constants: Tensor, merging: bool, zeros: Tensor | None) 
         return Reader(site, constants, every, never, never, never)
     if not site.padded:
         free = constants.isfinite() if groups_of(site.module) == 1 else constants == 0
-        moves = never if zeros is None or not _can_move(site) else zeros & constants.isnan()
+        moves = never if zeros is None or not can_move(site) else zeros & constants.isnan()
         return Reader(site, constants, used(site.module), free | moves, never, moves)
     merge = constants.isfinite() & (constants != 0) if merging and groups_of(site.module) == 1 else never
     return Reader(site, constants, used(site.module), (constants == 0) | merge, merge, never)
-
-
-def _can_move(site: Site) -> bool:
-    """Whether columns behind a LayerNorm can be folded: no scale is zero, and there is a bias, or nothing to add to it."""
-    norm, biased = site.behind, getattr(site.module, "bias", None) is not None
-    if norm is None or site.shared or not bool((norm.gamma != 0).all()):
-        return False
-    return biased or type(site.module) is nn.Linear or bool((norm.beta == 0).all())
 
 
 def decide(analysis: Interpretation, readers: list[Reader], spare: Collection[str], mixed: Tensor) -> Liveness:

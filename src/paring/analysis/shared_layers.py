@@ -89,6 +89,7 @@ def _tied_tables(run: Interpreter, users: Mapping[str, set[fx.Node]], ties: Mapp
             if not site.lookup:
                 run.couple(table.units, site.columns, tied)
                 run.keep(site.units, tied)
+                site.tied = True
                 if f"{site.name}.bias" in ties:  # nowhere to fold a constant
                     site.constants = torch.where(site.constants == 0, site.constants, torch.nan)
             elif site is not table:

@@ -51,7 +51,7 @@ class Site:
     are the module's own parameters. shared: called again, tied, or used elsewhere too. foreign: why the module's forward
     does not govern all uses of its parameters ("" when it does). positions: where the weights are applied, for one
     example; written: where results are, if not there (transposed convolutions). behind: the LayerNorm that it reads, where
-    nothing is computed between.
+    nothing is computed between. tied: a linear layer with the weight of an embedding, all uses of which are known.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Site:
     foreign: str = ""
     written: int = 0
     behind: FeatureNorm | None = None
+    tied: bool = False
 
     @property
     def lookup(self) -> bool:

@@ -27,11 +27,13 @@ import torch
 from torch import Tensor, fx
 
 from paring.analysis import ops
+from paring.analysis.feature_norms import takes_the_mean
 from paring.analysis.grids import Contraction
 from paring.analysis.interpret import Interpretation
 from paring.analysis.labels import representatives
+from paring.analysis.memory import base_name
 from paring.analysis.recurrence import Recurrence
-from paring.analysis.state import Site, packet
+from paring.analysis.state import Site, module_path, packet
 from paring.analysis.weights import groups_of
 
 KEEPS_ZERO = ops.POINTWISE - {
@@ -40,6 +42,32 @@ KEEPS_ZERO = ops.POINTWISE - {
 }
 SPREAD = "its units lie along several dimensions of a tensor, which has to stay a box"
 _SUMS = ("add", "sub", "rsub")
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A parameter or buffer outside of layers that is added to a stream.
+
+    name: in the network. dim: along which it runs along units. ids (n,): these units. inside: the module that holds it adds it.
+    """
+
+    name: str
+    dim: int
+    ids: Tensor
+    inside: bool
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What else has to be zero where units of a residual stream are to go, beside the rows of the layers that write into it.
+
+    norms: LayerNorms that write into it themselves, or that something reads which could not take over what the mean adds.
+    tied: linear layers with the weight of an embedding, which read it: what closes in it closes there as well. parameters: those outside of layers that are added to it.
+    """
+
+    norms: tuple[str, ...]
+    tied: tuple[str, ...]
+    parameters: tuple[Written, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +81,8 @@ class Group:
     each id belongs to, 0..n-1; one each, but for heads. gated (m,): ids on which a gate acts; the others follow. heads:
     the entries are attention heads. rows: of a front whose result is sliced, where a gate acts on it, (units,): one half of
     a layer that makes both factors of a product. readers: all layers that read the units, where gates on their columns would
-    do as well; none where something else reads them. at_readers: only there a closed gate leaves nothing behind.
+    do as well; none where something else reads them. at_readers: only there a closed gate leaves nothing behind. stream: a
+    residual stream that LayerNorms or RMSNorms read, and nothing else keeps; `reason` says so.
     """
 
     ids: Tensor
@@ -69,6 +98,7 @@ class Group:
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     readers: tuple[str, ...] = ()
     at_readers: bool = False
+    stream: Stream | None = None
 
     @property
     def size(self) -> int:
@@ -113,10 +143,10 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
         elif unit in stack_of:
             stacks.setdefault(stack_of[unit][0], []).append(unit)
         else:
-            reason = analysis.kept.get(unit) or (SPREAD if unit in spread else "")
+            reason = analysis.kept.get(unit) or analysis.mixed.get(unit) or (SPREAD if unit in spread else "")
             classes.setdefault((tuple(homes), reason), []).append(unit)
     groups = [
-        _group(analysis, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids)))
+        _with_stream(analysis, _group(analysis, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids))))
         for (layers, reason), ids in classes.items()
     ]
     for attention, ids in attentions.items():
@@ -150,6 +180,29 @@ def _without(analysis: Interpretation, stack_of: Mapping[int, object]) -> Interp
     """The same without the boxes that recurrent layers ask for: there one number of all layers and directions goes together."""
     grids = [grid for grid in analysis.grids if any(unit not in stack_of for unit in grid.labels.flatten().tolist())]
     return replace(analysis, grids=grids)
+
+
+def _with_stream(analysis: Interpretation, group: Group) -> Group:
+    """The group, and if it is a stream what has to be zero in it."""
+    if any(unit in analysis.kept or unit not in analysis.mixed for unit in group.ids.tolist()):
+        return group
+    inside = torch.zeros(analysis.units + 1, dtype=torch.bool)
+    inside[group.ids] = True
+    norms = (n for n in analysis.features if n.centred and bool(inside[n.labels].any()))
+    tied = (site.name for site in analysis.sites if site.tied and bool(inside[site.columns].any()))
+    loose = (one for one in analysis.loose if bool(inside[one.box].any()))
+    return replace(
+        group,
+        stream=Stream(
+            tuple(dict.fromkeys(n.name for n in norms if not takes_the_mean(n, analysis.sites))),
+            tuple(dict.fromkeys(tied)),
+            tuple(
+                Written(one.name, one.dim, one.box[:, 0], module_path(one.node) == one.name.rpartition(".")[0])
+                for one in loose
+                if base_name(one.node) not in ("mul", "div")
+            ),
+        ),
+    )
 
 
 def spread_out(analysis: Interpretation) -> frozenset[int]:

@@ -38,6 +38,7 @@ class Layer:
     reads, -1 = network input or unknown. norm: path of the BatchNorm, InstanceNorm or GroupNorm that alone reads the output. gateable: may its
     units be gated or removed independently; reason: why not, for the user's eyes. foreign: why a gate in the module
     would not act on all uses of its parameters ("" when it would). per_unit: further parameters of each unit.
+    tied: its weight is that of an embedding, and counted there.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Layer:
     foreign: str = ""
     written: int = 0
     per_unit: int = 0
+    tied: bool = False
 
     @property
     def lookup(self) -> bool:
@@ -133,7 +135,7 @@ class Wiring:
     in a wiring made by hand, where the units of layers that are not gateable are. products: arithmetic outside of the
     layers, such as attention and recurrent networks. uncounted: modules with arithmetic that is not known -> its name.
     packed: weights that layers pack together, by name. branches: of residual additions. beside: parameters in branches that
-    no other row counts -> their entries.
+    no other row counts -> their entries. mixed (units,): which ids norms over them read, so that they stay unless they are zero.
     """
 
     layers: tuple[Layer, ...]
@@ -146,6 +148,7 @@ class Wiring:
     packed: Mapping[str, Packed] = field(default_factory=dict)
     branches: tuple[Branch, ...] = ()
     beside: Mapping[str, int] = field(default_factory=dict)
+    mixed: Tensor | None = None
 
     @property
     def parts(self) -> tuple[Layer | Norm, ...]:
@@ -224,7 +227,7 @@ def _computed(analysis: Interpretation, box: Tensor) -> Tensor | None:
 
 def _loose(analysis: Interpretation) -> int:
     """Rows of layers whose units may go, each by itself."""
-    stays = {*analysis.kept, *spread_out(analysis)}
+    stays = {*analysis.kept, *analysis.mixed, *spread_out(analysis)}
     return sum(unit not in stays for site in analysis.sites for unit in site.units.tolist())
 
 
@@ -245,9 +248,22 @@ def describe(analysis: Interpretation) -> Wiring:
             norms[one.name] = Norm(one.name, "parameter", labels, True, one.each)
     fixed = torch.zeros(analysis.units, dtype=torch.bool)
     fixed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
+    mixed = torch.zeros_like(fixed)
+    mixed[torch.tensor(list(analysis.mixed), dtype=torch.int64)] = True
+    for one in analysis.features:
+        if not one.loose:
+            each = 1 + (getattr(one.module, "bias", None) is not None)
+            norms[one.name] = Norm(one.name, type(one.module).__name__, one.labels, True, each)
     groups = find_groups(analysis)
     return Wiring(
-        layers, tuple(norms.values()), analysis.units, groups, fixed, tuple(analysis.products), analysis.uncounted
+        layers,
+        tuple(norms.values()),
+        analysis.units,
+        groups,
+        fixed,
+        tuple(analysis.products),
+        analysis.uncounted,
+        mixed=mixed & ~fixed,
     )
 
 
@@ -263,7 +279,8 @@ def _layer(
     assert isinstance(weight, Tensor)
     recurrence = site.module if isinstance(site.module, Recurrence) else None
     biases = 0 if recurrence is None else sum(reads == 0 for reads in recurrence.leaves.values()) * recurrence.gates
-    reasons = [analysis.kept[u] for u in site.units.tolist() if u in analysis.kept]
+    stays = analysis.mixed | analysis.kept
+    reasons = [stays[u] for u in site.units.tolist() if u in stays]
     reasons += [analysis.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
     reasons += ["attention heads" for u in site.units.tolist() if u in heads]
     reasons += [SPREAD for u in site.units.tolist() if u in spread]
@@ -284,4 +301,5 @@ def _layer(
         foreign=site.foreign or ("" if site.plain else COMPUTED),
         written=sum(s.written or s.positions for s in sites),
         per_unit=sum(one.numel() for one in further if isinstance(one, nn.Parameter)) // len(site.units),
+        tied=site.tied,
     )

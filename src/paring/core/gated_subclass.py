@@ -26,7 +26,7 @@ from paring.core.kinds import kind_of, stock_class
 from paring.core.layers import Gated, along, whole_batch
 from paring.core.packed import seen
 
-_LAST = ("linear", "embedding", "addmm")  # operations with the features last
+_LAST = ("linear", "embedding", "addmm", "layer_norm")  # operations with the features last
 
 
 class GatedSubclass(Gated):

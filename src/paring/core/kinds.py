@@ -313,7 +313,8 @@ def _fill() -> None:
         )
     )
     features: dict[str, Any] = {"column_dim": None, "sizes": ("normalized_shape",)}
-    register(Kind(nn.LayerNorm, "layer_norm", **features))
+    acts: dict[str, Any] = {"places": ("units",), "elsewhere": "a norm has unit gates only"}
+    register(Kind(nn.LayerNorm, "layer_norm", gated=layers.GatedLayerNorm, **features, **acts))
     register(Kind(PaddedLayerNorm, **features))
     register(Kind(nn.RMSNorm, "rms_norm", per_unit=(), scaled=("weight",), **features))
     register(Kind(nn.PReLU, "prelu", column_dim=None, sizes=("num_parameters",), per_unit=(), scaled=("weight",)))

@@ -279,6 +279,19 @@ class GatedGroupNorm(Gated, nn.GroupNorm):
         return 1
 
 
+class GatedLayerNorm(Gated, nn.LayerNorm):
+    """`nn.LayerNorm` with unit gates, on its scale and shift."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias, whole = self.weight, self.bias, whole_batch(self.unit_gate)
+        if whole:
+            assert self.unit_gate is not None
+            z = self.unit_gate().to(weight.dtype)
+            weight, bias = weight * z, None if bias is None else bias * z  # type: ignore[assignment]
+        y = F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
+        return y if whole else self.multiply_units(y)
+
+
 class _GatedInstanceNorm(Gated, nn.modules.instancenorm._InstanceNorm):
     def _apply_instance_norm(self, input: Tensor) -> Tensor:
         weight, bias = self.scale_and_shift()

@@ -181,13 +181,18 @@ def gates(net: nn.Module) -> Iterator[tuple[str, PlaceKind, Gate]]:
 @torch.no_grad()
 def release(net: nn.Module) -> None:
     """Multiply every test-time gate into the weights and give every layer its stock class back, in place."""
+    done: set[tuple[int, tuple[int, ...], torch.Size]] = set()
     for _, layer in list(gated_layers(net)):
         for leaf, gate in layer.at_weights().items():  # first: they may do more than multiply
             weight = cast(Tensor, attrgetter(leaf)(layer))
             weight.copy_(gate.fold(weight))
         for kind, gate in layer.gates().items():
+            parts = tuple(id(one) for one in (gate.gates() if isinstance(gate, SharedGate) else (gate,)))
             for leaf, factor in factors(layer, kind, gate.value()).items() if kind != "weights" else ():
-                cast(Tensor, attrgetter(leaf)(layer)).mul_(factor)
+                held = cast(Tensor, attrgetter(leaf)(layer))
+                if (key := (id(held), parts, factor.shape)) not in done:  # layers with one weight share a gate on it
+                    held.mul_(factor)
+                    done.add(key)
     strip(net)
 
 

@@ -1,6 +1,6 @@
 """Where a method acts, as its `at=` says: `"units"`, `"weights:!fc2"`, `["units:Conv2d", "inputs:Linear"]`.
 
-A place is `KIND` or `KIND:SELECTOR`. KIND is `units`, `inputs`, `weights`, `heads` or `blocks`. SELECTOR is a layer type (`Conv2d`), a
+A place is `KIND` or `KIND:SELECTOR`. KIND is `units`, `inputs`, `weights`, `heads`, `blocks` or `stream`. SELECTOR is a layer type (`Conv2d`), a
 module name, or a pattern over names (`features.*`), several of them joined by `|`; a leading `!` excludes.
 
 Every method turns its `at` into one value, `Places`, with one function, `settle_places`: a kind that is misspelt, or that the
@@ -21,7 +21,8 @@ from paring.core.kinds import stock_class
 from paring.core.layers import PlaceKind
 from paring.core.short_repr import Shorthand
 
-PLACE_KINDS: tuple[PlaceKind | Literal["heads"], ...] = ("units", "inputs", "weights", "heads", "blocks")
+PlacedKind: TypeAlias = PlaceKind | Literal["heads", "stream"]
+PLACE_KINDS: tuple[PlacedKind, ...] = ("units", "inputs", "weights", "heads", "blocks", "stream")
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,11 @@ class Place:
     """A parsed place.
 
     Attributes:
-        kind: "units", "inputs", "weights", "heads" or "blocks".
+        kind: "units", "inputs", "weights", "heads", "blocks" or "stream".
         selector: "" for every layer that can take it, else see the module's docstring.
     """
 
-    kind: PlaceKind | Literal["heads"]
+    kind: PlacedKind
     selector: str = ""
 
     @classmethod

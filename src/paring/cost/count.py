@@ -233,7 +233,7 @@ class CostModel:
         biases = rows * at["bias"]
         macs = weights * at["positions"]
         table = torch.stack(
-            [rows, cols, weights, biases, weights + rows * at["per_unit"], macs, macs + biases * at["biased"]]
+            [rows, cols, weights, biases, weights * at["counted"] + rows * at["per_unit"], macs, macs + biases * at["biased"]]
         )
         if self.wiring.norms:
             kept = _sums(alive[at["norm_label"]], at["norm_lengths"])

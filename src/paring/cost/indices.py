@@ -25,7 +25,7 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
     ``outside`` (M,): like ``source``, but U for columns of grouped convolutions that live and die with a unit of the
     same group, only if there are any.
     ``row_lengths``, ``col_lengths``, ``kernel``, ``col_constant`` (S,); ``groups`` (layers,), only if some has several;
-    ``bias``, ``per_unit``, ``positions``, ``biased`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
+    ``bias``, ``per_unit``, ``counted``, ``positions``, ``biased`` (layers,); ``affine``, ``norm_lengths`` (norms,); ``one`` (1,).
     Only if there are products of activations: ``left``, ``right`` (cells,): positions of labels like ``label``, U in
     ``right`` where both are the same; ``cells``, ``cell_macs``, ``cell_adds`` (products,).
     """
@@ -48,6 +48,8 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
     fixed = _cat(x.labels for x in layers if not x.gateable) if told is None else told.nonzero().flatten()
     always_read = readers == 0
     met = _cat(part for product in wiring.products if product.meets for part in (product.left, product.right))
+    if wiring.mixed is not None:
+        met = torch.cat([met, wiring.mixed.nonzero().flatten()])
     always_read[_position(torch.cat([fixed, met])[torch.isin(torch.cat([fixed, met]), ids)], ids)] = True
 
     out = {
@@ -65,6 +67,7 @@ def indices(wiring: Wiring) -> dict[str, Tensor]:
         "col_constant": _per_group(layers, [_entries(layer) for layer in layers]).double(),
         "bias": torch.tensor([layer.bias for layer in layers], dtype=torch.float64),
         "per_unit": torch.tensor([layer.bias + layer.per_unit for layer in layers], dtype=torch.float64),
+        "counted": torch.tensor([not layer.tied for layer in layers], dtype=torch.float64),
         "positions": torch.tensor([_positions(layer) for layer in layers], dtype=torch.float64),
         "biased": torch.tensor([_biased(layer) for layer in layers], dtype=torch.float64),
         "affine": torch.tensor([norm.parameters for norm in wiring.norms], dtype=torch.float64),

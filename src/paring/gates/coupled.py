@@ -17,12 +17,15 @@ from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 class Mount:
     """One module where a shared gate acts.
 
-    index: for each unit of the module its entry in the gate, -1 for none; at "inputs" for each input column.
+    index: for each unit of the module its entry in the gate, -1 for none; at "inputs" for each input column. leaf: a parameter or
+    buffer of the module, outside of layers, where it acts on slices along `dim`; "" for a layer or norm.
     """
 
     module: str
     index: tuple[int, ...]
     place: PlaceKind = "units"
+    leaf: str = ""
+    dim: int = 0
 
     def first_id(self, wiring: Wiring) -> int:
         """The id of one unit that the gate speaks for."""

@@ -113,13 +113,15 @@ def _reader(layer: Layer, given: Openness, wiring: Wiring) -> _Reader:
 
 
 def _fixed(wiring: Wiring) -> tuple[Tensor, Tensor]:
-    """Ids that have to stay, and ids that products read; the last entry stands for the network's input."""
+    """Ids that have to stay, and ids that products or norms over units read; the last entry stands for the network's input."""
     fixed = torch.ones(wiring.units + 1, dtype=torch.bool)
     for layer in wiring.layers:
         fixed[layer.labels] = not layer.gateable
     if wiring.fixed is not None:
         fixed[:-1] = wiring.fixed
     met = torch.zeros_like(fixed)
+    if wiring.mixed is not None:  # a norm reads what is not zero
+        met[:-1] = wiring.mixed
     for product in wiring.products:
         if product.meets:  # queries and keys are read by each other
             met[product.left] = met[product.right] = True

@@ -7,7 +7,8 @@ together have one gate, which acts in several modules (`paring.analysis.unit_gro
 columns of all layers that read them, where a number other than zero would be left in front of these; a selector takes such a
 group when it takes any of its layers, and `!` leaves out every group with that layer. An attention head is a unit of
 such a group, with one gate on its values; `heads` stands for these groups alone. `blocks` are residual branches, each with one
-gate on the result of its last layers (`paring.analysis.branches`). Units that the network's output
+gate on the result of its last layers (`paring.analysis.branches`). `stream` stands for the residual streams that LayerNorms or
+RMSNorms read, which `units` leaves alone (`paring.gates.stream`). Units that the network's output
 shows, or that something else holds on to, are left alone; asking for such a layer by its very name is an error that
 says why.
 """
@@ -19,7 +20,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
 from math import prod
-from typing import Literal
 
 import torch
 from torch import nn
@@ -27,14 +27,19 @@ from torch import nn
 from paring.analysis import Group, Wiring
 from paring.analysis.branches import Branch
 from paring.analysis.wiring import Packed
-from paring.core import At, Gate, Place, PlaceKind, Places, Refusal, gate_shape, kinds, names_layer, put, share
+from paring.core import At, Gate, Place, PlacedKind, PlaceKind, Places, Refusal, gate_shape, kinds, names_layer, put, share, share_slices
 from paring.core.fused_encoder import unfuse
 from paring.cost import CostModel, Openness
 from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
+from paring.gates.stream import stream_mounts
 from paring.gates.why_not_gateable import carrier_of, of_carrier, of_hook, of_instance, of_layer
 
 _SHOWN = 12  # names of layers in a message
-_NOTHING = {"heads": "no attention head", "blocks": "no residual branch"}
+_NOTHING = {
+    "heads": "no attention head",
+    "blocks": "no residual branch",
+    "stream": "no residual stream that LayerNorms or RMSNorms read",
+}
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,11 @@ def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
     if not site.mounts:
         put(modules[site.module], site.kind, gate, site.leaf)
     for mount in site.mounts:
-        share(modules[mount.module], gate, torch.tensor(mount.index), mount.place)
+        index = torch.tensor(mount.index)
+        if mount.leaf:
+            share_slices(modules[mount.module], mount.leaf, gate, index, mount.dim)
+        else:
+            share(modules[mount.module], gate, index, mount.place)
     for name in {site.module, *(mount.module for mount in site.mounts)}:
         unfuse(modules, name)
 
@@ -161,7 +170,7 @@ Candidate = tuple[tuple[str, ...], Callable[[], Site | Refusal]]
 
 
 def _candidates(
-    kind: PlaceKind | Literal["heads"], wiring: Wiring, modules: dict[str, nn.Module]
+    kind: PlacedKind, wiring: Wiring, modules: dict[str, nn.Module]
 ) -> Iterator[Candidate]:
     """What could be gated, as (layers, function that gives the site or the reason why there is none)."""
     if kind in ("inputs", "weights"):
@@ -178,8 +187,17 @@ def _candidates(
             names = dict.fromkeys((branch.name, *branch.carriers, branch.module))
             yield tuple(names), partial(branch_site, branch, wiring, modules)
         return
-    for group in wiring.groups if kind == "units" else (group for group in wiring.groups if group.heads):
-        yield group.layers, partial(site_of, group, wiring, modules)
+    for group in wiring.groups:
+        if kind == "stream" and group.stream is not None:
+            yield group.layers, partial(_in_stream, group, wiring, modules)
+        elif kind == "units" or (kind == "heads" and group.heads):
+            yield group.layers, partial(site_of, group, wiring, modules)
+
+
+def _in_stream(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
+    """One gate for a residual stream, or the reason why there can be none."""
+    mounts = stream_mounts(group, wiring, modules)
+    return mounts if isinstance(mounts, Refusal) else _mounted(group, wiring, mounts)
 
 
 def site_of(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Site | Refusal:
@@ -201,8 +219,10 @@ def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Sit
     if reason is not None:
         return reason
     mounts = choose_mounts(group, wiring, modules)
-    if isinstance(mounts, Refusal):
-        return mounts
+    return mounts if isinstance(mounts, Refusal) else _mounted(group, wiring, mounts)
+
+
+def _mounted(group: Group, wiring: Wiring, mounts: tuple[Mount, ...]) -> Site:
     size, macs = group_size(group, wiring)
     first = group.layers[0]
     return Site(first, mounts[0].module, "units", (group.size,), size, macs, mounts, group.layers)

@@ -10,7 +10,7 @@ from paring.analysis import Wiring
 from paring.core import Refusal, gateable, joint_projection, kind_of
 from paring.core.recurrent import gates_of
 
-_NORMS = ("batch_norm", "instance_norm", "group_norm")
+_NORMS = ("batch_norm", "instance_norm", "group_norm", "layer_norm")
 
 
 def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
@@ -35,7 +35,7 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
         return Refusal(
             f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
         )
-    if norm and not module.affine:
+    if norm and not getattr(module, "affine", True):
         return Refusal(f"its norm '{name}' has no scale and shift (affine=False) to fold a gate into")
     return None
 

@@ -54,9 +54,12 @@ class ProbeGate(Gate):
         ]
         if not rows:
             return self.mask.new_zeros(examples, *self.shape)
-        if any(len(part) % examples for part in rows):  # not examples, or several tokens or windows of each
-            return torch.stack([part.sum(0) for part in rows]).sum(0)[None]
-        return torch.stack([part.view(examples, -1, *self.shape).sum(1) for part in rows]).sum(0)
+        apart = [part for part in rows if len(part) % examples == 0]  # examples, or several tokens or windows of each
+        alike = [part.sum(0) for part in rows if len(part) % examples]
+        if not apart:
+            return torch.stack(alike).sum(0)[None]
+        found = torch.stack([part.view(examples, -1, *self.shape).sum(1) for part in apart]).sum(0)
+        return found + torch.stack(alike).sum(0) / examples if alike else found  # what all share, as a table of positions
 
     def prob_open(self) -> Tensor:
         return self.mask

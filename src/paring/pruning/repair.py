@@ -105,8 +105,11 @@ def _columns(gated: GatedCopy, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
     for layer in gated.wiring.layers:
         if layer.name in given.units:
             open_ids[layer.labels] = given.units[layer.name] > 0
+    mixed = torch.zeros_like(open_ids)
+    if gated.wiring.mixed is not None:  # what norms over it make of the others moves with every unit that goes
+        mixed[:-1] = gated.wiring.mixed
     for layer in gated.wiring.layers:
-        if _solvable(layer, modules.get(layer.name)):
+        if _solvable(layer, modules.get(layer.name)) and not bool(mixed[layer.sources].any()):
             yield layer.name, open_ids[layer.sources]
 
 

@@ -124,6 +124,7 @@ def rows_of(
         dead = constant[stay] | (seen[stay] & ~read[stay]) | site.value[kept].isfinite()
         for unit in stay[dead].tolist():
             reason = "removing it changed the outputs" if site.name in spare else analysis.kept.get(unit, "")
+            reason = reason or analysis.mixed.get(unit, "")
             reason = reason or ("all heads or groups keep the same number" if unit in liveness.rectangular else "")
             reason = reason or ("inputs of an N:M layer go in whole groups" if unit in liveness.grouped else "")
             reason = reason or ("the last unit of its layer" if unit in liveness.last else padded.get(unit, ""))

@@ -182,6 +182,8 @@ def _free(places: tuple[_Place, ...], wiring: Wiring) -> Tensor:
         free[norm.labels] = False
     if wiring.fixed is not None:
         free[:-1] &= ~wiring.fixed
+    if wiring.mixed is not None:
+        free[:-1] &= ~wiring.mixed
     gated = torch.zeros_like(free)
     for place in places:
         if place.units is not None:
