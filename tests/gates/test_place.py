@@ -112,7 +112,7 @@ def test_places_are_read(text: str | Place, wanted: Place) -> None:
 @pytest.mark.parametrize("text", ["", "unit", "Units", ":Linear", "outputs:Linear"])
 def test_unknown_kinds_are_refused(text: str) -> None:
     with pytest.raises(
-        ValueError, match="is none of units, inputs, weights, heads, blocks; write for example 'units' or"
+        ValueError, match="is none of units, inputs, weights, heads, blocks, stream; write for example 'units' or"
     ):
         Place.parse(text)
 

@@ -62,7 +62,8 @@ class Stream:
     """What else has to be zero where units of a residual stream are to go, beside the rows of the layers that write into it.
 
     norms: LayerNorms that write into it themselves, or that something reads which could not take over what the mean adds.
-    tied: linear layers with the weight of an embedding, which read it: what closes in it closes there as well. parameters: those outside of layers that are added to it.
+    tied: linear layers with the weight of an embedding, which read it: what closes in it closes there as well. parameters:
+    those outside of layers that are added to it.
     """
 
     norms: tuple[str, ...]

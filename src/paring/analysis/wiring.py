@@ -250,10 +250,10 @@ def describe(analysis: Interpretation) -> Wiring:
     fixed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
     mixed = torch.zeros_like(fixed)
     mixed[torch.tensor(list(analysis.mixed), dtype=torch.int64)] = True
-    for one in analysis.features:
-        if not one.loose:
-            each = 1 + (getattr(one.module, "bias", None) is not None)
-            norms[one.name] = Norm(one.name, type(one.module).__name__, one.labels, True, each)
+    for norm in analysis.features:
+        if not norm.loose:
+            each = 1 + (getattr(norm.module, "bias", None) is not None)
+            norms[norm.name] = Norm(norm.name, type(norm.module).__name__, norm.labels, True, each)
     groups = find_groups(analysis)
     return Wiring(
         layers,

@@ -61,7 +61,7 @@ class PruneArguments:
         bytes: shares of the bytes of its tensors that may be left.
         memory: shares of the bytes at the peak of its forward pass that may be left, at the batch size of the job.
         epochs: passes over the batches after the cut; 0 only calibrates.
-        at: which units may go; "units:!NAME" leaves a layer alone, "heads" takes heads of attention.
+        at: which units may go; "units:!NAME" leaves a layer alone, "heads" takes heads of attention, "stream" units of the hidden size.
         importance: how units are judged.
         rounds: the cut is made in so many steps, judged anew before each; left out, 4 for a half, 8 for a quarter.
         batches: how many batches the search looks at.

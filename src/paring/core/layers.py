@@ -287,7 +287,7 @@ class GatedLayerNorm(Gated, nn.LayerNorm):
         if whole:
             assert self.unit_gate is not None
             z = self.unit_gate().to(weight.dtype)
-            weight, bias = weight * z, None if bias is None else bias * z  # type: ignore[assignment]
+            weight, bias = weight * z, None if bias is None else bias * z
         y = F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
         return y if whole else self.multiply_units(y)
 

@@ -183,8 +183,9 @@ class CostModel:
     def of(cls, net: nn.Module, wiring: Wiring) -> CostModel:
         """A model whose dense total is the number of parameters in ``net``.
 
-        Call it before gates go in, or their parameters count too. Tied weights are charged to every layer that uses
-        them; ``extra`` is then lowered, so that the dense total counts them once.
+        Call it before gates go in, or their parameters count too. The weight of a layer that is tied to an embedding
+        is counted there; other tied weights are charged to every layer that uses them, and ``extra`` is then lowered, so that
+        the dense total counts them once.
         """
         model = cls(wiring)
         total = sum(p.numel() for p in net.parameters())
@@ -233,7 +234,15 @@ class CostModel:
         biases = rows * at["bias"]
         macs = weights * at["positions"]
         table = torch.stack(
-            [rows, cols, weights, biases, weights * at["counted"] + rows * at["per_unit"], macs, macs + biases * at["biased"]]
+            [
+                rows,
+                cols,
+                weights,
+                biases,
+                weights * at["counted"] + rows * at["per_unit"],
+                macs,
+                macs + biases * at["biased"],
+            ]
         )
         if self.wiring.norms:
             kept = _sums(alive[at["norm_label"]], at["norm_lengths"])

@@ -27,7 +27,21 @@ from torch import nn
 from paring.analysis import Group, Wiring
 from paring.analysis.branches import Branch
 from paring.analysis.wiring import Packed
-from paring.core import At, Gate, Place, PlacedKind, PlaceKind, Places, Refusal, gate_shape, kinds, names_layer, put, share, share_slices
+from paring.core import (
+    At,
+    Gate,
+    Place,
+    PlacedKind,
+    PlaceKind,
+    Places,
+    Refusal,
+    gate_shape,
+    kinds,
+    names_layer,
+    put,
+    share,
+    share_slices,
+)
 from paring.core.fused_encoder import unfuse
 from paring.cost import CostModel, Openness
 from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
@@ -169,9 +183,7 @@ def put_gate(modules: Mapping[str, nn.Module], site: Site, gate: Gate) -> None:
 Candidate = tuple[tuple[str, ...], Callable[[], Site | Refusal]]
 
 
-def _candidates(
-    kind: PlacedKind, wiring: Wiring, modules: dict[str, nn.Module]
-) -> Iterator[Candidate]:
+def _candidates(kind: PlacedKind, wiring: Wiring, modules: dict[str, nn.Module]) -> Iterator[Candidate]:
     """What could be gated, as (layers, function that gives the site or the reason why there is none)."""
     if kind in ("inputs", "weights"):
         packed = wiring.packed if kind == "weights" else {}

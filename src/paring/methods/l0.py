@@ -117,7 +117,7 @@ class L0(Method):
             raise ValueError(
                 f"L0 counts parameters and MACs: give it Budget(macs=...) or params=; pr.prune takes {told}, too"
             )
-        settle_places(self, "units", "inputs", "weights", "heads")
+        settle_places(self, "units", "inputs", "weights", "heads", "blocks")
         object.__setattr__(self, "hold", Hold.of(self.hold))
         if self.keep is not None:
             as_by_layer(self, "keep", "(0, 1)")

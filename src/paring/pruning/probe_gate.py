@@ -59,7 +59,9 @@ class ProbeGate(Gate):
         if not apart:
             return torch.stack(alike).sum(0)[None]
         found = torch.stack([part.view(examples, -1, *self.shape).sum(1) for part in apart]).sum(0)
-        return found + torch.stack(alike).sum(0) / examples if alike else found  # what all share, as a table of positions
+        return (
+            found + torch.stack(alike).sum(0) / examples if alike else found
+        )  # what all share, as a table of positions
 
     def prob_open(self) -> Tensor:
         return self.mask
