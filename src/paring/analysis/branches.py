@@ -20,7 +20,7 @@ from paring.analysis.capture import Captured
 from paring.analysis.interpret import Interpretation
 from paring.analysis.memory import base_name
 from paring.analysis.recurrence import Recurrence
-from paring.analysis.state import module_path, module_paths, packet
+from paring.analysis.state import FeatureNorm, NormSite, module_path, module_paths, packet
 from paring.analysis.unit_groups import KEEPS_ZERO
 from paring.core.refusal import Refusal
 
@@ -64,6 +64,9 @@ def find_branches(analysis: Interpretation, captured: Captured) -> tuple[Branch,
     ]:
         calls.setdefault(name, []).append(node)
         names[node] = name
+    for norm in analysis.features:
+        if not norm.loose:
+            calls.setdefault(norm.name, []).append(norm.node)
     rows = _Rows(calls, names, analysis.product_nodes)
     streams: dict[fx.Node, set[fx.Node]] = {}
     found: dict[str, Branch] = {}
@@ -165,7 +168,8 @@ def parameters_beside(net: nn.Module, analysis: Interpretation) -> dict[str, int
         else:
             own = (f"{site.name}.{leaf}" if site.name else leaf for leaf, _ in site.module.named_parameters())
             told |= {analysis.aliases[name].name if name in analysis.aliases else name for name in own}
-    for norm in analysis.norms:
+    norms: list[NormSite | FeatureNorm] = [*analysis.norms, *(norm for norm in analysis.features if not norm.loose)]
+    for norm in norms:
         told |= {f"{norm.name}.{leaf}" if norm.name else leaf for leaf, _ in norm.module.named_parameters()}
     return {
         name: held.numel() for name, held in net.named_parameters() if name not in told and isinstance(held, Tensor)

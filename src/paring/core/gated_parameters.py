@@ -67,7 +67,7 @@ def share_slices(module: nn.Module, leaf: str, gate: Gate, index: Tensor, dim: i
         raise TypeError(f"'{leaf}' of this {type(module).__name__} cannot carry gates: {reason}")
     if not isinstance(module, Gated):
         module.__class__ = _gated_owner(type(module))
-        for name in ("unit_gate", "input_gate", "weight_gate"):
+        for name in ("unit_gate", "input_gate", "weight_gate", "block_gate"):
             module.register_module(name, None)
         module.weight_gates = nn.ModuleDict()
     held = cast(nn.ModuleDict, module.weight_gates)
