@@ -76,3 +76,21 @@ def doubly(weights: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     above = (scale.amax(1, keepdim=True) / 63).half().float()
     scale = (above * (scale / above).round().clamp(min=1)).reshape(-1, 1)
     return ((rows / scale).round().clamp(-8, 7) * scale).to(dtype).reshape(weights.shape)
+
+
+def nf4_doubly(weights: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """nf4 whose scales, less their mean, are one of 256 numbers times the largest of 256: bitsandbytes' double quantisation."""
+    numbers = [0.0, 1.0]
+    for decade in range(7):
+        ends = torch.linspace(0.1, 1, 2**decade + 1)
+        middles = 10 ** (decade - 6) * (ends[:-1] + ends[1:]) / 2
+        numbers += [*middles.tolist(), *(-middles).tolist()]
+    book = torch.tensor(sorted(numbers))
+    rows = weights.reshape(-1, size)
+    scale = rows.abs().amax(1)
+    mean = scale.mean()
+    blocks = (scale - mean).reshape(-1, 256)
+    above = blocks.abs().amax(1, keepdim=True)
+    scale = ((book[((blocks / above)[..., None] - book).abs().argmin(-1)] * above) + mean).reshape(-1, 1)
+    level = ((rows / rows.abs().amax(1, keepdim=True))[..., None] - torch.tensor(NF4)).abs().argmin(-1)
+    return (torch.tensor(NF4)[level] * scale).to(dtype).reshape(weights.shape)

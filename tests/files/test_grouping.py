@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from paring.files import File, PareError, write
-from paring.files.pare import forms, groups
+from paring.files.pare import dynamic, forms, groups
 from paring.files.pare.code import Code, Grouped
 from paring.files.pare.dictionary import DICTIONARY
 from paring.files.pare.groups import Form
@@ -89,6 +89,28 @@ def test_scales_in_groups_are_found_again(tmp_path: Path) -> None:
     assert code.groups is not None
     assert code.groups.scales.levels == "groups"
     assert bits < 4 + 6 / 16 + 16 / 256
+
+
+def test_scales_of_double_quantisation_take_eight_bits(tmp_path: Path) -> None:
+    many = torch.randn(512, 1024, generator=torch.Generator().manual_seed(1)) * 0.05
+    plain = through(quantisers.nf4(many, 64, torch.float32) + 0.0, tmp_path / "a")[1]
+    code, bits = through(quantisers.nf4_doubly(many, 64, torch.float32) + 0.0, tmp_path / "a")
+    assert code.groups is not None
+    nested = code.groups.scales.groups
+    assert nested is not None
+    assert nested.form == Form(256, "float32", "add", listed=True)
+    assert bits < plain - (26 - 8) / 64 + 8 * 4 * 256 / many.numel() + 0.05
+
+
+def test_the_dynamic_numbers_are_256_different_ones() -> None:
+    found = dynamic.dynamic_numbers()
+    assert len(set(found.tolist())) == 256
+    assert (np.diff(found) > 0).all()
+    assert found[127] == 0
+    assert found[255] == 1
+    assert np.allclose(found[[126, 128]], [-0.55e-6, 0.55e-6], rtol=1e-6)
+    assert abs(found[0] + 1 - 0.9 / 128) < 1e-6
+    assert np.array_equal(found[:127], -found[254:127:-1])
 
 
 def test_groups_of_odd_sizes_that_divide_a_row(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ _PARTS = (
     -0.875,
 )  # of what the largest entry may have been rounded by, where that matters
 _STEPS = (15, 7, 3, 31, 63, 255)
+_FEWER = 15  # steps that a group may use less than others
 _AROUND = 4  # numbers on each side of a rough scale that are tried
 _LARGEST_BOOK = 256
 _NARROW = 64  # entries of a group that tell which levels are out of the question
@@ -135,7 +136,7 @@ class Grid:
         levels[some[fitting]], scales[some[fitting]] = level[fitting], scale[fitting]
 
 
-def _interval(low: Doubles, high: Doubles, number: Doubles) -> tuple[Doubles, Doubles]:
+def interval(low: Doubles, high: Doubles, number: Doubles) -> tuple[Doubles, Doubles]:
     """Between what the scales of groups (..., groups, size) lie."""
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = low / number, high / number
@@ -148,7 +149,7 @@ def _meet(
     form: Form, values: Doubles, low: Doubles, high: Doubles, number: Doubles
 ) -> tuple[NDArray[np.bool_], Floats]:
     """Which groups have a scale that makes these numbers of levels their entries, and the scales."""
-    least, most = _interval(low, high, number)
+    least, most = interval(low, high, number)
     fitting = (least <= most) & (np.sign(number) == np.sign(values)).all(1)
     least, most = np.where(fitting, least, 0), np.where(fitting, most, 0)
     scales, wrong = short(least, most), np.flatnonzero(fitting)
@@ -156,14 +157,14 @@ def _meet(
         if share is not None:
             scales[wrong] = (share * least + (1 - share) * most)[wrong].astype(np.float32)
         made = computed(form, number[wrong].astype(np.float32), scales[wrong, None], None)
-        wrong = wrong[~_same(made, values[wrong])]
+        wrong = wrong[~same(made, values[wrong])]
         if not len(wrong):
             break
     fitting[wrong] = False
     return fitting, scales
 
 
-def _same(made: Floats, values: Doubles) -> NDArray[np.bool_]:
+def same(made: Floats, values: Doubles) -> NDArray[np.bool_]:
     """Which groups are equal, zeros with their signs."""
     found: NDArray[np.bool_] = ((made == values) & (np.signbit(made) == np.signbit(values))).all(1)
     return found
@@ -181,7 +182,7 @@ def learn_grid(some: Bits, form: Form) -> Grid | None:
     every = slice(None, None, max(1, form.size // _NARROW))
     part = values[few, every]
     number = np.rint(part / scale)
-    least, most = _interval(low[few, every], high[few, every], number)
+    least, most = interval(low[few, every], high[few, every], number)
     if not ((least <= most) & (np.sign(number) == np.sign(part)).all(-1)).any(0).all():
         return None
     missing, counts = np.flatnonzero(top), dict[int, int]()
@@ -225,7 +226,7 @@ class Affine:
         levels = np.full_like(values, self.first if self.first <= 0 <= self.first + self.steps else 0)
         scales, offsets = np.zeros(len(values), dtype=np.float32), least.astype(np.float32)
         missing = np.flatnonzero(span)
-        for used in range(self.steps, 0 if spread else self.steps - 1, -1):
+        for used in range(self.steps, max(0, self.steps - _FEWER) if spread else self.steps - 1, -1):
             if not len(missing):
                 break
             for moved in range(self.steps - used + 1):
@@ -241,7 +242,7 @@ class Affine:
                     from_, to = (low[missing] - made).max(1), (high[missing] - made).min(1)
                     offset = short(np.where(from_ <= to, from_, 0), np.where(from_ <= to, to, 0), ends)
                     again = computed(self.form, number, scale[:, None], offset[:, None])
-                    fitting = (from_ <= to) & _same(again, values[missing])
+                    fitting = (from_ <= to) & same(again, values[missing])
                     right = missing[fitting]
                     levels[right], scales[right], offsets[right] = number[fitting], scale[fitting], offset[fitting]
                     missing = missing[~fitting]
@@ -322,7 +323,7 @@ def learn_book(some: Bits, form: Form) -> Book | None:
     for _ in range(3):
         levels = np.searchsorted((book[1:] + book[:-1]) / 2, values / top[:, None])
         number = book[levels]
-        least, most = _interval(low, high, number)
+        least, most = interval(low, high, number)
         scale = (least + most) / 2
         if not np.isfinite(scale).all() or not scale.all():
             return None

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paring.files.pare.dynamic import learn_dynamic
 from paring.files.pare.forms import Kind, bounds, learn_affine, learn_book, learn_grid
 from paring.files.pare.groups import Form, Groups, Rounding, computed, patterns
 from paring.files.pare.levels import LARGEST_LEVEL, MOST_VALUES, fits_half
@@ -102,7 +103,7 @@ def _sizes(count: int, columns: int) -> list[int]:
     return sorted((size for size in own | set(SIZES) if count % size == 0 and count >= 2 * size), reverse=True)
 
 
-_FORMS: tuple[Callable[[Bits, Form], Kind | None], ...] = (learn_grid, learn_affine, learn_book)
+_FORMS: tuple[Callable[[Bits, Form], Kind | None], ...] = (learn_grid, learn_affine, learn_book, learn_dynamic)
 
 
 def _all(rows: Bits, kind: Kind) -> Groups | None:
