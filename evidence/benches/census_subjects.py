@@ -152,8 +152,8 @@ _ATTENTION: dict[str, Wild] = {
     "focalnet_tiny": _timm("focalnet_tiny_srf", embed_dim=24, depths=(1, 1, 1, 1)),
     "davit_tiny": _timm("davit_tiny", 64, depths=(1, 1, 1, 1)),
     "caformer_s18": _timm("caformer_s18", depths=(1, 1, 1, 1)),
-    "mixer_s32": _timm("mixer_s32_224", img_size=64, num_blocks=2),
-    "gmlp_s16": _timm("gmlp_s16_224", img_size=64, num_blocks=2),
+    "mixer_s32": _timm("mixer_s32_224", img_size=64),
+    "gmlp_s16": _timm("gmlp_s16_224", img_size=64),
     "sequencer2d_s": _timm("sequencer2d_s", 224, layers=(1, 1, 1, 1)),
 }
 _TEXT: dict[str, Wild] = {

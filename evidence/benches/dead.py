@@ -118,9 +118,11 @@ def randomise(net: nn.Module, generator: torch.Generator) -> None:
         if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
             module.bias.copy_(0.1 * torch.randn(module.bias.shape, generator=generator))
         if isinstance(module, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
-            module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
-            module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=generator))
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if module.weight is not None:
+                module.weight.copy_(0.5 + torch.rand(module.weight.shape, generator=generator))
+            if module.bias is not None:
+                module.bias.copy_(0.2 * torch.randn(module.bias.shape, generator=generator))
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
             assert isinstance(module.running_mean, Tensor)
             assert isinstance(module.running_var, Tensor)
             module.running_mean.copy_(0.1 * torch.randn(module.running_mean.shape, generator=generator))

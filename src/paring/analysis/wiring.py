@@ -24,6 +24,7 @@ from paring.analysis.unit_groups import SPREAD, Group, find_groups, find_heads, 
 from paring.analysis.weights import groups_of, known
 from paring.analysis.work import Product
 from paring.core import Example, kind_of, packed_name, unwrapped
+from paring.core.fresh import fresh
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
 
     Raises `CaptureError` (a `ValueError`) when the network cannot be traced.
     """
-    net = unwrapped(net)
+    net = fresh(unwrapped(net))
     captured = capture(net, example)
     found = interpret(net, captured, training=net.training, recurrent=True)
     if found.held_back:

@@ -47,7 +47,7 @@ from paring.core.regular import open_regular
 from paring.core.unwrap import seen_through
 from paring.core.written_sizes import written_numbers, written_sizes
 from paring.files.graph_file import written
-from paring.files.manifest import GRAPH_VERSION, VERSION, checked, is_sized
+from paring.files.manifest import GRAPH_VERSION, VERSION, checked, layer_name
 from paring.files.rebuild import Source, rebuilt, some, units_of
 from paring.removal.graph_net import GraphNet
 
@@ -108,7 +108,7 @@ def described(net: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
     manifest: dict[str, Any] = {
         "version": VERSION,
         "ties": ties,
-        "modules": {path: type(m).__name__ for path, m in net.named_modules() if is_sized(m)},
+        "modules": {path: name for path, m in net.named_modules() if (name := layer_name(m))},
     }
     if units := units_of(net):
         manifest["units"] = units

@@ -126,14 +126,15 @@ def _check_example(given: object, held: Held) -> None:
         raise ValueError(f"its example would take {needed:,} bytes, more than the {most:,} allowed")
 
 
-def is_sized(module: nn.Module) -> bool:
-    """Whether a file names this layer's class: it can be resized, or stands where a norm may have been."""
+def layer_name(module: nn.Module) -> str:
+    """What a file calls this layer: the class of the table that it is of or derives from; "" for what has no sizes.
+
+    An `nn.Identity` has its name, too: a norm may have been there.
+    """
     kind = kind_of(module)
-    return (
-        type(module) is nn.Identity
-        or bool(gates_of(module))
-        or (kind is not None and type(module) is kind.layer and bool(kind.sizes))
-    )
+    if type(module) is nn.Identity or gates_of(module):
+        return type(module).__name__
+    return kind.layer.__name__ if kind is not None and kind.sizes else ""
 
 
 def nbytes(held: Held) -> int:

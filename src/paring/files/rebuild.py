@@ -20,6 +20,7 @@ from paring.core.written_sizes import write_numbers, write_sizes
 from paring.core.zeros import Zeros
 from paring.files.fits import misfit
 from paring.files.graph_file import captures_of, graph_of
+from paring.files.manifest import layer_name
 from paring.removal.apply import resize
 
 UNITS: dict[str, Callable[..., nn.Module]] = {
@@ -172,7 +173,7 @@ def _swap(net: nn.Module, modules: dict[str, str], path: object) -> dict[str, in
             module.register_buffer("reads", torch.arange(module.in_features))
         if isinstance(module, nn.LayerNorm) and not isinstance(module, PaddedLayerNorm) and kind == "PaddedLayerNorm":
             pad(module, module.normalized_shape[0])
-        if module is None or type(module).__name__ != kind:
+        if module is None or layer_name(module) != kind:
             found = "nothing" if module is None else type(module).__name__
             raise FileError(
                 f"{path} holds another architecture: '{name}' is a {kind} in the file, the factory has {found} there. {_PASS}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paring.analysis import Wiring, wiring
 from paring.core import At, Inputs, gated_layers, kind_of
+from paring.core.fresh import refresh
 from paring.cost import Cost, CostModel, Openness
 from paring.gates import Site, live, put_gate, replaced, sites
 from paring.pruning.probe_gate import ProbeGate
@@ -56,7 +57,7 @@ class GatedCopy:
             CaptureError: the network cannot be captured.
             ValueError: nothing in it can be gated, or a place is unknown.
         """
-        net = copy.deepcopy(net).eval()
+        net = refresh(copy.deepcopy(net).eval())
         found = wiring(net, example)
         model, where = CostModel.of(net, found), sites(net, found, at)
         modules, gates = dict(net.named_modules()), []

@@ -17,6 +17,7 @@ from paring.analysis.capture import check_copies, check_layers
 from paring.analysis.freeze_weights import freeze_weights, like
 from paring.analysis.input_groups import InputGroups
 from paring.core import Example, Inputs, plain_net, unwrapped
+from paring.core.fresh import fresh, refresh
 from paring.core.quantised import in_floats
 from paring.core.torch_masks import multiplied_in
 from paring.core.unwrap import seen_through
@@ -102,6 +103,7 @@ def _shrunk(
     fuse_norms: bool,
     input_groups: InputGroups,
 ) -> tuple[nn.Module, Report]:
+    net = refresh(net) if inplace else fresh(net)
     mode = mode or ("both" if net.training else "eval")
     before = sum(p.numel() for p in net.parameters())
     work, fused = fused_copy(net, example, mode, verify) if fuse_norms else (net, Fused())

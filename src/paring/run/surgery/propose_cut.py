@@ -32,6 +32,7 @@ from paring.core import (
     release,
     set_attachment,
 )
+from paring.core.fresh import refresh
 from paring.core.shared_gate import SharedGate
 from paring.gates import input_groups
 from paring.removal.choose import offenders
@@ -82,7 +83,7 @@ def propose(net: nn.Module, example: Inputs, removal: Removal, spare: Collection
     """
     if not any(bool(gate.permanently_closed().any()) for _, _, gate in gates(net)):
         return None
-    copy_, groups = _closed_copy(net), input_groups(net)
+    copy_, groups = refresh(_closed_copy(net)), input_groups(net)
     widths = widen(copy_, example)
     captured = capture(copy_, example)
     found, other = interpret(copy_, captured, training=False), interpret(_positive(copy_), captured, training=True)

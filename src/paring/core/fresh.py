@@ -1,0 +1,30 @@
+"""Networks without what their modules computed from their parameters in eval mode and kept, such as tables of biases by device.
+
+Such modules drop it in a `train` of their own. As long as it is there a network does not read the parameters it came from.
+"""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+
+def fresh(net: nn.Module) -> nn.Module:
+    """The network itself where no module has a `train` of its own, else a copy that keeps nothing; modes stay as they are."""
+    return refresh(copy.deepcopy(net)) if any(map(_own_train, net.modules())) else net
+
+
+def refresh(net: nn.Module) -> nn.Module:
+    """Let the modules drop what they keep, in place; modes stay as they are."""
+    modes = [(module, module.training) for module in net.modules()]
+    for module, _ in modes:
+        if _own_train(module):
+            module.train()
+    for module, mode in modes:
+        module.training = mode
+    return net
+
+
+def _own_train(module: nn.Module) -> bool:
+    return type(module).train is not nn.Module.train
