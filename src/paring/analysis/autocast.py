@@ -22,6 +22,31 @@ def plainly() -> Iterator[None]:
 
 
 @contextmanager
+def unrecorded() -> Iterator[None]:
+    """Contexts that switch an autocast off that is not on do nothing meanwhile: a tracer would keep each as a nested graph."""
+    enter, leave = torch.autocast.__enter__, torch.autocast.__exit__
+    idle: list[torch.autocast] = []
+
+    def entering(self: torch.autocast) -> Any:
+        if self._enabled or torch.is_autocast_enabled(self.device):
+            return enter(self)
+        idle.append(self)
+        return self
+
+    def leaving(self: torch.autocast, *raised: Any) -> Any:
+        if not any(one is self for one in idle):
+            return leave(self, *raised)
+        del idle[next(place for place, one in enumerate(idle) if one is self)]
+        return None
+
+    torch.autocast.__enter__, torch.autocast.__exit__ = entering, leaving  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__, torch.autocast.__exit__ = enter, leave  # type: ignore[method-assign]
+
+
+@contextmanager
 def own_forward(net: nn.Module) -> Iterator[None]:
     """The forward of the network's class meanwhile, where mixed precision was wrapped around it on the instance."""
     held = vars(net).get("forward")

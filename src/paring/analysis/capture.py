@@ -20,7 +20,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from paring.analysis.alone import alone
-from paring.analysis.autocast import check_forward, own_forward, plainly
+from paring.analysis.autocast import check_forward, own_forward, plainly, unrecorded
 from paring.analysis.explain import explain
 from paring.analysis.quiet import quiet
 from paring.core import Example, Inputs
@@ -149,7 +149,7 @@ def _no_stacks() -> Iterator[None]:
 @_no_stacks()
 def _export(net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
     shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
-    with untouched_random(), _traceable(net), own_forward(net), plainly(), without_cache(net), torch.no_grad(), quiet():
+    with untouched_random(), _traceable(net), own_forward(net), plainly(), unrecorded(), without_cache(net), torch.no_grad(), quiet():
         return torch.export.export(net, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False)
 
 

@@ -30,9 +30,9 @@ def groups_of(module: nn.Module) -> int:
     return known(module).groups_in(module)
 
 
-def living_groups(module: nn.Module, kept: Tensor) -> int:
-    """In how many groups some unit stays; kept: (units,) bool."""
-    return int(kept.view(groups_of(module), -1).any(1).sum())
+def living_groups(groups: int, kept: Tensor) -> int:
+    """In how many of so many groups some unit stays; kept: (units,) bool."""
+    return int(kept.view(groups, -1).any(1).sum())
 
 
 def dims(module: nn.Module) -> tuple[int, int]:

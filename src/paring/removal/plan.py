@@ -176,7 +176,7 @@ def make_plan(
         cuts += _layer_cuts(site, liveness.kept[site.units], read, fold)
         if groups_of(site.module) > 1 and dims(site.module)[0] == 0:
             stay = liveness.kept[site.units]
-            left = living_groups(site.module, stay)
+            left = living_groups(groups_of(site.module), stay)
             if int(stay.sum()) * groups_of(site.module) != len(stay) * left:
                 groups[site.name] = left
     sizes: dict[str, int] = {}

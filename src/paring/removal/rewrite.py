@@ -68,7 +68,8 @@ def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], f
         elif name in ("group_norm", "conv1d", "conv2d", "conv3d") or name.startswith("conv_transpose"):
             site = sites.get(node)
             even = site is not None and dims(site.module)[0] == 0
-            left = living_groups(site.module, kept[site.units]) if site is not None and even else 0
+            groups = int(_given(node, 6, "groups", 1))  # those captured: the module may have its new sizes by now
+            left = living_groups(groups, kept[site.units]) if site is not None and even else 0
             _groups(node, copy_(node), name, source, kept, left)
         elif source is not None:
             _cut(node, copy_(node), name, source[0], shapes, kept)
