@@ -20,7 +20,9 @@ BENCHES: dict[str, Bench] = {
         trained_networks.run,
         trains=True,
     ),
-    "census": Bench("architectures of timm, transformers, diffusers and others, gated, cut and exported", 1, census.run),
+    "census": Bench(
+        "architectures of timm, transformers, diffusers and others, gated, cut and exported", 1, census.run
+    ),
     "sweep": Bench("wall-clock time of a sweep on two workers, against one after another", 1, sweep.run, trains=True),
 }
 

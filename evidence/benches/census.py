@@ -34,7 +34,7 @@ from paring.removal import compact
 
 LIMIT = 600  # seconds for one architecture
 _LIMIT_OTHER = 30  # for what Torch-Pruning makes of it
-_EXACT = 1e-9  # of the largest output, in float64
+_EXACT = {torch.float64: 1e-9, torch.float32: 1e-5}  # of the largest output, by the network's type
 _BUDGET = 0.6  # of the parameters
 _CLOSE = 0.02  # of the dense network: how far below a budget the outcome may lie
 _PACKAGES = {"segmentation_models_pytorch": "segmentation-models-pytorch", "vit_pytorch.cvt": "vit-pytorch"}
@@ -98,8 +98,8 @@ def measure(wild: Wild) -> tuple[dict[str, Any], GatedCopy | None]:
         net, example = wild.make()
     except Exception as error:  # a package that is missing, or that builds another way by now
         return {"status": f"not built: {_short(error)}"}, None
-    net, inputs = _doubled(net, example)
     randomise(net, torch.Generator().manual_seed(0))
+    net, inputs = _doubled(net, example)
     row: dict[str, Any] = {"version": _version(wild.package), "dense_parameters": _parameters(net)}
     before, began = _memory(), time.process_time()
     try:
@@ -122,10 +122,15 @@ def measure(wild: Wild) -> tuple[dict[str, Any], GatedCopy | None]:
 
 
 def _doubled(net: nn.Module, example: Any) -> tuple[nn.Module, Inputs]:
-    def double(value: Any) -> Any:
-        return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-    return net.double().eval(), Inputs.of(_pytree.tree_map(double, example))
+    """In float64 and eval mode; in float32 if that is written into the network, so that it does not run otherwise."""
+    net, inputs = net.eval(), Inputs.of(example)
+    double = copy.deepcopy(net).double()
+    wide = inputs.map(lambda value: value.double() if value.is_floating_point() else value)
+    try:
+        _call(double, wide)
+    except RuntimeError:
+        return net, inputs
+    return double, wide
 
 
 def _halved(gated: GatedCopy) -> tuple[nn.Module, dict[str, Any]]:
@@ -143,7 +148,8 @@ def _halved(gated: GatedCopy) -> tuple[nn.Module, dict[str, Any]]:
         "removed": 1 - left,
         "error": differ,
         "scale": scale,
-        "exact": differ <= _EXACT * max(scale, 1.0),
+        "exact": differ <= _EXACT[_dtype(small)] * max(scale, 1.0),
+        "dtype": str(_dtype(small)).removeprefix("torch."),
         "form": report.form,
         "kept": sorted({reason for one in report.rows for reason in one.kept}),
         "rolled_back": len(report.rolled_back),
@@ -200,7 +206,8 @@ def _trains(small: nn.Module, inputs: Inputs) -> str:
 def _onnx(small: nn.Module, inputs: Inputs) -> str:
     net = copy.deepcopy(small).float()
     args, kwargs = _pytree.tree_map(
-        lambda v: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v, (inputs.args, dict(inputs.kwargs))
+        lambda v: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v,
+        (inputs.args, dict(inputs.kwargs)),
     )
     with tempfile.TemporaryDirectory() as folder:
         pr.to_onnx(net, kwargs or args, Path(folder) / "small.onnx")
@@ -225,9 +232,13 @@ def _torch_pruning(gated: GatedCopy) -> str:
         for number, gate in enumerate(gated.gates):
             for name, entries in gated.entries(number).items():
                 layer = modules.get(name)
-                prune = graph.get_pruner_of_module(layer).prune_out_channels if layer is not None else None
-                dead = [row for row, entry in enumerate(entries.tolist()) if entry >= 0 and not gate.mask.flatten()[entry]]
-                if prune is not None and dead and max(dead) < layer.weight.shape[0]:  # type: ignore[operator, union-attr]
+                if layer is None:
+                    continue
+                prune = graph.get_pruner_of_module(layer).prune_out_channels
+                dead = [
+                    row for row, entry in enumerate(entries.tolist()) if entry >= 0 and not gate.mask.flatten()[entry]
+                ]
+                if dead and max(dead) < layer.weight.shape[0]:
                     graph.get_pruning_group(layer, prune, idxs=dead).prune()
                 break
         try:
@@ -235,7 +246,7 @@ def _torch_pruning(gated: GatedCopy) -> str:
         except Exception as error:
             return f"does not run: {type(error).__name__}"
     differ, scale = _differ(before, after)
-    right = differ <= _EXACT * max(scale, 1.0)
+    right = differ <= _EXACT[_dtype(net)] * max(scale, 1.0)
     return f"{'right' if right else f'wrong by {differ:.2g}'}, {1 - _parameters(net) / whole:.1%} removed"
 
 
@@ -261,6 +272,10 @@ def _differ(before: list[Tensor], after: list[Tensor]) -> tuple[float, float]:
 def _memory() -> int:
     """Bytes that this process has held at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _dtype(net: nn.Module) -> torch.dtype:
+    return next(p.dtype for p in net.parameters() if p.is_floating_point())
 
 
 def _parameters(net: nn.Module) -> int:

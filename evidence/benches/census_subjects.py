@@ -41,13 +41,20 @@ def _timm(name: str, size: int = 64, **config: Any) -> Wild:
     return Wild("timm", make)
 
 
-_SMALL = {
+_SMALL: dict[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 64,
 }
-_WORDS = {**_SMALL, "vocab_size": 99, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+_WORDS: dict[str, Any] = {
+    **_SMALL,
+    "vocab_size": 99,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def _hf(
@@ -146,12 +153,12 @@ _ATTENTION: dict[str, Wild] = {
     "efficientvit_b0": _timm("efficientvit_b0"),
     "mobilevit_xxs": _timm("mobilevit_xxs"),
     "edgenext_xx_small": _timm("edgenext_xx_small"),
-    "tiny_vit_5m": _timm("tiny_vit_5m_224", img_size=64),
+    "tiny_vit_5m": _timm("tiny_vit_5m_224", 224),
     "pvt_v2_b0": _timm("pvt_v2_b0"),
     "twins_svt_small": _timm("twins_svt_small", depths=(1, 1, 1, 1)),
-    "focalnet_tiny": _timm("focalnet_tiny_srf", embed_dim=24, depths=(1, 1, 1, 1)),
+    "focalnet_tiny": _timm("focalnet_tiny_srf"),
     "davit_tiny": _timm("davit_tiny", 64, depths=(1, 1, 1, 1)),
-    "caformer_s18": _timm("caformer_s18", depths=(1, 1, 1, 1)),
+    "caformer_s18": _timm("caformer_s18"),
     "mixer_s32": _timm("mixer_s32_224", img_size=64),
     "gmlp_s16": _timm("gmlp_s16_224", img_size=64),
     "sequencer2d_s": _timm("sequencer2d_s", 224, layers=(1, 1, 1, 1)),
@@ -166,7 +173,13 @@ _TEXT: dict[str, Wild] = {
     "SmolLM3": _hf("SmolLM3ForCausalLM", _text, **_WORDS, num_key_value_heads=2),
     "Olmo2": _hf("Olmo2ForCausalLM", _text, **_WORDS),
     "GPT-OSS": _hf(
-        "GptOssForCausalLM", _text, **_WORDS, num_key_value_heads=2, head_dim=8, num_local_experts=4, num_experts_per_tok=2,
+        "GptOssForCausalLM",
+        _text,
+        **_WORDS,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
         experts="batched_mm",  # grouped_mm knows no float64
     ),
     "Mixtral": _hf(
@@ -175,48 +188,101 @@ _TEXT: dict[str, Wild] = {
     "GPT-NeoX": _hf("GPTNeoXForCausalLM", _text, **_WORDS),
     "GPT-2": _hf("GPT2LMHeadModel", _text, vocab_size=99, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "OPT": _hf(
-        "OPTForCausalLM", _text, vocab_size=99, hidden_size=32, num_hidden_layers=2, ffn_dim=64, num_attention_heads=4,
-        max_position_embeddings=64, word_embed_proj_dim=32,
+        "OPTForCausalLM",
+        _text,
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        ffn_dim=64,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        word_embed_proj_dim=32,
     ),
     "BLOOM": _hf("BloomForCausalLM", _text, vocab_size=99, hidden_size=32, n_layer=2, n_head=4),
     "BERT": _hf("BertForSequenceClassification", _text, **_WORDS),
     "RoBERTa": _hf("RobertaForSequenceClassification", _text, **_WORDS),
     "DistilBERT": _hf(
-        "DistilBertForSequenceClassification", _text, vocab_size=99, dim=32, n_layers=2, n_heads=4, hidden_dim=64,
+        "DistilBertForSequenceClassification",
+        _text,
+        vocab_size=99,
+        dim=32,
+        n_layers=2,
+        n_heads=4,
+        hidden_dim=64,
         max_position_embeddings=64,
     ),
     "ALBERT": _hf("AlbertForSequenceClassification", _text, **_WORDS, embedding_size=16),
     "ELECTRA": _hf("ElectraForSequenceClassification", _text, **_WORDS, embedding_size=16),
     "DeBERTa-v2": _hf("DebertaV2ForSequenceClassification", _text, **_WORDS),
-    "ModernBERT": _hf(
-        "ModernBertForSequenceClassification", _text, **_WORDS, cls_token_id=1, sep_token_id=2
-    ),
+    "ModernBERT": _hf("ModernBertForSequenceClassification", _text, **_WORDS, cls_token_id=1, sep_token_id=2),
     "T5": _hf(
-        "T5ForConditionalGeneration", _pairs, vocab_size=99, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4,
+        "T5ForConditionalGeneration",
+        _pairs,
+        vocab_size=99,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
         decoder_start_token_id=0,
     ),
     "BART": _hf(
-        "BartForConditionalGeneration", _pairs, vocab_size=99, d_model=32, encoder_layers=2, decoder_layers=2,
-        encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64,
+        "BartForConditionalGeneration",
+        _pairs,
+        vocab_size=99,
+        d_model=32,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
         max_position_embeddings=64,
     ),
     "Whisper": _hf(
         "WhisperForConditionalGeneration",
         lambda: {"input_features": torch.randn(2, 16, 40), "decoder_input_ids": _ids(6)},
-        vocab_size=99, d_model=32, num_mel_bins=16, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_source_positions=20,
-        max_target_positions=32, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        vocab_size=99,
+        d_model=32,
+        num_mel_bins=16,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        max_source_positions=20,
+        max_target_positions=32,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
     ),
     "Mamba": _hf("MambaForCausalLM", _text, vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=8),
     "Mamba2": _hf(
-        "Mamba2ForCausalLM", _text, vocab_size=99, hidden_size=32, num_hidden_layers=2, state_size=8, num_heads=8,
-        head_dim=8, n_groups=1, chunk_size=8,
+        "Mamba2ForCausalLM",
+        _text,
+        vocab_size=99,
+        hidden_size=32,
+        num_hidden_layers=2,
+        state_size=8,
+        num_heads=8,
+        head_dim=8,
+        n_groups=1,
+        chunk_size=8,
     ),
 }
 _SENSES: dict[str, Wild] = {
     "ViT (transformers)": _hf("ViTForImageClassification", _pixels(), **_SMALL, image_size=32, patch_size=8),
-    "DINOv2": _hf("Dinov2ForImageClassification", _pixels(28), hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                  image_size=28, patch_size=14),
+    "DINOv2": _hf(
+        "Dinov2ForImageClassification",
+        _pixels(28),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=28,
+        patch_size=14,
+    ),
     "SigLIP vision": _hf("SiglipVisionModel", _pixels(), **_SMALL, image_size=32, patch_size=8),
     "CLIP": _hf(
         "CLIPModel",
@@ -226,21 +292,46 @@ _SENSES: dict[str, Wild] = {
         projection_dim=16,
     ),
     "SegFormer": _hf(
-        "SegformerForSemanticSegmentation", _pixels(64), depths=[1, 1, 1, 1], hidden_sizes=[8, 16, 24, 32],
+        "SegformerForSemanticSegmentation",
+        _pixels(64),
+        depths=[1, 1, 1, 1],
+        hidden_sizes=[8, 16, 24, 32],
         decoder_hidden_size=16,
     ),
     "wav2vec2": _hf(
-        "Wav2Vec2ForSequenceClassification", _sound, **_SMALL, vocab_size=32, conv_dim=(16, 16), conv_stride=(5, 2),
-        conv_kernel=(10, 3), num_feat_extract_layers=2, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2,
+        "Wav2Vec2ForSequenceClassification",
+        _sound,
+        **_SMALL,
+        vocab_size=32,
+        conv_dim=(16, 16),
+        conv_stride=(5, 2),
+        conv_kernel=(10, 3),
+        num_feat_extract_layers=2,
+        num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2,
         classifier_proj_size=16,
     ),
     "AST": _hf(
-        "ASTForAudioClassification", lambda: {"input_values": torch.randn(2, 32, 16)}, **_SMALL, max_length=32,
-        num_mel_bins=16, patch_size=8, frequency_stride=8, time_stride=8,
+        "ASTForAudioClassification",
+        lambda: {"input_values": torch.randn(2, 32, 16)},
+        **_SMALL,
+        max_length=32,
+        num_mel_bins=16,
+        patch_size=8,
+        frequency_stride=8,
+        time_stride=8,
     ),
     "PatchTST": _hf(
-        "PatchTSTForPrediction", lambda: {"past_values": torch.randn(2, 32, 3)}, num_input_channels=3, context_length=32,
-        patch_length=8, patch_stride=8, d_model=32, num_attention_heads=4, num_hidden_layers=2, ffn_dim=64,
+        "PatchTSTForPrediction",
+        lambda: {"past_values": torch.randn(2, 32, 3)},
+        num_input_channels=3,
+        context_length=32,
+        patch_length=8,
+        patch_stride=8,
+        d_model=32,
+        num_attention_heads=4,
+        num_hidden_layers=2,
+        ffn_dim=64,
         prediction_length=4,
     ),
 }
@@ -294,7 +385,9 @@ _REST: dict[str, Wild] = {
         "segmentation_models_pytorch", lambda m: m.Unet("resnet18", encoder_weights=None, classes=4), lambda: _image(64)
     ),
     "FPN, mobilenet_v2": _other(
-        "segmentation_models_pytorch", lambda m: m.FPN("mobilenet_v2", encoder_weights=None, classes=4), lambda: _image(64)
+        "segmentation_models_pytorch",
+        lambda m: m.FPN("mobilenet_v2", encoder_weights=None, classes=4),
+        lambda: _image(64),
     ),
     "DeepLabV3+, resnet18": _other(
         "segmentation_models_pytorch",
@@ -304,8 +397,14 @@ _REST: dict[str, Wild] = {
     "UNet2D": _other(
         "diffusers",
         lambda m: m.UNet2DModel(
-            sample_size=16, in_channels=3, out_channels=3, block_out_channels=(16, 32), layers_per_block=1,
-            norm_num_groups=4, attention_head_dim=8, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            sample_size=16,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=4,
+            attention_head_dim=8,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         ),
         _diffusion,
@@ -313,33 +412,47 @@ _REST: dict[str, Wild] = {
     "DiT": _other(
         "diffusers",
         lambda m: m.DiTTransformer2DModel(
-            num_attention_heads=4, attention_head_dim=8, in_channels=3, num_layers=2, sample_size=16, patch_size=4,
-            norm_num_groups=4, num_embeds_ada_norm=10,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            in_channels=3,
+            num_layers=2,
+            sample_size=16,
+            patch_size=4,
+            norm_num_groups=4,
+            num_embeds_ada_norm=10,
         ),
         lambda: {"hidden_states": _image(16), "timestep": torch.tensor([3, 7]), "class_labels": torch.tensor([1, 2])},
     ),
     "AutoencoderKL": _other(
         "diffusers",
         lambda m: m.AutoencoderKL(
-            block_out_channels=(16, 32), down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4, latent_channels=4,
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=4,
+            latent_channels=4,
         ),
         lambda: {"sample": _image(16)},
     ),
     "SimpleViT": _other(
         "vit_pytorch",
-        lambda m: m.SimpleViT(image_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=4, mlp_dim=64, dim_head=8),
+        lambda m: m.SimpleViT(
+            image_size=32, patch_size=8, num_classes=10, dim=32, depth=2, heads=4, mlp_dim=64, dim_head=8
+        ),
         lambda: _image(32),
     ),
     "CvT": _other(
         "vit_pytorch.cvt",
-        lambda m: m.CvT(num_classes=10, s1_emb_dim=16, s2_emb_dim=24, s2_heads=2, s3_emb_dim=32, s3_heads=2, s3_depth=1),
+        lambda m: m.CvT(
+            num_classes=10, s1_emb_dim=16, s2_emb_dim=24, s2_heads=2, s3_emb_dim=32, s3_heads=2, s3_depth=1
+        ),
         lambda: _image(64),
     ),
     "x-transformers decoder": _other(
         "x_transformers",
         lambda m: m.TransformerWrapper(
-            num_tokens=99, max_seq_len=32,
+            num_tokens=99,
+            max_seq_len=32,
             attn_layers=m.Decoder(dim=32, depth=2, heads=4, attn_dim_head=8, rotary_pos_emb=True, ff_glu=True),
         ),
         _ids,
@@ -347,12 +460,16 @@ _REST: dict[str, Wild] = {
     "x-transformers encoder": _other(
         "x_transformers",
         lambda m: m.TransformerWrapper(
-            num_tokens=99, max_seq_len=32, attn_layers=m.Encoder(dim=32, depth=2, heads=4, attn_dim_head=8, use_rmsnorm=True)
+            num_tokens=99,
+            max_seq_len=32,
+            attn_layers=m.Encoder(dim=32, depth=2, heads=4, attn_dim_head=8, use_rmsnorm=True),
         ),
         _ids,
     ),
     "EfficientNet (efficientnet_pytorch)": _other(
-        "efficientnet_pytorch", lambda m: m.EfficientNet.from_name("efficientnet-b0", num_classes=10), lambda: _image(64)
+        "efficientnet_pytorch",
+        lambda m: m.EfficientNet.from_name("efficientnet-b0", num_classes=10),
+        lambda: _image(64),
     ),
     "MLP-Mixer": _other(
         "mlp_mixer_pytorch",

@@ -24,7 +24,8 @@ def plainly() -> Iterator[None]:
 @contextmanager
 def unrecorded() -> Iterator[None]:
     """Contexts that switch an autocast off that is not on do nothing meanwhile: a tracer would keep each as a nested graph."""
-    enter, leave = torch.autocast.__enter__, torch.autocast.__exit__
+    cls: Any = torch.autocast
+    enter, leave = cls.__enter__, cls.__exit__
     idle: list[torch.autocast] = []
 
     def entering(self: torch.autocast) -> Any:
@@ -39,11 +40,11 @@ def unrecorded() -> Iterator[None]:
         del idle[next(place for place, one in enumerate(idle) if one is self)]
         return None
 
-    torch.autocast.__enter__, torch.autocast.__exit__ = entering, leaving  # type: ignore[method-assign]
+    cls.__enter__, cls.__exit__ = entering, leaving
     try:
         yield
     finally:
-        torch.autocast.__enter__, torch.autocast.__exit__ = enter, leave  # type: ignore[method-assign]
+        cls.__enter__, cls.__exit__ = enter, leave
 
 
 @contextmanager

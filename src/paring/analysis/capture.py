@@ -126,10 +126,43 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
             with untouched_random():
                 message = explain(net, whole, error, _traces)
             raise CaptureError(message) from error
+    _measure(program, inputs)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     lifted = {name: program.constants[target] for name, target in signature.inputs_to_lifted_tensor_constants.items()}
     return Captured(program, dict(names), lifted, inputs.batch or 1)
+
+
+def _measure(program: ExportedProgram, inputs: Inputs) -> None:
+    """Give sizes that depend on values (how many edges of a graph stay, say) those that they have on the example."""
+    unknown = [node for node in program.graph.nodes if any(size.node.hint is None for size in _symbols(node))]
+    if not unknown:
+        return
+    plain, found = program.module(), {}
+
+    class Run(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            made = super().run_node(n)
+            found[n.name] = made
+            return made
+
+    given = inputs.map(Tensor.clone)
+    with untouched_random(), torch.no_grad():
+        Run(plain).run(*pytree.tree_leaves((given.args, dict(given.kwargs))))
+    for node in unknown:
+        values, made = (pytree.tree_leaves(one) for one in (node.meta["val"], found.get(node.name)))
+        for value, real in zip(values, made, strict=False):
+            if isinstance(value, Tensor) and isinstance(real, Tensor):
+                for size, number in zip(value.shape, real.shape, strict=True):
+                    symbol: Any = size
+                    if isinstance(symbol, torch.SymInt) and symbol.node.hint is None:
+                        symbol.node._hint = number
+
+
+def _symbols(node: fx.Node) -> list[torch.SymInt]:
+    values = [one for one in pytree.tree_leaves(node.meta.get("val")) if isinstance(one, Tensor)]
+    sizes: list[Any] = [size for value in values for size in value.shape]
+    return [size for size in sizes if isinstance(size, torch.SymInt)]
 
 
 @contextmanager
@@ -149,7 +182,16 @@ def _no_stacks() -> Iterator[None]:
 @_no_stacks()
 def _export(net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
     shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
-    with untouched_random(), _traceable(net), own_forward(net), plainly(), unrecorded(), without_cache(net), torch.no_grad(), quiet():
+    with (
+        untouched_random(),
+        _traceable(net),
+        own_forward(net),
+        plainly(),
+        unrecorded(),
+        without_cache(net),
+        torch.no_grad(),
+        quiet(),
+    ):
         return torch.export.export(net, inputs.args, dict(inputs.kwargs), dynamic_shapes=shapes, strict=False)
 
 
