@@ -297,10 +297,7 @@ def test_the_l2_term_counts_what_is_in_a_branch_while_it_is_open() -> None:
             held = [chance[branch.name] for branch in found.branches if name in branch.members]
             assert len(held) == (1 if name.startswith(("1.", "2.")) else 0)
             expected = expected + parameter.pow(2).sum() * (held[0].sum() if held else 1.0)
-    own = sum(p.pow(2).sum() for name, p in net.named_parameters() if "gate" in name)
-    assert torch.allclose(expected_l2_of(net, found), 0.5 * expected) or torch.allclose(
-        expected_l2_of(net, found), 0.5 * (expected + own)
-    )
+    assert torch.allclose(expected_l2_of(net, found), 0.5 * expected)
 
 
 def test_selectors_mean_carriers_and_the_module_of_the_sum() -> None:

@@ -2,7 +2,6 @@
 
 from paring.core import validate
 from paring.core.attachment import STATE_KEY, Attachment, attached, bare_state, is_attached, set_attachment
-from paring.core.attention import joint_projection
 from paring.core.clock import Clock, in_steps, steps_or_share
 from paring.core.file_error import FileError
 from paring.core.first_name import first_name, hashed_as
@@ -73,7 +72,6 @@ __all__ = [
     "in_steps",
     "is_attached",
     "is_sharded",
-    "joint_projection",
     "kind_of",
     "kinds",
     "named_weight",

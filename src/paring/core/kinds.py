@@ -28,7 +28,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from paring.core import layers, packed
-from paring.core.attention import GatedMultiheadAttention, packed_projections
+from paring.core.attention import GatedMultiheadAttention, packed_projections, projection_factors, projection_rows
 from paring.core.layers import Gated, PlaceKind
 from paring.core.padded_layer_norm import PaddedLayerNorm
 from paring.core.recurrent import GATES, hidden_count, packed_weights, unit_factors
@@ -69,7 +69,8 @@ class Kind:
             weight of other kinds; of a part of it with a dot ("out_proj.weight"). The gated class shows them to the forward
             (`GatedPacked`).
         units: number of units, where they lie in several weights; None: the first size of the weight along `unit_dim`.
-        unit_factors: what a factor of each of these (units,) multiplies: parameter -> a tensor that broadcasts with it.
+        unit_factors: what a factor of each of these (units,) multiplies: parameter -> a tensor that broadcasts with it; with
+            `candidates=False` all that a unit has.
     """
 
     layer: type[nn.Module]
@@ -87,7 +88,7 @@ class Kind:
     obstacle: Callable[[nn.Module], str] = _nothing
     packed: Callable[[nn.Module], tuple[str, ...]] = _none
     units: Callable[[nn.Module], int] | None = None
-    unit_factors: Callable[[nn.Module, Tensor], dict[str, Tensor]] | None = None
+    unit_factors: Callable[..., dict[str, Tensor]] | None = None
 
     @property
     def own(self) -> tuple[str, ...]:
@@ -244,9 +245,10 @@ def _along(held: Tensor, dim: int, groups: int, value: Tensor) -> Tensor:
     return rows if groups == 1 else rows.repeat_interleave(held.shape[0] // groups, 0)
 
 
-def _separate(module: nn.Module) -> str:
-    joint = module.in_proj_weight is not None and module.bias_k is None
-    return "" if joint else "it has separate projections or bias_k, and only a joint projection can"
+def _further(module: nn.Module) -> str:
+    return (
+        "" if module.bias_k is None else "it has keys and values of its own (add_bias_kv) beside those that it projects"
+    )
 
 
 def _bare(module: nn.Module) -> str:
@@ -326,9 +328,11 @@ def _fill() -> None:
             last=("out_proj.weight", "out_proj.bias"),
             gated=GatedMultiheadAttention,
             places=("units",),
-            elsewhere="only its joint projection has unit gates",
-            obstacle=_separate,
+            elsewhere="only its projections have unit gates",
+            obstacle=_further,
             packed=packed_projections,
+            units=projection_rows,
+            unit_factors=projection_factors,
         )
     )
     recurrent: dict[type[nn.Module], type[Gated]] = {

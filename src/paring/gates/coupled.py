@@ -83,16 +83,32 @@ def labels_of(name: str, wiring: Wiring, place: PlaceKind = "units") -> Tensor:
     for part in wiring.parts:
         if part.name == name:
             return part.labels
-    prefix = f"{name}." if name else ""
-    if (joint := wiring.packed.get(f"{prefix}in_proj_weight")) is not None:
-        labels = torch.full((joint.shape[0],), -1)
-        for one in joint.parts:
-            labels[one.start : one.start + one.rows] = wiring.layer(one.layer).labels
-        return labels
-    hidden = [layer.labels for layer in wiring.layers if layer.kind == "recurrent" and layer.name.startswith(prefix)]
-    if not hidden:
+    held = stretches(name, wiring)
+    if not held:
         raise KeyError(f"no layer or norm {name!r} in the wiring")
-    return torch.cat(hidden)
+    labels = torch.full((max(start + len(wiring.layer(layer).labels) for layer, start in held),), -1)
+    for layer, start in held:
+        labels[start : start + wiring.layer(layer).outputs] = wiring.layer(layer).labels
+    return labels
+
+
+def stretches(name: str, wiring: Wiring) -> list[tuple[str, int]]:
+    """The layers that make up the units of an attention, or of a recurrent layer, each with where its own begin."""
+    prefix = f"{name}." if name else ""
+    for leaves in (("in_proj_weight",), ("q_proj_weight", "k_proj_weight", "v_proj_weight")):
+        if all((known := wiring.packed.get(f"{prefix}{leaf}")) is not None and known.parts for leaf in leaves):
+            rows = wiring.packed[f"{prefix}{leaves[0]}"].shape[0]
+            return [
+                (part.layer, number * rows + part.start)
+                for number, leaf in enumerate(leaves)
+                for part in wiring.packed[f"{prefix}{leaf}"].parts
+            ]
+    found, start = [], 0
+    for layer in wiring.layers:
+        if layer.kind == "recurrent" and layer.name.startswith(prefix):
+            found.append((layer.name, start))
+            start += layer.outputs
+    return found
 
 
 def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False, place: PlaceKind = "units") -> Tensor:
@@ -106,10 +122,9 @@ def entries(group: Group, name: str, wiring: Wiring, *, gated: bool = False, pla
     found = position[labels_of(name, wiring, place)]
     if gated and name in group.rows:
         return found.masked_fill(~group.rows[name], -1)
-    joint = wiring.packed.get(f"{name}.in_proj_weight" if name else "in_proj_weight")
-    for part in joint.parts if gated and joint is not None else ():
-        if part.layer in group.rows:
-            found[part.start : part.start + part.rows].masked_fill_(~group.rows[part.layer], -1)
+    for layer, start in stretches(name, wiring) if gated and group.rows else ():
+        if layer in group.rows:
+            found[start : start + len(group.rows[layer])].masked_fill_(~group.rows[layer], -1)
     return found
 
 

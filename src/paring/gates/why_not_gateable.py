@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from torch import nn
 
 from paring.analysis import Wiring
-from paring.core import Refusal, gateable, joint_projection, kind_of
+from paring.core import Refusal, gateable, kind_of
 from paring.core.recurrent import gates_of
 
+_PROJECTIONS = ("in_proj", "q_proj", "k_proj", "v_proj")
 _NORMS = ("batch_norm", "instance_norm", "group_norm", "layer_norm")
 
 
 def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
     """Why the module (None: a loose parameter) cannot hold a gate at all; None when it can."""
-    if module is None or (isinstance(module, nn.MultiheadAttention) and not joint_projection(module)):
+    if module is None or (isinstance(module, nn.MultiheadAttention) and module.bias_k is not None):
         return Refusal(f"'{name}' is a parameter that no layer of its own computes with")
     near, known = kind_of(module), gateable(module)
     norm = near is not None and near.operation in _NORMS
@@ -26,7 +27,9 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
     if (replaced := of_instance(name, module)) is not None:
         return replaced
     if known.unit_factors is not None:
-        return next((of_hook(name) for leaf in known.packed(module) if leaf not in module._parameters), None)
+        return next(
+            (of_hook(name) for leaf in known.packed(module) if "." not in leaf and leaf not in module._parameters), None
+        )
     if not known.scaled:
         return Refusal(known.elsewhere)
     if not norm and known.scaled[0] not in module._parameters:
@@ -74,7 +77,7 @@ def carrier_of(name: str, modules: Mapping[str, nn.Module]) -> str:
     while name not in modules and owner:
         owner, _, last = owner.rpartition(".")
         held = modules.get(owner)
-        if isinstance(held, nn.MultiheadAttention) and last.startswith("in_proj"):
+        if isinstance(held, nn.MultiheadAttention) and last.startswith(_PROJECTIONS):
             return owner
         if held is not None and gates_of(held):
             return owner

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from paring.analysis import Wiring
 from paring.core import Gate, Kind, PlaceKind, SharedGate, gated_layers, kind_of
-from paring.core.recurrent import gates_of, unit_factors
 from paring.gates import carrier_of, openness, tied
+from paring.gates.coupled import stretches
 
 
 def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> Tensor:
@@ -36,18 +36,26 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
         for kind, leaf, gate in layer.held():
             if leaf and gate is not layer.weight_gate:
                 _also(packed, f"{name}.{leaf}" if name else leaf, ask(gate))
-            elif kind == "units" and gates_of(layer) and isinstance(gate, SharedGate):
-                for own_leaf, prob in unit_factors(layer, gate.gather(ask), candidates=False).items():
-                    _also(packed, f"{name}.{own_leaf}" if name else own_leaf, prob)
-            elif kind != "blocks":
+            elif kind != "blocks" and not (kind == "units" and _packs(layer)):
                 probs.setdefault(name, {})[kind] = ask(gate)
             if kind != "blocks" and name in behind and not isinstance(gate, SharedGate):
                 probs.setdefault(behind[name], {})[kind] = ask(gate)
             own |= {id(p) for p in gate.parameters()}
-    for name, shared in tied(net, wiring, ask).items():
-        carrier = carrier_of(name, modules)
-        if not gates_of(modules[carrier]):
-            probs.setdefault(carrier, {})["units"] = shared
+    shared = tied(net, wiring, ask)
+    for name, prob in shared.items():
+        if name in modules:
+            probs.setdefault(name, {})["units"] = prob
+    for name in dict.fromkeys(carrier_of(name, modules) for name in shared if name not in modules):
+        known, layer = kind_of(modules[name]), modules[name]
+        assert known is not None
+        assert known.units is not None
+        assert known.unit_factors is not None
+        chances = next(iter(shared.values())).new_ones(known.units(layer))
+        for part, start in stretches(name, wiring):
+            if part in shared:
+                chances[start : start + len(shared[part])] = shared[part]
+        for leaf, prob in known.unit_factors(layer, chances, candidates=False).items():
+            _also(packed, f"{name}.{leaf}" if name else leaf, prob)
     total: list[Tensor] = []
     for name, found in probs.items():
         known = kind_of(modules[name])
@@ -66,6 +74,12 @@ def expected_l2_of(net: nn.Module, wiring: Wiring, *, detach: bool = False) -> T
         total.append((parameter.pow(2) * prob).sum() * branches.get(id(parameter), 1.0))
     total += [p.pow(2).sum() * branches.get(id(p), 1.0) for p in net.parameters() if id(p) not in own]
     return 0.5 * torch.stack(total).sum()
+
+
+def _packs(layer: nn.Module) -> bool:
+    """Whether its units lie in several weights."""
+    known = kind_of(layer)
+    return known is not None and known.unit_factors is not None
 
 
 def _also(found: dict[str, Tensor], name: str, prob: Tensor) -> None:
