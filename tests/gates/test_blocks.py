@@ -263,7 +263,7 @@ def test_prune_drops_branches() -> None:
         small, _ = pr.prune(net, batches, loss, to=pr.Budget(params=0.6), at=at, epochs=0, teacher=None)
         assert small(x).shape == (4, 5, 3)
         assert sum(p.numel() for p in small.parameters()) <= 0.6 * dense
-        assert any(isinstance(module, Zeros) for module in small.modules())
+        assert at != "blocks" or any(isinstance(module, Zeros) for module in small.modules())
 
 
 @pytest.mark.parametrize("name", ["attention", "resnet", "two layers"])
