@@ -94,3 +94,11 @@ def nf4_doubly(weights: Tensor, size: int, dtype: torch.dtype) -> Tensor:
     scale = ((book[((blocks / above)[..., None] - book).abs().argmin(-1)] * above) + mean).reshape(-1, 1)
     level = ((rows / rows.abs().amax(1, keepdim=True))[..., None] - torch.tensor(NF4)).abs().argmin(-1)
     return (torch.tensor(NF4)[level] * scale).to(dtype).reshape(weights.shape)
+
+
+def nf4_narrow(weights: Tensor, size: int, dtype: torch.dtype) -> Tensor:
+    """nf4 with list, scales and products all in `dtype`: torchao."""
+    book, rows = torch.tensor(NF4).to(dtype), weights.to(dtype).reshape(-1, size)
+    scale = rows.abs().amax(1, keepdim=True)
+    level = ((rows / scale)[..., None] - book).abs().argmin(-1)
+    return (book[level] * scale).reshape(weights.shape)

@@ -52,6 +52,7 @@ def entropy(levels: Tensor) -> float:
         (quantisers.tinygemm, 32, {"add"}),
         (quantisers.tinygemm, 128, {"add"}),
         (quantisers.nf4, 64, {""}),
+        (quantisers.nf4_narrow, 64, {""}),
         (quantisers.q4_0, 32, {""}),
         (quantisers.q4_1, 32, {"add", "fused"}),
         (quantisers.q8_0, 32, {""}),

@@ -43,6 +43,7 @@ _STEPS = (15, 7, 3, 31, 63, 255)
 _FEWER = 15  # steps that a group may use less than others
 _AROUND = 4  # numbers on each side of a rough scale that are tried
 _LARGEST_BOOK = 256
+_ROUNDS = 20
 _NARROW = 64  # entries of a group that tell which levels are out of the question
 _NORMAL = np.fromstring(  # quantiles of the normal distribution, as QLoRA lists them
     "-1 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635 -0.18477343022823334 "
@@ -317,20 +318,31 @@ def learn_book(some: Bits, form: Form) -> Book | None:
     if len(cuts) + 1 > min(_LARGEST_BOOK, len(share) // 8):
         return None
     book = np.array([part.mean() for part in np.split(share, cuts)])
-    normal = _NORMAL
-    if len(book) <= 16 and (np.abs(book[:, None] - normal).min(1) <= slack * np.abs(book) + 1e-9).all():
-        return Book(form, normal.astype(np.float32))
-    for _ in range(3):
-        levels = np.searchsorted((book[1:] + book[:-1]) / 2, values / top[:, None])
-        number = book[levels]
-        least, most = interval(low, high, number)
+    listed: list[Floats] = []
+    if len(book) <= 16 and (np.abs(book[:, None] - _NORMAL).min(1) <= slack * np.abs(book) + 1e-9).all():
+        listed.append(_NORMAL.astype(np.float32))
+    refined = _refined(book, values, low, high).astype(np.float32)
+    listed += [rounded(refined, form.rounding), refined]
+    for kept in listed:
+        kind = Book(form, kept)
+        if (np.diff(kept) > 0).all() and kind.fit(values, low, high) is not None:
+            return kind
+    return None
+
+
+def _refined(book: Doubles, values: Doubles, low: Doubles, high: Doubles) -> Doubles:
+    """Scales from the list, and the list from the scales, in turn."""
+    book = book.copy()
+    levels = np.searchsorted((book[1:] + book[:-1]) / 2, values / np.abs(values).max(1, keepdims=True))
+    for _ in range(_ROUNDS):
+        least, most = interval(low, high, book[levels])
         scale = (least + most) / 2
         if not np.isfinite(scale).all() or not scale.all():
-            return None
+            break
         from_, to = np.full(len(book), -np.inf), np.full(len(book), np.inf)
         np.maximum.at(from_, levels, low / scale[:, None])
         np.minimum.at(to, levels, high / scale[:, None])
-        met = (from_ <= to) & np.isfinite(from_) & np.isfinite(to)
+        met = np.isfinite(from_) & np.isfinite(to)
         book[met] = (from_[met] + to[met]) / 2
         book[np.abs(book) < 1e-9] = 0
-    return Book(form, book.astype(np.float32))
+    return book
