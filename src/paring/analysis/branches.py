@@ -9,7 +9,7 @@ What goes with the branch are the operations that the outputs do not depend on w
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
@@ -68,48 +68,48 @@ def find_branches(analysis: Interpretation, captured: Captured) -> tuple[Branch,
         if not norm.loose:
             calls.setdefault(norm.name, []).append(norm.node)
     rows = _Rows(calls, names, analysis.product_nodes)
-    streams: dict[fx.Node, set[fx.Node]] = {}
+    before, bit = _before(captured)
+    masks = [sum(bit[one] for one in set(nodes)) for nodes in calls.values()]
+    streams: dict[fx.Node, int] = {}
     found: dict[str, Branch] = {}
     for node in captured.nodes:
         terms = [arg for arg in node.args[:2] if isinstance(arg, fx.Node)]
         if base_name(node) not in _SUMS or len(terms) != 2 or terms[0] is terms[1]:
             continue
         for skip, term in (terms, terms[::-1] if base_name(node) == "add" else terms):
-            stream = _stream(skip, streams)
-            if _before(term, stream):
-                streams[node] = stream | {node}
-                branch = _branch(node, term, captured, rows)
+            stream = _stream(skip, streams, bit)
+            if before[term] & stream and not bit[term] & stream:
+                streams[node] = stream | bit[node]
+                alone = (before[term] | bit[term]) & ~(before[skip] | bit[skip])
+                could = any(calls_of & alone == calls_of for calls_of in masks)
+                branch = _branch(node, term, captured, rows) if could else None
                 if branch is not None and branch.name not in found:
                     found[branch.name] = branch
                 break
     return tuple(found.values())
 
 
-def _stream(node: fx.Node, streams: dict[fx.Node, set[fx.Node]]) -> set[fx.Node]:
-    """What a node was made of by moves and residual additions alone."""
-    found = {node}
+def _before(captured: Captured) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
+    """What each node is computed from, as the sum of the bits of these nodes, and the bit of each."""
+    bit: dict[fx.Node, int] = {}
+    before: dict[fx.Node, int] = {}
+    for number, node in enumerate(captured.nodes):
+        bit[node], before[node] = 1 << number, 0
+        for one in node.all_input_nodes:
+            before[node] |= before[one] | bit[one]
+    return before, bit
+
+
+def _stream(node: fx.Node, streams: Mapping[fx.Node, int], bit: Mapping[fx.Node, int]) -> int:
+    """The bits of what a node was made of by moves and residual additions alone."""
+    found = bit[node]
     while node not in streams and base_name(node) in ops.MOVES | ops.CASTS | ops.DROPOUTS:
         source = node.args[0] if node.args else None
         if not isinstance(source, fx.Node):
             break
         node = source
-        found.add(node)
-    return found | streams.get(node, set())
-
-
-def _before(node: fx.Node, others: Collection[fx.Node]) -> bool:
-    """Whether the node is computed from one of these, which are not it."""
-    seen, todo = {node}, [node]
-    if node in others:
-        return False
-    while todo:
-        for one in todo.pop().all_input_nodes:
-            if one in others and one.op != "get_attr":
-                return True
-            if one not in seen:
-                seen.add(one)
-                todo.append(one)
-    return False
+        found |= bit[node]
+    return found | streams.get(node, 0)
 
 
 def _branch(node: fx.Node, term: fx.Node, captured: Captured, rows: _Rows) -> Branch | None:
