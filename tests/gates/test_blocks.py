@@ -92,6 +92,19 @@ class Small(nn.Module):
         return made
 
 
+class Behind(nn.Module):
+    """A branch that ends in a LayerNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.up, self.norm, self.fc = nn.Linear(6, 8), nn.Linear(8, 8), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        made: Tensor = self.fc(x + self.norm(self.up(x).relu()))
+        return made
+
+
 class Halves(nn.Module):
     """The branch is a sum of two, one of them in groups, behind a gain and a dropout."""
 
@@ -136,6 +149,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Tensor, list[tuple[str, ...]]]] =
     "resnet": (Small, IMAGE, [("first.bn2",), ("last.bn2",)]),
     "post-activation": (PostAct, IMAGE, [("bn_b",)]),
     "pre-activation": (PreAct, IMAGE, [("b",)]),
+    "a norm at the end": (Behind, SEQUENCE, [("norm",)]),
     "two layers": (Halves, SEQUENCE, [("left", "right")]),
 }
 every = pytest.mark.parametrize("name", NETS)
@@ -323,7 +337,8 @@ class Odd(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how, self.stem, self.fc = how, nn.Linear(6, 8), nn.Linear(8, 3)
-        self.a, self.b, self.norm = nn.Linear(8, 8), nn.Linear(8, 8), nn.LayerNorm(8)
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.bare = nn.LayerNorm(8, elementwise_affine=False)
         self.place = nn.Parameter(torch.randn(8))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -334,7 +349,10 @@ class Odd(nn.Module):
         elif self.how == "sigmoid":
             x = x + self.a(x).sigmoid()
         elif self.how == "norm":
-            x = x + self.norm(self.a(x))
+            x = x + self.bare(self.a(x))
+        elif self.how == "own norm":
+            y = self.a(x)
+            x = x + y * (y.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * self.place
         elif self.how == "read":
             y = self.a(x)
             x = (x + y) * y.mean()
@@ -353,7 +371,8 @@ class Odd(nn.Module):
     [
         ("twice", "no residual branch"),
         ("sigmoid", "it ends in sigmoid"),
-        ("norm", "it ends in layer_norm"),
+        ("norm", "has no scale and shift"),
+        ("own norm", "would undo what a gate in front of it multiplies"),
         ("constant", "read elsewhere|ends in"),
         ("read", "no residual branch"),
         ("position", "no residual branch"),

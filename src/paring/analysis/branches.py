@@ -26,6 +26,7 @@ from paring.core.refusal import Refusal
 
 _SUMS = ("add", "sub")
 _ALONG = ops.MOVES | ops.CASTS | ops.DROPOUTS | ops.POOLS | ops.PADS | ops.REDUCTIONS | KEEPS_ZERO | {"div", "getitem"}
+_ONE_OVER = ("rsqrt", "reciprocal")
 _PRODUCTS = {"scaled_dot_product_attention": 2, "matmul": 1, "bmm": 1}
 """Products whose result is zero where this argument is."""
 
@@ -55,17 +56,17 @@ class _Rows:
     products: dict[str, fx.Node]
 
 
-def find_branches(analysis: Interpretation, captured: Captured) -> tuple[Branch, ...]:
+def find_branches(net: nn.Module, analysis: Interpretation, captured: Captured) -> tuple[Branch, ...]:
     """All residual branches with a layer in them, in order of execution."""
     calls: dict[str, list[fx.Node]] = {}
     names: dict[fx.Node, str] = {}
-    for name, node in [(one.name, one.node) for one in analysis.sites] + [
-        (one.name, one.node) for one in analysis.norms
-    ]:
+    called = [(one.name, one.node) for one in analysis.sites] + [(one.name, one.node) for one in analysis.norms]
+    called += [(path, node) for node in captured.nodes if _is_layer_norm(net, node, path := module_path(node))]
+    for name, node in called:
         calls.setdefault(name, []).append(node)
         names[node] = name
     for norm in analysis.features:
-        if not norm.loose:
+        if not norm.loose and norm.node not in names:
             calls.setdefault(norm.name, []).append(norm.node)
     rows = _Rows(calls, names, analysis.product_nodes)
     before, bit = _before(captured)
@@ -87,6 +88,11 @@ def find_branches(analysis: Interpretation, captured: Captured) -> tuple[Branch,
                     found[branch.name] = branch
                 break
     return tuple(found.values())
+
+
+def _is_layer_norm(net: nn.Module, node: fx.Node, path: str) -> bool:
+    """Whether this is what a LayerNorm of torch computes."""
+    return base_name(node) == "layer_norm" and type(net.get_submodule(path)) is nn.LayerNorm
 
 
 def _before(captured: Captured) -> tuple[dict[fx.Node, int], dict[fx.Node, int]]:
@@ -149,7 +155,10 @@ def _carriers(term: fx.Node, alive: Collection[fx.Node], rows: _Rows) -> tuple[s
         elif name in _ALONG or name in _PRODUCTS:
             todo.append(one.all_input_nodes[_PRODUCTS.get(name, 0)])
         elif name == "mul":
-            made = [_carriers(used, alive, rows) for used in one.all_input_nodes if used not in alive]
+            factors = [used for used in one.all_input_nodes if used not in alive]
+            if any(_norms(used, alive, rows) for used in factors):
+                return Refusal(f"a norm in '{module_path(one)}' would undo what a gate in front of it multiplies")
+            made = [_carriers(used, alive, rows) for used in factors]
             first = next((one for one in made if not isinstance(one, Refusal)), None)
             if first is None:
                 return made[0] if made else Refusal("it ends in a product of other things")
@@ -157,6 +166,20 @@ def _carriers(term: fx.Node, alive: Collection[fx.Node], rows: _Rows) -> tuple[s
         else:
             return Refusal(f"it ends in {name}, which a gate on what is before would not close")
     return tuple(sorted(found, key=list(rows.calls).index))
+
+
+def _norms(factor: fx.Node, alive: Collection[fx.Node], rows: _Rows) -> bool:
+    """Whether a factor is one over the size of something in the branch, as in an RMSNorm."""
+    seen, todo = {factor}, [factor]
+    while todo:
+        one = todo.pop()
+        if base_name(one) in _ONE_OVER:
+            return True
+        for used in one.all_input_nodes:
+            if used not in seen and used not in alive and one not in rows.names:
+                seen.add(used)
+                todo.append(used)
+    return False
 
 
 def parameters_beside(net: nn.Module, analysis: Interpretation) -> dict[str, int]:

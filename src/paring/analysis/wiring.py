@@ -182,7 +182,7 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
         free = interpret(net, captured, training=net.training, free=True, recurrent=True)
         if free.slice_ties or _loose(free) > _loose(found):  # the units of attention lie along heads
             found = free
-    packed, branches = _packed(net, found), find_branches(found, captured)
+    packed, branches = _packed(net, found), find_branches(net, found, captured)
     loose = {one.parameter for one in packed.values() if not one.parts}
     inside = {name for branch in branches for name in branch.members}
     beside = {name: n for name, n in parameters_beside(net, found).items() if name in inside - loose}

@@ -289,7 +289,7 @@ class GatedLayerNorm(Gated, nn.LayerNorm):
             z = self.unit_gate().to(weight.dtype)
             weight, bias = weight * z, None if bias is None else bias * z
         y = F.layer_norm(input, self.normalized_shape, weight, bias, self.eps)
-        return y if whole else self.multiply_units(y)
+        return self.multiply_result(y if whole else self.multiply_units(y))
 
 
 class _GatedInstanceNorm(Gated, nn.modules.instancenorm._InstanceNorm):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from paring.analysis import Wiring
 from paring.core import Refusal, gateable, kind_of
@@ -38,7 +38,7 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
         return Refusal(
             f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
         )
-    if norm and not getattr(module, "affine", True):
+    if norm and not (getattr(module, "affine", True) and isinstance(module.weight, Tensor)):
         return Refusal(f"its norm '{name}' has no scale and shift (affine=False) to fold a gate into")
     return None
 
