@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from evidence.benches import bits, census, codec, gates, inference, removal, sweep, trained_networks, training_speed
+from evidence.benches import (
+    bits,
+    census,
+    codec,
+    gates,
+    inference,
+    pruned_times,
+    removal,
+    sweep,
+    trained_networks,
+    training_speed,
+)
 from evidence.benches.book import Asked, Bench
 
 BENCHES: dict[str, Bench] = {
@@ -19,6 +30,9 @@ BENCHES: dict[str, Bench] = {
         1,
         trained_networks.run,
         trains=True,
+    ),
+    "prune-times": Bench(
+        "what the networks of prune take once they are cut, and budgets of latency", 15, pruned_times.run
     ),
     "census": Bench(
         "architectures of timm, transformers, diffusers and others, gated, cut and exported", 1, census.run

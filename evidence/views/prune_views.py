@@ -72,4 +72,43 @@ def difference(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
     return f"**{told}**" if abs(mean) > half else told
 
 
-PRUNE_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {("prune", "rows"): prune_view}
+def times_view(results: Results) -> str:
+    """What the networks that were cut take, as shares of the dense network's: an answer and a training step."""
+    rows = [row for row in results.rows if "step" in row]
+    lines = [
+        [
+            NETS.get(row["model"], row["model"]),
+            row["method"],
+            _share(row["macs"]),
+            _share(row["latency"]),
+            _share(row["step"]),
+        ]
+        for row in sorted(rows, key=lambda row: (_order(row), -row["budget"]))
+    ]
+    return markdown(["network", "way", "MACs", "time of an answer", "time of a step"], lines, 2)
+
+
+def latencies_view(results: Results) -> str:
+    """Budgets of latency: asked, predicted from the table of layers, measured."""
+    rows = [row for row in results.rows if "predicted" in row]
+    lines = [
+        [NETS.get(row["model"], row["model"]), *(_share(row[name]) for name in ("budget", "predicted", "latency"))]
+        for row in sorted(rows, key=lambda row: (_order(row), -row["budget"]))
+    ]
+    return markdown(["network", "asked", "predicted", "measured"], lines, 1)
+
+
+def _order(row: Row) -> int:
+    names = list(NETS)
+    return names.index(row["model"]) if row["model"] in names else len(names)
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}".replace("%", " %")
+
+
+PRUNE_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
+    ("prune", "rows"): prune_view,
+    ("prune-times", "rows"): times_view,
+    ("prune-times", "latency"): latencies_view,
+}

@@ -24,6 +24,7 @@ from evidence.views.density_views import (
 )
 from evidence.views.ftprop_views import FTPROP_VIEWS
 from evidence.views.hard_views import hard_chart, hard_view
+from evidence.views.census_views import CENSUS_VIEWS
 from evidence.views.prune_views import PRUNE_VIEWS
 from paring.cli.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
 from paring.cli.human import DASH, NUMBERS, change, exact, percent, seconds, size
@@ -249,6 +250,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("friesen2018", "rows"): hard_view,
     **BENCH_VIEWS,
     **PRUNE_VIEWS,
+    **CENSUS_VIEWS,
     **FTPROP_VIEWS,
 }
 

@@ -192,7 +192,18 @@ def prune(
             for site, part in zip(gated.sites, choice.mask.split(gated.sizes), strict=True)
         ]
         looks = (dense, after, judge.look(small) if tuned.steps else after)
-        pruned = Pruned(budget, choice.shares, tuple(rows), report, looks, searched, tuned, choice.path, gated.uncut)
+        pruned = Pruned(
+            budget,
+            choice.shares,
+            tuple(rows),
+            report,
+            looks,
+            searched,
+            tuned,
+            choice.path,
+            gated.uncut,
+            choice.predicted,
+        )
         pruned.warn()
         made.append((small, pruned))
     return made[0] if isinstance(to, Budget) else made

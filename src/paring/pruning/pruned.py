@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from paring.core import short_repr, warn
@@ -64,6 +64,7 @@ class Pruned:
         training: what training did.
         path: (share of the first cost, expected rise of the loss), as units went.
         uncut: layers none of whose units had a gate; `pr.groups` says why.
+        predicted: shares that were predicted (latency, memory), where those in `shares` are measured.
     """
 
     budget: Budget
@@ -75,6 +76,7 @@ class Pruned:
     training: Tuned
     path: tuple[tuple[float, float], ...]
     uncut: tuple[str, ...] = ()
+    predicted: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:

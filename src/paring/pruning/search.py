@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,14 +22,15 @@ from paring.pruning.importance import Fisher, Importance
 from paring.pruning.knapsack import Choice, choose
 from paring.pruning.latency_table import LatencyTable
 from paring.pruning.norms import renew_statistics
-from paring.pruning.pruned import over, short
 from paring.pruning.repair import Repair
 from paring.pruning.space import Bytes, Memory
 from paring.pruning.tune import Loss
 from paring.removal import Report, compact
 
 STEP = 0.84  # what one round leaves of the network, at least, where nobody says how many there are
-_TRIES = 4  # choices until a measured cost is met
+_TRIES = 5  # choices until a measured cost is met
+_NEAR = 0.03  # of it
+_FULL = 0.98  # of what was asked: this cost decides
 _ROUNDS = 15  # paired measurements of a latency
 _AIMS = {"latency": 1.0, "memory": 0.97}  # of what was asked; memory is a limit
 
@@ -131,26 +132,42 @@ def cut(
         ValueError: the budget cannot be met; with the least that can be reached.
     """
     asked, measures = dict(budget.targets), _measures(net, budget, how.whole)
-    choice = find(gated, repair, asked, budget.multiple_of, how)
-    small, report = removed(gated, how)
-    for left in reversed(range(_TRIES if measures else 0)):
-        got = {name: measure(small) for name, measure in measures.items()}
-        choice = replace(choice, shares={**choice.shares, **got}, predicted={name: choice.shares[name] for name in got})
-        off = over(choice.shares, budget) or (list(got) if short(choice.shares, budget) else [])
-        again = [name for name in off if name in got]
-        if not again or not left:
-            break
-        for name in again:
-            aim = _AIMS[name] * budget.targets[name]
-            asked[name] = min(max(asked[name] * aim / got[name], 0.5 * asked[name]), 1.0)
+    found: list[tuple[float, Choice]] = []
+    standing: Choice | None = None  # what the gates show
+    for left in reversed(range(_TRIES if measures else 1)):
         try:
             choice = find(gated, repair, asked, budget.multiple_of, how)
-        except ValueError:  # so little cannot be reached: what there is stays, and `Pruned.notes` says what was missed
-            repair.apply(choice.mask)
-            renew_statistics(gated.net, how.seen, how.loss)
-            break
+        except ValueError:
+            if not found:
+                raise
+            standing = None
+            break  # so little cannot be reached: the best there is stays, and `Pruned.notes` says what was missed
         small, report = removed(gated, how)
-    return choice, small, report
+        if not measures:
+            return choice, small, report
+        got = {name: measure(small) for name, measure in measures.items()}
+        choice = replace(choice, shares={**choice.shares, **got}, predicted={name: choice.shares[name] for name in got})
+        off, standing = _off(choice.shares, budget, got), choice
+        found.append((off, choice))
+        if off <= _NEAR or not left:
+            break
+        for name, share in got.items():
+            aim = _AIMS[name] * budget.targets[name]
+            if share > aim or all(one <= _AIMS[other] * budget.targets[other] for other, one in got.items()):
+                asked[name] = min(max(asked[name] * aim / share, 0.5 * asked[name]), 1.0)
+    best = min(found, key=lambda one: one[0])[1]
+    if best is not standing:
+        repair.apply(best.mask)
+        renew_statistics(gated.net, how.seen, how.loss)
+        small, report = removed(gated, how)
+    return best, small, report
+
+
+def _off(shares: Mapping[str, float], budget: Budget, measured: Iterable[str]) -> float:
+    """How far a measured cost is from what it should be, relative to it; 0 where it is smaller since another one decides."""
+    most = max(shares[name] / (_AIMS[name] * budget.targets[name]) for name in measured)
+    others = (shares[name] / share for name, share in budget.targets.items() if name not in _AIMS)
+    return 0.0 if most < 1 and any(share > _FULL for share in others) else abs(most - 1)
 
 
 def find(
