@@ -8,6 +8,7 @@ from evidence.benches import (
     codec,
     gates,
     inference,
+    lossless,
     pruned_times,
     removal,
     sweep,
@@ -24,6 +25,7 @@ BENCHES: dict[str, Bench] = {
     "codec": Bench(
         "bits per weight and MB/s of the .pare coder, against zstd, lzma, Huffman and NNCodec", 3, codec.run
     ),
+    "lossless": Bench("trained networks as .pare files without loss, against zipnn", 3, lossless.run),
     "training-speed": Bench("training that shrinks as it goes, against dense", 1, training_speed.run, trains=True),
     "prune": Bench(
         "trained networks made smaller and trained on, against Torch-Pruning and simpler ways",

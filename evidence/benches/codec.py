@@ -83,6 +83,24 @@ def grid() -> Floats:
     return found
 
 
+def groups() -> Floats:
+    """Four bits times a scale for 32 weights."""
+    weights = dense().reshape(-1, 32)
+    steps = np.abs(weights).max(1, keepdims=True) / np.float32(7)
+    found: Floats = np.rint(weights / steps) * steps + np.float32(0)
+    return found.reshape(ROWS, COLUMNS)
+
+
+def normal() -> Floats:
+    """One of 16 numbers of a list (the quantiles of the normal distribution, about) times the largest of 64 weights."""
+    weights = dense().reshape(-1, 64)
+    scales = np.abs(weights).max(1, keepdims=True)
+    listed = np.sinh(np.linspace(-2, 2, 16)).astype(np.float32)
+    listed /= listed[-1]
+    found: Floats = listed[np.searchsorted((listed[1:] + listed[:-1]) / 2, weights / scales)] * scales
+    return found.reshape(ROWS, COLUMNS)
+
+
 KINDS: dict[str, Callable[[], Floats]] = {
     "floats": dense,
     "16 values": quantised,
@@ -91,6 +109,8 @@ KINDS: dict[str, Callable[[], Floats]] = {
     "5 %, ±s, smooth": images,
     "±s per row": signs,
     "8-bit grid per row": grid,
+    "4 bits, groups of 32": groups,
+    "16 listed values, groups of 64": normal,
 }
 
 

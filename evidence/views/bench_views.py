@@ -180,6 +180,17 @@ def codec_view(results: Results) -> str:
     return markdown(heads, lines, 1)
 
 
+def lossless_view(results: Results) -> str:
+    """One line per network and type of numbers: bytes as they are, as a file, of zipnn, the bound, and seconds."""
+    heads = ["network", "raw, MB", ".pare, MB", "zipnn, MB", "bound, MB", "write, s", "read, s"]
+    lines = []
+    for row in results.rows:
+        sizes = [row[key] for key in ("raw", "bytes", "zipnn", "bound")]
+        line = [f"{row['network']}, {row['dtype']}", *(DASH if n is None else f"{n / 1e6:.3f}" for n in sizes)]
+        lines.append([*line, f"{row['encode']:.2f}", f"{row['decode']:.2f}"])
+    return markdown(heads, lines, 1)
+
+
 BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("removal", "rows"): removal_view,
     ("removal", "failures"): removal_failures_view,
@@ -188,5 +199,6 @@ BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("training-speed", "rows"): training_speed_view,
     ("sweep", "rows"): sweep_view,
     ("codec", "rows"): codec_view,
+    ("lossless", "rows"): lossless_view,
     ("bits", "rows"): bits_view,
 }
