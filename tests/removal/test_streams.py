@@ -22,6 +22,7 @@ from paring.core.padded_layer_norm import pad
 from paring.files.file import _digest
 from paring.removal import compact
 from tests.removal.streams import KINDS, Language, kill, made, trained
+from tests.removal.transformers_zoo import GPT, ViT
 
 SOME = settings(
     max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
@@ -60,6 +61,49 @@ def test_dead_units_go_from_all_that_writes_and_reads_them(kind: str, data: st.D
     assert gap(net(x), small(x)) < 1e-11
     if kind in ("rms", "plain", "shifted", "layer"):
         assert small.head.weight is small.words.weight
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_form_loses_them_as_well(kind: str, tmp_path: Path) -> None:
+    """With heads, for which sizes in the forward change; at other batch sizes, and from a file."""
+    torch.manual_seed(0)
+    net, x = made(kind, 14, 0.3)
+    fresh = copy.deepcopy(net)
+    kill(net, torch.tensor([0, 3, 4, 9]))
+    with torch.no_grad():
+        for block in net.blocks:
+            block.attention.out.weight[:, :4] = 0
+    small, report = compact(net, x, form="graph")
+    assert report.form == "graph"
+    assert not report.rolled_back
+    assert small.blocks[0].attention.out.weight.shape == (10, 4)
+    assert all(10 in p.shape or 14 not in p.shape for p in small.parameters())
+    save(small, tmp_path / "small.safetensors")
+    again = load(fresh, tmp_path / "small.safetensors")
+    for batch in (x, torch.cat([x, x, x])):
+        assert gap(net(batch), small(batch)) < 1e-11
+        assert torch.equal(small(batch), again(batch))
+
+
+@pytest.mark.parametrize("kind", [ViT, GPT])
+def test_where_sizes_are_written_into_the_forward(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    net = trained(kind(depth=2))
+    x = torch.randn(2, 3, 8, 8).double() if kind is ViT else torch.randint(11, (2, 6))
+    gone = torch.tensor([0, 5, 6])
+    with torch.no_grad():
+        for name, module in net.named_modules():
+            if isinstance(module, nn.Embedding):
+                module.weight[:, gone] = 0
+            if name.endswith(("proj", "mlp.2", "patches")):
+                module.weight[gone], module.bias[gone] = 0, 0
+        for name in ("token", "position"):
+            if hasattr(net, name):
+                getattr(net, name)[..., gone] = 0
+    small, report = compact(net, x)
+    assert report.form == "graph"
+    assert small.head.weight.shape[1] == 13
+    assert gap(net(x), small(x)) < 1e-11
 
 
 def test_what_is_left_of_rms_norms_is_cut_by_hand() -> None:

@@ -24,6 +24,8 @@ from paring.analysis.grids import SliceTie, grid_dims, slices
 from paring.analysis.labels import varying
 from paring.analysis.repeats import carries
 from paring.analysis.state import Loose, State, packet, shape_of, ties_of
+from paring.analysis.state import number as example_of
+from paring.analysis.work import is_size
 
 if TYPE_CHECKING:
     from paring.analysis.capture import Captured
@@ -171,7 +173,7 @@ def made_of(source: fx.Node) -> list[fx.Node]:
     while waiting:
         if (node := waiting.pop()) not in found:
             found.add(node)
-            waiting += node.all_input_nodes
+            waiting += () if is_size(node) else node.all_input_nodes
     return [node for node in source.graph.nodes if node in found]
 
 
@@ -216,6 +218,9 @@ def _evaluate(
 
     for node in part:
         if node in made:
+            continue
+        if is_size(node):
+            made[node] = example_of(node.meta["val"])
             continue
         args, kwargs = pytree.tree_map(value, (node.args, dict(node.kwargs)), is_leaf=lambda v: isinstance(v, fx.Node))
         kwargs = {k: v for k, v in kwargs.items() if k not in ("device", "dtype", "layout", "pin_memory")}

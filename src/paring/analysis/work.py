@@ -55,14 +55,19 @@ def whole_product(node: fx.Node, name: str, macs: int, adds: int) -> Product:
     return Product(name, module_path(node), packet(node.target), macs, adds, none, none)
 
 
+def is_size(node: fx.Node) -> bool:
+    """Whether this is a number that depends on the sizes of inputs."""
+    return isinstance(node.meta.get("val"), torch.SymInt)
+
+
 def moving(nodes: list[fx.Node], constant: set[str]) -> set[fx.Node]:
-    """What depends on the inputs of the network; constant: names of placeholders that do not."""
+    """What depends on the inputs of the network, not on their sizes alone; constant: names of placeholders that do not."""
     found: set[fx.Node] = set()
     for node in nodes:
         if node.op == "placeholder":
             if node.name not in constant:
                 found.add(node)
-        elif any(used in found for used in node.all_input_nodes):
+        elif any(used in found for used in node.all_input_nodes) and not is_size(node):
             found.add(node)
     return found
 

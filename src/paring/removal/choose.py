@@ -56,7 +56,6 @@ class Chooser:
     def graph_form(self, check: bool) -> Shrunk:
         """The graph form. Raises `GraphFormError` when there is none that verifies."""
         planner = Planner.of_graph(self.net, self.example, self.mode, self.drop_inputs, self.input_groups)
-        planner = planner.without_streams()
         found = self._graph(planner) if check else Shrunk(planner, planner.plan(), "graph")
         if isinstance(found, Refusal):
             raise GraphFormError(found.reason)
@@ -69,23 +68,22 @@ class Chooser:
         if check and (silent := self._silent(captured, narrow)).names:
             net = silence(copy.deepcopy(self.net), silent)
             return replace(replace(self, net=net).module_form(check, graph_too), silenced=silent)
-        if check and self._streams_differ(narrow):
-            narrow = narrow.without_streams()
+        stuck = self._streams_differ(narrow) if check else None
+        narrow = narrow.without_streams() if stuck else narrow
         done = Shrunk(narrow, narrow.plan())
         if not check:
             return done
         differs = self._differs(narrow, "module")
-        free: Planner | None = None
-        if narrow.analysis.held_back:
-            free = self._planner(captured, free=True)
-            free = free if narrow.streams else free.without_streams()
-        if free is not None and free.plan().removed > done.plan.removed:
-            if not self._differs(free, "module")(()):
-                return Shrunk(free, free.plan())
-            if (found := self._with_attributes(free)) is not None:
-                return Shrunk(free, found)
-        elif not differs(()):
-            return done
+        wide = narrow.analysis.held_back or (stuck is not None and graph_too)
+        free = self._planner(captured, free=True) if wide else None
+        own = free.without_streams() if stuck and free is not None else free
+        if own is not None and own.plan().removed > done.plan.removed:
+            if not self._differs(own, "module")(()):
+                return self._said(Shrunk(own, own.plan()), stuck)
+            if (found := self._with_attributes(own)) is not None:
+                return self._said(Shrunk(own, found), stuck)
+        elif not differs(()) and not (stuck and graph_too):
+            return self._said(done, stuck)
         other: Shrunk | Refusal | None = None
         if graph_too:
             free = free or self._planner(captured, free=True)
@@ -96,18 +94,22 @@ class Chooser:
             return other
         if differs(()):
             done = done.without(offenders(narrow.layers, differs))
-        return other if isinstance(other, Shrunk) and other.plan.removed > done.plan.removed else done
+        more = isinstance(other, Shrunk) and other.plan.removed > done.plan.removed
+        return other if more and isinstance(other, Shrunk) else self._said(done, stuck)
 
-    def _streams_differ(self, planner: Planner) -> bool:
-        """Whether the network differs because units went that LayerNorms or RMSNorms read; said in the notes."""
+    def _streams_differ(self, planner: Planner) -> Refusal | None:
+        """Why the network differs once units go that LayerNorms or RMSNorms read, if it does not without that."""
         less = planner.without_streams()
         if less is planner or less.plan().removed == planner.plan().removed:
-            return False
+            return None
         why = self._differs(planner, "module")(())
-        if why is None or self._differs(less, "module")(()) is not None:
-            return False
-        self.notes.append(f"units that norms over them read stay, without them {why}")
-        return True
+        return None if self._differs(less, "module")(()) is not None else why
+
+    def _said(self, done: Shrunk, stuck: Refusal | None) -> Shrunk:
+        """The result, with a note of what had to stay in it."""
+        if stuck is not None:
+            self.notes.append(f"units that norms over them read stay in this form, where without them {stuck}")
+        return done
 
     def _with_attributes(self, free: Planner) -> ShrinkPlan | None:
         """The plan with sizes that modules keep as attributes changed, if the network's own forward runs so."""
@@ -152,7 +154,6 @@ class Chooser:
 
     def _graph(self, planner: Planner) -> Shrunk | Refusal:
         """The graph form without what does not verify; or why there is none even when nothing is removed."""
-        planner = planner.without_streams()
         whole, differs = Shrunk(planner, planner.plan(), "graph"), self._differs(planner, "graph")
         if not differs(()):
             return whole

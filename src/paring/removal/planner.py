@@ -99,7 +99,7 @@ class Planner:
         return self.plans[key]
 
     def without_streams(self) -> Planner:
-        """The same, but units that LayerNorms and RMSNorms read stay: the graph form has no other norms."""
+        """The same, but units that LayerNorms and RMSNorms read stay."""
         return replace(self, streams=False, plans={}) if self.analysis.features else self
 
     def graph(

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
 
 from paring.analysis.grids import Layout
 from paring.analysis.interpret import Interpretation
+from paring.analysis.layer_rules import argument
 from paring.analysis.loose import resized
 from paring.analysis.starts import MADE
-from paring.analysis.state import number, packet
+from paring.analysis.state import FeatureNorm, number, packet
 from paring.analysis.weights import dims, living_groups
 
 _SPLITS = (
@@ -80,7 +81,33 @@ def rewrite(analysis: Interpretation, kept: Tensor, copy_: Callable[[fx.Node], f
         for node in one.views if size != now else ():
             copy_(node).update_arg(1, resized(copy_(node).args[1], size, now))  # type: ignore[arg-type]
             changed = changed or f"{packet(node.target)} in {_where(node)}"
+    for norm in analysis.features:
+        stays = kept[norm.labels]
+        if not bool(stays.all()):
+            _narrower(norm, copy_, len(stays), int(stays.sum()))
     return changed
+
+
+def _narrower(norm: FeatureNorm, copy_: Callable[[fx.Node], fx.Node], before: int, after: int) -> None:
+    """A norm over fewer units, see `analysis.feature_norms`; a LayerNorm pads them with zeros."""
+    node, eps = copy_(norm.node), norm.eps * before / after
+    if norm.loose:
+        added = copy_(next(user for user in norm.node.users if packet(user.target) == "add"))
+        added.args = tuple(arg if isinstance(arg, fx.Node) else eps for arg in added.args)
+        return
+    x: Any = node.args[0]
+    weight, bias = (cast(Any, argument(node, *one)) for one in ((2, "weight"), (3, "bias")))
+    if not norm.centred:
+        node.args, node.kwargs = (x, [after], weight, eps), {}
+        return
+    aten, call = torch.ops.aten, node.graph.call_function
+    with node.graph.inserting_before(node):
+        padded = call(aten.constant_pad_nd.default, (x, [0, before - after], 0.0))
+        whole = call(aten.layer_norm.default, (padded, [before], None, None, norm.eps))
+        y = call(aten.mul.Tensor, (call(aten.slice.Tensor, (whole, -1, 0, after)), weight))
+        y = y if bias is None else call(aten.add.Tensor, (y, bias))
+    node.replace_all_uses_with(y)
+    node.graph.erase_node(node)
 
 
 def _where(node: fx.Node) -> str:
