@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import paring as pr
@@ -143,6 +144,17 @@ def test_a_file_that_does_not_come_back_is_not_kept(tmp_path: Path, monkeypatch:
         pr.pack(resnet(), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.pare"]
+
+
+def test_a_network_file_whose_mark_is_damaged_is_no_file_of_others(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    pr.save(nn.Linear(2, 2), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b'"paring"', b'"piring"', 1))
+    with pytest.raises(pr.PareError, match="net.safetensors is damaged: .* not under its name"):
+        Shards([path])
+    save_file({"w": torch.ones(2)}, path, {"format": "pt", "notes": "trained with modules"})
+    assert Shards([path]).manifest is None
 
 
 def test_safetensors_and_back(tmp_path: Path) -> None:

@@ -60,6 +60,11 @@ class Shards(Mapping[str, Tensor]):
                 if name in self._where:
                     raise PareError(f"both {self._where[name]} and {path} hold {name!r}; name the files of one model")
                 self._where[name] = path
+            if KEY not in metadata and any(map(_is_manifest, metadata.values())):
+                raise PareError(
+                    f"{path} is damaged: what `pr.save` writes about a network is there, but not under its name. Save it again, or "
+                    "fetch it again."
+                )
             if KEY in metadata and len(paths) == 1:
                 try:
                     self.manifest = manifest_of(metadata[KEY], self, path)
@@ -76,6 +81,11 @@ class Shards(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._where)
+
+
+def _is_manifest(text: str) -> bool:
+    """Whether this is a manifest, and no note of others; a part of it may be damaged, too."""
+    return sum(f'"{key}"' in text for key in ("version", "ties", "modules", "tensors", "digest")) >= 3
 
 
 def save_stream(
