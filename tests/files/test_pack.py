@@ -151,7 +151,7 @@ def test_a_network_file_whose_mark_is_damaged_is_no_file_of_others(tmp_path: Pat
     pr.save(nn.Linear(2, 2), path)
     whole = path.read_bytes()
     path.write_bytes(whole.replace(b'"paring"', b'"piring"', 1))
-    with pytest.raises(pr.PareError, match="net.safetensors is damaged: .* not under its name"):
+    with pytest.raises(pr.PareError, match=r"is damaged: .* not under its name"):
         Shards([path])
     save_file({"w": torch.ones(2)}, path, {"format": "pt", "notes": "trained with modules"})
     assert Shards([path]).manifest is None
