@@ -6,7 +6,6 @@ from paring.core.clock import Clock, in_steps, steps_or_share
 from paring.core.file_error import FileError
 from paring.core.first_name import first_name, hashed_as
 from paring.core.gate import Gate, noise_dtype
-from paring.core.gated_parameters import share_slices, why_not_sliced
 from paring.core.inputs import Example, Inputs
 from paring.core.kinds import Kind, derived, gateable, kind_of, kinds, register, sized, stock_class
 from paring.core.layers import Gated, GatedCall, PlaceKind
@@ -14,7 +13,7 @@ from paring.core.method import GOALS, Method, Probe, Removal, Rewind, Stack
 from paring.core.mount import factors, gate_shape, gated_layers, gates, put, release, share, strip
 from paring.core.packed import GatedPacked, named_weight, packed_name
 from paring.core.padded_layer_norm import PaddedLayerNorm
-from paring.core.places import PLACE_KINDS, At, Place, PlacedKind, Places, names_layer, settle_places
+from paring.core.places import PLACE_KINDS, At, Place, Places, names_layer, settle_places
 from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
 from paring.core.sharding import is_sharded
@@ -46,7 +45,6 @@ __all__ = [
     "ParingWarning",
     "Place",
     "PlaceKind",
-    "PlacedKind",
     "Places",
     "Probe",
     "Progress",
@@ -85,7 +83,6 @@ __all__ = [
     "set_attachment",
     "settle_places",
     "share",
-    "share_slices",
     "short_repr",
     "sized",
     "steps_or_share",
@@ -95,6 +92,5 @@ __all__ = [
     "unwrapped",
     "validate",
     "warn",
-    "why_not_sliced",
     "wrappers",
 ]

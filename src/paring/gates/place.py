@@ -31,7 +31,6 @@ from paring.core import (
     At,
     Gate,
     Place,
-    PlacedKind,
     PlaceKind,
     Places,
     Refusal,
@@ -40,9 +39,10 @@ from paring.core import (
     names_layer,
     put,
     share,
-    share_slices,
 )
 from paring.core.fused_encoder import unfuse
+from paring.core.gated_parameters import share_slices
+from paring.core.places import PlacedKind
 from paring.cost import CostModel, Openness
 from paring.gates.coupled import Mount, choose_mounts, covers_layer, group_size
 from paring.gates.stream import stream_mounts

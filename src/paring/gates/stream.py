@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from paring.analysis import Group, Wiring
-from paring.core import PlaceKind, Refusal, why_not_sliced
+from paring.core import PlaceKind, Refusal
+from paring.core.gated_parameters import why_not_sliced
 from paring.gates.coupled import Mount, entries
 from paring.gates.why_not_gateable import of_carrier, of_layer
 
