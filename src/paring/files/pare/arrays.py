@@ -133,7 +133,7 @@ def _found(
     never = (bits.itemsize == 2 or bits.size >= _MANY) and _never_quantised(bits)
     found = levels.find(bits) if bits.itemsize != 2 and not never else None
     if numbers is not None and (found is None or (found.kind == "table" and found.size > _FEW)):
-        grouped, memory.groups = grouping.find(bits, numbers, _matrix(bits.shape)[1], memory.groups)
+        grouped, memory.groups = grouping.find(bits, numbers, _matrix(bits.shape)[1], memory.groups, deep > 0)
         if grouped is not None:
             own = _leveled(grouped, deep)
             if found is None or own.bits() < found.bits():

@@ -20,6 +20,7 @@ from paring.files.pare.groups import Floats, Form, computed
 Bits = NDArray[Any]
 SIZE = 256
 _DECADES = 7
+_NEARLY = 1e-5  # of the largest, by which a line through the levels may be off
 _CLOSE = 3  # float32 numbers on each side of a rough scale that are tried
 _AROUND = 24  # float32 numbers on each side of a rough offset that are tried
 
@@ -86,6 +87,8 @@ def learn_dynamic(some: Bits, form: Form) -> Dynamic | None:
             return None
         slope = (centred * values).sum(1) / spread
         offset = np.median(values.mean(1) - slope * number.mean(1))
+    if np.abs(values - offset - slope[:, None] * number).max() > _NEARLY * np.abs(values).max():
+        return None
     rough = np.array([offset], dtype=np.float32).view(np.int32)
     for place in range(2 * _AROUND + 1):
         away = (place + 1) // 2 * (1 if place % 2 else -1)

@@ -311,7 +311,7 @@ def learn_book(some: Bits, form: Form) -> Book | None:
     top = np.abs(values).max(1)
     values, low, high, top = values[top > 0], low[top > 0], high[top > 0], top[top > 0]
     share = np.sort((values / top[:, None]).reshape(-1))
-    if not len(share):
+    if not len(share) or share[0] >= 0:
         return None
     slack = 8 * _SLACK[form.rounding]
     cuts = np.flatnonzero(np.diff(share) > slack * np.abs(share[1:]) + 1e-9) + 1

@@ -28,7 +28,9 @@ _NEAR = 16
 _BLOCK = 1 << 15
 
 
-def find(bits: Bits, rounding: Rounding, columns: int, known: Kind | None = None) -> tuple[Groups | None, Kind | None]:
+def find(
+    bits: Bits, rounding: Rounding, columns: int, known: Kind | None = None, nested: bool = False
+) -> tuple[Groups | None, Kind | None]:
     """The groups of a tensor of unsigned bit patterns; None when it has none.
 
     Args:
@@ -36,6 +38,7 @@ def find(bits: Bits, rounding: Rounding, columns: int, known: Kind | None = None
         rounding: the type of the numbers.
         columns: entries of a row.
         known: how the piece before this one was made.
+        nested: these are scales themselves.
 
     Returns:
         The groups, and how they are made.
@@ -45,6 +48,8 @@ def find(bits: Bits, rounding: Rounding, columns: int, known: Kind | None = None
         return None, None
     if rounding == "float32":
         flat, rounding = _narrow(flat)
+        if nested and rounding != "float32":
+            return None, None  # half of their bits is not worth the search
     if not _ordinary(flat, rounding):
         return None, None
     if known is not None and known.form.rounding == rounding and flat.size % known.form.size == 0:

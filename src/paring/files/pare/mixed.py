@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 from paring.files.pare import mixing, varint
 from paring.files.pare.entropy import Chances, Decoder, Encoder, Symbols, adaptive_bits, binary_bits
 from paring.files.pare.error import PareError
+from paring.files.pare.logs import information
 from paring.files.pare.mixing import MOST_LAGS, Flags, Ints, Mix, Where
 
 WHOLE = 1 << 18  # positions that are all looked at when planning; of more
 SAMPLE_STEPS, SAMPLE_LANES = 128, 256  # so many
+_GLANCE, _GLANCE_STEPS = 1 << 13, 64  # positions that tell, where few symbols are 0, whether contexts promise anything
+_RARE, _PROMISING = 0.3, 0.99
 FARTHEST = 1 << 20
 FREE_STEPS, BYTES_PER_STEP = 4096, 1024
 _WORTH = 10.0  # bits that a feature has to save: about what its weight costs
@@ -73,14 +76,26 @@ def plan(symbols: Symbols, size: int, below: int, strides: tuple[int, ...]) -> P
         below: size of the first set.
         strides: distances along columns that may matter, such as the sizes of kernels.
     """
+    if symbols.size > 4 * _GLANCE and np.count_nonzero(symbols == 0) < _RARE * symbols.size:
+        glance = _planned(symbols, size, below, strides, _GLANCE, _GLANCE_STEPS, _GLANCE // _GLANCE_STEPS)
+        alone = information(np.bincount(symbols.reshape(-1), minlength=size).astype(np.int64))
+        if glance is None or glance.bits > _PROMISING * alone:
+            return None
+    return _planned(symbols, size, below, strides, WHOLE, SAMPLE_STEPS, SAMPLE_LANES)
+
+
+def _planned(
+    symbols: Symbols, size: int, below: int, strides: tuple[int, ...], whole: int, some_steps: int, some_lanes: int
+) -> Plan | None:
+    """`plan`, which looks at `some_steps` of `some_lanes` of matrices of more than `whole` positions."""
     best: Plan | None = None
     for axis in (1, 0):
         view = symbols if axis == 0 else symbols.T
         if not allowed(len(view), view.size) or min(view.shape) < 2:
             continue
-        first = max(0, len(view) - SAMPLE_STEPS) // 2  # what is in the middle is like the rest, what is first often not
-        block = slice(first, first + SAMPLE_STEPS)
-        part = view if view.size <= WHOLE else view[block, :: -(-view.shape[1] // SAMPLE_LANES)]
+        first = max(0, len(view) - some_steps) // 2  # what is in the middle is like the rest, what is first often not
+        block = slice(first, first + some_steps)
+        part = view if view.size <= whole else view[block, :: -(-view.shape[1] // some_lanes)]
         part = np.ascontiguousarray(part)
         scale = view.size / part.size
         lagged = strides if axis == 1 else ()
