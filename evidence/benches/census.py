@@ -290,7 +290,7 @@ def _version(package: str) -> str:
 
 
 def _short(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).replace(tempfile.gettempdir(), "").split())
     return text if len(text) <= 200 else text[:199] + "…"
 
 

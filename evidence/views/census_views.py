@@ -56,7 +56,9 @@ def _counts(name: str, rows: list[Row]) -> list[str]:
 def rows_view(results: Results) -> str:
     """One line per architecture; what is not as it should be in words."""
     heads = ("architecture", "package", "groups gated", "removed", "possible", "form", "CPU seconds", "what is not so")
-    return markdown(heads, [_line(row) for row in sorted(results.rows, key=lambda row: (row["package"], row["run"]))], 2)
+    return markdown(
+        heads, [_line(row) for row in sorted(results.rows, key=lambda row: (row["package"], row["run"]))], 2
+    )
 
 
 def _line(row: Row) -> list[str]:

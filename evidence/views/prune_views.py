@@ -77,8 +77,8 @@ def times_view(results: Results) -> str:
     rows = [row for row in results.rows if "step" in row]
     lines = [
         [
-            NETS.get(row["model"], row["model"]),
-            row["method"],
+            _network(row),
+            str(row["method"]),
             _share(row["macs"]),
             _share(row["latency"]),
             _share(row["step"]),
@@ -92,10 +92,14 @@ def latencies_view(results: Results) -> str:
     """Budgets of latency: asked, predicted from the table of layers, measured."""
     rows = [row for row in results.rows if "predicted" in row]
     lines = [
-        [NETS.get(row["model"], row["model"]), *(_share(row[name]) for name in ("budget", "predicted", "latency"))]
+        [_network(row), *(_share(row[name]) for name in ("budget", "predicted", "latency"))]
         for row in sorted(rows, key=lambda row: (_order(row), -row["budget"]))
     ]
     return markdown(["network", "asked", "predicted", "measured"], lines, 1)
+
+
+def _network(row: Row) -> str:
+    return str(NETS.get(row["model"], row["model"]))
 
 
 def _order(row: Row) -> int:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from evidence.views.bench_views import BENCH_VIEWS
 from evidence.views.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
+from evidence.views.census_views import CENSUS_VIEWS
 from evidence.views.density_views import (
     COST,
     MAIN,
@@ -24,7 +25,6 @@ from evidence.views.density_views import (
 )
 from evidence.views.ftprop_views import FTPROP_VIEWS
 from evidence.views.hard_views import hard_chart, hard_view
-from evidence.views.census_views import CENSUS_VIEWS
 from evidence.views.prune_views import PRUNE_VIEWS
 from paring.cli.grid import NETWORKS, Column, grid, key_column, markdown, spread, stat_column
 from paring.cli.human import DASH, NUMBERS, change, exact, percent, seconds, size
