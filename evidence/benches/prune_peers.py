@@ -34,12 +34,14 @@ def macs(net: nn.Module, subject: Subject) -> int:
     return found
 
 
-def ours(search: Search) -> Cut:
+def ours(search: Search, multiple_of: int = 1) -> Cut:
     """`pr.prune` without training."""
 
     def cut(subject: Subject, net: nn.Module, share: float) -> nn.Module:
         calibration = list(islice(subject.parts().train, BATCHES))
-        small, _ = pr.prune(net, calibration, classify, to=pr.Budget(macs=share), epochs=0, search=search)
+        small, _ = pr.prune(
+            net, calibration, classify, to=pr.Budget(macs=share, multiple_of=multiple_of), epochs=0, search=search
+        )
         return small
 
     return cut

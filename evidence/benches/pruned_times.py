@@ -21,13 +21,16 @@ import paring as pr
 from evidence.benches import prune_peers as peers
 from evidence.benches.book import Asked, Book
 from evidence.benches.prune_subjects import SUBJECTS, Subject, classify
-from evidence.benches.trained_networks import WAYS, trained
+from evidence.benches.trained_networks import FURTHER, WAYS, trained
 from paring.cost import latency, ratio
 from paring.cost.latency import in_turns
 
 SHOWN = ("resnet20", "resnet8", "vit", "gpt")
 LATENCIES = (0.7, 0.5)
-_COMPARED = ("paring", "Torch-Pruning, L2", "uniform by magnitude")
+_COMPARED = {
+    name: (WAYS | FURTHER)[name]
+    for name in ("paring", "paring, widths in eights", "Torch-Pruning, L2", "uniform by magnitude")
+}
 _BATCH = 64
 
 
@@ -57,11 +60,11 @@ def run(asked: Asked) -> Path:
 def _cut(subject: Subject, share: float, asked: Asked) -> list[dict[str, Any]]:
     net = trained(subject, asked.runs / "prune")
     nets, seconds = {"dense": net}, {}
-    for way in _COMPARED:
+    for way, how in _COMPARED.items():
         torch.manual_seed(1_000)
         began = time.process_time()
         try:
-            nets[way] = WAYS[way].cut(subject, net, share)
+            nets[way] = how.cut(subject, net, share)
         except RuntimeError:  # a peer may not come down to the budget
             continue
         seconds[way] = time.process_time() - began

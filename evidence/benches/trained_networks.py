@@ -44,6 +44,7 @@ WAYS: dict[str, Way] = {
     "widths of paring, from scratch": Way(peers.ours(Search()), fresh=True),
 }
 FURTHER: dict[str, Way] = {
+    "paring, widths in eights": Way(peers.ours(Search(), multiple_of=8)),
     "Torch-Pruning, Hessian": Way(peers.torch_pruning("GroupHessian")),
     "paring, one round": Way(peers.ours(Search(rounds=1))),
     "paring, without repair": Way(peers.ours(Search(repair=False))),
