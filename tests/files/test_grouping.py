@@ -44,24 +44,24 @@ def entropy(levels: Tensor) -> float:
 @pytest.mark.parametrize(
     ("quantise", "size", "offsets"),
     [
-        (quantisers.symmetric, 16, {""}),
-        (quantisers.symmetric, 32, {""}),
-        (quantisers.symmetric, 256, {""}),
-        (quantisers.with_zero_points, 32, {"", "shift"}),
-        (quantisers.with_zero_points, 128, {"", "shift"}),
-        (quantisers.tinygemm, 32, {"add"}),
-        (quantisers.tinygemm, 128, {"add"}),
-        (quantisers.nf4, 64, {""}),
-        (quantisers.nf4_narrow, 64, {""}),
-        (quantisers.q4_0, 32, {""}),
-        (quantisers.q4_1, 32, {"add", "fused"}),
-        (quantisers.q8_0, 32, {""}),
-        (quantisers.doubly, 16, {""}),
+        (quantisers.symmetric, 16, ("",)),
+        (quantisers.symmetric, 32, ("",)),
+        (quantisers.symmetric, 256, ("",)),
+        (quantisers.with_zero_points, 32, ("", "shift")),
+        (quantisers.with_zero_points, 128, ("", "shift")),
+        (quantisers.tinygemm, 32, ("add",)),
+        (quantisers.tinygemm, 128, ("add",)),
+        (quantisers.nf4, 64, ("",)),
+        (quantisers.nf4_narrow, 64, ("",)),
+        (quantisers.q4_0, 32, ("",)),
+        (quantisers.q4_1, 32, ("add", "fused")),
+        (quantisers.q8_0, 32, ("",)),
+        (quantisers.doubly, 16, ("",)),
     ],
     ids=lambda one: getattr(one, "__name__", str(one)),
 )
 def test_groups_of_known_quantisers_are_found(
-    quantise: Quantiser, size: int, offsets: set[str], dtype: torch.dtype, tmp_path: Path
+    quantise: Quantiser, size: int, offsets: tuple[str, ...], dtype: torch.dtype, tmp_path: Path
 ) -> None:
     code, bits = through(quantise(WEIGHTS, size, dtype) + 0.0, tmp_path / "a")
     assert code.levels == "groups"
