@@ -183,3 +183,10 @@ def test_what_was_closed_and_stayed_is_said(trained: Residual) -> None:
     within, beyond = (replace(pruned, removal=replace(pruned.removal, parameters=(before, n))) for n in (after, before))
     assert not within.notes
     assert any("of the parameters were to stay, and 100.0% did" in note for note in beyond.notes)
+
+
+def test_a_share_of_nothing_and_a_loss_without_a_graph_are_refused_in_words() -> None:
+    with pytest.raises(TypeError, match=r"of what\? .*pr.Budget\(macs=0.5\)"):
+        pr.prune(seeded(mlp), batches((5,)), to=0.5)  # type: ignore[call-overload]
+    with pytest.raises(ValueError, match=r"returned a float; return the tensor itself, without .item\(\)"):
+        pr.prune(seeded(mlp), batches((5,)), lambda net, x: float(net(x[0]).sum()), to=pr.Budget(macs=0.5))

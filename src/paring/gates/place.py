@@ -231,7 +231,9 @@ def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Sit
     if reason is not None:
         return reason
     mounts = choose_mounts(group, wiring, modules)
-    return mounts if isinstance(mounts, Refusal) else _mounted(group, wiring, mounts)
+    if isinstance(mounts, Refusal):
+        return mounts
+    return _mounted(group, wiring, mounts) if mounts else Refusal("no layer of it can carry a gate")
 
 
 def _mounted(group: Group, wiring: Wiring, mounts: tuple[Mount, ...]) -> Site:

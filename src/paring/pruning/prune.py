@@ -153,6 +153,10 @@ def prune(
         Diverged: the loss is not finite any more while training.
         CheckpointError: the folder belongs to another call.
     """
+    if isinstance(to, int | float):
+        raise TypeError(
+            f"prune(to={to}): of what? Give a Budget: to=pr.Budget(macs={to}), or params=, latency=, bytes=, memory="
+        )
     net, budgets = multiplied_in(plain_net(net, "prune")), [to] if isinstance(to, Budget) else list(to)
     how = _length(epochs, training)
     _check(net, batches, validate, budgets, how)

@@ -220,8 +220,10 @@ def scalar(value: object) -> Tensor:
         ValueError: it is no scalar tensor.
     """
     if not isinstance(value, Tensor) or value.numel() != 1:
+        shaped = isinstance(value, Tensor)
         got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ValueError(f"loss(net, batch) has to return a scalar tensor, and returned {got}; take its mean")
+        advice = "take its mean" if shaped else "return the tensor itself, without .item()"
+        raise ValueError(f"loss(net, batch) has to return a scalar tensor, and returned {got}; {advice}")
     return value.reshape(())
 
 
