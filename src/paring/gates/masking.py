@@ -79,8 +79,10 @@ def mask_of(net: nn.Module, site: Site) -> MaskGate:
 
 
 def weight_of(net: nn.Module, site: Site) -> nn.Parameter:
-    """The weight on which the gate at `site` sits."""
-    return net.get_parameter(site.parameter)
+    """The weight on which the gate at `site` sits; a plain tensor while a sharded network is whole."""
+    path, _, leaf = site.parameter.rpartition(".")
+    weight: nn.Parameter = getattr(net.get_submodule(path), leaf)
+    return weight
 
 
 def weights_of(net: nn.Module, found: Sequence[Site]) -> dict[str, nn.Parameter]:
