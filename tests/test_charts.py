@@ -58,3 +58,8 @@ def test_shared_charts_are_those_that_are_drawn_anew(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(plots, "_chart", Drawn(chart))
     assert drawn() == drawn() == anew
     assert len(asked) == len(anew) == len(set(anew))
+
+
+def test_names_that_cannot_be_drawn_are_escaped() -> None:
+    assert "\udc80" not in bar_chart({"a\udc80": 1.0, "b": 2.0}, xlabel="x\udc81", title="t\udc82")
+    assert "\udc80" not in line_chart({"a\udc80": ([1.0, 2.0], [1.0, 2.0])}, xlabel="x", ylabel="\udc81", title="t")
