@@ -18,7 +18,6 @@ from typing import Any
 
 from paring.cli.human import short
 from paring.cli.looks import INK, PALETTE, colour_of, looks
-from paring.core.printable import printable, printable_lines
 
 Numbers = Sequence[float]
 Points = tuple[Numbers, Numbers]
@@ -139,7 +138,7 @@ def bar_chart(
             axes.barh(place, value, height=0.6, color=colour, alpha=0.85)
             if high > low:
                 axes.errorbar(value, place, xerr=[[value - low], [high - value]], color=INK, capsize=4, linewidth=1.6)
-        axes.set_yticks(range(len(rows)), [printable(name) for name in rows])
+        axes.set_yticks(range(len(rows)), [_drawable(name) for name in rows])
         axes.invert_yaxis()
         if reference is not None:
             axes.axvline(reference, color=INK, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -200,7 +199,7 @@ def _chart(
         def __call__(self, x: float, pos: int | None = None) -> str:
             return self.text_of(x) if super().__call__(x, pos) else ""
 
-    xlabel, ylabel, title = (printable_lines(text) for text in (xlabel, ylabel, title))
+    xlabel, ylabel, title = map(_drawable, (xlabel, ylabel, title))
     told = json.dumps([kind, list(data.items()), xlabel, ylabel, title, logx, logy, percent, extra], default=list)
     inputs = hashlib.sha256(told.encode()).hexdigest()[:12]
     whole = kind == "line" and all(float(x).is_integer() for xs, *_ in data.values() for x in xs)
@@ -264,9 +263,14 @@ def _tidy(svg: str, inputs: str, stamp: str, title: str) -> str:
     return f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>\n<!-- {stamp} -->{body}\n'
 
 
+def _drawable(text: str) -> str:
+    """The text with lone surrogates escaped: no font has them."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _label(name: str) -> str:
     """The name as a legend shows it; matplotlib would leave out one that starts with an underscore."""
-    shown = printable(name)
+    shown = _drawable(name)
     return f"\u2009{shown}" if shown.startswith("_") else shown
 
 
