@@ -22,6 +22,7 @@ from paring.pruning.importance import Fisher, Importance
 from paring.pruning.knapsack import Choice, choose
 from paring.pruning.latency_table import LatencyTable
 from paring.pruning.norms import renew_statistics
+from paring.pruning.pruned import over
 from paring.pruning.repair import Repair
 from paring.pruning.space import Bytes, Memory
 from paring.pruning.tune import Loss
@@ -155,7 +156,9 @@ def cut(
             aim = _AIMS[name] * budget.targets[name]
             if share > aim or all(one <= _AIMS[other] * budget.targets[other] for other, one in got.items()):
                 asked[name] = min(max(asked[name] * aim / share, 0.5 * asked[name]), 1.0)
-    best = min(found, key=lambda one: one[0])[1]
+    best = min(found, key=lambda one: (bool(over(one[1].shares, budget)), one[0]))[
+        1
+    ]  # one that meets it, if there is any
     if best is not standing:
         repair.apply(best.mask)
         renew_statistics(gated.net, how.seen, how.loss)
