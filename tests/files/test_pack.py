@@ -228,7 +228,10 @@ save_stream(folder / "b.out", file.entries, file.tensors(), file.manifest)
 
 def anonymous(process: int | str) -> int:
     """Bytes of memory that a process has for itself, without files that are mapped; 0 when it has ended."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):  # it ended, and its parent has collected it
+        return 0
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
 
 
