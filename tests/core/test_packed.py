@@ -176,10 +176,14 @@ def test_copies_pickles_states_and_types_keep_the_gates(name: str) -> None:
 @pytest.mark.parametrize("name", ["lstm", "gru", "rnn", "attention"])
 def test_autocast(name: str) -> None:
     make, _ = LAYERS[name]
-    layer, _ = masked(make())
-    x = X.float()
+    plain, (layer, _), x = make(), masked(make()), X.float()
+    inputs = (x, x, x) if name == "attention" else (x,)
     with torch.autocast("cpu", torch.bfloat16):
-        out = flat(layer(x, x, x) if name == "attention" else layer(x))[0]
+        try:
+            plain(*inputs)
+        except RuntimeError as error:
+            pytest.skip(f"torch itself cannot here: {error}")
+        out = flat(layer(*inputs))[0]
     out.float().sum().backward()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.parameters())
 

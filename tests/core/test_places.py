@@ -106,6 +106,8 @@ def test_layers_are_named_and_shortened() -> None:
         sites(net, found, "weights:0.2")
     with pytest.raises(ValueError, match=r"no layer '5' .did you mean '5\.\*'"):
         sites(net, found, "weights:!5")
+    with pytest.raises(ValueError, match=r"joined by '\|': 'weights:!0\.0\|!1'"):
+        sites(net, found, "weights:!0.0, !1")
     with pytest.raises(ValueError, match=r"no layer '0\.1'"):  # it has nothing to prune
         sites(net, found, "weights:0.1")
 
@@ -115,3 +117,17 @@ def test_trainings_in_isolation_take_the_searchs_places() -> None:
     plainly = Retrain(search, 1)
     assert digest(Retrain(search, 1, at="weights")) == digest(plainly)
     assert plain(Retrain(search, 1, at=["weights:fc1"]))["at"] == "weights:fc1"
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        (["units:!a", "units:!b"], ("units:!a|!b",)),
+        (["units:Conv2d", "units:!b"], ("units:Conv2d|!b",)),
+        (["units", "weights:fc", "units:!a"], ("units:!a", "weights:fc")),
+        (["units:a", "units:c|!b", "weights:!d"], ("units:a", "units:c|!b", "weights:!d")),
+    ],
+)
+def test_what_only_excludes_holds_in_all_places_of_its_kind(given: list[str], written: tuple[str, ...]) -> None:
+    assert Places.of(given).written == written
+    assert Places.of(Places.of(given)) == Places.of(given)

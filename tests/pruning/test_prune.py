@@ -153,6 +153,8 @@ def test_mappings_and_losses_of_their_own() -> None:
         ({"net": nn.Sequential(nn.Linear(5, 3))}, "no place for gates"),
         ({"net": mlp().requires_grad_(False)}, "requires_grad"),
         ({"loss": lambda net, batch: batch[0].sum()}, "did not call the network"),
+        ({"loss": nn.functional.cross_entropy}, r"is called as loss\(net, batch\)"),
+        ({"loss": lambda batch: batch}, r"takes 1 positional .*is called as loss\(net, batch\)"),
         ({"loss": lambda net, batch: net(batch[0]).mean() * float("nan"), "validate": None}, "finite"),
         ({"epochs": 1, "training": Tune(2)}, "two lengths"),
     ],

@@ -38,7 +38,8 @@ IMPORTANCES: dict[ImportanceName, Importance] = {"fisher": Fisher(), "taylor": T
 JOB = """a job file is ordinary Python; paring prune --init [FILE] writes a commented one that runs as it is:
   net()                   the trained network
   batches()               training data that can be gone through several times: a DataLoader, a list
-and if wanted:
+
+and, if wanted,
   loss(net, batch)        a scalar; else cross-entropy for pairs, net(**batch).loss for mappings
   metric(net)             a number, such as the accuracy, shown before and after
   validate()              held-out batches, on which the loss is reported

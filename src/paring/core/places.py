@@ -1,7 +1,8 @@
 """Where a method acts, as its `at=` says: `"units"`, `"weights:!fc2"`, `["units:Conv2d", "inputs:Linear"]`.
 
 A place is `KIND` or `KIND:SELECTOR`. KIND is `units`, `inputs`, `weights`, `heads`, `blocks` or `stream`. SELECTOR is a layer type (`Conv2d`), a
-module name, or a pattern over names (`features.*`), several of them joined by `|`; a leading `!` excludes.
+module name, or a pattern over names (`features.*`), several of them joined by `|`; a leading `!` excludes, from all places of
+its kind where nothing else is said.
 
 Every method turns its `at` into one value, `Places`, with one function, `settle_places`: a kind that is misspelt, or that the
 method cannot take, is refused when the method is made. Which layers there are is known when it is attached.
@@ -74,6 +75,11 @@ class Place:
         """What the selector is put together from, each with its `!`."""
         return tuple(part for part in self.selector.split("|") if part)
 
+    @property
+    def excludes(self) -> bool:
+        """Whether it does nothing but leave layers out."""
+        return bool(self.parts) and all(part.startswith("!") for part in self.parts)
+
     def selects(self, name: str, module: nn.Module) -> bool:
         """Whether the selector takes this layer."""
         return self.selects_group({name: module})
@@ -107,6 +113,8 @@ class Places(Shorthand):
     def of(cls, at: At, owner: str = "", kinds: Sequence[str] = PLACE_KINDS) -> Places:
         """One place or several, from a text, a list or tuple of texts, or what this function made before.
 
+        A place that only excludes leaves its layers out of all places of its kind: `["units:!a", "units:!b"]` is `"units:!a|!b"`.
+
         Args:
             at: as the user gave it.
             owner: whose they are, for messages: "GMP".
@@ -125,7 +133,7 @@ class Places(Shorthand):
             raise ValueError(
                 f"{owner or 'places'}(at={at!r}): name at least one place; write for example {_examples(kinds)}"
             )
-        return cls(tuple(str(Place.parse(place, owner, kinds)) for place in given))
+        return cls(tuple(map(str, _joined([Place.parse(place, owner, kinds) for place in given]))))
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -147,6 +155,22 @@ class Places(Shorthand):
 
 
 At: TypeAlias = str | Sequence[str] | Places
+
+
+def _joined(places: Sequence[Place]) -> list[Place]:
+    """The same, with what only excludes in every place of its kind: each alone would let in what another leaves out."""
+    out: dict[PlacedKind, list[str]] = {place.kind: [] for place in places}
+    for place in places:
+        if place.excludes:
+            out[place.kind] += place.parts
+    found: list[Place] = []
+    taken = {place.kind for place in places if not place.excludes}
+    for place in places:
+        if not place.excludes or place.kind not in taken:
+            taken.add(place.kind)
+            parts = () if place.excludes else place.parts
+            found.append(Place(place.kind, "|".join([*parts, *out[place.kind]])))
+    return found
 
 
 def settle_places(method: Any, *kinds: str) -> None:

@@ -158,9 +158,14 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise _unreadable(path, error) from error
     _refuse_state(path, tensors)
     try:
-        text = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY)["__metadata__"][KEY]
+        told = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY).get("__metadata__", {})
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
+    if (text := told.get(KEY)) is None:
+        raise FileError(
+            f"{path} holds tensors, but not what paring.save writes beside them: another program wrote it, or it is damaged. "
+            "For another program's file: net.load_state_dict(safetensors.torch.load_file(path))."
+        )
     return manifest_of(text, tensors, path), tensors
 
 

@@ -155,6 +155,8 @@ def _check_names(place: Place, net: nn.Module, wiring: Wiring, modules: dict[str
         within = [name for name in layers if name.startswith(f"{part}.")]
         close = [f"{part}.*"] if within else get_close_matches(part, layers, 1)
         meant = f" (did you mean '{close[0]}'?)" if close else ""
+        if "," in part:
+            meant = f" (several are joined by '|': '{place.kind}:{place.selector.replace(' ', '').replace(',', '|')}')"
         names = [name or "(the network itself)" for name in layers]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise ValueError(

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Wiring, wiring
-from paring.core import At, Inputs, gated_layers, kind_of
+from paring.core import At, Inputs, Refusal, gated_layers, kind_of
 from paring.core.fresh import refresh
 from paring.cost import Cost, CostModel, Openness
-from paring.gates import Site, live, put_gate, replaced, sites
+from paring.gates import Site, live, put_gate, replaced, site_of, sites
 from paring.pruning.probe_gate import ProbeGate
 
 
@@ -143,12 +143,18 @@ class GatedCopy:
             gate.take(1)
 
     @property
-    def uncut(self) -> tuple[str, ...]:
-        """Layers that no gate reaches: none of their units has one, and they are in no branch that has."""
+    def uncut(self) -> dict[str, str]:
+        """Layers that no gate reaches (none of their units has one, and they are in no branch that has), and why."""
         gated = {name for site in self.sites for name in site.layers}
         closing = {site.layer for site in self.sites if site.kind == "blocks"}
         gated |= {name for branch in self.wiring.branches if branch.name in closing for name in branch.members}
-        return tuple(layer.name for layer in self.wiring.layers if layer.name not in gated)
+        modules, why = dict(self.net.named_modules(remove_duplicate=False)), dict[str, str]()
+        for group in self.wiring.groups:
+            made = site_of(group, self.wiring, modules)
+            reason = made.reason if isinstance(made, Refusal) else "`at` leaves them out"
+            for name in group.layers:
+                why.setdefault(name, reason)
+        return {layer.name: why.get(layer.name, "") for layer in self.wiring.layers if layer.name not in gated}
 
     def entries(self, number: int) -> dict[str, Tensor]:
         """Layers of this site: for each of their units the gate in the site that closes it, -1 for none."""

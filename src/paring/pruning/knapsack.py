@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from paring.methods.budget import SIZES
 from paring.pruning.gated import GatedCopy
 
 _STEPS = 100  # rounds in which the excess is worked off
@@ -118,11 +119,13 @@ def _check(gated: GatedCopy, targets: Targets, floors: Sequence[int], order: Ten
     few = torch.cat([_top(part, floor) for part, floor in zip(order.split(gated.sizes), floors, strict=True)])
     shares = _shares(gated, few, targets)
     if _worst(shares, targets) > 1:
-        asked = ", ".join(f"{name} {value:.3g}" for name, value in targets.items())
-        reach = ", ".join(f"{name} {value:.3g}" for name, value in shares.items())
+        words = {cost: word for word, cost in SIZES.items()}
+        asked = ", ".join(f"{words[name]}={value:.3g}" for name, value in targets.items())
+        least = ", ".join(f"{words[name]}={1.01 * value:.2g}" for name, value in shares.items())
         raise ValueError(
-            f"a budget of {asked} of the dense network cannot be met: with the fewest units in each of the {len(floors)} gated "
-            f"places it still takes {reach}. Ask for more, or gate more places (pr.groups shows them)"
+            f"Budget({asked}) cannot be met: with as few units as may stay in each of the {len(floors)} gated groups, and all that has "
+            f"no gate, the network still costs more. The least is about Budget({least}); pr.groups(net, example) shows what "
+            "has no gate, and why"
         )
 
 

@@ -264,7 +264,15 @@ def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
     net.eval()
     try:
         with torch.no_grad(), calls.of(net):
-            loss(net, seen[0])
+            try:
+                loss(net, seen[0])
+            except (TypeError, AttributeError) as error:  # what a loss of an answer and labels ends in
+                if calls.inputs is not None:
+                    raise
+                raise ValueError(
+                    f"loss failed before it called the network ({error}). It is called as loss(net, batch), with the network and "
+                    "a whole batch; for pairs: loss=lambda net, batch: my_loss(net(batch[0]), batch[1])"
+                ) from error
             if calls.inputs is None:
                 raise ValueError(
                     "loss(net, batch) did not call the network it was given, so nothing is known of its inputs: call net(...) in "

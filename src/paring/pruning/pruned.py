@@ -63,7 +63,7 @@ class Pruned:
         search_seconds: for choosing, repairing and removing.
         training: what training did.
         path: (share of the first cost, expected rise of the loss), as units went.
-        uncut: layers none of whose units had a gate; `pr.groups` says why.
+        uncut: layers none of whose units had a gate, each with the reason.
         predicted: shares that were predicted (latency, memory), where those in `shares` are measured.
     """
 
@@ -75,7 +75,7 @@ class Pruned:
     search_seconds: float
     training: Tuned
     path: tuple[tuple[float, float], ...]
-    uncut: tuple[str, ...] = ()
+    uncut: Mapping[str, str] = field(default_factory=dict)
     predicted: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -132,7 +132,7 @@ class Pruned:
             "train_seconds": self.training.seconds,
             "steps": self.training.steps,
             "path": [list(pair) for pair in self.path],
-            "uncut": list(self.uncut),
+            "uncut": dict(self.uncut),
             "notes": [*self.notes, *self.removal.notes],
         }
 
@@ -151,8 +151,9 @@ class Pruned:
         lines += ["", f"{'units of'.ljust(width)}  before  after  left"]
         for row in self.rows:
             lines.append(f"{_names(row).ljust(width)}  {row.before:6,}  {row.after:5,}  {row.after / row.before:4.0%}")
-        if self.uncut:
-            lines.append(f"units of {_named(self.uncut)} all stay: pr.groups(net, example) says why")
+        for reason in dict.fromkeys(self.uncut.values()):
+            layers = tuple(name for name, why in self.uncut.items() if why == reason)
+            lines.append(f"units of {_named(layers)} all stay" + (f": {reason}" if reason else ""))
         lines += self.removal.notes
         lines += [f"! {note}" for note in self.notes]
         return "\n".join(lines)
