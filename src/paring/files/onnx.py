@@ -18,6 +18,7 @@ from paring.core import Example, Inputs, plain_net
 from paring.core.atomic import atomic
 from paring.core.without_cache import without_cache
 from paring.files.free_sizes import dynamic_shapes, free_sizes, named_shapes
+from paring.files.onnx_sizes import rename_sizes
 
 TOLERANCE = 1e-4
 
@@ -120,7 +121,9 @@ def _write(net: nn.Module, inputs: Inputs, shapes: dict[str, Any] | None, trials
     except Exception as error:  # the exporter raises whatever the network's own code raises
         raise OnnxError(f"{type(net).__name__} cannot be exported: {_why(error)}") from error
     assert program is not None
-    program.save(path, external_data=False)
+    model = program.model_proto
+    rename_sizes(model)
+    onnx.save(model, path)
     onnx.checker.check_model(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
