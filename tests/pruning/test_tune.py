@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,10 @@ def test_the_teachers_term_is_its_formula(logits: bool) -> None:
     net, original = seeded(mlp).double(), seeded(mlp, 1).double()
     x, y = batches((5,))[0]
     x = x.double()
-    teaching = Teacher(weight=0.3, temperature=3.0).of(original, logits)
+    teaching = Teacher(weight=0.6, temperature=3.0).of(original, logits)
     with teaching.listening(net):
         task = cross_entropy(net, (x, y))
-        mixed = teaching.mix(task)
+        mixed = teaching.mix(task, 0.5)
     said, taught = net(x), original(x)
     if logits:
         p = (taught / 3).softmax(1)
@@ -94,10 +95,34 @@ def test_the_teacher_compares_classes(answer: tuple[int, ...], labels: tuple[int
     student = _Says(said)
     with teaching.listening(student):
         student(said)
-        term = teaching.mix(torch.zeros(()))
+        term = teaching.mix(torch.zeros(()), 0.0)
     rows = zip(said.movedim(axis, -1).reshape(-1, 3), taught.movedim(axis, -1).reshape(-1, 3), strict=True)
     naive = [((b / 2).softmax(0) * ((b / 2).softmax(0).log() - (a / 2).softmax(0).log())).sum() * 4 for a, b in rows]
     torch.testing.assert_close(term, torch.stack(naive).mean())
+
+
+def test_the_teacher_fades() -> None:
+    done = torch.linspace(0, 1, 101, dtype=torch.float64)
+    shares = torch.tensor([Teacher(weight=0.8).share(float(one)) for one in done], dtype=torch.float64)
+    torch.testing.assert_close(shares, 0.4 * (1 + (torch.pi * done).cos()))
+    assert shares[-1] == 0
+    assert {Teacher(weight=0.8, fades=False).share(float(one)) for one in done} == {0.8}
+
+
+def test_training_fades_the_teacher_from_its_first_step_to_its_last() -> None:
+    net, seen = seeded(mlp), list[float]()
+
+    class Watched:
+        def listening(self, net: nn.Module) -> AbstractContextManager[None]:
+            return nullcontext()
+
+        def mix(self, loss: torch.Tensor, done: float) -> torch.Tensor:
+            seen.append(done)
+            return loss
+
+    tune(net, batches((5,)), cross_entropy, Tune(2), teacher=Watched())
+    assert seen == [step / len(seen) for step in range(len(seen))]
+    assert len(seen) == 2 * len(batches((5,)))
 
 
 class _Says(nn.Module):
@@ -117,7 +142,7 @@ def test_a_single_number_is_taught_by_its_distance() -> None:
     student = _Says(said)
     with teaching.listening(student):
         student(said)
-        assert float(teaching.mix(torch.zeros(()))) == pytest.approx(((1 + 9) / 2) / 4.5)
+        assert float(teaching.mix(torch.zeros(()), 0.0)) == pytest.approx(((1 + 9) / 2) / 4.5)
 
 
 def test_modules_in_eval_mode_stay_so() -> None:

@@ -70,7 +70,7 @@ class PruneArguments:
         least: share of the units of each group that stays in any case.
         balance: how much groups are spared that became narrower than others; 0 goes by the loss right after the cut alone.
         multiple_of: widths come out as multiples of this, which processors like.
-        teacher: weight of the dense network's answers in the loss while training, from 0 (none) to 1.
+        teacher: weight of the dense network's answers in the loss at the first step of training, from 0 (none) to 1; it fades to nothing by the last.
         logits: what the network answers are logits, and the teacher compares them so, though the job has a loss of its own.
         model: the network, where `what` is a file of tensors.
         data: the data set, where `what` is a file of tensors.

@@ -1,12 +1,15 @@
 """The original network as the teacher (Hinton, Vinyals, Dean 2015).
 
-    loss = (1 - weight) · task + weight · T² · KL(softmax(teacher / T) ‖ softmax(student / T))
+    loss = (1 - w) · task + w · T² · KL(softmax(teacher / T) ‖ softmax(student / T)),  w = weight · (1 + cos(π · done)) / 2
 
+done: share of the training that is over. The teacher helps to get back to what it knows; by the end only the task counts, so that a
+network whose original was not trained to the end, or on other data, may become better than it.
 Where the answers are no logits of classes, the squared distance over the teacher's variance takes the KL's place.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,10 +28,11 @@ class Teacher:
     """How much the original network teaches.
 
     Args:
-        weight: share of the teacher's term in the loss, in [0, 1].
+        weight: share of the teacher's term in the loss, in [0, 1]; with `fades`, at the first step.
         temperature: softens both distributions.
         logits: whether the answers are logits of classes; None: if the loss is cross-entropy. Classes lie along the axis that the
             labels lack: the second for images of labels, else the last.
+        fades: whether the weight falls to zero, as a cosine; else it stays.
 
     Raises:
         ValueError: a number is out of its range.
@@ -37,10 +41,15 @@ class Teacher:
     weight: float = 0.5
     temperature: float = 2.0
     logits: bool | None = None
+    fades: bool = True
 
     def __post_init__(self) -> None:
         validate.within(self, "[0, 1]", "weight", what="a share of the loss,")
         validate.positive(self, "temperature")
+
+    def share(self, done: float) -> float:
+        """Share of the teacher's term when so much of the training is over, from 0 to 1."""
+        return self.weight * (0.5 * (1 + math.cos(math.pi * done)) if self.fades else 1.0)
 
     def of(self, net: nn.Module, logits: bool, axis: int = -1) -> Teaching:
         """The term that this network, in eval mode, teaches. axis: of the classes."""
@@ -79,8 +88,8 @@ class Teaching:
         with self._calls.of(net):
             yield
 
-    def mix(self, loss: Tensor) -> Tensor:
-        """The loss with the teacher's term on the student's last call.
+    def mix(self, loss: Tensor, done: float) -> Tensor:
+        """The loss with the teacher's term on the student's last call. done: share of the training that is over.
 
         Raises:
             ValueError: the student was not called, or answers no floats.
@@ -95,7 +104,8 @@ class Teaching:
         with torch.no_grad():
             taught = floats(self.net(*inputs.args, **inputs.kwargs))
         terms = [self._term(a.float(), b.float()) for a, b in zip(said, taught, strict=True)]
-        return (1 - self.how.weight) * loss + self.how.weight * torch.stack(terms).mean()
+        share = self.how.share(done)
+        return (1 - share) * loss + share * torch.stack(terms).mean()
 
     def _term(self, said: Tensor, taught: Tensor) -> Tensor:
         if self.axis is None or said.shape[self.axis] == 1:  # a single number has no distribution

@@ -39,8 +39,8 @@ class Adding(Protocol):
         """While this is on, what the network is called with and answers is noted."""
         ...
 
-    def mix(self, loss: Tensor) -> Tensor:
-        """The loss, with the term of what was noted last."""
+    def mix(self, loss: Tensor, done: float) -> Tensor:
+        """The loss, with the term of what was noted last. done: share of the training that is over."""
         ...
 
 
@@ -174,7 +174,7 @@ def tune(
                 opt.zero_grad()
                 with cast(net, how.autocast):
                     task = scalar(loss(net, batch))
-                    mixed = task if teacher is None else teacher.mix(task)
+                    mixed = task if teacher is None else teacher.mix(task, step / steps)
                 mixed.backward()
                 if how.clip:
                     nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], how.clip)
