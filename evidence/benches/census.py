@@ -24,9 +24,10 @@ from torch.utils import _pytree
 
 import paring as pr
 from evidence.benches.book import Asked, Book
-from evidence.benches.census_subjects import SUBJECTS, Wild
+from evidence.benches.census_subjects import SUBJECTS
 from evidence.benches.dead import randomise
 from evidence.benches.tools import lenient
+from evidence.benches.wild import Wild
 from paring.core import Inputs, release
 from paring.pruning import Magnitude, Search
 from paring.pruning.gated import GatedCopy
@@ -98,7 +99,8 @@ def measure(wild: Wild) -> tuple[dict[str, Any], GatedCopy | None]:
         net, example = wild.make()
     except Exception as error:  # a package that is missing, or that builds another way by now
         return {"status": f"not built: {_short(error)}"}, None
-    randomise(net, torch.Generator().manual_seed(0))
+    randomise(net, generator := torch.Generator().manual_seed(0))
+    _vary(net, generator)
     net, inputs = _doubled(net, example)
     row: dict[str, Any] = {"version": _version(wild.package), "dense_parameters": _parameters(net)}
     before, began = _memory(), time.process_time()
@@ -119,6 +121,16 @@ def measure(wild: Wild) -> tuple[dict[str, Any], GatedCopy | None]:
         "onnx": lambda: _onnx(small, inputs),
     }
     return {**row, **{name: _outcome(look) for name, look in tried.items()}, "status": "done"}, gated
+
+
+@torch.no_grad()
+def _vary(net: nn.Module, generator: torch.Generator) -> None:
+    """Parameters that are one number all over by initialisation, such as scales of layers: half to one and a half of it, or noise."""
+    for parameter in net.parameters():
+        first = parameter.flatten()[0]
+        if parameter.numel() > 1 and bool((parameter == first).all()):
+            noise = torch.rand(parameter.shape, generator=generator)
+            parameter.copy_(first * (0.5 + noise) if first else 0.2 * (noise - 0.5))
 
 
 def _doubled(net: nn.Module, example: Any) -> tuple[nn.Module, Inputs]:

@@ -24,6 +24,7 @@ from paring.analysis.labels import along, distinct, spread, uniform, varying
 from paring.analysis.loose import shrinks
 from paring.analysis.memory import base_name, is_inplace
 from paring.analysis.repeats import carries, cat, once, unlabelled
+from paring.analysis.response_norms import note_response
 from paring.analysis.state import State, blank, known, packet, place
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
@@ -201,7 +202,11 @@ def reduce(run: Interpreter, node: fx.Node, name: str, first: State) -> object:
         return _sum(run, node, first, lying[0])
     if over & set(lying):
         if set(lying) <= over:
-            if name == "mean" and over == {first.labels.dim() - 1} and note_mean(run, node, first):
+            last = over == {first.labels.dim() - 1}
+            known_mean = name == "mean" and (
+                (last and note_mean(run, node, first)) or (len(over) == 1 and note_response(run, node, first, lying[0]))
+            )
+            if known_mean:
                 value = _run(run, node, _value)
                 return State(unlabelled(value.shape), value)
             return run.barrier(node)

@@ -161,38 +161,38 @@ def _plain(run: Interpreter, mean: fx.Node) -> tuple[str, float, float, fx.Node]
     squares = mean.args[0]
     if not isinstance(squares, fx.Node) or (squared := _squared(squares)) is None:
         return None
-    added = _only_user(mean)
-    eps = _number(added, mean) if added is not None and base_name(added) == "add" else None
-    root = None if added is None else _only_user(added)
+    added = only_user(mean)
+    eps = number_added(added, mean) if added is not None and base_name(added) == "add" else None
+    root = None if added is None else only_user(added)
     if eps is None or eps <= 0 or added is None or root is None:
         return None
     kind = base_name(root)
     inverse = kind == "rsqrt" or (kind == "pow" and root.args[1] == -0.5)
-    scaled = _only_user(root)
+    scaled = only_user(root)
     if scaled is None or not (inverse or kind == "sqrt") or base_name(scaled) != ("mul" if inverse else "div"):
         return None
     others = [arg for arg in scaled.args if arg is not root]
-    if len(others) != 1 or _uncast(others[0]) is not _uncast(squared) or (not inverse and scaled.args[1] is not root):
+    if len(others) != 1 or uncast(others[0]) is not uncast(squared) or (not inverse and scaled.args[1] is not root):
         return None
-    times = _only_user(scaled)
+    times = only_user(scaled)
     while times is not None and base_name(times) in ops.CASTS and times.args[0] is scaled:
-        scaled, times = times, _only_user(times)
+        scaled, times = times, only_user(times)
     if times is None or base_name(times) != "mul":
         return None
     factor = next((arg for arg in times.args if arg is not scaled), None)
-    scale = None if not isinstance(factor, fx.Node) else _scale(run, factor)
+    scale = None if not isinstance(factor, fx.Node) else scale_behind(run, factor)
     return None if scale is None else (*scale, eps, root)
 
 
-def _scale(run: Interpreter, factor: fx.Node) -> tuple[str, float] | None:
+def scale_behind(run: Interpreter, factor: fx.Node) -> tuple[str, float] | None:
     """The parameter that a factor is made of, and what is added to it."""
-    held, offset = _uncast(factor), 0.0
+    held, offset = uncast(factor), 0.0
     if isinstance(held, fx.Node) and base_name(held) == "add":
         source = next((arg for arg in held.args if isinstance(arg, fx.Node)), None)
-        number = None if source is None else _number(held, source)
+        number = None if source is None else number_added(held, source)
         if number is None:
             return None
-        held, offset = _uncast(source), number
+        held, offset = uncast(source), number
     if not isinstance(held, fx.Node) or held.name not in run.captured.tensors:
         return None
     return run.captured.tensors[held.name], offset
@@ -206,19 +206,21 @@ def _squared(node: fx.Node) -> object:
     return None
 
 
-def _number(node: fx.Node, other: fx.Node) -> float | None:
+def number_added(node: fx.Node, other: fx.Node) -> float | None:
     """The number that a sum adds to the other operand."""
     numbers = [arg for arg in node.args if arg is not other]
     plain = len(node.args) == 2 and not node.kwargs and len(numbers) == 1
     return float(numbers[0]) if plain and isinstance(numbers[0], int | float) else None
 
 
-def _uncast(node: object) -> object:
+def uncast(node: object) -> object:
+    """What was cast to another type to give this."""
     while isinstance(node, fx.Node) and base_name(node) in ops.CASTS:
         node = node.args[0]
     return node
 
 
-def _only_user(node: fx.Node) -> fx.Node | None:
+def only_user(node: fx.Node) -> fx.Node | None:
+    """What alone uses this result."""
     users = [user for user in node.users if not packet(user.target).startswith("_assert")]
     return users[0] if len(users) == 1 else None

@@ -382,7 +382,7 @@ class Interpreter:
             norm.labels = groups[norm.labels]
         for feature in result.features:
             feature.labels = groups[feature.labels]
-            for unit in distinct(feature.labels).tolist():
+            for unit in () if feature.response else distinct(feature.labels).tolist():
                 result.mixed.setdefault(unit, feature.reason)
         return result
 

@@ -95,7 +95,8 @@ class FeatureNorm:
     not constant. reason: why the units stay where they have to. centred: it subtracts the mean. weight: name of the scale;
     gamma (d,): what it multiplies by, the scale itself but for a constant that the forward adds. beta (d,): the shift, of a
     LayerNorm. number: path of the attribute that holds eps. loose: its operations are written out in a forward of the
-    user's own, and its scale is cut as any tensor outside of layers.
+    user's own, and its scale is cut as any tensor outside of layers. response: it is a global response norm (see
+    `response_norms`); number is "" where no attribute holds eps.
     """
 
     name: str
@@ -111,6 +112,7 @@ class FeatureNorm:
     eps: float
     number: str
     loose: bool = False
+    response: bool = False
 
 
 def known(tensor: Tensor) -> State:

@@ -250,8 +250,8 @@ def describe(analysis: Interpretation) -> Wiring:
     fixed = torch.zeros(analysis.units, dtype=torch.bool)
     fixed[torch.tensor(list(analysis.kept), dtype=torch.int64)] = True
     mixed = torch.zeros_like(fixed)
-    mixed[torch.tensor(list(analysis.mixed), dtype=torch.int64)] = True
     for norm in analysis.features:
+        mixed[norm.labels[norm.labels >= 0]] = True
         if not norm.loose:
             each = 1 + (getattr(norm.module, "bias", None) is not None)
             norms[norm.name] = Norm(norm.name, type(norm.module).__name__, norm.labels, True, each)

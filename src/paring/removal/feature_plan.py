@@ -36,8 +36,9 @@ def feature_changes(analysis: Interpretation, kept: Tensor) -> FeatureChanges:
         if norm.centred:
             found.padded[norm.name] = len(stays)
         else:
-            found.added[norm.weight] = (share**0.5 - 1) * norm.gamma
-            found.numbers[norm.number] = norm.eps * share
+            found.added[norm.weight] = ((share if norm.response else share**0.5) - 1) * norm.gamma
+            if norm.number:
+                found.numbers[norm.number] = norm.eps * share
         if not norm.loose:
             found.cut[norm.weight] = stays
             if getattr(norm.module, "bias", None) is not None:
