@@ -11,7 +11,7 @@ import pytest
 from evidence.docs import regenerate
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = "analysis bits compression core cost data files gates gates.relax hard methods models pruning removal run select testing train"
+ROOMS = "analysis bits compression core cost data deployment files gates gates.relax hard methods models pruning removal run select testing train"
 
 
 def test_readme_example_runs(

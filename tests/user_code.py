@@ -65,6 +65,8 @@ def compacted(net: nn.Module, x: Tensor, path: Path) -> nn.Module:
     print(sum(tensor.numel() for tensor in tensors.values()))
     again: nn.Module = pr.unpack(net, path.with_suffix(".pare"))
     print(pr.groups(net, x))
+    fast, gained = pr.deploy(small, x[:1])
+    print(fast(x[:1]), gained, gained.layers[0].saved_us)
     return pr.load(again, path)
 
 

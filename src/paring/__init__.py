@@ -4,6 +4,7 @@ A trained network, smaller:    small, report = pr.prune(net, batches, to=pr.Budg
 Prune while training:          run = pr.attach(net, pr.L0(price=pr.Budget(macs=0.25)), example=x[:2]); run.finish()
 Remove what is dead:           small, report = pr.compact(net, x[:2])
 Few bytes on disk:             pr.compress(net, objective, max_loss_increase=0.01, compressor=...); pr.pack(net, "net.pare")
+Fast where it runs:            fast, report = pr.deploy(small, x[:1]); pr.to_onnx(small, x[:2], "small.onnx")
 Hard thresholds, ±1 weights:   pr.binarize(net, x[:2]); pr.pack_bits(small, x[:2]); pr.ftprop(points, targets, hidden)
 
 One level down is what methods are made of: `pr.select`, `pr.gates`, `pr.hard`, `pr.compression`, `pr.cost`.
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
     from paring import core as core
     from paring import cost as cost
     from paring import data as data
+    from paring import deployment as deployment
     from paring import files as files
     from paring import gates as gates
     from paring import hard as hard
@@ -37,6 +39,7 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
     from paring.compression.compress import compress
     from paring.core import FileError, Method, ParingWarning, Stack
     from paring.cost import report
+    from paring.deployment.deploy import deploy
     from paring.files import PareError, load, pack, save, to_onnx, unpack
     from paring.gates import groups
     from paring.hard import ftprop
@@ -107,6 +110,7 @@ __all__ = [
     "binarize",
     "compact",
     "compress",
+    "deploy",
     "drop_rows",
     "fit",
     "ftprop",
@@ -129,6 +133,7 @@ _HOMES = {
     "paring.compression": ("Objective", "compress"),
     "paring.core": ("FileError", "Method", "ParingWarning", "Stack"),
     "paring.cost": ("report",),
+    "paring.deployment": ("deploy",),
     "paring.files": ("PareError", "load", "pack", "save", "to_onnx", "unpack"),
     "paring.gates": ("groups",),
     "paring.hard": ("ftprop",),
@@ -148,6 +153,7 @@ _ROOMS = (
     "core",
     "cost",
     "data",
+    "deployment",
     "files",
     "gates",
     "hard",

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from paring.core.answers_only import AnswersOnly
 from paring.core.attachment import STATE_KEY
 from paring.core.layers import Gated
 from paring.core.sharding import is_sharded
@@ -75,7 +76,7 @@ def plain_net(net: nn.Module, what: str, error: type[Exception] = ValueError) ->
         error: the exception that this function raises.
 
     Raises:
-        error: gates are still in, or the network is sharded over processes.
+        error: gates are still in, the network is sharded over processes, or was deployed.
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"{what} needs an nn.Module, got {type(net).__name__}")
@@ -91,6 +92,9 @@ def plain_net(net: nn.Module, what: str, error: type[Exception] = ValueError) ->
             f"{what} takes a network without gates, but {gated[0]!r} of this {type(net).__name__} still has its own "
             f"({len(gated)} layers do): call run.finish() first, and hand over the network that it returns"
         )
+    for name, module in net.named_modules():
+        if isinstance(module, AnswersOnly):
+            raise error(f"{what} cannot take {name!r}, a {type(module).__name__}: {module.instead}")
     return net
 
 
