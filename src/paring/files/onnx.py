@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from paring.core import Example, Inputs, plain_net
 from paring.core.atomic import atomic
 from paring.core.without_cache import without_cache
 from paring.files.free_sizes import dynamic_shapes, free_sizes, named_shapes
+from paring.files.int8 import Int8, Int8Report, Int8Search
 from paring.files.onnx_sizes import rename_sizes
 
 TOLERANCE = 1e-4
@@ -27,7 +28,14 @@ class OnnxError(ValueError):
     """A network cannot be written as ONNX, or the file computes something else; the message says which and why."""
 
 
-Sizes = dict[str, tuple[int | str, ...]]
+class Sizes(dict[str, tuple[int | str, ...]]):
+    """By the name of each input of a file its sizes: a number is fixed, a name is free.
+
+    Attributes:
+        int8: which layers are int8, and what that costs; None for a float file.
+    """
+
+    int8: Int8Report | None = None
 
 
 @alone()
@@ -37,6 +45,7 @@ def to_onnx(
     path: str | os.PathLike[str],
     *,
     dynamic: bool | Mapping[str, Sequence[int]] = True,
+    int8: Int8 | Iterable[Example] | None = None,
 ) -> Sizes:
     """Write `net` in eval mode to `path` (one file, opset of the exporter), and run it before it counts.
 
@@ -51,17 +60,21 @@ def to_onnx(
         dynamic: which sizes are free. True: the batch, if the inputs share one, and all sizes that the network takes halved
             or doubled (lengths of text, height and width of images), if they can be exported so. False: none. Else the
             dimensions by the name of the argument, `{"input_ids": [0, 1]}`.
+        int8: batches of inputs like those to come (some hundred examples): layers with weights compute in int8 where the
+            outputs stay near the float network's; `paring.files.Int8(batches, error=...)` says how near. Standard ONNX
+            (QuantizeLinear, DequantizeLinear). Weights that lie on a grid already, as compressors leave them, keep it.
 
     Returns:
-        By the name of each input of the file its sizes: a number is fixed, a name is free.
+        By the name of each input of the file its sizes: a number is fixed, a name is free. `.int8` says what became of the
+        layers.
 
     Raises:
         ImportError: the extra `onnx` is missing.
         paring.CaptureError: the example is empty or no call of the network.
         ValueError: `dynamic` names what is not there.
-        OnnxError: the network cannot be exported (so), or does not agree.
+        OnnxError: the network cannot be exported (so), or does not agree; no layer can be int8 within the bound.
     """
-    net = plain_net(net, "to_onnx", OnnxError)
+    net, settings = plain_net(net, "to_onnx", OnnxError), None if int8 is None else Int8.of(int8)
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -75,13 +88,34 @@ def to_onnx(
     check_example(net, inputs)
     check_layers(net)
     with atomic(path) as file, untouched_random(), without_cache(net), torch.no_grad(), quiet():
-        *likely, last = _ways(net, inputs, dynamic)
-        for shapes, trials in likely:
-            try:
-                return _write(net, inputs, shapes, trials, file.name)
-            except OnnxError:  # a network may take a size that cannot be exported as free; what is free is returned
-                continue
-        return _write(net, inputs, *last, file.name)
+        found = _exported(net, inputs, dynamic, file.name)
+        if settings is not None:
+            found.int8 = _in_int8(net, file.name, settings)
+        return found
+
+
+def _exported(net: nn.Module, inputs: Inputs, dynamic: bool | Mapping[str, Sequence[int]], path: str) -> Sizes:
+    *likely, last = _ways(net, inputs, dynamic)
+    for shapes, trials in likely:
+        try:
+            return _write(net, inputs, shapes, trials, path)
+        except OnnxError:  # a network may take a size that cannot be exported as free; what is free is returned
+            continue
+    return _write(net, inputs, *last, path)
+
+
+def _in_int8(net: nn.Module, path: str, settings: Int8) -> Int8Report:
+    """Write the file anew, in int8."""
+    import onnx
+
+    try:
+        model, report = Int8Search(net, onnx.load(path), settings).found()
+    except ValueError as error:
+        raise OnnxError(f"int8: {error}") from error
+    except Exception as error:  # onnxruntime has its own hierarchy of errors
+        raise OnnxError(f"int8: the float file fails on a batch: {_why(error)}") from error
+    onnx.save(model, path)
+    return report
 
 
 _Way = tuple[dict[str, Any] | None, list[Inputs]]
@@ -131,7 +165,7 @@ def _write(net: nn.Module, inputs: Inputs, shapes: dict[str, Any] | None, trials
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has its own hierarchy of errors
         raise OnnxError(f"onnxruntime refuses the file of {type(net).__name__}: {_why(error)}") from error
-    found = {one.name: tuple(one.shape) for one in session.get_inputs()}
+    found = Sizes({one.name: tuple(one.shape) for one in session.get_inputs()})
     for trial in (inputs, *trials):
         if _takes(found, trial):
             _compare(net, session, trial)
