@@ -13,7 +13,7 @@ import enum
 import sys
 import types
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch.utils import _pytree as pytree
 from paring.core import Inputs
 from paring.core.attachment import STATE_KEY  # of what was attached to a network; no forward reads it
 
-Export = Callable[[nn.Module, Inputs, bool], ExportedProgram]
+Export = Callable[[nn.Module, Inputs, bool, Sequence[int]], ExportedProgram]
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 _OF_FORWARD = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")  # not of state dicts
@@ -48,14 +48,14 @@ class Shared:
         self._export, self._most = export, most
         self._known: OrderedDict[Hashable, ExportedProgram] = OrderedDict()
 
-    def __call__(self, net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
+    def __call__(self, net: nn.Module, inputs: Inputs, dynamic: bool, sizes: Sequence[int] = ()) -> ExportedProgram:
         """The program of this network, or of one of the same structure."""
         try:
-            key = dynamic, structure(net, inputs)
+            key = dynamic, tuple(sizes), structure(net, inputs)
         except UnlikeAny:
-            return self._export(net, inputs, dynamic)
+            return self._export(net, inputs, dynamic, sizes)
         if key not in self._known:
-            self._known[key] = self._export(net, inputs, dynamic)
+            self._known[key] = self._export(net, inputs, dynamic, sizes)
         self._known.move_to_end(key)
         while len(self._known) > self._most:
             self._known.popitem(last=False)

@@ -94,7 +94,9 @@ def measure(subject: Subject, share: float, way: str, seed: int, folder: Path) -
     cut_error = subject.error(small, parts.validation)
     torch.manual_seed(seed)
     cpu = time.process_time()
-    done = tune(small, parts.train, classify, subject.tune, teacher=Teacher(fades=False).of(copy.deepcopy(net), logits=True))
+    done = tune(
+        small, parts.train, classify, subject.tune, teacher=Teacher(fades=False).of(copy.deepcopy(net), logits=True)
+    )
     times = latency({"dense": net, "small": small}, subject.example(), batch=64, repeats=10)
     return {
         "model": subject.name,

@@ -8,7 +8,7 @@ operation knows the module it came from, every parameter its name. What cannot b
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis.alone import alone
 from paring.analysis.autocast import check_forward, own_forward, plainly, unrecorded
 from paring.analysis.explain import explain
+from paring.analysis.free_sizes import arguments, dynamic_shapes
 from paring.analysis.quiet import quiet
 from paring.core import Example, Inputs
 from paring.core.without_cache import without_cache
@@ -106,10 +107,10 @@ def untouched_random() -> AbstractContextManager[None]:
 
 
 @alone()
-def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captured:
+def capture(net: nn.Module, example: Example, *, dynamic: bool = False, sizes: Sequence[int] = ()) -> Captured:
     """Trace `net` on `example`: a tensor, a tuple of arguments or a mapping of keyword arguments, with the batch first.
 
-    dynamic: leave the batch size symbolic where the network allows it. Raises `CaptureError`, and ValueError for a forward
+    dynamic: leave the batch size symbolic where the network allows it, and these other sizes. Raises `CaptureError`, and ValueError for a forward
     that was put on an instance and holds on to it (`check_forward`).
     """
     whole = Inputs.of(example)
@@ -118,10 +119,10 @@ def capture(net: nn.Module, example: Example, *, dynamic: bool = False) -> Captu
     check_layers(net)
     try:
         inputs = whole.cycled(2)  # tracers treat a batch of one as a special case
-        program = _export(net, inputs, dynamic)
+        program = _export(net, inputs, dynamic, sizes)
     except Exception:  # some networks want more than two examples; whatever is wrong otherwise shows again
         try:
-            inputs, program = whole, _export(net, whole, dynamic)
+            inputs, program = whole, _export(net, whole, dynamic, sizes)
         except Exception as error:  # torch.export raises whatever the network's own code raises
             with untouched_random():
                 message = explain(net, whole, error, _traces)
@@ -180,8 +181,8 @@ def _no_stacks() -> Iterator[None]:
 
 
 @_no_stacks()
-def _export(net: nn.Module, inputs: Inputs, dynamic: bool) -> ExportedProgram:
-    shapes = first_dimensions(net, inputs, Dim.AUTO) if dynamic else None
+def _export(net: nn.Module, inputs: Inputs, dynamic: bool, sizes: Sequence[int] = ()) -> ExportedProgram:
+    shapes = dynamic_shapes(net, inputs, sizes, Dim.AUTO) if dynamic else None
     with (
         untouched_random(),
         _traceable(net),
@@ -215,25 +216,6 @@ def _traceable(net: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.momentum = None
-
-
-def arguments(net: nn.Module, inputs: Inputs) -> dict[str, Any]:
-    """What each argument of the network's forward is given, `*args` and `**kwargs` as one each.
-
-    Raises:
-        TypeError: the inputs are no call of it.
-    """
-    return inspect.signature(net.forward).bind(*inputs.args, **inputs.kwargs).arguments
-
-
-def first_dimensions(net: nn.Module, inputs: Inputs, size: object) -> dict[str, Any]:
-    """`size` for the first dimension of every tensor, as `torch.export` wants it: by the name of the argument."""
-
-    def one(leaf: object) -> object:
-        return {0: size} if isinstance(leaf, Tensor) and leaf.dim() else None
-
-    found: dict[str, Any] = pytree.tree_map(one, arguments(net, inputs))
-    return found
 
 
 def _signature(net: nn.Module) -> str:

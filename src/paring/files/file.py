@@ -14,9 +14,10 @@ The manifest (key `paring` of the safetensors metadata) holds, for a network who
 * `numbers`: the same for floating-point numbers, such as the ε of an RMSNorm. Left out when there are none;
 * `digest`: SHA-256 over the rest of the manifest and all tensor bytes.
 
-A network in graph form (format version 3) has in addition `graph`: `gone`, how many units everything had and which are gone,
-and `example`, the arguments' shapes and types (`paring.core.nested`): at most 16 MiB, or as many bytes as the tensors take. `load`
-captures the factory's network on zeros of these shapes and writes the same sizes into its graph.
+A network in graph form (format version 4) has in addition `graph`: `gone`, how many units everything had and which are gone,
+`example`, the arguments' shapes and types (`paring.core.nested`): at most 16 MiB, or as many bytes as the tensors take, and `free`, which
+of these sizes are free beside the batch. `load` captures the factory's network on zeros of these shapes and writes the same
+sizes into its graph.
 
 Nothing that is read is imported, called or evaluated; `paring.files.manifest` checks all of it before any of it is used.
 

@@ -32,7 +32,7 @@ def written(recipe: Recipe, tensor_bytes: int) -> dict[str, Any]:
             "compact the network with a smaller example"
         )
     gone = {name: [len(mask), (~mask).nonzero().flatten().tolist()] for name, mask in recipe.masks.items()}
-    return {"gone": gone, "example": told(example)}
+    return {"gone": gone, "example": told(example), "free": list(recipe.sizes)}
 
 
 @alone()
@@ -42,7 +42,7 @@ def captures_of(net: nn.Module, graph: dict[str, Any], stored: dict[str, Tensor]
         if name in stored and parameter.is_floating_point() and stored[name].is_floating_point():
             net.to(stored[name].dtype)
             break
-    captures = Captures(net, as_inputs(as_tensors(understood(graph["example"]))))
+    captures = Captures(net, as_inputs(as_tensors(understood(graph["example"]))), graph["free"])
     for mode in (net.training, not net.training):
         try:
             captures.of(mode, captures.dtype)

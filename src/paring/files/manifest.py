@@ -17,10 +17,11 @@ from paring.core.nested import TYPES, Shape, allowed, as_inputs, understood
 from paring.core.recurrent import gates_of
 from paring.core.written_sizes import is_number, is_size
 
-VERSION, GRAPH_VERSION = 1, 3
+VERSION, GRAPH_VERSION = 1, 4
 _KEYS = {"version", "ties", "modules", "units", "sizes", "numbers", "graph", "tensors"}
 _MOST_LEVELS = 1 << 16
 _MOST = 1 << 31
+_MOST_FREE = 64  # sizes of inputs
 Held = Mapping[str, tuple[str, tuple[int, ...]]]
 """Name -> dtype and sizes of every tensor that a file really holds."""
 
@@ -101,7 +102,18 @@ def _is_unit(spec: object) -> bool:
 
 def _is_graph(graph: object) -> bool:
     """Whether this says which units go, and has something for an example."""
-    if not isinstance(graph, dict) or graph.keys() != {"gone", "example"} or not isinstance(graph["gone"], dict):
+    if (
+        not isinstance(graph, dict)
+        or graph.keys() != {"gone", "example", "free"}
+        or not isinstance(graph["gone"], dict)
+    ):
+        return False
+    free = graph["free"]
+    if (
+        not isinstance(free, list)
+        or len(free) > _MOST_FREE
+        or not all(is_size(size) and size <= _MOST for size in free)
+    ):
         return False
     return all(map(_is_gone, graph["gone"].values()))
 

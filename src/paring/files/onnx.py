@@ -13,11 +13,11 @@ from torch.utils import _pytree as pytree
 
 from paring.analysis.alone import alone
 from paring.analysis.capture import check_example, check_layers, untouched_random
+from paring.analysis.free_sizes import dynamic_shapes, free_sizes, named_shapes
 from paring.analysis.quiet import quiet
 from paring.core import Example, Inputs, plain_net
 from paring.core.atomic import atomic
 from paring.core.without_cache import without_cache
-from paring.files.free_sizes import dynamic_shapes, free_sizes, named_shapes
 from paring.files.int8 import Int8, Int8Report, Int8Search
 from paring.files.onnx_sizes import rename_sizes
 

@@ -155,6 +155,9 @@ class Chooser:
     def _graph(self, planner: Planner) -> Shrunk | Refusal:
         """The graph form without what does not verify; or why there is none even when nothing is removed."""
         whole, differs = Shrunk(planner, planner.plan(), "graph"), self._differs(planner, "graph")
+        if differs(()) and planner.captures.sizes:  # right at the example's sizes, perhaps
+            planner.captures.fix_sizes()
+            differs = self._differs(planner, "graph")
         if not differs(()):
             return whole
         return differs(planner.layers) or whole.without(offenders(planner.layers, differs))
@@ -168,7 +171,8 @@ class Chooser:
             if form == "module":
                 return verify(self.net, plan, self.example, train=train) if plan else None
             try:
-                return verify(self.net, plan, self.example, train=train, make=planner.maker(plan))
+                others = planner.captures.others
+                return verify(self.net, plan, self.example, train=train, make=planner.maker(plan), others=others)
             except GraphFormError as error:
                 return Refusal(str(error))
 

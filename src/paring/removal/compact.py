@@ -117,7 +117,8 @@ def _shrunk(
     small: nn.Module
     if done.form == "graph":
         small, size = done.planner.graph(work, done.plan)
-        notes.append(f"in graph form because of the size in {size}" if size else "in graph form")
+        why = f" because of the size in {size}" if size else ""
+        notes.append(f"in graph form{why}; it takes {small.takes}")
     else:
         kept = silence(fuse(net, fused.done), done.silenced) if inplace else copy.deepcopy(work)
         small = apply(kept, done.plan)

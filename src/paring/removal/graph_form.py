@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,19 +13,22 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import OutputKind
 from torch.utils import _pytree as pytree
 
-from paring.analysis.capture import Captured, CaptureError, capture
+from paring.analysis.capture import Captured, CaptureError, capture, untouched_random
+from paring.analysis.free_sizes import free_sizes
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.layer_rules import argument
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import packet
 from paring.analysis.weights import is_a
 from paring.core import Example, Inputs
+from paring.core.evaluating import evaluating
 from paring.core.nested import as_nested, as_shapes
 from paring.core.select_linear import SelectLinear
 from paring.removal.graph_net import NAMES, GraphNet, Recipe, Script
 from paring.removal.modes import same_in_both_modes
 from paring.removal.plan import full_name
 from paring.removal.rewrite import RewriteError, rewrite
+from paring.removal.size_guards import taken
 
 
 class GraphFormError(ValueError):
@@ -56,10 +60,15 @@ class Keeps:
 
 
 class Captures:
-    """Graphs of a network on an example: train and eval mode, and per floating type where the forward names one."""
+    """Graphs of a network on an example: train and eval mode, and per floating type where the forward names one.
 
-    def __init__(self, net: nn.Module, example: Example) -> None:
+    sizes: of the example's sizes behind the batch those that stay free where the capture allows it; None: all at which the
+    network runs.
+    """
+
+    def __init__(self, net: nn.Module, example: Example, sizes: Sequence[int] | None = None) -> None:
         self.net, self.example = net, Inputs.of(example)
+        self._sizes = None if sizes is None else tuple(sizes)
         self.dtype = _dtype(net)
         self._made: dict[tuple[bool, torch.dtype], tuple[Captured, Interpretation] | ValueError] = {}
 
@@ -79,6 +88,26 @@ class Captures:
             raise made
         return made
 
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Sizes behind the batch that may be left free."""
+        return tuple(self._others) if self._sizes is None else self._sizes
+
+    @property
+    def others(self) -> list[Inputs]:
+        """Calls of the network at other sizes, one for each of `sizes`; none where these were given."""
+        return list(self._others.values()) if self._sizes is None else []
+
+    def fix_sizes(self) -> None:
+        """Let only the batch be free from now on."""
+        self._sizes = ()
+        self._made.clear()
+
+    @cached_property
+    def _others(self) -> dict[int, Inputs]:
+        with evaluating(self.net), untouched_random():
+            return free_sizes(self.net, self.example)
+
     @cached_property
     def one_for_both(self) -> bool:
         """Does the network do the same in both modes, so that one capture will do?"""
@@ -94,11 +123,20 @@ class Captures:
         if dtype != self.dtype:
             net = copy.deepcopy(net).to(dtype)
             example = cast(example, dtype)
-        captured = capture(net, example, dynamic=True)
+        captured = self._captured(net, example)
         specs = captured.program.graph_signature.output_specs
         if any(spec.kind != OutputKind.USER_OUTPUT for spec in specs):
             raise GraphFormError("the forward gives new values to buffers or inputs")
         return captured, interpret(net, captured, training=False, free=True, finer=True)
+
+    def _captured(self, net: nn.Module, example: Inputs) -> Captured:
+        """With free sizes if it can be, else with a free batch alone."""
+        if self.sizes:
+            try:
+                return capture(net, example, dynamic=True, sizes=self.sizes)
+            except CaptureError:  # some code wants numbers; what is free is told with the result
+                pass
+        return capture(net, example, dynamic=True)
 
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
@@ -141,7 +179,7 @@ def graph_form(
                 raise GraphFormError(str(error)) from error
             scripts[mode] = str(error)
     once = not isinstance(captures.net, GraphNet)
-    recipe = Recipe(keeps.masks, as_shapes(as_nested(captures.example))) if once else None
+    recipe = Recipe(keeps.masks, as_shapes(as_nested(captures.example)), captures.sizes) if once else None
     return GraphNet(small, scripts, _argument_names(captures), recipe), changed
 
 
@@ -158,8 +196,8 @@ def _argument_names(captures: Captures) -> tuple[str, ...]:
 
 def _script(captured: Captured, analysis: Interpretation, small: nn.Module, keeps: Keeps) -> tuple[Script, str]:
     program = captured.program
-    shapes = tuple(_expected(n, captured) for n in captured.nodes if _is_input(n, captured))
-    if not any(isinstance(shape, tuple) and None in shape for shape in shapes):
+    shapes, guards = taken([n.meta.get("val") for n in captured.nodes if _is_input(n, captured)], program)
+    if not any(isinstance(shape, tuple) and shape and isinstance(shape[0], str) for shape in shapes):
         raise GraphFormError("its batch size becomes a number in the forward (len(x) does that; take x.shape[0])")
     graph = fx.Graph()
     twins: dict[fx.Node, fx.Node] = {}
@@ -178,20 +216,11 @@ def _script(captured: Captured, analysis: Interpretation, small: nn.Module, keep
     spec = program.call_spec
     assert spec.in_spec is not None
     assert spec.out_spec is not None
-    return Script(code.src, shapes, spec.in_spec, spec.out_spec), changed
+    return Script(code.src, shapes, guards, spec.in_spec, spec.out_spec), changed
 
 
 def _is_input(node: fx.Node, captured: Captured) -> bool:
     return node.op == "placeholder" and node.name not in captured.tensors and node.name not in captured.constants
-
-
-def _expected(node: fx.Node, captured: Captured) -> object:
-    value = node.meta.get("val")
-    if isinstance(value, Tensor):
-        return tuple(
-            None if isinstance(n, torch.SymInt) and n.node.maybe_as_int() is None else int(n) for n in value.shape
-        )
-    return value
 
 
 def _attributes(graph: fx.Graph, captured: Captured) -> None:

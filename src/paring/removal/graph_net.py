@@ -2,13 +2,15 @@
 
 Where sizes are written into the user's forward, smaller parameters do not fit it. A `GraphNet` has the modules of the
 network as containers of their parameters and buffers (stock layers stay stock layers), and runs the operations that
-were captured in train and in eval mode, one after the other. Any batch size works; all other sizes of the inputs,
-arguments that are no tensors, and settings such as dropout rates are those of the capture.
+were captured in train and in eval mode, one after the other. Any batch size works, and other lengths, heights and widths where the
+capture could leave them free; all other sizes of the inputs, arguments that are no tensors, and settings such as dropout
+rates are those of the capture.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import types
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from paring.core.zeros import Zeros
 NAMES: dict[str, object] = {
     "torch": torch,
     "getattr": getattr,
+    "math": math,
     "operator": operator,
     "_operator": operator,
     "device": torch.device,
@@ -37,34 +40,46 @@ NAMES: dict[str, object] = {
 _FUNCTIONS: dict[str, Any] = {}
 
 
+class OtherSizes(ValueError):
+    """A network in graph form does not take inputs of these sizes; the message says which it takes."""
+
+
 @dataclass(frozen=True)
 class Script:
     """One captured forward.
 
-    source: Python of `forward(self, *leaves)`. shapes: per input leaf its sizes, None where any will do; no tensor: the
-    value. inputs, outputs: how leaves are packed, into (positional arguments, keyword arguments) and into the result.
+    source: Python of `forward(self, *leaves)`. shapes: per input leaf its sizes, a name where it is free; no tensor: the
+    value. guards: Python of `fits(**sizes)`, of these names: whether the computation is the network's. inputs, outputs: how
+    leaves are packed, into (positional arguments, keyword arguments) and into the result.
     """
 
     source: str
     shapes: tuple[object, ...]
+    guards: str
     inputs: pytree.TreeSpec
     outputs: pytree.TreeSpec
 
     def __post_init__(self) -> None:
-        if self.source not in _FUNCTIONS:
-            space = dict(NAMES)
-            exec(compile(self.source, "<graph form>", "exec"), space)
-            _FUNCTIONS[self.source] = space["forward"]
+        for source, name in ((self.source, "forward"), (self.guards, "fits")):
+            if source not in _FUNCTIONS:
+                space = dict(NAMES)
+                exec(compile(source, "<graph form>", "exec"), space)
+                _FUNCTIONS[source] = space[name]
 
     def __deepcopy__(self, memo: object) -> Script:
         return self
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _script, (self.source, self.shapes, *map(pytree.treespec_dumps, (self.inputs, self.outputs)))
+        return _script, (
+            self.source,
+            self.shapes,
+            self.guards,
+            *map(pytree.treespec_dumps, (self.inputs, self.outputs)),
+        )
 
 
-def _script(source: str, shapes: tuple[object, ...], inputs: str, outputs: str) -> Script:
-    return Script(source, shapes, pytree.treespec_loads(inputs), pytree.treespec_loads(outputs))
+def _script(source: str, shapes: tuple[object, ...], guards: str, inputs: str, outputs: str) -> Script:
+    return Script(source, shapes, guards, pytree.treespec_loads(inputs), pytree.treespec_loads(outputs))
 
 
 @dataclass(frozen=True)
@@ -72,11 +87,12 @@ class Recipe:
     """How a graph form comes out of the network that it was made from.
 
     masks: which units stay, by the name of what they belong to. example: the arguments (see `as_nested`), with a `Shape` in
-    place of every tensor.
+    place of every tensor. sizes: those of its sizes that were left free, beside the batch.
     """
 
     masks: dict[str, Tensor]
     example: object
+    sizes: tuple[int, ...]
 
 
 class GraphNet(nn.Module):
@@ -99,6 +115,12 @@ class GraphNet(nn.Module):
         self._kind: str = net._kind if isinstance(net, GraphNet) else type(net).__name__
         self.training = net.training
         self._sign()
+
+    @property
+    def takes(self) -> str:
+        """The sizes of its inputs, in words: free ones by a name."""
+        captured = next(script for script in self._scripts.values() if isinstance(script, Script))
+        return " and ".join(shown(shape) for shape in captured.shapes if isinstance(shape, tuple))
 
     def _sign(self) -> None:
         """Let `inspect.signature(self.forward)` show the arguments of the network: `torch.export` looks there."""
@@ -128,8 +150,15 @@ class GraphNet(nn.Module):
         leaves, spec = pytree.tree_flatten(self._arranged(script, args, kwargs))
         if spec != script.inputs:
             raise ValueError(f"{self._kind} was captured with inputs {script.inputs}, not {spec}")
+        sizes: dict[str, int] = {}
         for leaf, expected in zip(leaves, script.shapes, strict=True):
-            _check(leaf, expected, self._kind)
+            _check(leaf, expected, sizes, self._kind)
+        if not _FUNCTIONS[script.guards](**sizes):
+            told = ", ".join(str(tuple(leaf.shape)) for leaf in leaves if isinstance(leaf, Tensor))
+            raise OtherSizes(
+                f"{self._kind} in graph form computes something else for inputs of {told} than what was captured; compact it with "
+                "an example of these sizes"
+            )
         results = _FUNCTIONS[script.source](self, *leaves)
         return pytree.tree_unflatten(list(results), script.outputs)
 
@@ -160,19 +189,31 @@ def _names(spec: pytree.TreeSpec) -> tuple[int, list[str]]:
     return len(args), list(kwargs)
 
 
-def _check(leaf: object, expected: object, kind: str) -> None:
+def _check(leaf: object, expected: object, sizes: dict[str, int], kind: str) -> None:
+    """Compare an argument with what was captured; free sizes are noted by their names. The batch may broadcast."""
     if not isinstance(expected, tuple):
         if leaf != expected:
             raise ValueError(f"{kind} was captured with the argument {expected!r}, not {leaf!r}")
         return
     assert isinstance(leaf, Tensor)
     fits = len(expected) == leaf.dim()
-    if not fits or any(size is not None and size != n for size, n in zip(expected, leaf.shape, strict=True)):
-        shown = ", ".join("any" if size is None else str(size) for size in expected)
-        raise ValueError(
-            f"{kind} in graph form takes ({shown}), not {tuple(leaf.shape)}: only the batch may have another size. "
-            "Compact it with an example of the size you need."
+    for dim, (size, n) in enumerate(zip(expected, leaf.shape, strict=False)):
+        if isinstance(size, str):
+            known = sizes.setdefault(size, n)
+            fits = fits and (known == n or dim == 0)
+        else:
+            fits = fits and size == n
+    if not fits:
+        raise OtherSizes(
+            f"{kind} in graph form takes {shown(expected)}, not {tuple(leaf.shape)}: sizes with a number are fixed, and those of one "
+            "name are equal. Compact it with an example of the size you need."
         )
+
+
+def shown(expected: tuple[object, ...]) -> str:
+    """Sizes that are taken: the batch is called so, others are letters or numbers."""
+    told = ["batch" if dim == 0 and isinstance(size, str) else str(size) for dim, size in enumerate(expected)]
+    return f"({', '.join(told)}{',' * (len(told) == 1)})"
 
 
 class Parts(nn.Module):

@@ -11,7 +11,7 @@ takes one. Running statistics and random states of the networks and of the proce
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -23,6 +23,7 @@ from paring.analysis.autocast import plainly
 from paring.analysis.capture import untouched_random
 from paring.core import Example, Inputs, Refusal
 from paring.removal.apply import apply
+from paring.removal.graph_net import OtherSizes
 from paring.removal.plan import ShrinkPlan
 from paring.removal.streamed import sharing, streamed
 from paring.removal.tolerances import EXACT, differs, gap, one_path, refuse_nan
@@ -36,20 +37,27 @@ Make = Callable[[nn.Module], nn.Module]
 
 @alone()
 def verify(
-    net: nn.Module, plan: ShrinkPlan, example: Example, *, train: bool = False, make: Make | None = None
+    net: nn.Module,
+    plan: ShrinkPlan,
+    example: Example,
+    *,
+    train: bool = False,
+    make: Make | None = None,
+    others: Sequence[Inputs] = (),
 ) -> Refusal | None:
     """None when `plan` leaves the function of `net` alone; else what differs.
 
     train: check train mode as well, with dropout modules off, and with the modules that are in eval mode now (frozen norms)
     left so where `net` itself is in train mode; where the network draws other noise, only that the smaller one runs.
     make: how to shrink a copy of the network, of any type; the default is to apply the plan.
+    others: inputs of other sizes, for what `make` makes; a graph form may refuse them, but not compute something else.
 
     Raises:
         ValueError: a weight is NaN, or the network's own output on the example; see `refuse_nan`.
     """
     inputs = Inputs.of(example)
     parameters = sum(p.numel() for p in net.parameters())
-    trials = _Trials.of(inputs, parameters > HEAVY, make is None)
+    trials = _Trials.of(inputs, parameters > HEAVY, make is None, others)
     with untouched_random(), torch.no_grad(), one_path(), plainly():
         if make is None and parameters > VAST and not trials.large:
             try:
@@ -82,14 +90,14 @@ class _Trials:
     vast: bool = False
 
     @classmethod
-    def of(cls, inputs: Inputs, heavy: bool, modules: bool) -> _Trials:
+    def of(cls, inputs: Inputs, heavy: bool, modules: bool, others: Sequence[Inputs]) -> _Trials:
         large = _entries(inputs) > LARGE
         heavy = heavy or large
         images = any(len(shape) == 4 for shape in inputs.shapes)
         return cls(
             _first(inputs, 2 if heavy else ROWS),
             [_random_like(inputs, n) for n in ((1,) if heavy else (1, 2, 3))],
-            _other_lengths(inputs) if modules else [],
+            _other_lengths(inputs) if modules else list(others),
             _random_like(inputs, 3, _other_size) if images and modules else None,
             large,
             modules,
@@ -101,6 +109,10 @@ class _Trials:
             others = [(trial, False, True) for trial in (*self.lengths, *self.randoms, self.shown)]
             return [(self.shown, True, False), *others]
         return [(trial, wide or not self.large, True) for trial in (self.shown, *self.randoms, *self.lengths)]
+
+
+class _NotTaken(Refusal):
+    """A network in graph form does not take inputs of these sizes."""
 
 
 class _Unsuited(Exception):
@@ -129,7 +141,8 @@ def _judge(net: nn.Module, exact: Pair, rounded: Pair, trials: _Trials, train: b
             return Refusal(f"{seen} {where} on inputs of shape {other_size}")
         compared = 0
         for trial, wide, narrow in trials.turns(seen is False):
-            seen = _compare(exact, rounded, trial, wide, named=trial is shown and not mode, narrow=narrow)
+            free = any(trial is other for other in trials.lengths)
+            seen = _compare(exact, rounded, trial, wide, named=trial is shown and not mode, narrow=narrow, free=free)
             if seen is False and trial is shown:
                 if trials.vast:
                     raise _Unsuited
@@ -150,10 +163,12 @@ def _compare(
     *,
     named: bool = False,
     narrow: bool = True,
+    free: bool = False,
 ) -> Refusal | bool:
     """What differs, or whether there was something to compare: False when the old network refuses this input.
 
-    wide: compare in float64. named: say where a NaN comes from. narrow: compare in float32.
+    wide: compare in float64. named: say where a NaN comes from. narrow: compare in float32. free: the new network may refuse
+    its sizes, too.
     """
     doubles = _cast(trial, torch.float64)
     truth = _outputs(exact[0], doubles) if wide else None
@@ -161,6 +176,8 @@ def _compare(
         if named:
             refuse_nan(exact[0], truth)
         found = _outputs(exact[1], doubles)
+        if isinstance(found, _NotTaken) and free:
+            return False
         if isinstance(found, Refusal):
             return Refusal(f"the smaller network fails with {found}")
         if problem := differs(truth, found, torch.float64):
@@ -176,6 +193,8 @@ def _compare(
         if named and truth is None:  # a network may overflow in float32 alone, and be compared in float64
             refuse_nan(rounded[0], before)
         after = _outputs(rounded[1], singles)
+        if isinstance(after, _NotTaken) and free:
+            return False
         if isinstance(after, Refusal):
             return Refusal(f"the smaller network fails with {after}")
 
@@ -243,6 +262,8 @@ def _outputs(net: nn.Module, inputs: Inputs) -> list[Tensor] | Refusal:
     """All output tensors, or the message of the error."""
     try:
         out = inputs.call(net)
+    except OtherSizes as error:
+        return _NotTaken(str(error))
     except (RuntimeError, ValueError, IndexError, AttributeError, AssertionError) as error:
         return Refusal(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
     tensors = [t for t in pytree.tree_leaves(out) if isinstance(t, Tensor)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,8 +12,16 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from paring.analysis.capture import arguments
 from paring.core import Inputs
+
+
+def arguments(net: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """What each argument of the network's forward is given, `*args` and `**kwargs` as one each.
+
+    Raises:
+        TypeError: the inputs are no call of it.
+    """
+    return inspect.signature(net.forward).bind(*inputs.args, **inputs.kwargs).arguments
 
 
 @torch.no_grad()
@@ -50,14 +59,19 @@ def _along(size: int, tensor: Tensor) -> list[int]:
     return [dim for dim in range(1, tensor.dim()) if tensor.shape[dim] == size]
 
 
-def dynamic_shapes(net: nn.Module, inputs: Inputs, sizes: Sequence[int] = ()) -> dict[str, Any]:
-    """The first dimension and these sizes, as `torch.export` wants it: by the name of the argument."""
+def dynamic_shapes(
+    net: nn.Module, inputs: Inputs, sizes: Sequence[int] = (), first: Any = Dim.DYNAMIC
+) -> dict[str, Any]:
+    """The first dimension and these sizes, as `torch.export` wants it: by the name of the argument.
+
+    first: what it is told of the first dimension. The others are free where the network allows it.
+    """
 
     def one(leaf: object) -> object:
         if not isinstance(leaf, Tensor) or not leaf.dim():
             return None
         free = {dim: Dim.AUTO for size in sizes for dim in _along(size, leaf)}
-        return {0: Dim.DYNAMIC, **free}
+        return {0: first, **free}
 
     found: dict[str, Any] = pytree.tree_map(one, arguments(net, inputs))
     return found
