@@ -152,7 +152,7 @@ def test_packed_weights_are_named_where_something_is_in_the_way() -> None:
         pr.attach(computed, pr.GMP(density=0.5), torch.randn(2, 4), steps=2)
     (line,) = attached(computed).said
     assert share(computed, "0.weight_hh_orig") in line
-    assert "0 (RNNCell): the weight of '0.weight_hh' is computed by a hook" in line
+    assert "0 (RNNCell): the weight of '0.weight_hh' is computed from other parameters" in line
 
 
 def test_other_holders_of_weights_are_named_with_the_reason() -> None:

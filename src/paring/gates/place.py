@@ -309,7 +309,7 @@ def packed_site(packed: Packed, wiring: Wiring, modules: Mapping[str, nn.Module]
     path, _, leaf = packed.leaf.rpartition(".")
     owner = module.get_submodule(path)
     if leaf not in owner._parameters:
-        return of_hook(packed.name)
+        return of_hook(packed.name, owner)
     if (reason := of_instance(packed.module, module)) is not None:
         return reason
     for name, other in modules.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from paring.analysis import Wiring
 from paring.core import Refusal, gateable, kind_of
@@ -28,12 +29,17 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
         return replaced
     if known.unit_factors is not None:
         return next(
-            (of_hook(name) for leaf in known.packed(module) if "." not in leaf and leaf not in module._parameters), None
+            (
+                of_hook(name, module)
+                for leaf in known.packed(module)
+                if "." not in leaf and leaf not in module._parameters
+            ),
+            None,
         )
     if not known.scaled:
         return Refusal(known.elsewhere)
     if not norm and known.scaled[0] not in module._parameters:
-        return of_hook(name)
+        return of_hook(name, module)
     if known.operation == "embedding" and module.sparse:
         return Refusal(
             f"'{name}' has sparse gradients, which tell nothing of closed weights: build it with sparse=False"
@@ -52,12 +58,12 @@ def of_instance(name: str, module: nn.Module) -> Refusal | None:
     )
 
 
-def of_hook(name: str) -> Refusal:
-    """Of a weight that a hook computes."""
-    return Refusal(
-        f"the weight of '{name}' is computed by a hook from other parameters: take that off first, with "
-        "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
-    )
+def of_hook(name: str, module: nn.Module) -> Refusal:
+    """Of a weight that is computed from other parameters."""
+    off = "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
+    if is_parametrized(module):
+        off = "torch.nn.utils.parametrize.remove_parametrizations"
+    return Refusal(f"the weight of '{name}' is computed from other parameters: take that off first, with {off}")
 
 
 def of_layer(name: str, wiring: Wiring, modules: dict[str, nn.Module]) -> Refusal | None:
