@@ -138,6 +138,7 @@ class Plans:
     units: dict[str, int]
     held_back: bool = False
     streams: bool = True
+    captures: Any = field(default_factory=lambda: SimpleNamespace(sizes=(), others=[]))
 
     @property
     def layers(self) -> list[str]:
@@ -169,7 +170,9 @@ class Choice:
     verified: list[tuple[str, frozenset[str], bool]] = field(default_factory=list)
 
     def chooser(self, monkeypatch: pytest.MonkeyPatch, mode: Any = "eval") -> Chooser:
-        def verify(net: nn.Module, plan: Removal, example: Inputs, *, train: bool, make: Any = None) -> Refusal | None:
+        def verify(
+            net: nn.Module, plan: Removal, example: Inputs, *, train: bool, make: Any = None, others: Any = ()
+        ) -> Refusal | None:
             form = make or "module"
             self.verified.append((form, frozenset(plan.units), train))
             if form == "graph" and self.no_graph:
