@@ -129,7 +129,7 @@ def test_the_graph_form_comes_back_without_code(tmp_path: Path) -> None:
     assert same(load(GPT, tmp_path / "b"), small)
     with safe_open(tmp_path / "a", "pt") as file:
         manifest = json.loads(file.metadata()["paring"])
-    assert manifest["version"] == 3
+    assert manifest["version"] == 4
     assert manifest["graph"]["gone"]["blocks.0.mlp.0"] == [20, [0, 1, 2]]
     assert manifest["graph"]["example"] == {"tuple": [{"tensor": [[2, 6], "int64"]}]}
     with pytest.raises(FileError, match="gives none"):
