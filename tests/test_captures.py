@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -36,9 +36,9 @@ def test_what_is_shared_is_what_a_fresh_capture_gives(row: Row) -> None:
     """Two networks with other weights, before and after gates are hung in: one capture each, equal to one of its own."""
     asked: list[nn.Module] = []
 
-    def export(net: nn.Module, inputs: Inputs, dynamic: bool) -> Any:
+    def export(net: nn.Module, inputs: Inputs, dynamic: bool, sizes: Sequence[int]) -> Any:
         asked.append(net)
-        return _export(net, inputs, dynamic)
+        return _export(net, inputs, dynamic, sizes)
 
     shared = Shared(export)
     for seed in (0, 1):
@@ -60,9 +60,9 @@ def test_what_attach_captures_is_shared(row: Row, monkeypatch: pytest.MonkeyPatc
     """`attach` leaves its method and hooks of state dicts in a network before it captures it; no forward reads them."""
     asked: list[nn.Module] = []
 
-    def export(net: nn.Module, inputs: Inputs, dynamic: bool) -> Any:
+    def export(net: nn.Module, inputs: Inputs, dynamic: bool, sizes: Sequence[int]) -> Any:
         asked.append(net)
-        return _export(net, inputs, dynamic)
+        return _export(net, inputs, dynamic, sizes)
 
     monkeypatch.setattr("paring.analysis.capture._export", Shared(export))
     x = chain_batch(4)[0]
@@ -177,11 +177,11 @@ def test_what_cannot_be_compared_is_captured_for_itself(change: Callable[[nn.Mod
 
 def test_the_latest_are_remembered_and_open_sizes_apart() -> None:
     asked: list[object] = []
-    shared = Shared(lambda net, inputs, dynamic: asked.append(net), most=2)  # type: ignore[func-returns-value, arg-type, return-value]
+    shared = Shared(lambda net, inputs, dynamic, sizes: asked.append(net), most=2)  # type: ignore[func-returns-value, arg-type, return-value]
     nets = [Chain(width) for width in (1, 2, 3)]
     for net in (nets[0], nets[1], nets[0], nets[2], nets[0], nets[1]):
         shared(net, X, False)
     assert asked == [nets[0], nets[1], nets[2], nets[1]]
-    for dynamic in (True, True, False):
-        shared(nets[1], X, dynamic)
-    assert asked[4:] == [nets[1]]
+    for dynamic, sizes in ((True, ()), (True, ()), (True, (8,)), (True, (8,)), (True, ())):
+        shared(nets[1], X, dynamic, sizes)
+    assert asked[4:] == [nets[1], nets[1]]

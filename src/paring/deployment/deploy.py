@@ -29,7 +29,7 @@ from paring.deployment.deploy_report import DeployedLayer, DeployReport
 from paring.deployment.layer_forms import forms, zeros
 from paring.deployment.sparse_layers import SparseLayer
 from paring.deployment.torch_sparse import TorchSparseLinear, TwoFourLinear
-from paring.files.free_sizes import free_sizes
+from paring.analysis.free_sizes import free_sizes
 from paring.hard import Sign, Staircase
 from paring.removal.tolerances import differs, gap, one_path
 
