@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from paring.analysis.alone import alone
 from paring.analysis.capture import check_example, check_layers, untouched_random
+from paring.analysis.free_sizes import free_sizes
 from paring.bits import BitsError, pack_bits
 from paring.core import Example, Inputs, Refusal, plain_net
 from paring.core.answers_only import AnswersOnly
@@ -29,7 +30,6 @@ from paring.deployment.deploy_report import DeployedLayer, DeployReport
 from paring.deployment.layer_forms import forms, zeros
 from paring.deployment.sparse_layers import SparseLayer
 from paring.deployment.torch_sparse import TorchSparseLinear, TwoFourLinear
-from paring.analysis.free_sizes import free_sizes
 from paring.hard import Sign, Staircase
 from paring.removal.tolerances import differs, gap, one_path
 

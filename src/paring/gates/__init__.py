@@ -25,7 +25,7 @@ from paring.gates.masking import (
     weights_of,
 )
 from paring.gates.openness import expected, gate_of, openness, replaced, support, tied
-from paring.gates.place import Site, put_gate, site_of, sites
+from paring.gates.place import Site, put_gate, sites
 from paring.gates.reader import ReadingGate, read_weights
 from paring.gates.scale_gate import ScaleGate
 from paring.gates.sigmoid_gate import SigmoidGate
@@ -71,7 +71,6 @@ __all__ = [
     "say_left_out",
     "set_masks",
     "set_signed_constant",
-    "site_of",
     "sites",
     "sites_of",
     "support",

@@ -15,7 +15,8 @@ from paring.analysis import Wiring, wiring
 from paring.core import At, Inputs, Refusal, gated_layers, kind_of
 from paring.core.fresh import refresh
 from paring.cost import Cost, CostModel, Openness
-from paring.gates import Site, live, put_gate, replaced, site_of, sites
+from paring.gates import Site, live, put_gate, replaced, sites
+from paring.gates.place import site_of
 from paring.pruning.probe_gate import ProbeGate
 
 

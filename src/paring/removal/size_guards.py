@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.utils._sympy.numbers import int_oo
-from torch.utils._sympy.printers import PythonPrinter
 
 from paring.removal.rewrite import RewriteError
 
@@ -28,6 +26,9 @@ def taken(inputs: Sequence[object], program: ExportedProgram) -> tuple[tuple[obj
     Raises:
         RewriteError: what has to hold cannot be told from the inputs.
     """
+    from torch.utils._sympy.numbers import int_oo  # these load sympy, a second that importing paring does not take
+    from torch.utils._sympy.printers import PythonPrinter
+
     tensors = [value for value in inputs if isinstance(value, Tensor)]
     symbols = [size for value in tensors for size in value.shape if _free(size)]
     batch = {
