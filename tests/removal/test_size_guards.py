@@ -65,7 +65,7 @@ def small_encoder() -> tuple[nn.Module, GraphNet]:
     net = closed(Encoder(), slice(0, 4)).double().eval()
     small, report = pr.compact(net, torch.randint(0, 30, (2, 9)))
     assert isinstance(small, GraphNet)
-    assert any("it takes (batch, s" in note for note in report.notes)
+    assert any("it takes (batch, n1)" in note for note in report.notes)
     assert report.parameters[1] < report.parameters[0]
     return net, small
 

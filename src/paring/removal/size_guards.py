@@ -6,7 +6,9 @@ The graph is the network's computation just where all of these answers are the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +23,8 @@ _FITS = "def fits({}):\n    return {}\n"
 def taken(inputs: Sequence[object], program: ExportedProgram) -> tuple[tuple[object, ...], str]:
     """Per input its sizes, a number or the name of a free one (for what is no tensor its value), and `fits` of these names.
 
-    What concerns the batch alone is not asked: networks are run with other batches before they count.
+    What concerns only the batch, or sizes that depend on values, is not asked: networks are run with other batches before they
+    count.
 
     Raises:
         RewriteError: what has to hold cannot be told from the inputs.
@@ -37,7 +40,7 @@ def taken(inputs: Sequence[object], program: ExportedProgram) -> tuple[tuple[obj
     shapes = tuple(_sizes(value) if isinstance(value, Tensor) else value for value in inputs)
     if not symbols:
         return shapes, _FITS.format("", "True")
-    names = sorted(_names(shapes))
+    names = _names(shapes)
     printed = PythonPrinter().doprint
     asked = []
     for symbol, values in program.range_constraints.items():
@@ -46,11 +49,17 @@ def taken(inputs: Sequence[object], program: ExportedProgram) -> tuple[tuple[obj
             asked.append(f"{values.lower} <= {symbol}{most}")
     env = symbols[0].node.shape_env
     guards = [env.replace(guard.expr) for guard in env.guards]  # symbols that were found to be others give way to these
-    for expr in (expr for expr in guards if not expr.free_symbols <= batch):
+    for expr in guards:
+        if not {str(symbol) for symbol in expr.free_symbols - batch} & {*names}:
+            continue
         if unknown := {str(symbol) for symbol in expr.free_symbols} - {*names}:
             raise RewriteError(f"its sizes depend on {', '.join(sorted(unknown))}, which no input shows")
         asked.append(f"({printed(expr)})")
-    return shapes, _FITS.format(", ".join(names), " and ".join(dict.fromkeys(asked)) or "True")
+    fits = _FITS.format(", ".join(names), " and ".join(dict.fromkeys(asked)) or "True")
+    plain = {name: f"n{number}" for number, name in enumerate(names, 1)}  # symbols are numbered as torch likes
+    return tuple(map(partial(_renamed, plain), shapes)), re.sub(
+        r"\w+", lambda found: plain.get(found[0], found[0]), fits
+    )
 
 
 def _free(size: object) -> bool:
@@ -61,13 +70,20 @@ def _symbols(size: torch.SymInt) -> set[object]:
     return set(size.node.expr.free_symbols)
 
 
-def _names(shapes: Sequence[object]) -> set[str]:
-    return {size for shape in shapes if isinstance(shape, tuple) for size in shape if isinstance(size, str)}
+def _names(shapes: Sequence[object]) -> list[str]:
+    """The free sizes; those of the batch last."""
+    given = [shape for shape in shapes if isinstance(shape, tuple)]
+    sizes = [size for part in (slice(1, None), slice(1)) for shape in given for size in shape[part]]
+    return list(dict.fromkeys(size for size in sizes if isinstance(size, str)))
 
 
 def _sizes(value: Tensor) -> tuple[int | str, ...]:
     """Sizes of one tensor."""
     return tuple(_named(size) if _free(size) else int(size) for size in value.shape)
+
+
+def _renamed(names: Mapping[str, str], shape: object) -> object:
+    return tuple(names.get(size, size) for size in shape) if isinstance(shape, tuple) else shape
 
 
 def _named(size: Any) -> str:
