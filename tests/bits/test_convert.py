@@ -228,6 +228,13 @@ def test_copies_pickles_and_files(tmp_path: Path) -> None:
         assert not one.training
 
 
+def test_onnx_has_no_bits(tmp_path: Path) -> None:
+    packed = pack_bits(lively(small()), X)
+    for net in (packed, nn.Sequential(packed)):
+        with pytest.raises(ValueError, match="cannot write a BitNet: ONNX has no operator that counts bits"):
+            pr.to_onnx(net, X, tmp_path / "net.onnx")
+
+
 def test_memory_formats() -> None:
     net = lively(small(), dyadic=True)
     packed = pack_bits(net, X).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

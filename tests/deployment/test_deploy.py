@@ -156,6 +156,23 @@ def test_layers_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.layers[0].reason == "float64 on cpu: only float32 on the CPU"
 
 
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_layers_that_a_fast_path_reads_past_stay(fast_path: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, fewer_is_faster)
+    net = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    thinned(net.linear1, 0.2)
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(fast_path)
+    try:
+        fast, report = pr.deploy(net, torch.randn(2, 4, 8))
+        x = torch.randn(3, 4, 8)
+        with torch.no_grad():
+            close(fast(x), net(x))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+    assert [layer.form for layer in report.layers if layer.name == "linear1"] == ["dense" if fast_path else "packed"]
+
+
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     timed(monkeypatch, fewer_is_faster)
     monkeypatch.setattr("paring.deployment.layer_forms._compiles", lambda: False)

@@ -34,10 +34,16 @@ class BitNet(nn.Module):
     Attributes:
         net: the graph of torch layers and layers of bits, under the names that they had.
         report: what became of each layer.
+        no_onnx: why `to_onnx` refuses it.
 
     Raises (in forward):
         TypeError: an input is not on the CPU, or its numbers are of another type than float32.
     """
+
+    no_onnx = (
+        "ONNX has no operator that counts bits. Export the network that pack_bits was given, which computes the same; with "
+        "int8=batches its ±1 weights take a byte each and lose nothing"
+    )
 
     def __init__(self, net: fx.GraphModule, report: BitsReport | None = None) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ from paring.deployment.layer_forms import forms, zeros
 from paring.deployment.sparse_layers import SparseLayer
 from paring.deployment.torch_sparse import TorchSparseLinear, TwoFourLinear
 from paring.hard import Sign, Staircase
-from paring.removal.tolerances import differs, gap, one_path
+from paring.removal.tolerances import differs, gap
 
 _LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 
@@ -67,7 +67,7 @@ def deploy(
     check_example(net, inputs)
     check_layers(net)
     threads = threads or torch.get_num_threads()
-    with untouched_random(), one_path(), torch.inference_mode(False), torch.no_grad():
+    with untouched_random(), torch.inference_mode(False), torch.no_grad():
         work = _Work(copy.deepcopy(net).eval().requires_grad_(False), inputs, threads, repeats)
         return work.deployed()
 

@@ -75,6 +75,9 @@ def to_onnx(
         OnnxError: the network cannot be exported (so), or does not agree; no layer can be int8 within the bound.
     """
     net, settings = plain_net(net, "to_onnx", OnnxError), None if int8 is None else Int8.of(int8)
+    for module in net.modules():
+        if why := getattr(module, "no_onnx", ""):
+            raise OnnxError(f"to_onnx cannot write a {type(module).__name__}: {why}")
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
