@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from paring.compression import (
     AdaptivePrecision,
+    CalibratedRounding,
     Codebooks,
     Combined,
     Compressor,
@@ -46,6 +47,7 @@ EVERY: tuple[Compressor, ...] = (
     KMeans(curvature=True, scope="global"),
     GridRounding(steps=(0.2, 0.5, 1.0)),
     GridRounding(steps=(0.2, 0.5), curvature=True),
+    CalibratedRounding(),
     AdaptivePrecision(rounds=8),
     AdaptivePrecision(rounds=5, retrain=0.5),
     Codebooks(values=8, rounds=5, mu=1e-2, searches=2),
@@ -197,6 +199,7 @@ def test_refuses_what_makes_no_sense() -> None:
         (lambda: Smallest(epochs=-1.0), "at least 0"),
         (lambda: GridRounding(steps=(0.0,)), "positive steps"),
         (lambda: AdaptivePrecision(rounds=0), "rounds 0"),
+        (lambda: CalibratedRounding(price=-0.1), "out of range"),
         (lambda: Stage(epochs=0), "epochs=0"),
         (lambda: Training(lambda net, batch: torch.zeros(()), lambda epoch: [], 0), "steps=0"),
         (lambda: Training.of(F.cross_entropy, torch.zeros(2, 1), torch.zeros(3)), "as many"),

@@ -15,6 +15,7 @@ from paring.compression import Compressor
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     "adaptive_precision": compressors.AdaptivePrecision,
+    "calibrated_rounding": compressors.CalibratedRounding,
     "codebooks": compressors.Codebooks,
     "deep_compression": compressors.DeepCompression,
     "entropy_rounding": compressors.EntropyRounding,

@@ -1,6 +1,7 @@
 """Compression of a trained network under a bound on its loss, down to an entropy-coded `.pare` file."""
 
 from paring.compression.adaptive import AdaptivePrecision
+from paring.compression.calibrated_rounding import CalibratedRounding
 from paring.compression.codebooks import Codebooks
 from paring.compression.combined import Combined, Stage
 from paring.compression.compress import compress
@@ -19,6 +20,7 @@ from paring.compression.uniform import Uniform
 __all__ = [
     "AdaptivePrecision",
     "Bound",
+    "CalibratedRounding",
     "Codebooks",
     "Combined",
     "Compressed",
