@@ -6,6 +6,7 @@ from evidence.benches import (
     bits,
     census,
     codec,
+    compress_any,
     gates,
     inference,
     lossless,
@@ -26,6 +27,9 @@ BENCHES: dict[str, Bench] = {
         "bits per weight and MB/s of the .pare coder, against zstd, lzma, Huffman and NNCodec", 3, codec.run
     ),
     "lossless": Bench("trained networks as .pare files without loss, against zipnn", 3, lossless.run),
+    "compress-any": Bench(
+        "trained networks after training: calibrated rounding against int8, int4, GPTQ", 1, compress_any.run
+    ),
     "training-speed": Bench("training that shrinks as it goes, against dense", 1, training_speed.run, trains=True),
     "prune": Bench(
         "trained networks made smaller and trained on, against Torch-Pruning and simpler ways",

@@ -75,9 +75,9 @@ def told(progress: pr.core.Progress) -> None:
 
 
 def compressed(net: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-    objective = pr.Objective.of(F.cross_entropy, x, y)
     kind = pr.compression.GridRounding()
-    found = pr.compress(net, objective, max_loss_increase=0.01, compressor=kind, fuse_norms=True, example=x, watch=told)
+    found = pr.compress(net, [(x, y)], max_loss_increase=0.01, compressor=kind, fuse_norms=True, example=x, watch=told)
+    found = pr.compress(net, [x], pr.own_outputs(net), max_loss_increase=0.01)
     pr.pack(found.net, "net.pare", watch=told)
     return found.net
 

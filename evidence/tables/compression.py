@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from paring.cli.config import plain
 from paring.cli.experiment import RESULT, SMALL, Experiment, working_in
 from paring.cli.results import Results, Row
-from paring.compression import Compressor, Objective, Training, compress
+from paring.compression import Compressor, Training, compress
 from paring.compression.tensors import is_binary, unique, weights_of
 from paring.compression.through_file import bits_per_weight
+from paring.core.default_loss import cross_entropy
 from paring.data import Dataset
 from paring.files import load as load_net
 from paring.methods import Binarize
@@ -98,14 +99,15 @@ class Compression(Experiment):
             started, cpu = time.perf_counter(), time.process_time()
             found = compress(
                 net,
-                Objective.of(F.cross_entropy, validation.x, validation.y),
+                list(zip(validation.x.split(1000), validation.y.split(1000), strict=True)),
+                cross_entropy,
                 max_loss_increase=math.inf if self.increase is None else self.increase,
                 compressor=self.compressor,
                 training=Training.of(
                     F.cross_entropy, train.x, train.y, batch=batch, lr=self.lr, seed=seed, teacher=teacher,
                     share=self.share, temperature=self.temperature,
                 ),
-                error=Objective.of(_wrong, validation.x, validation.y),
+                error=_wrong,
                 max_error_increase=math.inf,
                 example=train.x[:2],
                 small_bits=self.small_bits,
@@ -186,8 +188,9 @@ def _standard_error(values: Sequence[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
-def _wrong(out: Tensor, answers: Tensor) -> Tensor:
-    return (out.argmax(1) != answers).double().mean()
+def _wrong(net: nn.Module, pair: tuple[Tensor, Tensor]) -> Tensor:
+    wrong: Tensor = net(pair[0]).argmax(1) != pair[1]
+    return wrong.double().mean()
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from evidence.views.compress_any_views import compress_any_view
 from paring.cli.grid import NETWORKS, Column, grid, key_column, markdown, stat_column
 from paring.cli.human import DASH, exact, milliseconds, percent, seconds
 from paring.cli.results import Group, Results, Row, summarise
@@ -200,5 +201,6 @@ BENCH_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("sweep", "rows"): sweep_view,
     ("codec", "rows"): codec_view,
     ("lossless", "rows"): lossless_view,
+    ("compress-any", "rows"): compress_any_view,
     ("bits", "rows"): bits_view,
 }

@@ -3,7 +3,7 @@
 A trained network, smaller:    small, report = pr.prune(net, batches, to=pr.Budget(macs=0.5), epochs=5)
 Prune while training:          run = pr.attach(net, pr.L0(price=pr.Budget(macs=0.25)), example=x[:2]); run.finish()
 Remove what is dead:           small, report = pr.compact(net, x[:2])
-Few bytes on disk:             pr.compress(net, objective, max_loss_increase=0.01, compressor=...); pr.pack(net, "net.pare")
+Few bytes on disk:             pr.compress(net, batches, loss, max_loss_increase=0.01); pr.pack(net, "net.pare")
 Fast where it runs:            fast, report = pr.deploy(small, x[:1]); pr.to_onnx(small, x[:2], "small.onnx")
 Hard thresholds, ±1 weights:   pr.binarize(net, x[:2]); pr.pack_bits(small, x[:2]); pr.ftprop(points, targets, hidden)
 
@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
     from paring import train as train
     from paring.analysis import CaptureError
     from paring.bits import pack_bits
-    from paring.compression import Objective
     from paring.compression.compress import compress
+    from paring.compression.own_outputs import own_outputs
     from paring.core import FileError, Method, ParingWarning, Stack
     from paring.cost import report
     from paring.deployment.deploy import deploy
@@ -94,7 +94,6 @@ __all__ = [
     "Hold",
     "Masked",
     "Method",
-    "Objective",
     "PareError",
     "ParingWarning",
     "Price",
@@ -116,6 +115,7 @@ __all__ = [
     "ftprop",
     "groups",
     "load",
+    "own_outputs",
     "pack",
     "pack_bits",
     "prune",
@@ -130,7 +130,7 @@ __all__ = [
 _HOMES = {
     "paring.analysis": ("CaptureError",),
     "paring.bits": ("pack_bits",),
-    "paring.compression": ("Objective", "compress"),
+    "paring.compression": ("compress", "own_outputs"),
     "paring.core": ("FileError", "Method", "ParingWarning", "Stack"),
     "paring.cost": ("report",),
     "paring.deployment": ("deploy",),

@@ -205,9 +205,21 @@ def correlated() -> tuple[nn.Module, list[tuple[Tensor, Tensor]], list[tuple[Ten
 def test_smaller_than_plain_grids_within_the_same_bound() -> None:
     net, calibration, held = correlated()
     objective = Objective(lambda one, pair: F.mse_loss(one(pair[0]), pair[1]), calibration)
-    ours = compress(net, objective, max_loss_increase=1e-3, compressor=CalibratedRounding(halvings=2), small_bits=0)
+    ours = compress(
+        net,
+        objective.batches,
+        objective.loss,
+        max_loss_increase=1e-3,
+        compressor=CalibratedRounding(halvings=2),
+        small_bits=0,
+    )
     plain = compress(
-        net, objective, max_loss_increase=1e-3, compressor=GridRounding((0.1, 0.2), (0.0, 0.1)), small_bits=0
+        net,
+        objective.batches,
+        objective.loss,
+        max_loss_increase=1e-3,
+        compressor=GridRounding((0.1, 0.2), (0.0, 0.1)),
+        small_bits=0,
     )
     assert ours.bytes < 0.8 * plain.bytes
     fresh = Objective(objective.loss, held)
@@ -218,7 +230,7 @@ def test_a_loss_that_does_not_say_what_matters_is_told_of() -> None:
     net = nn.Sequential(nn.Linear(8, 40))
     objective = Objective(lambda one, _: one[0].weight.square().mean(), [None])
     with pytest.warns(ParingWarning, match="does not depend on what the network answers"):
-        found = compress(net, objective, max_loss_increase=0.1, compressor=CalibratedRounding())
+        found = compress(net, objective.batches, objective.loss, max_loss_increase=0.1, compressor=CalibratedRounding())
     assert found.chosen is not None
 
 
@@ -229,7 +241,8 @@ def test_settings() -> None:
     with pytest.raises(ValueError, match="has to be finite"):
         compress(
             nn.Linear(2, 2),
-            Objective(lambda n, b: n.bias.sum(), [0]),
+            [0],
+            lambda n, _: n.bias.sum(),
             max_loss_increase=1,
             compressor=CalibratedRounding(bits=math.inf),
         )

@@ -25,7 +25,6 @@ from paring.compression import (
     GridRounding,
     Hashed,
     KMeans,
-    NeedsTraining,
     Objective,
     Smallest,
     SoftSharing,
@@ -79,11 +78,12 @@ def test_the_bound_holds_on_decoded_bytes(compressor: Compressor, kind: str) -> 
         warnings.simplefilter("always", ParingWarning)
         found = compress(
             net,
-            objective,
+            objective.batches,
+            objective.loss,
             max_loss_increase=0.2,
             compressor=compressor,
             training=training,
-            error=error,
+            error=error.loss,
             max_error_increase=0.1,
             example=example,
             watch=lambda progress: seen.append(progress.step),
@@ -125,7 +125,14 @@ def test_binary_weights_stay_binary(compressor: Compressor) -> None:
     net.insert(3, hidden)
     net.insert(4, nn.ReLU())
     signs = hidden.weight.detach().clone()
-    found = compress(net, objective, max_loss_increase=math.inf, compressor=compressor, training=frozen(net, training))
+    found = compress(
+        net,
+        objective.batches,
+        objective.loss,
+        max_loss_increase=math.inf,
+        compressor=compressor,
+        training=frozen(net, training),
+    )
     decoded, _ = through_file(found.net)
     assert found.chosen is not None
     assert torch.equal(decoded.get_parameter("3.weight"), signs)
@@ -146,7 +153,7 @@ def test_an_unreachable_bound_gives_the_network_back() -> None:
     net = task_of("mlp")[0]
     objective = exactly(net)
     with pytest.warns(ParingWarning, match="none of 22 candidates kept the bound"):
-        found = compress(net, objective, max_loss_increase=0.5, compressor=Uniform(bits=(2,)))
+        found = compress(net, objective.batches, objective.loss, max_loss_increase=0.5, compressor=Uniform(bits=(2,)))
     assert found.chosen is None
     assert found.loss == found.base_loss == objective(found.net)
     assert all(torch.equal(value, found.net.state_dict()[name]) for name, value in net.state_dict().items())
@@ -162,7 +169,15 @@ def test_interrupting_gives_the_best_so_far(compressor: Compressor) -> None:
         if progress.step.number == 1:
             raise KeyboardInterrupt
 
-    found = compress(net, objective, max_loss_increase=1.0, compressor=compressor, training=training, watch=stop)
+    found = compress(
+        net,
+        objective.batches,
+        objective.loss,
+        max_loss_increase=1.0,
+        compressor=compressor,
+        training=training,
+        watch=stop,
+    )
     assert found.interrupted
     assert len(found.steps) == 2
     assert found.chosen is not None
@@ -172,15 +187,20 @@ def test_interrupting_gives_the_best_so_far(compressor: Compressor) -> None:
 def test_refuses_what_makes_no_sense() -> None:
     net, objective, _, _ = task_of("mlp")
     with pytest.raises(ValueError, match="max_loss_increase=-1"):
-        compress(net, objective, max_loss_increase=-1, compressor=Uniform())
-    with pytest.raises(NeedsTraining, match=r"Training.of"):
-        compress(net, objective, max_loss_increase=0, compressor=Codebooks())
+        compress(net, objective.batches, objective.loss, max_loss_increase=-1, compressor=Uniform())
+    for given, word in ((iter(objective.batches), "only once"), ([], "batches is empty")):
+        with pytest.raises(ValueError, match=word):
+            compress(net, given, max_loss_increase=0)
+    with pytest.raises(ValueError, match="validate is empty"):
+        compress(net, objective.batches, max_loss_increase=0, validate=[])
+    with pytest.raises(ValueError, match="returned a float; return the tensor itself"):
+        compress(net, objective.batches, lambda one, batch: 0.5, max_loss_increase=0)  # type: ignore[arg-type,return-value]
     broken = Objective(lambda one, batch: torch.tensor(float("nan")), [0])
     with pytest.raises(ValueError, match="loss of the given network is nan"):
-        compress(net, broken, max_loss_increase=0, compressor=Uniform())
+        compress(net, broken.batches, broken.loss, max_loss_increase=0, compressor=Uniform())
     training = problem(*mlp_data())[2]
     with pytest.raises(ValueError, match="example"):
-        compress(net, objective, max_loss_increase=0, compressor=Combined(), training=training)
+        compress(net, objective.batches, objective.loss, max_loss_increase=0, compressor=Combined(), training=training)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +239,8 @@ def test_patience_counts_prices_that_break_the_bound(patience: int, tried: int) 
     ):
         found = compress(
             net,
-            Objective(lambda _net, _batch: torch.tensor(float(next(growing))), [None]),
+            [None],
+            lambda _net, _batch: torch.tensor(float(next(growing))),
             max_loss_increase=0.5,
             compressor=EntropyRounding((1e-6, 1e-5, 1e-4, 1e-3), epochs=0.2, patience=patience),
             training=training,
@@ -230,9 +251,8 @@ def test_patience_counts_prices_that_break_the_bound(patience: int, tried: int) 
 
 def test_smallest_has_a_grid_when_learning_is_hopeless() -> None:
     net, objective, error, training = task_of("mlp")
-    found = compress(
-        net, objective, max_loss_increase=0.05, compressor=Smallest(epochs=1, lr=1e3), training=training,
-        error=error, max_error_increase=0.05,
+    found = compress(net, objective.batches, objective.loss, max_loss_increase=0.05, compressor=Smallest(epochs=1, lr=1e3), training=training,
+        error=error.loss, max_error_increase=0.05,
     )  # fmt: skip
     assert found.chosen is not None
     assert "step" in found.chosen.settings

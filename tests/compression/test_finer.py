@@ -70,7 +70,9 @@ def recurrent() -> tuple[nn.Module, Objective]:
 @pytest.mark.parametrize("compressor", [GridRounding((1.0, 2.0)), Uniform((3, 2))], ids=lambda one: one.name)
 def test_finer_steps_are_tried_before_it_gives_up(compressor: Compressor) -> None:
     net, objective = recurrent()
-    found = compress(net, objective, max_loss_increase=1e-3, compressor=compressor, small_bits=0)
+    found = compress(
+        net, objective.batches, objective.loss, max_loss_increase=1e-3, compressor=compressor, small_bits=0
+    )
     assert not found.steps[0].within
     assert found.chosen is not None
     assert found.loss <= found.base_loss + 1e-3
@@ -89,7 +91,7 @@ def test_finer_steps_are_tried_before_it_gives_up(compressor: Compressor) -> Non
 def test_rows_of_other_sizes_have_steps_of_their_own(compressor: Compressor) -> None:
     net = Scales(1e7)
     objective = Objective(lambda one, _: one.distance(), [None])
-    found = compress(net, objective, max_loss_increase=0.05, compressor=compressor)
+    found = compress(net, objective.batches, objective.loss, max_loss_increase=0.05, compressor=compressor)
     assert found.chosen is not None
     assert "per_row" in found.chosen.settings
     assert not any(step.within for step in found.steps if "per_row" not in step.settings)
@@ -101,11 +103,13 @@ def test_where_the_first_steps_do_the_search_is_as_before() -> None:
     """Offers in the order of the lists, to the first that breaks the bound, and nothing else."""
     net, objective, _, _ = task_of("mlp")
     steps, prices = (0.1, 0.2, 0.5), (0.0, 0.2)
-    found = compress(net, objective, max_loss_increase=math.inf, compressor=GridRounding(steps, prices))
+    found = compress(
+        net, objective.batches, objective.loss, max_loss_increase=math.inf, compressor=GridRounding(steps, prices)
+    )
     assert [dict(step.settings) for step in found.steps] == [{"step": s, "price": p} for s in steps for p in prices]
-    found = compress(net, objective, max_loss_increase=math.inf, compressor=Uniform((4, 8, 2)))
+    found = compress(net, objective.batches, objective.loss, max_loss_increase=math.inf, compressor=Uniform((4, 8, 2)))
     assert [dict(step.settings) for step in found.steps] == [{"bits": b} for b in (8, 4, 2)]
-    found = compress(net, objective, max_loss_increase=0.02, compressor=Uniform(), small_bits=0)
+    found = compress(net, objective.batches, objective.loss, max_loss_increase=0.02, compressor=Uniform(), small_bits=0)
     tried = [step.within for step in found.steps]
     assert tried == [True] * (len(tried) - 1) + [False]
 
@@ -125,7 +129,9 @@ def test_where_the_first_steps_do_the_search_is_as_before() -> None:
 def test_giving_up_is_said_in_a_warning_and_in_the_result(compressor: Compressor) -> None:
     net, _, _, training = task_of("mlp")
     with pytest.warns(pr.ParingWarning, match=r"compress: .* so the network comes back as it was given, [\d,]+ bytes"):
-        found = compress(net, exactly(net), max_loss_increase=0.5, compressor=compressor, training=training)
+        found = compress(
+            net, [None], exactly(net).loss, max_loss_increase=0.5, compressor=compressor, training=training
+        )
     assert found.chosen is None
     assert found.loss == 0
     assert "kept the bound; the nearest has loss 1 (at most 0.5)" in found.reason or not found.steps
@@ -138,7 +144,9 @@ def test_what_is_small_already_is_a_reason_and_no_warning() -> None:
         net.weight.zero_()
         net.bias.zero_()
     objective = Objective(lambda one, _: one.bias.sum(), [None])
-    found = compress(net, objective, max_loss_increase=1.0, compressor=KMeans((2,)), small_bits=0)
+    found = compress(
+        net, objective.batches, objective.loss, max_loss_increase=1.0, compressor=KMeans((2,)), small_bits=0
+    )
     assert (found.chosen is None) == bool(found.reason)
     if found.chosen is None:
         assert "the network as it is" in found.reason

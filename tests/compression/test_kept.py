@@ -58,7 +58,13 @@ def test_learning_leaves_binary_weights_as_they_are(compressor: Compressor) -> N
     net = half_binary()
     objective, _, training = problem(*data())
     found = compress(
-        net, objective, max_loss_increase=10.0, compressor=compressor, training=training, example=data()[0][:2]
+        net,
+        objective.batches,
+        objective.loss,
+        max_loss_increase=10.0,
+        compressor=compressor,
+        training=training,
+        example=data()[0][:2],
     )
     assert found.chosen is not None
     weights = [p for name, p in found.net.named_parameters() if name.startswith("2") and p.dim() == 2]
@@ -73,7 +79,12 @@ def test_nothing_is_larger_than_as_it_was_given(fill: float) -> None:
             parameter.fill_(fill)
     objective, _, training = problem(*data())
     found = compress(
-        net, objective, max_loss_increase=1.0, compressor=EntropyRounding((1e-6,), epochs=1), training=training
+        net,
+        objective.batches,
+        objective.loss,
+        max_loss_increase=1.0,
+        compressor=EntropyRounding((1e-6,), epochs=1),
+        training=training,
     )
     assert found.bytes <= through_file(net)[1]
     if found.chosen is None:
@@ -87,7 +98,9 @@ def test_a_column_of_weights_is_not_binary() -> None:
     x = torch.linspace(-3, 3, 100)[:, None]
     net = nn.Sequential(nn.Linear(1, 50), nn.ReLU(), nn.Linear(50, 1))
     objective = Objective.of(F.mse_loss, x, x.sin())
-    found = compress(net, objective, max_loss_increase=5.0, compressor=KMeans((4,)), small_bits=0)
+    found = compress(
+        net, objective.batches, objective.loss, max_loss_increase=5.0, compressor=KMeans((4,)), small_bits=0
+    )
     assert len(found.net.get_parameter("0.weight").unique()) <= 4
 
 
@@ -100,7 +113,14 @@ def test_no_batch_is_a_single_example() -> None:
     assert Training.of(F.cross_entropy, x[:3], y[:3], batch=1).steps == 3
     net = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
     objective = Objective.of(F.cross_entropy, x, y)
-    compress(net, objective, max_loss_increase=9.0, compressor=Smallest(epochs=1.0, rates=(1e-6,)), training=training)
+    compress(
+        net,
+        objective.batches,
+        objective.loss,
+        max_loss_increase=9.0,
+        compressor=Smallest(epochs=1.0, rates=(1e-6,)),
+        training=training,
+    )
 
 
 def test_refusals() -> None:
@@ -108,7 +128,9 @@ def test_refusals() -> None:
     objective, _, training = problem(x, y)
 
     def go(net: nn.Module, compressor: Compressor) -> None:
-        compress(net, objective, max_loss_increase=1.0, compressor=compressor, training=training)
+        compress(
+            net, objective.batches, objective.loss, max_loss_increase=1.0, compressor=compressor, training=training
+        )
 
     for rates in ((float("nan"),), (float("inf"),)):
         with pytest.raises(ValueError, match="has to be finite"):
@@ -122,7 +144,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="takes float32"):
         compress(
             half_binary().half(),
-            Objective.of(F.cross_entropy, x.half(), y),
+            [(x.half(), y)],
             max_loss_increase=1.0,
             compressor=Smallest(),
             training=training,

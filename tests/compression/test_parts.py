@@ -138,7 +138,14 @@ def test_a_training_that_diverges_is_no_candidate() -> None:
     ):
         net, objective, _, training = task_of("mlp")
         with pytest.warns(ParingWarning, match="no candidate has a finite loss, .* lower the learning rate"):
-            found = compress(net, objective, max_loss_increase=math.inf, compressor=compressor, training=training)
+            found = compress(
+                net,
+                objective.batches,
+                objective.loss,
+                max_loss_increase=math.inf,
+                compressor=compressor,
+                training=training,
+            )
         assert found.chosen is None
         assert found.loss == found.base_loss
 
@@ -304,7 +311,8 @@ def test_pruned_removed_shared(stage: Stage) -> None:
     net, objective, _, training = task_of("mlp")
     found = compress(
         net,
-        objective,
+        objective.batches,
+        objective.loss,
         max_loss_increase=math.inf,
         compressor=Combined((stage,), Codebooks(values=5, keep_zeros=True, rounds=3, mu=1e-2)),
         training=training,
@@ -325,14 +333,14 @@ def test_pruned_removed_shared(stage: Stage) -> None:
 def test_folded_norms_cost_nothing() -> None:
     net, objective, _, _ = task_of("mlp")
     told: dict[str, Any] = {"max_loss_increase": 0.05, "compressor": KMeans((16, 8))}
-    stored = compress(net, objective, **told)
-    folded = compress(net, objective, example=torch.zeros(2, 8), fuse_norms=True, **told)
+    stored = compress(net, objective.batches, objective.loss, **told)
+    folded = compress(net, objective.batches, objective.loss, example=torch.zeros(2, 8), fuse_norms=True, **told)
     assert isinstance(folded.net[1], nn.Identity)
     assert folded.chosen is not None
     assert folded.bytes < stored.bytes
     assert folded.base_bytes == stored.base_bytes == float_bytes(net)
     assert objective(folded.net) == folded.loss <= objective(net) + 0.05
     with pytest.raises(ValueError, match="example"):
-        compress(net, objective, fuse_norms=True, **told)
+        compress(net, objective.batches, objective.loss, fuse_norms=True, **told)
     with pytest.raises(ValueError, match="small_bits=1"):
-        compress(net, objective, small_bits=1, **told)
+        compress(net, objective.batches, objective.loss, small_bits=1, **told)

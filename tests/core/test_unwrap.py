@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 import paring as pr
 from marks import BY_HAND, CUT_SHORT
 from paring.bits import BitsError, pack_bits
-from paring.compression import Objective, Uniform, compress
+from paring.compression import Uniform, compress
 from paring.core import plain_net, unaveraged, unwrapped, wrappers
 from paring.core.unwrap import bare_names, gated_names
 from paring.files import OnnxError
@@ -151,13 +151,13 @@ def test_gates_are_refused_before_anything_is_written(wrap: Callable[[nn.Module]
     net = make()
     run = pr.attach(net, pr.L0(price=1e-3, at="units"), X)
     given, file = wrap(net).eval(), tmp_path / "net"
-    objective = Objective.of(nn.functional.cross_entropy, X, torch.zeros(4, dtype=torch.long))
+    batches = [(X, torch.zeros(4, dtype=torch.long))]
     calls: list[tuple[str, type[Exception], Callable[[], object]]] = [
         ("save", pr.FileError, lambda: pr.save(given, file)),
         ("pack", pr.PareError, lambda: pr.pack(given, file)),
         ("compact", ValueError, lambda: pr.compact(given, X)),
         ("groups", ValueError, lambda: pr.groups(given, X)),
-        ("compress", ValueError, lambda: compress(given, objective, max_loss_increase=1.0, compressor=Uniform())),
+        ("compress", ValueError, lambda: compress(given, batches, max_loss_increase=1.0, compressor=Uniform())),
     ]
     for what, error, call in calls:
         with pytest.raises(
@@ -279,5 +279,9 @@ def test_parts_that_are_wrapped_have_the_names_of_the_network(name: str, tmp_pat
             for found in (pr.load(factory, tmp_path / "net.safetensors"), pr.unpack(factory, tmp_path / "net.pare")):
                 assert list(found.state_dict()) == list(factory().state_dict())
                 assert torch.allclose(answer(found), expected, atol=1e-6)
-    objective = Objective.of(nn.functional.cross_entropy, X, torch.zeros(4, dtype=torch.long))
-    assert compress(net, objective, max_loss_increase=1.0, compressor=Uniform((8,)), small_bits=0).chosen is not None
+    assert (
+        compress(
+            net, [(X, torch.zeros(4, dtype=torch.long))], max_loss_increase=1.0, compressor=Uniform((8,)), small_bits=0
+        ).chosen
+        is not None
+    )

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from paring.core import Example
+from paring.core.default_loss import Loss, cross_entropy
 from paring.pruning.calls import example_of
-from paring.pruning.prune import Metric, called_with, cross_entropy
-from paring.pruning.tune import Loss, Optimize
+from paring.pruning.prune import Metric, called_with
+from paring.pruning.tune import Optimize
 
 
 class JobError(RuntimeError):

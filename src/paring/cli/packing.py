@@ -21,8 +21,10 @@ from paring.cli.command import CommandError, set_threads
 from paring.cli.compress_progress import CompressProgress
 from paring.cli.compressor_argument import COMPRESSORS, parse_compressor
 from paring.cli.human import exact, percent, size
+from paring.cli.pack_job import pack_job
 from paring.cli.trained_network import given, network_of
 from paring.compression import Combined, Compressor, Objective, Stage, Training, compress
+from paring.core.default_loss import cross_entropy
 from paring.core.unwrap import gated_names
 from paring.data import NAMES, Dataset, Split
 from paring.data import load as load_data
@@ -37,11 +39,12 @@ class PackArguments:
     """What to pack, and what it may lose.
 
     Args:
-        what: a run's folder, a .safetensors file, or a folder of .safetensors files of one model.
+        what: a job file (of paring prune), a run's folder, a .safetensors file, or a folder of .safetensors files of one model.
         out: the .pare file.
         max_loss_increase: how much the loss may grow; nothing packs every number as it is.
         max_error_increase: how many percentage points the error may grow besides; inf keeps the loss alone.
-        compressor: how to compress when something may be lost: a name, with settings after a colon.
+        compressor: how to compress when something may be lost: a name, with settings after a colon; calibrated_rounding for a job
+            file, else smallest.
         units: first switch whole units off, by L0 gates trained for ten epochs, until this share of the parameters is left,
             and remove them exactly; then compress what is left. 1 keeps all units.
         lr: learning rate of compressors that learn.
@@ -60,7 +63,7 @@ class PackArguments:
     out: Path
     max_loss_increase: float | None = None
     max_error_increase: float = 0.0
-    compressor: str = "smallest"
+    compressor: str = ""
     units: float = 1.0
     lr: float = 1e-3
     distillation: float = 0.5
@@ -87,7 +90,8 @@ def pack_command(words: Sequence[str]) -> int:
             "error within the bounds on the split; the file is decoded, measured again, and refused if they do not hold.\n\n"
             f"compressors: {', '.join(COMPRESSORS)}; settings follow a colon, lists joined by +. 'smallest' rounds to grids "
             "(seconds), then learns with a price of bits (minutes, with a bar; Ctrl-C writes the best so far). "
-            "grid_rounding, uniform, kmeans and adaptive_precision do not train\n\nexamples:\n"
+            "calibrated_rounding, grid_rounding, uniform, kmeans and adaptive_precision do not train\n\nexamples:\n"
+            "  paring pack job.py --out net.pare --max-loss-increase 0.01    # a job file: net(), batches(), loss(), validate(), metric()\n"
             "  paring pack runs/lenet_300_100-mnist-gmp-… --out net.pare\n"
             "  paring pack runs/lenet_300_100-mnist-gmp-… --out net.pare --max-loss-increase 0\n"
             "  paring pack runs/… --out net.pare --max-loss-increase 0 --compressor grid_rounding\n"
@@ -99,16 +103,15 @@ def pack_command(words: Sequence[str]) -> int:
         ),
     )
     set_threads(options.threads)
+    if options.what.suffix == ".py":
+        return _job(options)
     row, shards = given(options.what)
     if gated := gated_names(shards):
         raise CommandError(
             f"{options.what} holds a network with its gates still in ({gated[0]!r}): call run.finish() first, and save the network "
             "that it returns, with pr.save"
         )
-    if options.out.is_dir():
-        raise CommandError(f"--out {options.out}: is a folder; name the .pare file")
-    if not options.out.parent.is_dir():
-        raise CommandError(f"--out {options.out}: there is no folder {options.out.parent}; make it first")
+    _check_out(options.out)
     if options.max_loss_increase is None:
         whole = sum(value.numel() * value.element_size() for value in map(shards.__getitem__, shards))
         with BytesProgress("packing and checking", 2 * whole, not options.quiet) as progress:
@@ -124,7 +127,41 @@ def pack_command(words: Sequence[str]) -> int:
     for name in ("max_loss_increase", "max_error_increase"):
         if not getattr(options, name) >= 0:
             raise CommandError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 0")
-    return _lossy(options, row, shards, parse_compressor(options.compressor))
+    return _lossy(options, row, shards, parse_compressor(options.compressor or "smallest"))
+
+
+def _check_out(out: Path) -> None:
+    """Refuse what cannot be written, before the work."""
+    if out.is_dir():
+        raise CommandError(f"--out {out}: is a folder; name the .pare file")
+    if not out.parent.is_dir():
+        raise CommandError(f"--out {out}: there is no folder {out.parent}; make it first")
+
+
+def _job(options: PackArguments) -> int:
+    """Pack the network of a job file."""
+    if options.max_loss_increase is None or not options.max_loss_increase >= 0:
+        raise CommandError(
+            f"{options.what} is a job file: say how much its loss may grow, --max-loss-increase 0.01 (at least 0; inf for any)"
+        )
+    plain = PackArguments(options.what, options.out)
+    for name in ("max_error_increase", "units", "distillation", "model", "data", "split", "validation", "test"):
+        if getattr(options, name) != getattr(plain, name):
+            raise CommandError(
+                f"--{name.replace('_', '-')} is for built-in networks; {options.what} is a job file and says itself what is kept, "
+                "on which data: loss(), validate()"
+            )
+    _check_out(options.out)
+    compressor = parse_compressor(options.compressor or "calibrated_rounding")
+    return pack_job(
+        options.what,
+        options.out,
+        options.max_loss_increase,
+        compressor,
+        lr=options.lr,
+        signed_zeros=options.signed_zeros,
+        quiet=options.quiet,
+    )
 
 
 def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, compressor: Compressor) -> int:
@@ -133,8 +170,8 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     if not len(split):
         raise CommandError(f"--split {options.split}: is empty; --validation sets examples aside")
     net = network_of(options.what, model, data, shards).eval()
-    objective = Objective.of(F.cross_entropy, split.x, split.y)
-    wrong = Objective.of(lambda out, y: (out.argmax(1) != y).double().mean(), split.x, split.y)
+    kept = list(zip(split.x.split(1000), split.y.split(1000), strict=True))
+    objective, wrong = Objective(cross_entropy, kept), Objective(_wrong, kept)
     if options.units != 1:
         compressor = _after_removal(options.units, compressor)
     assert options.max_loss_increase is not None
@@ -147,11 +184,12 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
         torch.manual_seed(int((row or {}).get("seed", 0)))  # the noise of gates: the same file every time
         found = compress(
             net,
-            objective,
+            list(zip(training.x.split(100), training.y.split(100), strict=True)),
             max_loss_increase=options.max_loss_increase,
             compressor=compressor,
+            validate=kept,
             training=_training(options, net, training, progress) if compressor.trains else None,
-            error=wrong,
+            error=_wrong,
             max_error_increase=options.max_error_increase / 100,
             example=split.x[:2],
             watch=progress.offered,
@@ -191,6 +229,12 @@ def _lossy(options: PackArguments, row: dict[str, Any] | None, shards: Shards, c
     if options.test:
         print(f"test error {percent(evaluate(net, data.test)[1])} -> {percent(evaluate(decoded, data.test)[1])}")
     return 0
+
+
+def _wrong(net: nn.Module, pair: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Share of wrong answers."""
+    wrong: torch.Tensor = net(pair[0]).argmax(1) != pair[1]
+    return wrong.double().mean()
 
 
 def _after_removal(units: float, then: Compressor) -> Compressor:

@@ -11,9 +11,10 @@ from paring.compression.grid_rounding import GridRounding
 from paring.compression.hashed import Hashed
 from paring.compression.kmeans import KMeans
 from paring.compression.objective import Objective
+from paring.compression.own_outputs import own_outputs
 from paring.compression.smallest import Smallest
 from paring.compression.soft_sharing import SoftSharing
-from paring.compression.task import Bound, Compressed, Compressor, NeedsTraining, Step, Task
+from paring.compression.task import Bound, Compressed, Compressor, Step, Task
 from paring.compression.training import Training
 from paring.compression.uniform import Uniform
 
@@ -30,7 +31,6 @@ __all__ = [
     "GridRounding",
     "Hashed",
     "KMeans",
-    "NeedsTraining",
     "Objective",
     "Smallest",
     "SoftSharing",
@@ -40,4 +40,5 @@ __all__ = [
     "Training",
     "Uniform",
     "compress",
+    "own_outputs",
 ]

@@ -13,12 +13,13 @@ curvature between them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from paring.compression.feedback import bits_of, factor, rounded_in_turn, spared
 from paring.compression.grid_rounding import rounded
@@ -79,7 +80,7 @@ class CalibratedRounding(Compressor):
         bits: of a weight on average, at first; finer or coarser as the bound demands.
         price: of a bit, in units of a squared step.
         damping: of the second moments, in units of their mean diagonal.
-        batches: calibration batches: of the training data where `compress` has some, else of the objective.
+        batches: of the training data, to calibrate with.
         halvings: of the last bracket of `bits`.
 
     Raises:
@@ -103,23 +104,24 @@ class CalibratedRounding(Compressor):
         parts = self.calibrated(task)
         if not parts:
             return
-        unit = _unit(parts)
+        bisect(
+            lambda bits: task.offer(self.at(bits, task.net, parts), bits=round(bits, 4)).within,
+            self.bits,
+            self.halvings,
+        )
 
-        def within(bits: float) -> bool:
-            twin = working_copy(task.net)
-            with torch.no_grad():
-                for name, part in parts.items():
-                    twin.get_parameter(name).copy_(part.rounded(unit * 2**-bits, self.price))
-            return task.offer(twin, bits=round(bits, 4)).within
-
-        bisect(within, self.bits, self.halvings)
+    @torch.no_grad()
+    def at(self, bits: float, net: nn.Module, parts: dict[str, Part]) -> nn.Module:
+        """A copy of the network, rounded to about so many bits a weight."""
+        twin, sigma = working_copy(net), _unit(parts) * 2**-bits
+        for name, part in parts.items():
+            twin.get_parameter(name).copy_(part.rounded(sigma, self.price))
+        return twin
 
     def calibrated(self, task: Task) -> dict[str, Part]:
         """The weights with what calibration batches tell of them."""
-        training = task.training_data
-        loss = task.bound.objective.loss if training is None else training.loss
-        source = task.bound.objective.batches if training is None else training.batches(0)
-        batches = list(islice(source, self.batches))
+        training = task.training
+        loss, batches = training.loss, list(islice(training.batches(0), self.batches))
         net = working_copy(task.net)
         weights = weights_of(net)
 
@@ -196,21 +198,13 @@ def bisect(within: Callable[[float], bool], first: float, halvings: int, most: i
         halvings: of the last bracket.
         most: steps of one bit, either way.
     """
-    down = within(first)
-    good, bad = (first, None) if down else (None, first)
-    for number in range(1, most + 1):
-        bits = first - number if down else first + number
-        if bits <= 0:
-            bits = (good or first) / 2
-        if within(bits):
-            good = bits
-        else:
-            bad = bits
-        if good is not None and bad is not None:
+    coarser = within(first)
+    good, bad = (first, 0.0) if coarser else (math.inf, first)
+    for _ in range(most):
+        if bad and good < math.inf:
             break
-    for _ in range(halvings if good is not None and bad is not None else 0):
-        middle = (good + bad) / 2
-        if within(middle):
-            good = middle
-        else:
-            bad = middle
+        bits = good / 2 if coarser and good <= 1 else good - 1 if coarser else bad + 1
+        good, bad = (bits, bad) if within(bits) else (good, bits)
+    for _ in range(halvings if bad and good < math.inf else 0):
+        bits = (good + bad) / 2
+        good, bad = (bits, bad) if within(bits) else (good, bits)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from paring.compression.calibrated_rounding import CalibratedRounding
 from paring.compression.objective import Objective
 from paring.compression.small_tensors import shrink_small
 from paring.compression.task import Bound, Compressed, Compressor, Task
@@ -16,18 +18,21 @@ from paring.compression.tensors import float_bytes
 from paring.compression.through_file import through_file
 from paring.compression.training import Training
 from paring.core import Watch, plain_net, warn
+from paring.core.default_loss import Loss, again_and_again, cross_entropy
 from paring.core.quantised import in_floats
 from paring.removal import compact
 
 
 def compress(
     net: nn.Module,
-    objective: Objective,
+    batches: Iterable[Any],
+    loss: Loss | None = None,
     *,
     max_loss_increase: float,
-    compressor: Compressor,
+    compressor: Compressor = CalibratedRounding(),  # noqa: B008  # a frozen value
+    validate: Iterable[Any] | None = None,
     training: Training | None = None,
-    error: Objective | None = None,
+    error: Loss | None = None,
     max_error_increase: float = 0.0,
     example: Any = None,
     small_bits: int | None = None,
@@ -38,11 +43,14 @@ def compress(
 
     Args:
         net: a trained network; left as it was.
-        objective: the loss that is kept, on validation data or training data that was held out, never on the test set.
+        batches: training data, gone through several times: a DataLoader, a list. Compressors calibrate or train on it.
+        loss: of a network on a batch, a scalar, the mean over its examples; by default cross-entropy for pairs of an input and
+            integer labels, and `net(**batch).loss` for mappings. `own_outputs(net)` needs no labels.
         max_loss_increase: how much the loss may exceed the network's own; 0 for not at all, `math.inf` for any.
         compressor: how to compress, with its settings.
-        training: what compressors that learn train on (`compressor.trains`).
-        error: a second measure that is kept too, such as the share of wrong answers.
+        validate: held-out batches on which the loss is kept, the `batches` where there are none; held in memory. Never the test set.
+        training: how compressors that learn train, with data of their own; by default on `batches` with the loss.
+        error: a second measure that is kept too, of a network on a batch, such as the share of wrong answers.
         max_error_increase: how much the error may exceed the network's own.
         example: an example input (as `attach` takes it), for compressors that remove units and for
             `fuse_norms`.
@@ -57,8 +65,7 @@ def compress(
         reason and a `ParingWarning`. Interrupting (Ctrl-C) returns the best so far.
 
     Raises:
-        ValueError: the network's loss is not finite, or a setting makes no sense.
-        NeedsTraining: the compressor trains, and there is no training data.
+        ValueError: the network's loss is not finite, batches that are empty or run out, or a setting that makes no sense.
     """
     if small_bits is not None and small_bits != 0 and not 2 <= small_bits <= 11:
         raise ValueError(f"compress(small_bits={small_bits}): from 2 to 11 bits, 0 for half precision, None to search")
@@ -67,15 +74,17 @@ def compress(
     if compressor.trains:
         _check_trainable(net)
     base = copy.deepcopy(net).eval()
-    bound, loss, wrong = _bound(base, objective, max_loss_increase, error, max_error_increase)
+    loss = loss or cross_entropy
+    kept, training = _data(batches, loss, validate, training)
+    objective = Objective(loss, kept)
+    wrongs = None if error is None else Objective(error, kept)
+    bound, before, wrong = _bound(base, objective, max_loss_increase, wrongs, max_error_increase)
     size = float_bytes(base)
     if fuse_norms:
         if example is None:
             raise ValueError("compress(fuse_norms=True) captures the network: give example=x[:2], an example input")
         base, _ = compact(base, example, fuse_norms=True)
     task = Task(base, bound, training, example, small_bits or 0, watch)
-    if compressor.trains:
-        _ = task.training
     interrupted = False
     try:
         compressor.run(task)
@@ -85,7 +94,7 @@ def compress(
         interrupted = True
     as_it_is, length = through_file(copy.deepcopy(net).eval())
     if task.best is None or task.best[1].bytes > length:  # what is binary or sparse already can be hard to beat
-        found = Compressed(as_it_is, loss, loss, wrong, wrong, length, size, tuple(task.steps), None)
+        found = Compressed(as_it_is, before, before, wrong, wrong, length, size, tuple(task.steps), None)
         found = replace(found, reason=_reason(task, length))
         if task.best is None and not interrupted:
             warn(
@@ -94,8 +103,21 @@ def compress(
             )
     else:
         decoded, step = task.best
-        found = Compressed(decoded, step.loss, loss, step.error, wrong, step.bytes, size, tuple(task.steps), step)
+        found = Compressed(decoded, step.loss, before, step.error, wrong, step.bytes, size, tuple(task.steps), step)
     return replace(found, interrupted=interrupted)
+
+
+def _data(
+    batches: Iterable[Any], loss: Loss, validate: Iterable[Any] | None, training: Training | None
+) -> tuple[list[Any], Training]:
+    """What the loss is kept on, and what is learned from."""
+    own = Training.over(loss, batches) if training is None else training
+    if validate is not None:
+        again_and_again("validate", validate)
+    kept = list(batches if validate is None else validate)
+    if not kept:
+        raise ValueError(f"compress: {'batches' if validate is None else 'validate'} is empty; there has to be data")
+    return kept, own
 
 
 def _reason(task: Task, length: int) -> str:

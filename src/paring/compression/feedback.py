@@ -38,7 +38,8 @@ def factor(moments: Tensor, damping: float) -> Tensor:
         if not bool(bad.any()):
             break
         damping *= 2
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return upper
 
 
 def spared(factors: Tensor) -> Tensor:

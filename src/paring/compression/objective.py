@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.core.default_loss import examples, scalar
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -21,7 +23,7 @@ class Objective:
     Args:
         loss: (network, batch) -> scalar, the mean over the examples of the batch.
         batches: what the loss takes; any objects.
-        sizes: examples in each batch, as weights of the mean; all equal by default.
+        sizes: examples in each batch, as weights of the mean; by default the first size of its first tensor.
     """
 
     loss: Callable[[nn.Module, Any], Tensor]
@@ -50,7 +52,7 @@ class Objective:
     def __call__(self, net: nn.Module) -> float:
         """The loss of a network."""
         with torch.no_grad(), _evaluating(net):
-            return sum(w * self.loss(net, batch).item() for w, batch in self._weighted())
+            return sum(w * float(scalar(self.loss(net, batch))) for w, batch in self._weighted())
 
     def gradient(self, net: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
         """Gradient of the loss with respect to these parameters; zero for those it does not depend on."""
@@ -73,7 +75,7 @@ class Objective:
         return dict(zip(names, total, strict=True))
 
     def _weighted(self) -> list[tuple[float, Any]]:
-        sizes = self.sizes or (1,) * len(self.batches)
+        sizes = self.sizes or tuple(max(1, examples(batch)) for batch in self.batches)
         total = sum(sizes)
         return [(size / total, batch) for size, batch in zip(sizes, self.batches, strict=True)]
 

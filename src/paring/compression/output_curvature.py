@@ -68,8 +68,8 @@ def output_curvature(
             weight.requires_grad_(True)
         with torch.enable_grad(), evaluating(net):
             for batch in batches:
-                for one, other in _directions(net, loss, batch, weights, probes, generator):
-                    for name, weight, first, second in zip(names, weights, one, other, strict=True):
+                for left, right in _directions(net, loss, batch, weights, probes, generator):
+                    for name, weight, first, second in zip(names, weights, left, right, strict=True):
                         if first is not None and second is not None:
                             _add(found, name, weight, first, second, name in tables)
     finally:

@@ -58,12 +58,13 @@ class Layout:
         rows = weight.reshape(self.groups, *turned)
         rows = rows.transpose(1, 2) if self.first else rows
         parts = rows.unflatten(2, (self.blocks, -1)).transpose(1, 2)
-        return parts.flatten(0, 1).contiguous()
+        found: Tensor = parts.flatten(0, 1).contiguous()
+        return found
 
     def weight(self, matrices: Tensor) -> Tensor:
         """The inverse of `matrices`."""
         parts = matrices.unflatten(0, (self.groups, self.blocks)).transpose(1, 2)
-        rows = parts.flatten(2)
+        rows: Tensor = parts.flatten(2)
         return (rows.transpose(1, 2) if self.first else rows).reshape(self.shape)
 
 
@@ -98,7 +99,7 @@ class _Watch(TorchDispatchMode):
     found: dict[str, Moments] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names = {w.untyped_storage().data_ptr(): name for name, w in self.weights.items() if w.is_contiguous()}
 
     def __torch_dispatch__(
@@ -200,11 +201,11 @@ def _plain_operations() -> Iterator[None]:
     """Without operations that do several layers at once: recurrent ones of oneDNN, and the fused encoder layer."""
     fast, whole = torch.backends.mha.get_fastpath_enabled(), bool(torch.backends.mkldnn.enabled)
     torch.backends.mha.set_fastpath_enabled(False)
-    torch.backends.mkldnn.set_flags(_enabled=False)  # type: ignore[no-untyped-call]
+    torch.backends.mkldnn.set_flags(_enabled=False)
     try:
         yield
     finally:
-        torch.backends.mkldnn.set_flags(_enabled=whole)  # type: ignore[no-untyped-call]
+        torch.backends.mkldnn.set_flags(_enabled=whole)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
@@ -221,4 +222,5 @@ def second_moments(weights: dict[str, nn.Parameter], run: Callable[[], object]) 
     """
     with _plain_operations(), _Watch(weights) as watch:
         run()
-    return watch.found
+    found: dict[str, Moments] = watch.found
+    return found

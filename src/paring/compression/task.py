@@ -75,10 +75,6 @@ class Bound:
         return loss, error, within
 
 
-class NeedsTraining(ValueError):
-    """A compressor that learns was given nothing to learn from."""
-
-
 @dataclass
 class Task:
     """What one call of `compress` works on.
@@ -87,7 +83,7 @@ class Task:
         net: the network to compress, in eval mode; compressors work on copies.
         bound: what a candidate has to keep.
         watch: called with every candidate (`Progress.step`) and its decoded network (`Progress.net`).
-        training_data: what compressors that learn train on; None for none.
+        training: what compressors calibrate and train on.
         example: one example input, for compressors that capture the network.
         small_bits: bits of biases and norms; 0 keeps them in half precision where the bound allows.
         steps: all candidates so far.
@@ -96,27 +92,13 @@ class Task:
 
     net: nn.Module
     bound: Bound
-    training_data: Training | None = None
+    training: Training
     example: Any = None
     small_bits: int = 0
     watch: Watch | None = None
     steps: list[Step] = field(default_factory=list)
     best: tuple[nn.Module, Step] | None = None
     began: float = field(default_factory=time.perf_counter)
-
-    @property
-    def training(self) -> Training:
-        """The data to learn from.
-
-        Raises:
-            NeedsTraining: `compress` was given none.
-        """
-        if self.training_data is None:
-            raise NeedsTraining(
-                "this compressor trains: give compress(training=Training.of(loss, x, y)) with training data, or take one "
-                "that does not, such as Uniform, KMeans, GridRounding or AdaptivePrecision"
-            )
-        return self.training_data
 
     def offer(self, net: nn.Module, **settings: float | int | str) -> Step:
         """Judge a candidate, its small tensors in half precision (or on their grid) when that is within the bound."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.core import Progress, Watch
+from paring.core.default_loss import again_and_again
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,31 @@ class Training:
     def __post_init__(self) -> None:
         if self.steps < 1 or not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"Training(steps={self.steps}, lr={self.lr}): both must be positive")
+
+    @classmethod
+    def over(
+        cls,
+        loss: Callable[[nn.Module, Any], Tensor],
+        batches: Iterable[Any],
+        lr: float = 1e-3,
+        watch: Watch | None = None,
+    ) -> Training:
+        """The same batches every epoch, in the order in which they come.
+
+        Args:
+            loss: (network, batch) -> scalar.
+            batches: a DataLoader, a list; its `iter` begins anew.
+            lr: learning rate.
+            watch: see `Training`.
+
+        Raises:
+            ValueError: there are no batches, or they can be gone through only once.
+        """
+        again_and_again("batches", batches)
+        steps = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
+        if not steps:
+            raise ValueError("batches is empty: there has to be data to learn from")
+        return cls(loss, lambda epoch: batches, steps, lr, watch)
 
     @classmethod
     def of(

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from paring.core.default_loss import Loss, scalar
 from paring.pruning.calls import Calls
 from paring.pruning.gated import GatedCopy
-from paring.pruning.tune import Loss, scalar
 
 
 class Importance(Protocol):

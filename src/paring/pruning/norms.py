@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from paring.pruning.tune import Loss
+from paring.core.default_loss import Loss
 
 
 def tracked(net: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

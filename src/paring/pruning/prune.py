@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,9 +21,9 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, short_repr
+from paring.core.default_loss import Loss, again_and_again, cross_entropy, scalar
 from paring.core.evaluating import evaluating
 from paring.core.torch_masks import multiplied_in
 from paring.methods import Budget
@@ -35,36 +35,9 @@ from paring.pruning.pruned import Look, Pruned, SiteRow
 from paring.pruning.repair import Repair
 from paring.pruning.search import Search, Setting, cut, removed, with_costs
 from paring.pruning.teacher import Teacher, class_axis
-from paring.pruning.tune import Loss, Tune, count, scalar, tune
+from paring.pruning.tune import Tune, count, tune
 
 Metric = Callable[[nn.Module], float]
-
-
-def cross_entropy(net: nn.Module, batch: Any) -> Tensor:
-    """The loss where none is given: the network's own for a mapping, cross-entropy for a pair of input and labels.
-
-    Raises:
-        ValueError: the batch is neither, or the network answers no loss.
-    """
-    if isinstance(batch, dict) or hasattr(batch, "keys"):
-        answer = net(**batch)
-        found = answer.get("loss") if hasattr(answer, "get") else getattr(answer, "loss", None)
-        if not isinstance(found, Tensor):
-            raise ValueError(
-                f"this {type(net).__name__} answers no loss for a batch with {', '.join(map(str, batch))}: put labels into the "
-                "batch, or give loss=, a function of the network and a batch"
-            )
-        return found
-    pair = batch if isinstance(batch, tuple | list) else ()
-    if len(pair) != 2 or not isinstance(pair[1], Tensor) or pair[1].is_floating_point():
-        raise ValueError(
-            f"a batch here is a {type(batch).__name__}; without loss= it has to be a pair of an input and integer labels, or a "
-            "mapping that the network takes. Give loss=, a function of the network and a batch"
-        )
-    out = net(pair[0])
-    if out.dim() == pair[1].dim() + 1 and out.dim() > 2 and out.shape[:-1] == pair[1].shape:
-        return F.cross_entropy(out.flatten(0, -2).float(), pair[1].flatten())  # classes last, as language models answer
-    return F.cross_entropy(out.float(), pair[1])
 
 
 @overload
@@ -228,12 +201,8 @@ def _check(
     if not budgets:
         raise ValueError("prune(to=[]) asks for nothing: give a Budget, or several")
     for name, given in (("batches", batches), ("validate", validate)):
-        if isinstance(given, Iterator):
-            raise ValueError(
-                f"{name} is a {type(given).__name__}, which can be gone through only once: give a list, a DataLoader, or an "
-                "object whose __iter__ begins anew"
-            )
         if given is not None:
+            again_and_again(name, given)
             count(given, name)
     if how.epochs:
         how.make(net)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.analysis.wiring import Layer
+from paring.core.default_loss import Loss
 from paring.pruning.gated import GatedCopy
-from paring.pruning.tune import Loss
 
 _COLUMNS = 6_144  # beyond that the moments take too much memory and time
 _EXACT = 2_048  # up to that they are kept in float64

@@ -14,6 +14,7 @@ from torch import nn
 
 from paring.core import Inputs, release
 from paring.core import validate as check
+from paring.core.default_loss import Loss
 from paring.cost import latency, peak_memory, ratio
 from paring.methods import Budget
 from paring.pruning.calls import few, runs
@@ -25,7 +26,6 @@ from paring.pruning.norms import renew_statistics
 from paring.pruning.pruned import over
 from paring.pruning.repair import Repair
 from paring.pruning.space import Bytes, Memory
-from paring.pruning.tune import Loss
 from paring.removal import Report, compact
 
 STEP = 0.84  # what one round leaves of the network, at least, where nobody says how many there are

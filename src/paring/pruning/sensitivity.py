@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import At, Example, Inputs, Places, Progress, Watch, plain_net
+from paring.core.default_loss import Loss, cross_entropy, scalar
 from paring.core.torch_masks import multiplied_in
 from paring.pruning.calls import example_of
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
-from paring.pruning.prune import called_with, cross_entropy
+from paring.pruning.prune import called_with
 from paring.pruning.repair import Repair
 from paring.pruning.search import Search
-from paring.pruning.tune import Loss, scalar
 
 WITHIN = 0.05  # rise of the loss, as a share of it, up to which a cut is said to cost nothing
 

@@ -19,12 +19,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paring.core import Progress, Watch, validate
+from paring.core.default_loss import Loss, scalar
 from paring.pruning.randomness import random_state, set_random_state
 from paring.train import checkpoint
 from paring.train.guard import Diverged
-
-Loss = Callable[[nn.Module, Any], Tensor]
-"""`loss(net, batch)`: a scalar, differentiable."""
 
 Optimize = Callable[[list[nn.Parameter]], Optimizer]
 """From the parameters that train to an optimizer; its learning rates are the highest ones."""
@@ -211,20 +209,6 @@ def _exactly(batches: Iterable[Any], each: int) -> Iterator[Any]:
             f"batches ran out after {number} of {each}: prune goes through them several times. Give a list or a DataLoader "
             "and no generator, or an object whose __iter__ begins anew"
         )
-
-
-def scalar(value: object) -> Tensor:
-    """The loss, checked.
-
-    Raises:
-        ValueError: it is no scalar tensor.
-    """
-    if not isinstance(value, Tensor) or value.numel() != 1:
-        shaped = isinstance(value, Tensor)
-        got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        advice = "take its mean" if shaped else "return the tensor itself, without .item()"
-        raise ValueError(f"loss(net, batch) has to return a scalar tensor, and returned {got}; {advice}")
-    return value.reshape(())
 
 
 def cast(net: nn.Module, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
