@@ -57,7 +57,8 @@ def distance(net: nn.Module, batch: Any) -> Tensor:
     """Squared distance to answers that are the last entry of the batch, over their mean square."""
     *given, taught = batch
     said: Tensor = net(*given)
-    return (said - taught).square().sum() / taught.square().sum()
+    lost: Tensor = (said - taught).square().sum()
+    return lost / taught.square().sum()
 
 
 @torch.no_grad()

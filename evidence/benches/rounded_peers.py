@@ -27,7 +27,8 @@ def _groups(rows: Tensor, size: int) -> Tensor:
 
 def _scales(rows: Tensor, bits: int, size: int) -> Tensor:
     largest: Tensor = _groups(rows, size).abs().amax(2)
-    return (largest / (2 ** (bits - 1) - 1)).half().float().clamp_min(1e-7)
+    found: Tensor = (largest / (2 ** (bits - 1) - 1)).half().float().clamp_min(1e-7)
+    return found
 
 
 def nearest(rows: Tensor, scales: Tensor, bits: int) -> Tensor:
