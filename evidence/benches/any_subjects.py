@@ -7,6 +7,7 @@ ResNet-20 it is cross-entropy. Calibration, validation (where bounds are kept) a
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import random
 import re
@@ -57,8 +58,8 @@ def distance(net: nn.Module, batch: Any) -> Tensor:
     """Squared distance to answers that are the last entry of the batch, over their mean square."""
     *given, taught = batch
     said: Tensor = net(*given)
-    lost: Tensor = (said - taught).square().sum()
-    return lost / taught.square().sum()
+    lost: Tensor = (said - taught).square().sum() / taught.square().sum()
+    return lost
 
 
 @torch.no_grad()
@@ -130,12 +131,18 @@ def _neighbours(said: Tensor, taught: Tensor, count: int = 10) -> float:
     return float(same.float().mean())
 
 
+@functools.cache
+def _espeak(folder: Path) -> Speaker:
+    """It begins once in a process."""
+    return Speaker(folder)
+
+
 def _spoken(count: int, voices: int) -> list[tuple[int, Tensor]] | None:
     """So many sentences by each of so many voices: number of the voice, and the sound."""
     folder = package("espeakng_loader")
     if folder is None:
         return None
-    speaker, texts = Speaker(folder), sentences()
+    speaker, texts = _espeak(folder), sentences()
     chosen = random.Random(0).sample(speaker.voices, voices)
     return [(v, speaker.say(texts[v * count + n], voice)) for v, voice in enumerate(chosen) for n in range(count)]
 

@@ -43,20 +43,6 @@ class Ways:
         self.subject, self.spent = subject, 0.0
         self._kept: dict[str, Any] = {}
 
-    def all(self, network: str) -> dict[str, Callable[[], Made]]:
-        """What makes the network, by name."""
-        net = self.subject.net
-        made: dict[str, Callable[[], Made]] = {
-            "as it is": partial(through_file, net),
-            "int8 per row + zstd": partial(integers, net, 8),
-            "int4 per row + zstd": partial(integers, net, 4),
-            "int4 in groups of 32 + zstd": partial(integers, net, 4, 32),
-            "GPTQ, 4 bits in groups of 32 + zstd": self.gptq,
-        }
-        made |= {f"one step per tensor, {step:g}": partial(self.grid, step) for step in GRIDS}
-        made |= {f"calibrated, {bits:g} bits": partial(self.calibrated, bits) for bits in BITS}
-        return made | {f"within {WITHIN[network]:g}": partial(self.within, WITHIN[network])}
-
     def gptq(self) -> Made:
         net, loss = self.subject.net, self.subject.loss
         weights = weights_of(net)
@@ -89,28 +75,43 @@ class Ways:
         return found.net, found.bytes
 
 
+def ways_of(network: str) -> dict[str, Callable[[Ways], Made]]:
+    """What makes the network small, by name."""
+    made: dict[str, Callable[[Ways], Made]] = {
+        "as it is": lambda ways: through_file(ways.subject.net),
+        "int8 per row + zstd": lambda ways: integers(ways.subject.net, 8),
+        "int4 per row + zstd": lambda ways: integers(ways.subject.net, 4),
+        "int4 in groups of 32 + zstd": lambda ways: integers(ways.subject.net, 4, 32),
+        "GPTQ, 4 bits in groups of 32 + zstd": Ways.gptq,
+    }
+    made |= {f"one step per tensor, {step:g}": partial(Ways.grid, step=step) for step in GRIDS}
+    made |= {f"calibrated, {bits:g} bits": partial(Ways.calibrated, bits=bits) for bits in BITS}
+    return made | {f"within {WITHIN[network]:g}": partial(Ways.within, increase=WITHIN[network])}
+
+
 def run(asked: Asked) -> Path:
     """Measure every network and way that the results file lacks."""
     book = Book(asked, "compress-any")
     torch.set_num_threads(1)
     for network, make in SUBJECTS.items():
-        if asked.only not in network and network not in asked.only:
+        wanted = {way: made for way, made in ways_of(network).items() if book.wants(f"{network}/{way}")}
+        if not wanted:
             continue
         subject = make()
         if subject is None:
             print(f"{network}: a package is missing")
             continue
         ways = Ways(subject)
-        for way, made in ways.all(network).items():
-            if book.wants(f"{network}/{way}"):
-                book.add(row := _measured(network, way, subject, made, ways))
-                print(f"{row['run']:<60}{row['bytes']:>12,} bytes, loss {row['loss']:.5f}", flush=True)
+        for way, made in wanted.items():
+            book.add(row := _measured(network, way, made, ways))
+            print(f"{row['run']:<60}{row['bytes']:>12,} bytes, loss {row['loss']:.5f}", flush=True)
     return book.close()
 
 
-def _measured(network: str, way: str, subject: Subject, make: Callable[[], Made], ways: Ways) -> dict[str, Any]:
+def _measured(network: str, way: str, make: Callable[[Ways], Made], ways: Ways) -> dict[str, Any]:
     began = time.process_time()
-    net, size = make()
+    subject = ways.subject
+    net, size = make(ways)
     spent = time.process_time() - began
     return {
         "run": f"{network}/{way}",

@@ -73,7 +73,7 @@ def test_rows_of_every_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     path = compress_any.run(Asked(tmp_path, 1))
     results = load(path)
     found = {row["way"]: row for row in results.rows}
-    assert set(found) == set(compress_any.Ways(subject).all("small"))
+    assert set(found) == set(compress_any.ways_of("small"))
     assert found["as it is"]["loss"] == 0
     assert found["calibrated, 2 bits"]["bytes"] < found["calibrated, 6 bits"]["bytes"] < found["as it is"]["bytes"]
     assert found["within 0.01"]["loss"] <= 0.01
