@@ -20,7 +20,8 @@ from paring.analysis.layer_rules import matrix
 from paring.analysis.loose import shrinks
 from paring.analysis.repeats import carries, either, filled, once, shortened, unlabelled
 from paring.analysis.slicewise import slicewise
-from paring.analysis.state import State, module_path, packet, place
+from paring.analysis.stacked_weights import stacked
+from paring.analysis.state import State, module_path, packet, place, shape_of
 from paring.analysis.work import Product
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Contract(Protocol):
 
 def matmul(run: Interpreter, node: fx.Node, product: Contract) -> object:
     """(..., n, k) times (..., k, m), batch dimensions broadcast; a layer's where it owns the second."""
-    if (layer := matrix(run, node, node.args[0], node.args[1], None)) is not None:
+    if (layer := matrix(run, node, node.args[0], node.args[1], None) or _with_weight(run, node)) is not None:
         return layer
     a, b = run.states(node.args[0]), run.states(node.args[1])
     if not (isinstance(a, State) and isinstance(b, State)) or min(a.value.dim(), b.value.dim()) < 2:
@@ -49,6 +50,16 @@ def matmul(run: Interpreter, node: fx.Node, product: Contract) -> object:
     lead = _LETTERS[:batch]
     one, two = lead[batch - a.value.dim() + 2 :] + "yz", lead[batch - b.value.dim() + 2 :] + "zx"
     return product(run, node, a, b, one, two, lead + "yx") or run.barrier(node)
+
+
+def _with_weight(run: Interpreter, node: fx.Node) -> object:
+    """The product of an activation and a parameter; None where it is none."""
+    ranks = [len(shape_of(arg.meta["val"])) for arg in node.args[:2] if isinstance(arg, fx.Node)]
+    if len(ranks) != 2 or min(ranks) < 2:
+        return None
+    lead = _LETTERS[: max(ranks) - 2]
+    one, two = lead[max(ranks) - ranks[0] :] + "yz", lead[max(ranks) - ranks[1] :] + "zx"
+    return stacked(run, node, 1, two, one, lead + "yx") or stacked(run, node, 0, one, two, lead + "yx")
 
 
 def baddbmm(run: Interpreter, node: fx.Node, product: Contract) -> object:
@@ -73,6 +84,8 @@ def einsum(run: Interpreter, node: fx.Node, product: Contract) -> object:
     ):
         return slicewise(run, node)
     (one, two), (a, b) = terms, parts
+    if layer := stacked(run, node, 1, two, one, out) or stacked(run, node, 0, one, two, out):
+        return layer
     known = all(letter in out or (letter in one and letter in two) for letter in one + two)
     if not known or any(len(set(term)) != len(term) for term in (one, two, out)):
         return slicewise(run, node)

@@ -69,7 +69,7 @@ def _cut(run: Interpreter, node: fx.Node, name: str, labels: Tensor, outs: list[
     dim %= labels.dim()
     if dim not in lying:
         return
-    if step != 1:
+    if step != 1 and not _together(run, node, labels, dim, step):
         run.pin(labels, {dim}, f"every {step}th entry is taken by {name} in {place(node)}")
     outer = [d for d in grid_dims(labels) if d != dim]
     outer = outer[: grid_dims(labels).index(dim)]
@@ -83,6 +83,16 @@ def _cut(run: Interpreter, node: fx.Node, name: str, labels: Tensor, outs: list[
             run.tie_slices([(labels, outer), (out, outer)])
         elif outer:
             run.tie_slices([(labels, outer), (out, [d - (d > dim) for d in outer])])
+
+
+def _together(run: Interpreter, node: fx.Node, labels: Tensor, dim: int, step: int) -> bool:
+    """Let units go in stretches of as many as a step is wide, so that the same is taken of those that stay; False where they cannot."""
+    line, (start, stop) = along(labels, dim), run.values((node.args[2], node.args[3]))
+    if line is None or len(line) % step or not 0 <= start < step or stop < len(line):
+        return False
+    rows = line.view(-1, step)
+    run.couple(rows[:, :1].expand_as(rows).contiguous(), rows, f"taken in turns in {place(node)}")
+    return True
 
 
 def _where(run: Interpreter, node: fx.Node, name: str) -> tuple[int, int]:

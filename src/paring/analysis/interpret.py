@@ -13,6 +13,7 @@ from paring.analysis.interpreter import FreeInterpreter, Interpreter, Rules
 from paring.analysis.loose import settle
 from paring.analysis.rules import FIXED, FREE, dead_nodes
 from paring.analysis.shared_layers import keep_shared
+from paring.analysis.stacked_weights import operand
 from paring.analysis.starts import start
 
 __all__ = ["Interpretation", "interpret"]
@@ -38,7 +39,7 @@ def interpret(
     recurrent: also hidden units of recurrent layers.
     """
     with torch.no_grad():
-        rules = Rules(FREE if free else FIXED, found, start, keep_shared, settle)
+        rules = Rules(FREE if free else FIXED, found, start, keep_shared, settle, operand)
         if free:
             dead = dead_nodes(captured.nodes)
             return FreeInterpreter(

@@ -41,6 +41,7 @@ from paring.analysis.state import (
     Ref,
     Site,
     State,
+    Weight,
     known,
     module_path,
     packet,
@@ -95,6 +96,7 @@ class Interpreter:
         self.features: list[FeatureNorm] = []
         self.centring: dict[fx.Node, FeatureNorm] = {}
         self.positive: set[fx.Node] = set()
+        self.weights: dict[fx.Node, Weight] = {}
         self.slopes: list[NormSite] = []
         self._env: dict[fx.Node, object] = {}
         self._ids: dict[str, Tensor] = {}
@@ -212,7 +214,7 @@ class Interpreter:
             return whole[index] if isinstance(whole, list | tuple) else self.barrier(node)
         if name == "sym_size":
             return self.values(node.args[0]).value.shape[node.args[1]]
-        if any(isinstance(v, State | Ref | list | tuple) for v in held):
+        if any(isinstance(v, State | Ref | Weight | list | tuple) for v in held):
             return self._apply(node, name)
         if name in ops.FACTORIES:
             return known(self._execute(node))
@@ -249,7 +251,14 @@ class Interpreter:
 
     def states(self, tree: Any) -> Any:
         """Like `values`, with parameters and buffers turned into known constants."""
-        return pytree.tree_map(lambda v: self._operand(v) if isinstance(v, Ref) else v, self.values(tree))
+
+        def one(leaf: object) -> object:
+            held = self._env[leaf] if isinstance(leaf, fx.Node) else leaf
+            if isinstance(held, Weight) and isinstance(leaf, fx.Node):
+                return self._rules.weight(held, leaf)
+            return pytree.tree_map(lambda v: self._operand(v) if isinstance(v, Ref) else v, held)
+
+        return pytree.tree_map(one, tree, is_leaf=lambda v: isinstance(v, fx.Node))
 
     def _operand(self, held: Ref) -> State:
         """A known tensor; of a layer's own tensors per unit, every entry carries its unit."""
@@ -431,7 +440,8 @@ class Rules:
 
     of: what each operation does, by the name of its aten packet without the underscore of in-place ones. unlisted: what one
     without a rule does. seen: looks at each result before anything reads it. shared: keeps what is used more than once
-    (given what reads each parameter). loose: the tensors outside of layers that shrink.
+    (given what reads each parameter). loose: the tensors outside of layers that shrink. weight: a parameter that was moved or
+    chosen from, as an operand.
     """
 
     of: Mapping[str, Rule]
@@ -439,6 +449,7 @@ class Rules:
     seen: Callable[[Interpreter, fx.Node, State], None]
     shared: Callable[[Interpreter, Mapping[str, set[fx.Node]]], None]
     loose: Callable[[Interpreter], list[Loose]]
+    weight: Callable[[Weight, fx.Node], State]
 
 
 def _unknown_number() -> type[Exception]:

@@ -53,9 +53,18 @@ def shrinks(run: Interpreter, node: fx.Node, bare: State, labels: Tensor) -> boo
     if bool((box < 0).any()):
         return False
     made = [
-        source for source in node.all_input_nodes if source not in run.moving and _shape(source) == bare.value.shape
+        source
+        for source in node.all_input_nodes
+        if source not in run.moving and source not in run.weights and _shape(source) == bare.value.shape
     ]
     found = [_cuts(run, source, dim - shift, count) for source in made]  # alike operands meet the same units
+    found += [
+        ({one.held.name: one.ways[dim - shift]}, ())
+        for source in node.all_input_nodes
+        if (one := run.weights.get(source)) is not None
+        and _shape(source) == bare.value.shape
+        and one.ways[dim - shift] >= 0
+    ]
     if not found or None in found:
         return False
     for cut, views in (one for one in found if one is not None):
@@ -105,7 +114,7 @@ def _everywhere(run: Interpreter, name: str, meets: list[Loose]) -> bool:
     reached = [node for node in run.captured.nodes if run.captured.tensors.get(node.name) == name]
     while reached:
         for user in reached.pop().users:
-            if user not in ends and (user in run.moving or user.op == "output"):
+            if user not in ends and user not in run.weights and (user in run.moving or user.op == "output"):
                 return False
             if user not in ends:
                 reached.append(user)

@@ -34,6 +34,7 @@ from paring.analysis.entry_rules import (
     pool,
     reduce,
 )
+from paring.analysis.found import found
 from paring.analysis.free_rules import addmm, free_addmm
 from paring.analysis.interpreter import Rule
 from paring.analysis.layer_rules import conv, conv_transpose, embedding
@@ -41,7 +42,9 @@ from paring.analysis.norm_rules import batch_norm, group_norm, instance_norm, la
 from paring.analysis.parameter_parts import or_parts
 from paring.analysis.projection import free_linear, linear
 from paring.analysis.recurrent_rules import CELLS, NAMES, cell, recurrent
+from paring.analysis.scatter_rules import scatter
 from paring.analysis.shuffle_rules import channel_shuffle, glu, pixel_shuffle, rrelu
+from paring.analysis.stacked_weights import TURNS, or_stacked, or_weight
 from paring.analysis.state import packet
 
 
@@ -75,7 +78,7 @@ FIXED_LAYERS: dict[str, Rule] = LAYERS | {
     **_rules(("addmm", "mm"), addmm),
 }
 FREE_LAYERS: dict[str, Rule] = LAYERS | {
-    "linear": free_linear,
+    "linear": or_stacked(free_linear),
     "scaled_dot_product_attention": attention,
     **_rules(("matmul", "bmm"), partial(matmul, product=product)),
     "baddbmm": partial(baddbmm, product=product),
@@ -92,6 +95,8 @@ ALIKE: dict[str, Rule] = {
     **_rules(ops.POOLS, one_operand(pool)),
     **_rules(ops.PADS, one_operand(pad)),
     "copy": first_operand(copied),
+    **_rules(("index", "index_select"), or_weight(found)),
+    **_rules(("scatter_add", "scatter_reduce", "index_add"), scatter),
     "where": first_operand(chosen),
     "masked_fill": first_operand(masked_fill),
 }
@@ -102,6 +107,7 @@ FIXED: dict[str, Rule] = {
     **_rules(ops.JOINS, fixed_cat),
     **_rules(ops.PAIRWISE, first_operand(fixed_pairwise, least=2)),
     **_rules(ops.MOVES, one_operand(fixed_move)),
+    **_rules(("select", *TURNS), or_weight(one_operand(fixed_move))),
 }
 FREE: dict[str, Rule] = {
     **FREE_LAYERS,
@@ -110,6 +116,8 @@ FREE: dict[str, Rule] = {
     **_rules(ops.PAIRWISE, first_operand(free_pairwise, least=2)),
     **_rules(ops.MOVES, one_operand(free_move)),
     **_rules(ops.CUTS, or_parts(one_operand(free_move))),
+    "select": or_weight(or_parts(one_operand(free_move))),
+    **_rules(TURNS, or_weight(one_operand(free_move))),
 }
 
 

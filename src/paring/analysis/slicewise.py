@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from paring.analysis.labels import varying
+from paring.analysis.labels import uniform, varying
 from paring.analysis.memory import base_name
 from paring.analysis.repeats import filled, unlabelled
 from paring.analysis.state import State, place
@@ -32,6 +32,7 @@ LARGEST = 2**26  # entries of what is tried
 _SIZES = (1.0, 1e-3, 30.0)  # of the random numbers: what mixes little mixes more somewhere
 _CLOSE = 1e-9
 _REFUSALS = (RuntimeError, IndexError, ValueError, TypeError, NotImplementedError)
+_PICKS = ("index", "index_select", "gather")
 _OFF = ("device", "layout", "pin_memory")
 
 
@@ -243,7 +244,7 @@ def _result(
 ) -> object:
     """Labels and values of all results."""
     fixed = any(o not in together and bool(o.state.value.isnan().any()) for o in call.operands)
-    values = None if fixed else _values(call)
+    values, first = None if fixed else _values(call), together[0]
     moves = [(k, way) for k, way in enumerate(ways) if way is not None]
     lost = [k for k, way in enumerate(ways) if way is None]
 
@@ -274,6 +275,8 @@ def _result(
             labels = torch.where(mine >= 0, mine, labels)
             unknown = unknown | laid(any_lost(_dynamic(operand)), i)
         value = filled(out.shape, torch.nan)
+        if fixed and base_name(node) in _PICKS and len(first.dims) == len(moves) == 1:
+            value = laid(uniform(first.state.value, first.dims[0]), i)  # whichever entries of a slice are picked
         if values is not None and not bool(unknown.all()):
             value = values[i].masked_fill(unknown, torch.nan)
         states.append(State(labels, value))

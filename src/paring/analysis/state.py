@@ -41,6 +41,18 @@ class Ref:
     start: int = 0
 
 
+@dataclass(frozen=True)
+class Weight:
+    """A parameter in front of a product, its dimensions moved, or some of its slices along the first one, as a router chooses experts.
+
+    ways: for each dimension of the result that of the parameter, -1 for one that it does not have. chosen: slices are.
+    """
+
+    held: Ref
+    ways: tuple[int, ...]
+    chosen: bool
+
+
 @dataclass
 class Site:
     """One call of a layer.
@@ -194,13 +206,19 @@ class Liveness:
 class Alias:
     """The parameter behind a stand-in's weight or bias; swapped: stored (inputs, outputs).
 
-    start, rows: where it begins in a parameter of so many rows; rows = 0 when it is all of it.
+    start, rows: where it begins in a parameter of so many rows; rows = 0 when it is all of it. stack: so many of them lie along
+    the parameter's first dimension; 0 where it is one.
     """
 
     name: str
     swapped: bool
     start: int = 0
     rows: int = 0
+    stack: int = 0
+
+    def dim(self, dim: int) -> int:
+        """The parameter's dimension that this one of the stand-in's is."""
+        return (1 - dim if self.swapped else dim) + (self.stack > 0)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from paring.analysis.branches import Branch, find_branches, parameters_beside
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
 from paring.analysis.recurrence import Recurrence
-from paring.analysis.state import COMPUTED, Site
+from paring.analysis.state import COMPUTED, Alias, Site, module_path
 from paring.analysis.unit_groups import SPREAD, Group, find_groups, find_heads, sole_norm, spread_out
 from paring.analysis.weights import groups_of, known
 from paring.analysis.work import Product
@@ -31,7 +31,8 @@ from paring.core.fresh import fresh
 class Layer:
     """One Linear, convolution or embedding of the network, or one layer and direction of a recurrent one.
 
-    weight: shape of the weight tensor; of a recurrent layer (units, columns, gates), columns of its inputs and of its state.
+    weight: shape of the weight tensor; of a recurrent layer (units, columns, gates), columns of its inputs and of its state; of a
+    stack of matrices, one for each expert, (units, columns, stack).
     bias: entries of it for each unit. inputs: in_features, or in_channels of all groups together (0 for an embedding).
     positions: per example, where the weights are applied (1, H·W, T, ...; of the input in a transposed convolution), summed
     over repeated calls; written: where results are (0: there too). labels (outputs,): id of each
@@ -39,7 +40,7 @@ class Layer:
     reads, -1 = network input or unknown. norm: path of the BatchNorm, InstanceNorm or GroupNorm that alone reads the output. gateable: may its
     units be gated or removed independently; reason: why not, for the user's eyes. foreign: why a gate in the module
     would not act on all uses of its parameters ("" when it would). per_unit: further parameters of each unit.
-    tied: its weight is that of an embedding, and counted there.
+    tied: its weight is that of an embedding, and counted there. stored: where its weight is, if no layer of torch holds it.
     """
 
     name: str
@@ -59,6 +60,8 @@ class Layer:
     written: int = 0
     per_unit: int = 0
     tied: bool = False
+    stored: Stored | None = None
+    stack: int = 1
 
     @property
     def lookup(self) -> bool:
@@ -66,14 +69,29 @@ class Layer:
         return self.kind == "embedding"
 
     @property
-    def multiplies(self) -> int:
-        """Multiply-accumulates for each weight and position: a look-up has none."""
-        return int(not self.lookup)
+    def multiplies(self) -> float:
+        """Multiply-accumulates for each weight and position: a look-up has none, and of a stack one matrix is used."""
+        return int(not self.lookup) if self.stack == 1 else 1 / self.stack
 
     @property
     def biased(self) -> int:
         """Positions per example at which the bias is added."""
         return self.written or self.positions
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The parameter of a module of the user's own that is the weight of a layer.
+
+    module, leaf: where it is. unit_dim, column_dim: dimensions that units and input columns lie along. inside: only the
+    forward of that module reads it.
+    """
+
+    module: str
+    leaf: str
+    unit_dim: int
+    column_dim: int
+    inside: bool
 
 
 @dataclass(frozen=True)
@@ -281,6 +299,12 @@ def _layer(
     recurrence = site.module if isinstance(site.module, Recurrence) else None
     biases = 0 if recurrence is None else sum(reads == 0 for reads in recurrence.leaves.values()) * recurrence.gates
     stays = analysis.mixed | analysis.kept
+    alias = analysis.aliases.get(f"{site.name}.weight" if site.name else "weight")
+    shape, stack = tuple(weight.shape), 1 if alias is None else alias.stack or 1
+    if recurrence is not None:
+        shape = (*shape, recurrence.gates)
+    elif stack > 1:
+        shape = (*shape, stack)
     reasons = [stays[u] for u in site.units.tolist() if u in stays]
     reasons += [analysis.coupled.get(u, "coupled") for u in site.units.tolist() if members[u] > 1]
     reasons += ["attention heads" for u in site.units.tolist() if u in heads]
@@ -288,7 +312,7 @@ def _layer(
     return Layer(
         name=site.name,
         kind=site.kind,
-        weight=tuple(weight.shape) if recurrence is None else (*weight.shape, recurrence.gates),
+        weight=shape,
         bias=biases if recurrence is not None else int(getattr(site.module, "bias", None) is not None),
         outputs=len(site.units),
         inputs=len(site.columns),
@@ -303,4 +327,13 @@ def _layer(
         written=sum(s.written or s.positions for s in sites),
         per_unit=sum(one.numel() for one in further if isinstance(one, nn.Parameter)) // len(site.units),
         tied=site.tied,
+        stored=None if alias is None or alias.rows else _stored(alias, sites),
+        stack=stack,
     )
+
+
+def _stored(alias: Alias, sites: list[Site]) -> Stored:
+    """Where the weight of a layer is: a whole parameter of a module that is no layer."""
+    path, _, leaf = alias.name.rpartition(".")
+    inside = all(f"{module_path(site.node)}.".startswith(f"{path}." if path else "") for site in sites)
+    return Stored(path, leaf, alias.dim(0), alias.dim(1), inside)

@@ -124,11 +124,11 @@ def _per_group(layers: tuple[Layer, ...], values: list[int]) -> Tensor:
     return torch.tensor([v for layer, v in zip(layers, values, strict=True) for _ in range(layer.groups)]).long()
 
 
-def _positions(layer: Layer) -> int:
+def _positions(layer: Layer) -> float:
     return layer.positions * layer.multiplies
 
 
-def _biased(layer: Layer) -> int:
+def _biased(layer: Layer) -> float:
     return layer.biased * layer.multiplies
 
 

@@ -192,11 +192,10 @@ def _flexible(net: nn.Module, modules: dict[str, str]) -> set[str]:
 
 
 def _shorter(own: object, new: Tensor) -> bool:
-    """Whether a tensor outside of layers may have lost slices along one dimension, as layer scale does with its channels."""
+    """Whether a tensor outside of layers may have lost slices, as layer scale does with its channels, and plain weights with units."""
     if not isinstance(own, Tensor) or is_lazy(own) or own.dim() != new.dim():
         return False
-    less = [(a, b) for a, b in zip(own.shape, new.shape, strict=True) if a != b]
-    return len(less) == 1 and 0 < less[0][1] < less[0][0]
+    return own.shape != new.shape and all(0 < b <= a for a, b in zip(own.shape, new.shape, strict=True))
 
 
 def _is_bias(name: str) -> bool:

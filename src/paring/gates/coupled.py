@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from paring.analysis import Group, Wiring
+from paring.analysis.wiring import Stored
 from paring.core import PlaceKind, Refusal, gateable
+from paring.core.gated_parameters import why_not_sliced
 from paring.gates.why_not_gateable import carrier_of, of_carrier, of_layer
 
 
@@ -30,6 +32,8 @@ class Mount:
     def first_id(self, wiring: Wiring) -> int:
         """The id of one unit that the gate speaks for."""
         row = next(row for row, entry in enumerate(self.index) if entry >= 0)
+        if self.leaf:
+            return int(columns_of(self.module, self.leaf, wiring)[row])
         return int(labels_of(self.module, wiring, self.place)[row])
 
 
@@ -65,6 +69,12 @@ def _at_readers(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> 
     """The columns of all layers that read the group; nothing where one of them cannot be gated there."""
     found = []
     for name in group.readers:
+        if (stored := wiring.layer(name).stored) is not None:
+            if not stored.inside or why_not_sliced(modules.get(stored.module), stored.leaf) is not None:
+                return ()
+            index = tuple(entries(group, name, wiring, place="inputs").tolist())
+            found.append(Mount(stored.module, index, "weights", stored.leaf, stored.column_dim))
+            continue
         known = None if name not in modules or of_carrier(name, modules[name]) else gateable(modules[name])
         if known is None or "inputs" not in known.places or of_layer(name, wiring, modules):
             return ()
@@ -90,6 +100,17 @@ def labels_of(name: str, wiring: Wiring, place: PlaceKind = "units") -> Tensor:
     for layer, start in held:
         labels[start : start + wiring.layer(layer).outputs] = wiring.layer(layer).labels
     return labels
+
+
+def columns_of(module: str, leaf: str, wiring: Wiring) -> Tensor:
+    """Ids that a parameter outside of layers reads as a weight, (columns,); none where it is no weight."""
+    stored = (layer for layer in wiring.layers if layer.stored is not None)
+    found = (layer.sources for layer in stored if layer.stored is not None and _is(layer.stored, module, leaf))
+    return next(found, torch.zeros(0, dtype=torch.int64))
+
+
+def _is(stored: Stored, module: str, leaf: str) -> bool:
+    return (stored.module, stored.leaf) == (module, leaf)
 
 
 def stretches(name: str, wiring: Wiring) -> list[tuple[str, int]]:
@@ -143,7 +164,7 @@ def group_size(group: Group, wiring: Wiring) -> tuple[int, int]:
         layer = wiring.layer(name)
         rows, row = int(torch.isin(layer.labels, group.ids).sum()), prod(layer.weight) // layer.outputs
         size += rows * (row + int(layer.bias) + layer.per_unit)
-        macs += rows * row * layer.positions * layer.multiplies
+        macs += int(rows * row * layer.positions * layer.multiplies)
     for product in wiring.products:
         macs += product.macs * int((torch.isin(product.left, group.ids) | torch.isin(product.right, group.ids)).sum())
     for norm in wiring.norms:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from paring.analysis import Group, Wiring
 from paring.core import Gate, Gated, PlaceKind, SharedGate, gated_layers, packed_name
 from paring.cost import Openness
-from paring.gates.coupled import entries, group_of, labels_of
+from paring.gates.coupled import columns_of, entries, group_of, labels_of
 from paring.gates.place import Site
 
 
@@ -25,7 +25,8 @@ def gate_of(net: nn.Module, site: Site) -> Gate:
     kind = site.mounts[0].place if site.mounts else site.kind
     gate: Gate | None = None
     if isinstance(module, Gated):
-        gate = module.at_weights().get(site.leaf) if kind == "weights" else module.gates().get(kind)
+        leaf = site.mounts[0].leaf if site.mounts else site.leaf
+        gate = module.at_weights().get(leaf) if kind == "weights" else module.gates().get(kind)
     if isinstance(gate, SharedGate) and site.mounts:
         row = next(row for row, entry in enumerate(site.mounts[0].index) if entry >= 0)
         gate = gate.part_at(row)
@@ -85,6 +86,11 @@ def _shared(net: nn.Module, wiring: Wiring) -> list[tuple[Gate, Group]]:
             for gate, rows, _ in held.entries() if isinstance(held, SharedGate) and kind != "blocks" else ():
                 if id(gate) not in found:
                     found[id(gate)] = gate, group_of(int(labels_of(name, wiring, kind)[int(rows[0])]), wiring)
+        for leaf, sliced in layer.at_weights().items():
+            ids = columns_of(name, leaf, wiring) if isinstance(sliced, SharedGate) else torch.zeros(0)
+            for gate, rows, _ in sliced.entries() if isinstance(sliced, SharedGate) and len(ids) else ():
+                if id(gate) not in found:
+                    found[id(gate)] = gate, group_of(int(ids[int(rows[0])]), wiring)
     return list(found.values())
 
 

@@ -268,7 +268,7 @@ def single_site(kind: PlaceKind, name: str, wiring: Wiring, modules: dict[str, n
         macs = layer.positions * size
     else:
         size, macs = 1, layer.positions
-    macs *= layer.multiplies
+    macs = int(macs * layer.multiplies)
     try:
         shape = gate_shape(modules[carrier], kind)
     except TypeError as error:

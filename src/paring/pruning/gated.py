@@ -66,6 +66,9 @@ class GatedCopy:
             carriers = [modules[name] for name in {site.module, *(mount.module for mount in site.mounts)}]
             weight = next(carriers[0].parameters())
             apart = not any((kind := kind_of(one)) is not None and kind.packed(one) for one in carriers)
+            apart = apart and not (
+                site.mounts and all(mount.leaf for mount in site.mounts)
+            )  # parameters have no examples
             gate = ProbeGate(site.shape, apart=apart, device=weight.device, dtype=weight.dtype)
             put_gate(modules, site, gate)
             gates.append(gate)
@@ -138,7 +141,7 @@ class GatedCopy:
     def probing(self, on: bool) -> None:
         """Let the gates note gradients, or no longer."""
         for _, layer in gated_layers(self.net):
-            for held in layer.gates().values():
+            for _, _, held in layer.held():
                 held.train(on)
         for gate in self.gates:
             gate.take(1)

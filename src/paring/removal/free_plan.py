@@ -76,7 +76,7 @@ def _cuts(analysis: Interpretation, cuts: Sequence[Cut]) -> tuple[Cut, ...]:
         if alias is None:
             found[cut.name, cut.dim] = cut
             continue
-        dim = 1 - cut.dim if alias.swapped else cut.dim
+        dim = alias.dim(cut.dim)
         keep = cut.keep
         if alias.rows and dim == 0:
             left = torch.zeros(alias.rows, dtype=torch.bool)

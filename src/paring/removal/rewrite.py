@@ -195,10 +195,10 @@ def _cut(node: fx.Node, new: fx.Node, name: str, source: Layout, shapes: list[tu
         elif _given(node, 4, "step", 1) == 1:
             new.args, new.kwargs = (new.args[0], dim, first, first + shapes[0][dim]), {}
         else:
-            stop = min(_given(node, 3, "end", size), size)
-            if source.kept(kept)[dim] != size:
+            stop, left = min(_given(node, 3, "end", size), size), source.kept(kept)[dim]
+            if left != size and (stop < size or start >= _given(node, 4, "step", 1)):
                 raise RewriteError(f"a slice with a step in {_where(node)} takes from units that shrink")
-            new.args = (new.args[0], dim, start, stop, _given(node, 4, "step", 1))
+            new.args = (new.args[0], dim, start, left if left != size else stop, _given(node, 4, "step", 1))
 
 
 def _given(node: fx.Node, position: int, name: str, default: object) -> Any:
