@@ -9,7 +9,7 @@ goes as a whole.
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
@@ -20,6 +20,7 @@ from paring.analysis.memory import base_name
 from paring.analysis.projection import Projection
 from paring.analysis.repeats import filled
 from paring.analysis.state import Alias, Ref, Site, State, Weight, shape_of
+from paring.core import kind_of
 
 if TYPE_CHECKING:
     from paring.analysis.interpreter import Interpreter
@@ -60,10 +61,10 @@ def or_stacked(rule: Rule) -> Rule:
 
 
 def _plain(run: Interpreter, weight: Weight) -> bool:
-    """Whether this is a whole parameter that no layer owns."""
-    held = weight.held
-    whole = run.whole(held)
-    return held.owner is None and isinstance(whole, nn.Parameter) and whole.shape == held.tensor.shape
+    """Whether this is a whole parameter of a module that is no layer."""
+    held, whole = weight.held, run.whole(weight.held)
+    owner = run.net.get_submodule(held.name.rpartition(".")[0])
+    return kind_of(owner) is None and isinstance(whole, nn.Parameter) and whole.shape == held.tensor.shape
 
 
 def _moved(run: Interpreter, node: fx.Node, weight: Weight) -> Weight | None:
@@ -110,19 +111,18 @@ def _added(node: fx.Node) -> bool:
 def operand(weight: Weight, node: fx.Node) -> State:
     """What is known of it as a tensor: numbers that all slices have alike, where some were chosen."""
     held, shape = weight.held.tensor.detach().cpu().double(), shape_of(node.meta["val"])
-    if weight.chosen:
-        same = (held == held[:1]).all(0)
-        held = torch.where(same, held[0], torch.nan)[None]
-    lie = [held.shape[way] if way >= 0 and not (weight.chosen and way == 0) else 1 for way in weight.ways]
     order = [way for way in weight.ways if way >= 0]
-    laid = held[0].permute([way - 1 for way in order]) if weight.chosen else held.permute(order)
-    return State(filled(shape, -1, torch.int64), laid.reshape(lie).expand(shape))
+    if weight.chosen:
+        held, order = torch.where((held == held[:1]).all(0), held[0], torch.nan), [way - 1 for way in order]
+    sizes = iter(held.permute(order).shape)
+    laid = held.permute(order).reshape([next(sizes) if way >= 0 else 1 for way in weight.ways])
+    return State(filled(shape, -1, torch.int64), laid.expand(shape))
 
 
 def stacked(run: Interpreter, node: fx.Node, at: int, term: str, other: str, out: str) -> object:
     """The contraction of an activation (letters `other`) and the weight at this argument (`term`); None where it is none."""
-    operands = node.args[1] if base_name(node) == "einsum" else node.args
-    held, x = run.values(operands[at]), run.states(operands[1 - at])  # type: ignore[index, arg-type]
+    operands: Any = node.args[1] if base_name(node) == "einsum" else node.args
+    held, x = run.values(operands[at]), run.states(operands[1 - at])
     if isinstance(held, Ref):
         held = Weight(held, tuple(range(held.tensor.dim())), False)
     if not isinstance(held, Weight) or not isinstance(x, State) or not _plain(run, held):

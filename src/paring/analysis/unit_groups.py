@@ -40,6 +40,7 @@ KEEPS_ZERO = ops.POINTWISE - {
     *("sigmoid", "hardsigmoid", "softplus", "log_sigmoid", "threshold", "exp", "cos", "log", "rsqrt", "reciprocal"),
     *("clamp", "clamp_min", "clamp_max", "pow"),
 }
+UNEVEN = "its heads lie in one tensor with others, which has to stay a box, and these stay"
 SPREAD = "its units lie along several dimensions of a tensor, which has to stay a box"
 _SUMS = ("add", "sub", "rsub")
 
@@ -154,6 +155,7 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
         inner = (unit for unit, (one, _) in head_of.items() if one == attention)  # scores too, which no layer computes
         places = tuple(name for name in firsts if any(name in owners[unit] for unit in ids))
         reason = next((analysis.kept[unit] for unit in inner if unit in analysis.kept), "")
+        reason = reason or (UNEVEN if _uneven(analysis, ids) else "")
         entry = torch.tensor([head_of[unit][1] for unit in ids])
         groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry, heads=True))
     for ids in stacks.values():
@@ -164,6 +166,15 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
         groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry))
     order = {name: place for place, name in enumerate(firsts)}
     return tuple(sorted(groups, key=lambda group: order[group.layers[0]]))
+
+
+def _uneven(analysis: Interpretation, ids: list[int]) -> bool:
+    """Whether some rows of a box (queries, keys, values by head) have heads with these ids and others have none or fewer."""
+    inside = torch.zeros(analysis.units + 1, dtype=torch.bool)
+    inside[ids] = True
+    boxes = (inside[grid.labels] for grid in analysis.grids if grid.labels.dim() > 2)
+    counts = (box.flatten(2).any(2).sum(1) for box in boxes if bool(box.any()))
+    return any(bool((count != count[0]).any()) for count in counts)
 
 
 def _stacks(firsts: Mapping[str, Site]) -> dict[int, tuple[tuple[str, bool], int]]:

@@ -111,8 +111,8 @@ def _work(net: nn.Module, found: Wiring) -> dict[str, tuple[int, int]]:
 
 
 def _layer_work(layer: Layer) -> tuple[int, int]:
-    macs = layer.positions * math.prod(layer.weight) * layer.multiplies
-    return macs, macs + layer.biased * layer.outputs * layer.bias * layer.multiplies
+    macs = int(layer.positions * math.prod(layer.weight) * layer.multiplies)
+    return macs, macs + int(layer.biased * layer.outputs * layer.bias * layer.multiplies)
 
 
 def _first_names(net: nn.Module) -> dict[str, str]:
