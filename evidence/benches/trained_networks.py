@@ -30,10 +30,15 @@ WEIGHTS = Path("results") / "networks"
 
 @dataclass(frozen=True)
 class Way:
-    """A way to make a network smaller. cut: gives the network before training. fresh: trains it from new weights."""
+    """A way to make a network smaller.
+
+    cut: gives the network before training. fresh: trains it from new weights. teacher: the same for all but the ways that are
+    about it.
+    """
 
     cut: peers.Cut
     fresh: bool = False
+    teacher: Teacher = Teacher(fades=False)
 
 
 WAYS: dict[str, Way] = {
@@ -45,6 +50,7 @@ WAYS: dict[str, Way] = {
 }
 FURTHER: dict[str, Way] = {
     "paring, widths in eights": Way(peers.ours(Search(), multiple_of=8)),
+    "paring, the teacher fades": Way(peers.ours(Search()), teacher=Teacher()),
     "Torch-Pruning, Hessian": Way(peers.torch_pruning("GroupHessian")),
     "paring, one round": Way(peers.ours(Search(rounds=1))),
     "paring, without repair": Way(peers.ours(Search(repair=False))),
@@ -94,9 +100,9 @@ def measure(subject: Subject, share: float, way: str, seed: int, folder: Path) -
     cut_error = subject.error(small, parts.validation)
     torch.manual_seed(seed)
     cpu = time.process_time()
-    done = tune(
-        small, parts.train, classify, subject.tune, teacher=Teacher(fades=False).of(copy.deepcopy(net), logits=True)
-    )
+    how = _ALL[way].teacher if way in _ALL else Way.teacher
+    teacher = how.of(copy.deepcopy(net), logits=True)
+    done = tune(small, parts.train, classify, subject.tune, teacher=teacher)
     times = latency({"dense": net, "small": small}, subject.example(), batch=64, repeats=10)
     return {
         "model": subject.name,
