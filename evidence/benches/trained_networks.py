@@ -38,7 +38,7 @@ class Way:
 
     cut: peers.Cut
     fresh: bool = False
-    teacher: Teacher = Teacher(fades=False)
+    teacher: Teacher = Teacher(fades=False)  # noqa: RUF009  # a frozen value
 
 
 WAYS: dict[str, Way] = {
