@@ -28,7 +28,7 @@ def arguments(net: nn.Module, inputs: Inputs) -> dict[str, Any]:
 def free_sizes(net: nn.Module, inputs: Inputs) -> dict[int, Inputs]:
     """Sizes behind the first dimension with which the network can also be called halved or doubled, and such a call.
 
-    Equal sizes are one: a mask is as long as the text. Beside a GPU nothing is doubled: a place beyond a table ends the process there.
+    Equal sizes are one: a mask is as long as the text. On a GPU nothing is doubled: a place beyond a table ends the process there.
     """
     found: dict[int, Inputs] = {}
     safe = all(tensor.device.type == "cpu" for tensor in inputs.tensors)
