@@ -105,6 +105,8 @@ def test_the_bound_holds_on_decoded_bytes(compressor: Compressor, kind: str) -> 
         assert not found.reason
         assert not [one for one in said if "comes back as it was given" in str(one.message)]
         assert found.bytes == min(step.bytes for step in found.steps if step.within) < float_bytes(net)
+        assert f"→ {found.bytes:,} in a file" in str(found)
+        assert f"candidate {found.chosen.number + 1} of {len(found.steps)}" in str(found)
     if kind == "tied" and not isinstance(compressor, Hashed | Combined):
         assert found.net.out.weight is found.net.words.weight
 
@@ -158,6 +160,8 @@ def test_an_unreachable_bound_gives_the_network_back() -> None:
     assert found.loss == found.base_loss == objective(found.net)
     assert all(torch.equal(value, found.net.state_dict()[name]) for name, value in net.state_dict().items())
     assert not found.interrupted
+    assert f"\n! {found.reason}\n" in str(found)
+    assert "candidate" not in str(found).split("!")[0]
 
 
 @pytest.mark.parametrize("compressor", [Uniform(), AdaptivePrecision(rounds=9), Codebooks(rounds=1, searches=4)])

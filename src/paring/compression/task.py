@@ -188,6 +188,22 @@ class Compressed:
         """Bytes in memory before over bytes of the file."""
         return self.base_bytes / self.bytes
 
+    def __str__(self) -> str:
+        lines = [
+            f"{self.base_bytes:,} bytes in memory → {self.bytes:,} in a file ({self.ratio:.1f} times fewer)",
+            f"loss {self.base_loss:.6g} → {self.loss:.6g}",
+        ]
+        if self.error is not None and self.base_error is not None:
+            lines.append(f"error {self.base_error:.6g} → {self.error:.6g}")
+        if self.chosen is not None:
+            settings = ", ".join(f"{name} {value}" for name, value in self.chosen.settings.items())
+            lines.append(
+                f"candidate {self.chosen.number + 1} of {len(self.steps)}" + (f": {settings}" if settings else "")
+            )
+        notes = [self.reason] if self.reason else []
+        notes += ["interrupted: the best so far"] if self.interrupted else []
+        return "\n".join([*lines, *(f"! {note}" for note in notes), "paring.pack(found.net, path) writes it"])
+
 
 def working_copy(net: nn.Module) -> nn.Module:
     """A copy to change, in eval mode; all parameters can be trained but binary weights, which stay as they are."""
