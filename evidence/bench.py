@@ -7,6 +7,7 @@ from evidence.benches import (
     census,
     codec,
     compress_any,
+    deployed,
     gates,
     inference,
     lossless,
@@ -42,6 +43,9 @@ BENCHES: dict[str, Bench] = {
     ),
     "census": Bench(
         "architectures of timm, transformers, diffusers and others, gated, cut and exported", 1, census.run
+    ),
+    "deploy": Bench(
+        "one network dense, structured, sparse and int8, in three runtimes; what zeros save", 30, deployed.run
     ),
     "sweep": Bench("wall-clock time of a sweep on two workers, against one after another", 1, sweep.run, trains=True),
 }

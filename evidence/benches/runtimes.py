@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,6 +46,39 @@ class Session(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.session.run(None, {self.input: x.numpy()})[0])
+
+
+class OrtFile(nn.Module):
+    """An ONNX file in ONNX Runtime, on as many threads as torch, with the call of a module."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = torch.get_num_threads()
+        self.session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.inputs = [one.name for one in self.session.get_inputs()]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        feed = {name: x.numpy() for name, x in zip(self.inputs, inputs, strict=True)}
+        return torch.from_numpy(self.session.run(None, feed)[0])
+
+
+class OpenVino(nn.Module):
+    """The same in OpenVINO."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        import openvino
+
+        settings = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+        core = openvino.Core()
+        self.request: Any = core.compile_model(core.read_model(str(path)), "CPU", settings).create_infer_request()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.request.infer([x.numpy()])
+        return torch.from_numpy(self.request.get_output_tensor(0).data.copy())
 
 
 def _onnx(net: nn.Module, example: Tensor) -> bytes:

@@ -23,6 +23,7 @@ from evidence.views.density_views import (
     layers_short_view,
     layers_view,
 )
+from evidence.views.deploy_views import DEPLOY_VIEWS, frontier
 from evidence.views.ftprop_views import FTPROP_VIEWS
 from evidence.views.hard_views import hard_chart, hard_view
 from evidence.views.prune_views import PRUNE_VIEWS
@@ -250,6 +251,7 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("friesen2018", "rows"): hard_view,
     **BENCH_VIEWS,
     **PRUNE_VIEWS,
+    **DEPLOY_VIEWS,
     **CENSUS_VIEWS,
     **FTPROP_VIEWS,
 }
@@ -290,6 +292,7 @@ FIGURES: dict[tuple[str, str], Callable[[Results], str | None]] = {
             ("convnet8", "cifar10"),
         )
     },
+    **{("deploy", model): partial(frontier, model=model) for model in ("resnet8", "vit")},
     **{("khoram2018", model): partial(bytes_chart, model=model) for model in NETWORKS},
     **{(_LOUIZOS, view): partial(curve_chart, **told) for view, told in _CURVES.items()},
 }
