@@ -33,10 +33,9 @@ def taken(inputs: Sequence[object], program: ExportedProgram) -> tuple[tuple[obj
     from torch.utils._sympy.printers import PythonPrinter
 
     tensors = [value for value in inputs if isinstance(value, Tensor)]
-    symbols = [size for value in tensors for size in value.shape if _free(size)]
-    batch = {
-        symbol for value in tensors if value.dim() and _free(value.shape[0]) for symbol in _symbols(value.shape[0])
-    }
+    symbols: list[Any] = [size for value in tensors for size in value.shape if _free(size)]
+    first: list[Any] = [value.shape[0] for value in tensors if value.dim()]
+    batch = {symbol for size in first if _free(size) for symbol in size.node.expr.free_symbols}
     shapes = tuple(_sizes(value) if isinstance(value, Tensor) else value for value in inputs)
     if not symbols:
         return shapes, _FITS.format("", "True")
@@ -64,10 +63,6 @@ def taken(inputs: Sequence[object], program: ExportedProgram) -> tuple[tuple[obj
 
 def _free(size: object) -> bool:
     return isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
-
-
-def _symbols(size: torch.SymInt) -> set[object]:
-    return set(size.node.expr.free_symbols)
 
 
 def _names(shapes: Sequence[object]) -> list[str]:
