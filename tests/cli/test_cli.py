@@ -93,6 +93,7 @@ def test_every_example_of_every_help_is_a_command_that_works(
         "paring.data.fetch",
         "paring.data.status",
         "paring.cli.packing.given",
+        "paring.cli.packing.pack_job",
         "paring.cli.prune_command.job_of",
         "paring.cli.prune_command.write_example",
         "paring.cli.sensitivity_command.job_of",

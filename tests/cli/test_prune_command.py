@@ -305,7 +305,7 @@ def test_a_run_of_train_is_pruned(
         (JOB, "--macs 0.5 --at outputs", 2, "'outputs' is none of units, inputs, weights"),
         (JOB, "--macs 0.5 --model lenet5", 2, "--model and --data name a built-in network"),
         (JOB, "--macs 0.5 --init", 2, "--init takes the name of the file to write, and nothing else"),
-        (JOB, "--macs 0.001", 1, "cannot be met: with the fewest units in each of the 2 gated places it still takes macs 0.0"),
+        (JOB, "--macs 0.001", 1, "Budget(macs=0.001) cannot be met: with as few units as may stay in each of the 2 gated groups"),
         ("x = 1\n", "--macs 0.5", 2, "job.py has no net(): a job file defines net() and batches()"),
         ("def nets(): pass\n", "--macs 0.5", 2, "job.py has no net() (nets() is there; rename it if it is that)"),
         ("net = 3\ndef batches(): pass\n", "--macs 0.5", 2, "job.py: net has to be a function, and is a value of type int"),
