@@ -163,6 +163,11 @@ def test_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("hello")
     with pytest.raises(FileError, match="not a file that paring"):
         load(factory, tmp_path / "x")
+    for metadata in ({}, {"__metadata__": None}, {"__metadata__": {"format": "pt"}}):
+        header = json.dumps(metadata | {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+        (tmp_path / "y").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+        with pytest.raises(FileError, match="another program wrote it"):
+            load(factory, tmp_path / "y")
 
 
 def test_truncations_and_flips_are_caught(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise _unreadable(path, error) from error
     _refuse_state(path, tensors)
     try:
-        told = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY).get("__metadata__", {})
+        told = parsed(data[8 : 8 + int.from_bytes(data[:8], "little")], MANY).get("__metadata__") or {}
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     if (text := told.get(KEY)) is None:
