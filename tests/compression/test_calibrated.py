@@ -12,13 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.compression import CalibratedRounding, GridRounding, Objective, compress
-from paring.compression import output_curvature as curvature_module
 from paring.compression import second_moments as moments_module
 from paring.compression.calibrated_rounding import bisect
 from paring.compression.feedback import bits_of, factor, rounded_in_turn, spared
 from paring.compression.output_curvature import output_curvature
 from paring.compression.second_moments import Layout, second_moments
-from paring.core import ParingWarning
+from paring.core import ParingWarning, gauss_newton
 from tests.reference import rounding as slow
 
 
@@ -137,7 +136,7 @@ class Words(nn.Module):
 @pytest.mark.parametrize("kind", ["cross-entropy", "own outputs", "linear"])
 def test_curvature_is_that_of_gauss_and_newton(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     every = itertools.product((-1.0, 1.0), repeat=9)  # all directions: the mean is exact
-    monkeypatch.setattr(curvature_module, "_signs", lambda leaf, _: torch.tensor(next(every)).view(3, 3).to(leaf))
+    monkeypatch.setattr(gauss_newton, "_signs", lambda leaf, _: torch.tensor(next(every)).view(3, 3).to(leaf))
     torch.manual_seed(0)
     net = Words().double()
     x = torch.tensor([[0, 1], [1, 1], [2, 0]])

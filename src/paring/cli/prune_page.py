@@ -13,7 +13,7 @@ from paring.cli.prune_result import number
 Row = Mapping[str, Any]
 _MOST_BARS = 30
 _WHAT = {
-    "fisher": "half of the mean squared gradient of each example's loss by a gate on the unit (Fisher)",
+    "fisher": "half of the mean squared gradient of each example's loss by a gate on the unit (Fisher); half of the curvature where that vanishes",
     "taylor": "the size of the mean gradient of the loss by a gate on the unit (Taylor)",
     "magnitude": "the size of the unit's weights",
 }

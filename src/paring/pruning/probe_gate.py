@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -46,11 +48,22 @@ class ProbeGate(Gate):
             self._shown[key] = shown.clone().requires_grad_()
         return self._shown[key]
 
+    def noted(self) -> list[Tensor]:
+        """What was shown since the last `take`, for derivatives."""
+        return list(self._shown.values())
+
     def take(self, examples: int) -> Tensor:
         """Gradients since the last call, (rows, *shape): a row for each example, or one for the batch as a whole."""
-        shown, self._shown = self._shown, {}
+        found = self.rows([shown.grad for shown in self._shown.values()], examples)
+        self._shown = {}
+        return found
+
+    def rows(self, gradients: Sequence[Tensor | None], examples: int) -> Tensor:
+        """Gradients by what is `noted`, (rows, *shape): a row for each example, or one for the batch as a whole."""
         rows = [
-            part.grad if key is not None else part.grad[None] for key, part in shown.items() if part.grad is not None
+            grad if key is not None else grad[None]
+            for key, grad in zip(self._shown, gradients, strict=True)
+            if grad is not None
         ]
         if not rows:
             return self.mask.new_zeros(examples, *self.shape)
