@@ -68,7 +68,10 @@ if TYPE_CHECKING:  # what type checkers and editors see; at run time each name i
     )
     from paring.methods.binarize import binarize
     from paring.pruning.prune import prune
+    from paring.pruning.search import Search
     from paring.pruning.sensitivity import sensitivity
+    from paring.pruning.teacher import Teacher
+    from paring.pruning.tune import Tune
     from paring.removal import compact, drop_rows
     from paring.run import Run, attach
     from paring.train import Recipe, fit
@@ -100,11 +103,14 @@ __all__ = [
     "Recipe",
     "RigL",
     "Run",
+    "Search",
     "Shrink",
     "Slimming",
     "SparseVD",
     "Stack",
     "Supermask",
+    "Teacher",
+    "Tune",
     "attach",
     "binarize",
     "compact",
@@ -138,6 +144,7 @@ _HOMES = {
     "paring.gates": ("groups",),
     "paring.hard": ("ftprop",),
     "paring.methods.binarize": ("binarize",),
+    "paring.pruning": ("Search", "Teacher", "Tune"),
     "paring.pruning.prune": ("prune",),
     "paring.pruning.sensitivity": ("sensitivity",),
     "paring.removal": ("compact", "drop_rows"),

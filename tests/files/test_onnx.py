@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -156,9 +157,14 @@ def test_heights_and_widths_are_free_and_what_is_fixed_is_said(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("dynamic", "said"),
-    [({"y": [0]}, "no input 'y'; there are input"), ({"input": [2]}, "no dimension 2")],
+    [
+        ({"y": [0]}, "no input 'y'; there are input"),
+        ({"input": [2]}, "no dimension 2"),
+        ({"input": 0}, r"name dimensions in a list, such as \[0, 1\], and has 0"),
+        ({"input": ["batch"]}, "name dimensions in a list"),
+    ],
 )
-def test_dimensions_that_are_not_there_are_refused(dynamic: dict[str, list[int]], said: str, tmp_path: Path) -> None:
+def test_dimensions_that_are_not_there_are_refused(dynamic: dict[str, Any], said: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=said):
         to_onnx(nn.Linear(2, 2), torch.randn(2, 2), tmp_path / "net.onnx", dynamic=dynamic)
     assert not list(tmp_path.iterdir())
@@ -167,5 +173,44 @@ def test_dimensions_that_are_not_there_are_refused(dynamic: dict[str, list[int]]
 @pytest.mark.filterwarnings("ignore")
 def test_a_size_that_the_network_does_not_take_cannot_be_asked_for(tmp_path: Path) -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 2))
-    with pytest.raises(OnnxError, match="cannot be exported"):
+    with pytest.raises(OnnxError, match=r"cannot be exported: \w+: .*[^:]$"):
         to_onnx(net, torch.randn(2, 3, 4), tmp_path / "net.onnx", dynamic={"input": [1]})
+
+
+class Fields(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2), nn.Linear(4, 2)
+
+    def forward(self, batch: dict[str, Tensor]) -> Tensor:
+        found: Tensor = self.a(batch["one"]) - self.b(batch["other"])
+        return found
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_argument_that_is_a_mapping(tmp_path: Path) -> None:
+    net, batch = Fields().eval(), {"one": torch.randn(2, 3), "other": torch.randn(2, 4)}
+    found = to_onnx(net, (batch,), tmp_path / "net.onnx")
+    assert list(found.values()) == [("batch", 3), ("batch", 4)]
+    assert torch.allclose(run(tmp_path / "net.onnx", *batch.values()), net(batch), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_half_precision_differs_by_its_own_rounding(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net, x = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 4)).half(), torch.randn(2, 10).half()
+    to_onnx(net, x, tmp_path / "net.onnx", dynamic=False)
+    assert torch.allclose(run(tmp_path / "net.onnx", x), net(x), atol=5e-3)
+    with pytest.raises(OnnxError, match=r"refuses the file .*export net.float\(\)"):
+        to_onnx(net.bfloat16(), x.bfloat16(), tmp_path / "net.onnx", dynamic=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_noise_in_eval_mode_is_named(tmp_path: Path) -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x + torch.randn_like(x))
+
+    with pytest.raises(OnnxError, match="this Noisy draws random numbers in eval mode"):
+        to_onnx(Noisy(3, 2), torch.randn(2, 3), tmp_path / "net.onnx", dynamic=False)
+    assert not list(tmp_path.iterdir())

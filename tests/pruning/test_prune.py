@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 
 import paring as pr
 from paring.pruning import Search, Teacher, Tune, tune
 from paring.pruning.prune import cross_entropy
+from paring.pruning.pruned import Look
 from paring.train.checkpoint import CheckpointError
 from pruning.networks import Residual, Shuffled, batches, mlp, seeded
 
@@ -139,6 +141,19 @@ def test_mappings_and_losses_of_their_own() -> None:
     assert small.a.out_features < 16
 
 
+class OnlyOnce:
+    """Its iterator does not begin anew."""
+
+    def __init__(self) -> None:
+        self.left = iter(batches((5,)))
+
+    def __iter__(self) -> Any:
+        return self.left
+
+
+OUTSIDE = mlp()
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -157,8 +172,15 @@ def test_mappings_and_losses_of_their_own() -> None:
         ({"loss": lambda batch: batch}, r"takes 1 positional .*is called as loss\(net, batch\)"),
         ({"loss": lambda net, batch: net(batch[0]).mean() * float("nan"), "validate": None}, "finite"),
         ({"epochs": 1, "training": Tune(2)}, "two lengths"),
+        ({"batches": OnlyOnce()}, "batches ran out: they are gone through several times"),
+        ({"validate": OnlyOnce()}, "validate ran out: they are gone"),
+        ({"loss": lambda net, batch: OUTSIDE(batch[0]).sum()}, "not a network from outside"),
+        ({"metric": lambda net: "good"}, r"metric\(net\) has to return one number, and returned a str"),
+        ({"metric": lambda net: torch.ones(2)}, "returned a Tensor"),
+        ({"training": Tune(1, optimizer=lambda p: None)}, "returned a NoneType"),  # type: ignore[arg-type, return-value]
+        ({"training": Tune(1, optimizer=lambda p: torch.optim.SGD(OUTSIDE.parameters()))}, "other parameters than it was given"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_be_pruned_is_said_and_left_alone(change: dict[str, Any], said: str) -> None:
     given: dict[str, Any] = {"net": seeded(mlp), "batches": batches((5,)), "to": pr.Budget(macs=0.5), "epochs": 1}
     given |= change
@@ -187,8 +209,48 @@ def test_what_was_closed_and_stayed_is_said(trained: Residual) -> None:
     assert any("of the parameters were to stay, and 100.0% did" in note for note in beyond.notes)
 
 
+def test_a_loss_that_is_no_number_after_training_is_said(trained: Residual) -> None:
+    _, pruned = pr.prune(trained, batches((2, 6, 6)), to=pr.Budget(macs=0.9), epochs=0)
+    dense, cut, _ = pruned.looks
+    broken = replace(pruned, looks=(dense, cut, Look(float("nan"))))
+    assert ["is nan after training: lower the learning rate" in note for note in broken.notes] == [True]
+
+
+def test_a_loader_without_a_length_will_do() -> None:
+    class Streamed(IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(batches((5,), count=3))
+
+    _, pruned = pr.prune(
+        seeded(mlp), DataLoader(Streamed(), batch_size=None), to=pr.Budget(macs=0.5), epochs=1, teacher=None
+    )
+    assert pruned.training.steps == 3
+
+
+def test_parts_that_are_compiled_come_back_plain() -> None:
+    net = seeded(mlp)
+    found, _ = pr.prune(net, batches((5,)), to=pr.Budget(macs=0.5), epochs=0)
+    inner, net[2] = net[2], torch.compile(net[2], backend="eager")
+    small, _ = pr.prune(net, batches((5,)), to=pr.Budget(macs=0.5), epochs=0)
+    assert type(small[2]) is type(inner)
+    assert net[2] is not inner
+    x = torch.randn(4, 5)
+    assert torch.equal(small(x), found(x))
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("mine")
+    with pytest.raises(CheckpointError, match="is a file: name a folder"):
+        pr.prune(seeded(mlp), batches((5,)), to=pr.Budget(macs=0.5), folder=tmp_path / "state")
+
+
 def test_a_share_of_nothing_and_a_loss_without_a_graph_are_refused_in_words() -> None:
     with pytest.raises(TypeError, match=r"of what\? .*pr.Budget\(macs=0.5\)"):
         pr.prune(seeded(mlp), batches((5,)), to=0.5)  # type: ignore[call-overload]
+    for wrong in ({"macs": 0.5}, [0.5], "macs=0.5"):
+        with pytest.raises(TypeError, match="takes a Budget, or several in a list"):
+            pr.prune(seeded(mlp), batches((5,)), to=wrong)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"batches has to be an iterable.*call it: batches=batches\(\)"):
+        pr.prune(seeded(mlp), lambda: batches((5,)), to=pr.Budget(macs=0.5))  # type: ignore[call-overload]
     with pytest.raises(ValueError, match=r"returned a float; return the tensor itself, without .item\(\)"):
         pr.prune(seeded(mlp), batches((5,)), lambda net, x: float(net(x[0]).sum()), to=pr.Budget(macs=0.5))

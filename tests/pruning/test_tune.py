@@ -196,7 +196,16 @@ def test_batches_are_counted_where_they_do_not_say() -> None:
     assert count(_RunsOut()) == 4
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": -1}, {"epochs": 1, "warmup": 1.0}, {"epochs": 1, "clip": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epochs": -1},
+        {"epochs": 1, "warmup": 1.0},
+        {"epochs": 1, "clip": -1.0},
+        {"epochs": 1, "clip": "1"},
+        {"epochs": 1, "optimizer": "sgd"},
+    ],
+)
 def test_numbers_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="Tune"):
         Tune(**wrong)

@@ -104,6 +104,36 @@ def test_dropout_that_is_on_in_eval_mode_is_noise() -> None:
     assert pr.compact(net.eval(), torch.randn(4, 4))[0][0].out_features == 4
 
 
+class Variational(nn.Module):
+    """Draws its code in eval mode too, as autoencoders are often written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.mean, self.spread, self.b, self.c = (
+            nn.Linear(*sizes) for sizes in ((5, 8), (8, 3), (8, 3), (3, 8), (8, 5))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.a(x).relu()
+        mean = self.mean(hidden)
+        found: Tensor = self.c(self.b(mean + torch.randn_like(mean) * self.spread(hidden).exp()).relu())
+        return found
+
+
+def test_noise_of_the_network_is_the_same_on_both_sides() -> None:
+    torch.manual_seed(0)
+    net, x = Variational().eval(), torch.randn(4, 5)
+    kill(net.a, 3, 0.0)
+    kill(net.b, 2, 0.5)
+    small, _ = pr.compact(net, x)
+    assert (small.a.out_features, small.b.out_features) == (5, 6)
+    told = []
+    for one in (net, small):
+        torch.manual_seed(1)
+        told.append(one(x))
+    assert torch.allclose(*told, atol=1e-6)
+
+
 class Spectral(nn.Module):
     def __init__(self) -> None:
         super().__init__()

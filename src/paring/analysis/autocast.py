@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from paring.core.unwrap import unwrapped
+
 
 @contextmanager
 def plainly() -> Iterator[None]:
@@ -96,6 +98,11 @@ def check_forward(net: nn.Module) -> None:
         for layer in _layers(held):
             if any(id(getattr(one, "__self__", one)) in parts for one in _closed_over(layer)):
                 whose = f"layer '{path}'" if path else f"this {type(net).__name__}"
+                if unwrapped(module) is not module:
+                    raise ValueError(
+                        f"{whose} is wrapped in a {type(module).__name__} (torch.compile makes one): put the part itself there, "
+                        f"net.{path} = net.{path}._orig_mod, and compile it in the small network again"
+                    )
                 raise ValueError(
                     f"the forward of {whose} was replaced on the instance by a function that holds on to it, so a copy of the "
                     "network would run the original. Take it off (del module.forward), or write it into the class"

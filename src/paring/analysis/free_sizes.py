@@ -91,6 +91,8 @@ def named_shapes(net: nn.Module, inputs: Inputs, dims: Mapping[str, Sequence[int
         value = given[name]
         if not isinstance(value, Tensor):
             raise ValueError(f"dynamic: the input {name!r} is no single tensor but a {type(value).__name__}")
+        if isinstance(wanted, int | str) or not all(isinstance(dim, int) for dim in wanted):
+            raise ValueError(f"dynamic: {name!r} has to name dimensions in a list, such as [0, 1], and has {wanted!r}")
         if wrong := [dim for dim in wanted if not 0 <= dim < value.dim()]:
             raise ValueError(f"dynamic: the input {name!r} of shape {tuple(value.shape)} has no dimension {wrong[0]}")
 

@@ -20,6 +20,7 @@ from paring.compression.training import Training
 from paring.core import Watch, plain_net, warn
 from paring.core.default_loss import Loss, again_and_again, cross_entropy
 from paring.core.quantised import in_floats
+from paring.core.validate import contains
 from paring.removal import compact
 
 
@@ -167,7 +168,7 @@ def _bound(
 ) -> tuple[Bound, float, float | None]:
     """The bound around a network, its loss and its error."""
     for name, value in (("max_loss_increase", max_loss), ("max_error_increase", max_error)):
-        if not value >= 0:
+        if not contains("[0, inf]", value):
             raise ValueError(f"compress({name}={value}): how much it may grow; at least 0, and math.inf for any")
     loss, wrong = objective(net), None if error is None else error(net)
     for name, found in (("loss", loss), ("error", wrong)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from paring.core import Progress, Watch
-from paring.core.default_loss import again_and_again
+from paring.core.default_loss import again_and_again, count
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,7 @@ class Training:
             ValueError: there are no batches, or they can be gone through only once.
         """
         again_and_again("batches", batches)
-        steps = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
-        if not steps:
-            raise ValueError("batches is empty: there has to be data to learn from")
-        return cls(loss, lambda epoch: batches, steps, lr, watch)
+        return cls(loss, lambda epoch: batches, count(batches), lr, watch)
 
     @classmethod
     def of(

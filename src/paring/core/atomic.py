@@ -93,6 +93,8 @@ def _is_file(path: Path) -> bool:
 
 def _reserved(target: Path) -> BinaryIO:
     """A new file beside `target`, open for writing and locked."""
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"{target} cannot be written: there is no folder {target.parent}; make it first")
     while True:
         partial = target.with_name(f".{target.name}.{secrets.token_hex(_TOKEN // 2)}{ENDING}")
         file = open(partial, "xb")  # noqa: SIM115  (the caller closes it)

@@ -6,6 +6,7 @@ any nesting of these, by their classes: a network of one's own that has a part c
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -47,12 +48,7 @@ def unwrapped(net: nn.Module) -> nn.Module:
 @contextmanager
 def seen_through(net: nn.Module) -> Iterator[None]:
     """Within this context the parts of a network stand where wrappers around them do: names are those of the network alone."""
-    held = [
-        (parent, name, child)
-        for parent in net.modules()
-        for name, child in parent._modules.items()
-        if child is not None and _inside(parent) is None and _inside(child) is not None
-    ]
+    held = _wrapped_parts(net)
     try:
         for parent, name, child in held:
             parent._modules[name] = unwrapped(child)
@@ -60,6 +56,24 @@ def seen_through(net: nn.Module) -> Iterator[None]:
     finally:
         for parent, name, child in held:
             parent._modules[name] = child
+
+
+def without_wrapped_parts(net: nn.Module) -> nn.Module:
+    """The network itself where no part of it is wrapped, such as by `torch.compile`, else a copy with the parts themselves."""
+    if not _wrapped_parts(net):
+        return net
+    with seen_through(net):
+        return copy.deepcopy(net)
+
+
+def _wrapped_parts(net: nn.Module) -> list[tuple[nn.Module, str, nn.Module]]:
+    """Wrappers inside a network: what holds each, and by which name."""
+    return [
+        (parent, name, child)
+        for parent in net.modules()
+        for name, child in parent._modules.items()
+        if child is not None and _inside(parent) is None and _inside(child) is not None
+    ]
 
 
 def unaveraged(net: nn.Module) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 
@@ -24,31 +23,34 @@ def within(value: Any, interval: str, *names: str, what: str = "must lie") -> No
 
 
 def contains(interval: str, number: float) -> bool:
-    """Whether a number lies in an interval such as "(0, 1]"; nan lies in none."""
+    """Whether a number lies in an interval such as "(0, 1]" or "[0, inf)"; nan lies in none, nor does what is no number."""
     low, high = map(float, interval[1:-1].split(","))
-    return (low <= number if interval[0] == "[" else low < number) and (
-        number <= high if interval[-1] == "]" else number < high
-    )
+    try:
+        return (low <= number if interval[0] == "[" else low < number) and (
+            number <= high if interval[-1] == "]" else number < high
+        )
+    except TypeError:
+        return False
 
 
 def positive(value: Any, *names: str) -> None:
     """Refuse fields that are no positive, finite number; raises ValueError."""
     for name in names:
-        if not (getattr(value, name) > 0 and math.isfinite(getattr(value, name))):
+        if not contains("(0, inf)", getattr(value, name)):
             refuse(value, name, "must be a positive number")
 
 
 def not_negative(value: Any, *names: str) -> None:
     """Refuse fields that are negative or not finite; raises ValueError."""
     for name in names:
-        if not (getattr(value, name) >= 0 and math.isfinite(getattr(value, name))):
+        if not contains("[0, inf)", getattr(value, name)):
             refuse(value, name, "must be a number that is not negative")
 
 
 def finite(value: Any, *names: str) -> None:
     """Refuse fields that are not finite; raises ValueError."""
     for name in names:
-        if not math.isfinite(getattr(value, name)):
+        if not contains("(-inf, inf)", getattr(value, name)):
             refuse(value, name, "must be a finite number")
 
 
@@ -82,6 +84,6 @@ def as_whole(value: Any, *names: str) -> None:
     """Make 8.0 of a frozen value 8; raises ValueError for what is no whole number of at least 1."""
     for name in names:
         number = getattr(value, name)
-        if isinstance(number, bool) or not number >= 1 or not math.isfinite(number) or number != int(number):
+        if isinstance(number, bool) or not contains("[1, inf)", number) or number != int(number):
             refuse(value, name, "a whole number, at least 1")
         object.__setattr__(value, name, int(number))

@@ -34,6 +34,8 @@ class Folder:
 
     def __init__(self, path: Path, net: nn.Module, asked: tuple[str, ...]) -> None:
         self.path = path
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(f"{path} is a file: name a folder")
         path.mkdir(parents=True, exist_ok=True)
         call = {"asked": list(asked), "net": _digest(net)}
         found = checkpoint.load(path / "call.pt")

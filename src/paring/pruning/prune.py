@@ -23,9 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, short_repr
-from paring.core.default_loss import Loss, again_and_again, cross_entropy, scalar
+from paring.core.default_loss import Loss, again_and_again, count, cross_entropy, ran_out, scalar
 from paring.core.evaluating import evaluating
 from paring.core.torch_masks import multiplied_in
+from paring.core.unwrap import without_wrapped_parts
 from paring.methods import Budget
 from paring.pruning.calls import Calls, example_of
 from paring.pruning.folder import Folder
@@ -35,7 +36,7 @@ from paring.pruning.pruned import Look, Pruned, SiteRow
 from paring.pruning.repair import Repair
 from paring.pruning.search import Search, Setting, cut, removed, with_costs
 from paring.pruning.teacher import Teacher, class_axis
-from paring.pruning.tune import Tune, count, tune
+from paring.pruning.tune import Tune, tune
 
 Metric = Callable[[nn.Module], float]
 
@@ -130,12 +131,16 @@ def prune(
         raise TypeError(
             f"prune(to={to}): of what? Give a Budget: to=pr.Budget(macs={to}), or params=, latency=, bytes=, memory="
         )
-    net, budgets = multiplied_in(plain_net(net, "prune")), [to] if isinstance(to, Budget) else list(to)
+    net, budgets = (
+        multiplied_in(without_wrapped_parts(plain_net(net, "prune"))),
+        [to] if isinstance(to, Budget) else list(to),
+    )
     how = _length(epochs, training)
     _check(net, batches, validate, budgets, how)
     asked = (short_repr(tuple(budgets)), short_repr(search), short_repr(how), short_repr(teacher), str(at))
     kept = None if folder is None else Folder(Path(folder), net, asked)
-    seen = list(islice(batches, search.batches))
+    if not (seen := list(islice(batches, search.batches))):
+        raise ran_out("batches")
     judge = _Judge(loss or cross_entropy, seen if validate is None else validate, metric)
     whole = called_with(net, seen, judge.loss)
     given = Inputs.of(example) if example is not None else example_of(net, whole)
@@ -200,6 +205,11 @@ def _check(
     """Refuse what would fail only after the search."""
     if not budgets:
         raise ValueError("prune(to=[]) asks for nothing: give a Budget, or several")
+    for one in budgets:
+        if not isinstance(one, Budget):
+            raise TypeError(
+                f"prune(to=) takes a Budget, or several in a list, such as pr.Budget(macs=0.5); {one!r} is none"
+            )
     for name, given in (("batches", batches), ("validate", validate)):
         if given is not None:
             again_and_again(name, given)
@@ -220,34 +230,38 @@ class _Judge:
     def look(self, net: nn.Module) -> Look:
         with evaluating(net):
             losses = [float(scalar(self.loss(net, batch))) for batch in self.batches]
-            return Look(sum(losses) / len(losses), None if self.metric is None else float(self.metric(net)))
+            if not losses:
+                raise ran_out("validate")
+            return Look(sum(losses) / len(losses), None if self.metric is None else _number(self.metric(net)))
+
+
+def _number(found: object) -> float:
+    try:
+        return float(found)  # type: ignore[arg-type]  # whatever the user's metric returns
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"metric(net) has to return one number, and returned a {type(found).__name__}") from error
 
 
 def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
-    """What the loss calls the network with, for the first batch.
+    """What the loss calls the network with, for the first batch. It is given a copy, so that one from outside does not pass.
 
     Raises:
         ValueError: it does not call it.
     """
-    modes, calls = [(module, module.training) for module in net.modules()], Calls()
-    net.eval()
-    try:
-        with torch.no_grad(), calls.of(net):
-            try:
-                loss(net, seen[0])
-            except (TypeError, AttributeError) as error:  # what a loss of an answer and labels ends in
-                if calls.inputs is not None:
-                    raise
-                raise ValueError(
-                    f"loss failed before it called the network ({error}). It is called as loss(net, batch), with the network and "
-                    "a whole batch; for pairs: loss=lambda net, batch: my_loss(net(batch[0]), batch[1])"
-                ) from error
-            if calls.inputs is None:
-                raise ValueError(
-                    "loss(net, batch) did not call the network it was given, so nothing is known of its inputs: call net(...) in "
-                    "it, not a network from outside"
-                )
-            return calls.inputs.map(Tensor.detach)
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    net, calls = copy.deepcopy(net).eval(), Calls()
+    with torch.no_grad(), calls.of(net):
+        try:
+            loss(net, seen[0])
+        except (TypeError, AttributeError) as error:  # what a loss of an answer and labels ends in
+            if calls.inputs is not None:
+                raise
+            raise ValueError(
+                f"loss failed before it called the network ({error}). It is called as loss(net, batch), with the network and "
+                "a whole batch; for pairs: loss=lambda net, batch: my_loss(net(batch[0]), batch[1])"
+            ) from error
+        if calls.inputs is None:
+            raise ValueError(
+                "loss(net, batch) did not call the network it was given, so nothing is known of its inputs: call net(...) in "
+                "it, not a network from outside"
+            )
+        return calls.inputs.map(Tensor.detach)

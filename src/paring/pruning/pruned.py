@@ -81,8 +81,13 @@ class Pruned:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was asked and is not so, and what to do."""
-        dense, _, end = self.looks
+        dense, cut, end = self.looks
         found = []
+        if math.isfinite(cut.loss) and not math.isfinite(end.loss):
+            found.append(
+                f"the loss was {cut.loss:.4g} after the cut, and is {end.loss} after training: lower the learning rate, "
+                "training=pr.Tune(..., optimizer=lambda p: torch.optim.SGD(p, lr=...)), or clip the gradient, pr.Tune(..., clip=1)"
+            )
         if end.loss > _COLLAPSED * dense.loss and end.loss - dense.loss > 0.05:
             longer = "more epochs" if self.training.steps else "epochs=2 or more: nothing was trained after the cut"
             found.append(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from paring.core import At, Example, Inputs, Places, Progress, Watch, plain_net
 from paring.core.default_loss import Loss, cross_entropy, scalar
 from paring.core.torch_masks import multiplied_in
+from paring.core.unwrap import without_wrapped_parts
 from paring.pruning.calls import example_of
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
@@ -185,7 +186,7 @@ def sensitivity(
         ValueError: a share outside (0, 1), no batches, nothing that can go, a loss that is no scalar or not finite.
         paring.CaptureError: the network cannot be captured.
     """
-    net, loss = multiplied_in(plain_net(net, "sensitivity")), loss or cross_entropy
+    net, loss = multiplied_in(without_wrapped_parts(plain_net(net, "sensitivity"))), loss or cross_entropy
     if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"sensitivity(shares={tuple(shares)!r}): shares of a group's units that go, each in (0, 1)")
     seen = list(islice(batches, search.batches))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from paring.core import Progress, Watch, validate
-from paring.core.default_loss import Loss, scalar
+from paring.core.default_loss import Loss, count, one_pass, scalar
 from paring.pruning.randomness import random_state, set_random_state
 from paring.train import checkpoint
 from paring.train.guard import Diverged
@@ -68,6 +68,8 @@ class Tune:
         validate.whole_number(self, "epochs", least=0)
         validate.within(self, "[0, 1)", "warmup", what="a share of the steps,")
         validate.not_negative(self, "clip")
+        if self.optimizer is not None and not callable(self.optimizer):
+            validate.refuse(self, "optimizer", "a function of the parameters: lambda p: torch.optim.SGD(p, lr=0.01)")
 
     def rate(self, step: int, steps: int) -> float:
         """What the learning rates are multiplied with at this step of so many, counted from 0."""
@@ -80,7 +82,7 @@ class Tune:
         """The optimizer over the parameters of `net` that train.
 
         Raises:
-            ValueError: none does.
+            ValueError: none does, or what was made is no optimizer of these.
         """
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         if not trained:
@@ -88,7 +90,18 @@ class Tune:
                 f"no parameter of this {type(net).__name__} trains (requires_grad is False everywhere): unfreeze what may "
                 "adapt, or ask for epochs=0"
             )
-        return (self.optimizer or default_optimizer(net))(trained)
+        found = (self.optimizer or default_optimizer(net))(trained)
+        if not hasattr(found, "param_groups"):
+            raise ValueError(
+                f"optimizer(parameters) has to return a torch.optim.Optimizer, and returned a {type(found).__name__}"
+            )
+        given, own = {id(p) for p in trained}, [p for group in found.param_groups for p in group["params"]]
+        if not all(id(p) in given for p in own):
+            raise ValueError(
+                "optimizer(parameters) returned one that trains other parameters than it was given: make it of these, as in "
+                "lambda p: torch.optim.SGD(p, lr=0.01), not of those of a network from outside"
+            )
+        return found
 
 
 def default_optimizer(net: nn.Module) -> Optimize:
@@ -105,18 +118,6 @@ class Tuned:
     losses: tuple[float, ...] = ()
     steps: int = 0
     seconds: float = 0.0
-
-
-def count(batches: Iterable[Any], name: str = "batches") -> int:
-    """How many batches a pass has; counted by going through it where it does not say. name: for the message.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = len(batches) if isinstance(batches, Sized) else sum(1 for _ in batches)
-    if not found:
-        raise ValueError(f"{name} is empty: give an iterable of at least one batch, such as a DataLoader or a list")
-    return found
 
 
 def tune(
@@ -166,7 +167,7 @@ def tune(
             for name, module in net.named_modules():
                 if name in still:
                     module.eval()
-            for batch in _exactly(batches, each):
+            for batch in one_pass(batches, each):
                 for group, rate in zip(opt.param_groups, rates, strict=True):
                     group["lr"] = rate * how.rate(step, steps)
                 opt.zero_grad()
@@ -180,7 +181,9 @@ def tune(
                 step += 1
                 total += float(task.detach())
                 if not math.isfinite(number := float(mixed.detach())):
-                    raise Diverged(f"the loss became {number} at step {step:,}: lower the learning rate, or clip=1")
+                    raise Diverged(
+                        f"the loss became {number} at step {step:,}: lower the learning rate, or pr.Tune(..., clip=1)"
+                    )
                 if watch is not None:
                     watch(Progress(step, steps, f"epoch {epoch + 1}, loss {number:.4g}"))
             losses.append(float(total) / each)
@@ -190,25 +193,6 @@ def tune(
             if after_epoch is not None:
                 after_epoch(epoch + 1)
     return Tuned(tuple(losses), steps, spent)
-
-
-def _exactly(batches: Iterable[Any], each: int) -> Iterator[Any]:
-    """One pass.
-
-    Raises:
-        ValueError: it has another number of batches than the first one.
-    """
-    number = 0
-    for batch in batches:
-        if number == each:
-            break
-        number += 1
-        yield batch
-    if number < each:
-        raise ValueError(
-            f"batches ran out after {number} of {each}: prune goes through them several times. Give a list or a DataLoader "
-            "and no generator, or an object whose __iter__ begins anew"
-        )
 
 
 def cast(net: nn.Module, dtype: torch.dtype | None) -> AbstractContextManager[Any]:

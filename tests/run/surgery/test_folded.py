@@ -237,6 +237,14 @@ def test_a_forward_that_holds_on_to_the_network_is_refused_before_a_copy_runs_th
         run.finish()
 
 
+def test_a_part_that_is_compiled_is_named_with_what_to_do() -> None:
+    net = Net().eval()
+    net.b = torch.compile(net.b, backend="eager")  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"layer 'b' is wrapped in a OptimizedModule .*net\.b = net\.b\._orig_mod"):
+        attached(net)
+    assert type(pr.compact(net, X)[0].b) is nn.Linear  # removal sees through it
+
+
 def test_a_layer_whose_forward_goes_past_its_gates_takes_none() -> None:
     net = Net()
     net.a.forward = types.MethodType(nn.Linear.forward, net.a)  # type: ignore[method-assign]
