@@ -38,7 +38,7 @@ def moved(run: Interpreter, node: fx.Node, name: str, first: State, outs: list[T
             if row is None or bool((row < 0).any()) or bool((row.diff() <= 0).any()):
                 run.keep(out, f"spread over several dimensions by {name} in {place(node)}")
                 continue
-        elif name in ops.RESHAPES and len(ways) > 1 and _regrouped(first.labels, out):
+        elif name in ops.RESHAPES and len(ways) > 1 and _regrouped(run, first.labels, out):
             run.keep(out, f"put in other rows by {name} in {place(node)}")
             continue
         if len(ways) > 1:
@@ -47,8 +47,12 @@ def moved(run: Interpreter, node: fx.Node, name: str, first: State, outs: list[T
             run.grid(first.labels, regular=True)
 
 
-def _regrouped(labels: Tensor, out: Tensor) -> bool:
-    """Do other units share rows now, and did they not lie in the order in which they were made?"""
+def _regrouped(run: Interpreter, labels: Tensor, out: Tensor) -> bool:
+    """Do other units share rows now, and did they not lie in the order in which they were made? Those that go together are one."""
+    return _other_rows(labels, out) and _other_rows(run.together(labels), run.together(out))
+
+
+def _other_rows(labels: Tensor, out: Tensor) -> bool:
     before, after = (torch.unique(b.reshape(-1, b.shape[-1]), dim=0) for b in (_box(labels), _box(out)))
     return not torch.equal(before, after) and bool((rectangle(labels, varying(labels)).flatten().diff() < 0).any())
 

@@ -342,6 +342,15 @@ class Interpreter:
             if alone.any():
                 self.keep(one[alone], f"{reason} with a tensor that cannot shrink")
 
+    def together(self, labels: Tensor) -> Tensor:
+        """Labels in which units that were coupled until now have one id."""
+        return self._groups()[labels]
+
+    def _groups(self) -> Tensor:
+        """The id of each unit's group, (units + 1,): the last entry answers for -1."""
+        pairs = torch.cat([p for p, _ in self._pairs], 1) if self._pairs else torch.zeros(2, 0, dtype=torch.int64)
+        return torch.cat([representatives(self._count, pairs), torch.tensor([-1])])
+
     def new_units(self, name: str, count: int) -> Tensor:
         """Fresh ids for the units of a layer; the same ones when the layer is called again."""
         if len(self._ids.get(name, ())) not in (0, count):
@@ -354,14 +363,8 @@ class Interpreter:
             self._count += count
         return self._ids[name].clone()
 
-    def called_away(self, name: str) -> str:
-        """Why a layer whose weight is used without calling it keeps all; empty where it need not."""
-        self.held_back = True
-        return f"the weight of '{name}' is used without calling the module"
-
     def _finish(self) -> Interpretation:
-        pairs = torch.cat([p for p, _ in self._pairs], 1) if self._pairs else torch.zeros(2, 0, dtype=torch.int64)
-        groups = torch.cat([representatives(self._count, pairs), torch.tensor([-1])])  # index -1 stays -1
+        groups = self._groups()
         result = Interpretation(self._count, self.sites, self.norms, self.slopes)
         for found, reason in self._pairs:
             for group in distinct(groups[found[0]]).tolist():
@@ -425,10 +428,6 @@ class FreeInterpreter(Interpreter):
             self._layouts[node] = [layout(state.labels) for state in states]
             if len(states) == 1 and packet(node.target) in ("getitem", *ops.CUTS):
                 self._cuts[node] = distinct(states[0].labels)
-
-    def called_away(self, name: str) -> str:
-        """Nothing keeps it: the graph is what counts."""
-        return ""
 
 
 Rule = Callable[[Interpreter, fx.Node], object]

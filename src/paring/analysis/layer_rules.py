@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from paring.analysis.feature_norms import behind
 from paring.analysis.grids import Grid, SliceTie
 from paring.analysis.labels import spread, uniform
+from paring.analysis.loose import shrinks
 from paring.analysis.repeats import filled, once
-from paring.analysis.state import COMPUTED, FeatureNorm, Ref, Site, State, module_path, shape_of
+from paring.analysis.state import COMPUTED, FeatureNorm, Ref, Site, State, module_path, place, shape_of
 from paring.analysis.weights import dims, groups_of, is_a, some, used, weight_of
 
 if TYPE_CHECKING:
@@ -69,7 +70,18 @@ def _layer(run: Interpreter, node: fx.Node, kind: str, dim: int) -> object:
         result: Tensor = node.target(x, weight, bias, *rest, **kwargs)  # type: ignore[operator]
         return result
 
+    if isinstance(bias, State) and kind == "linear" and getattr(found[1], "bias", None) is None:
+        return _shifted(run, node, _site(run, node, kind, dim, found, x, weight, None, compute), bias)
     return _site(run, node, kind, dim, found, x, weight, bias, compute)
+
+
+def _shifted(run: Interpreter, node: fx.Node, made: State, bias: State) -> State:
+    """What a linear layer without a bias gives, and a bias that its caller makes of parameters of its own."""
+    if not shrinks(run, node, bias, made.labels):
+        run.keep(made.labels, f"meets a bias that cannot shrink in {place(node)}")
+    value = made.value + bias.value
+    run.sites[-1].value = uniform(value, -1)
+    return State(made.labels, value)
 
 
 def _site(
@@ -103,7 +115,7 @@ def _site(
     else:
         value = _constants(x.value, shape, dim, module, alike, compute)
     constants = uniform(x.value, dim)
-    if bias is None and is_a(module, "addmm"):  # nowhere to fold a constant
+    if bias is None and (is_a(module, "addmm") or module_path(node) != name):  # nowhere to fold a constant
         constants = torch.where(constants == 0, constants, torch.nan)
     counted = x.value if kind == "conv_transpose" else value  # every input position meets the whole kernel there
     run.sites.append(

@@ -57,21 +57,20 @@ def shrinks(run: Interpreter, node: fx.Node, bare: State, labels: Tensor) -> boo
         for source in node.all_input_nodes
         if source not in run.moving and source not in run.weights and _shape(source) == bare.value.shape
     ]
-    found = [_cuts(run, source, dim - shift, count) for source in made]  # alike operands meet the same units
+    found = [_cuts(run, source, dim - shift, box) for source in made]  # alike operands meet the same units
     found += [
-        ({one.held.name: one.ways[dim - shift]}, ())
+        [(one.held.name, one.ways[dim - shift], box, ())]
         for source in node.all_input_nodes
         if (one := run.weights.get(source)) is not None
         and _shape(source) == bare.value.shape
         and one.ways[dim - shift] >= 0
     ]
-    if not found or None in found:
+    if not found or not all(found):
         return False
-    for cut, views in (one for one in found if one is not None):
-        for name, where in cut.items():
-            held = attrgetter(name)(run.net)
-            each = held.numel() // count if isinstance(held, torch.nn.Parameter) else 0
-            run.loose.append(Loose(name, where, box, node, each, views))
+    for name, where, part, views in (one for some in found for one in some):
+        held = attrgetter(name)(run.net)
+        each = held.numel() // len(part) if isinstance(held, torch.nn.Parameter) else 0
+        run.loose.append(Loose(name, where, part, node, each, views))
     return True
 
 
@@ -100,12 +99,18 @@ def settle(run: Interpreter) -> list[Loose]:
     for meets in by_name.values():
         first = meets[0]
         for other in meets[1:]:
-            if first.box.shape[1] == other.box.shape[1] == 1:
+            if first.box.shape[1] == other.box.shape[1] == 1 and not _in_slices(run, first.box, other.box):
                 run.couple(first.box, other.box, f"coupled by '{first.name}'")
             else:
                 run.slice_ties.append(SliceTie((first.box, other.box)))
         found.append(first)
     return found
+
+
+def _in_slices(run: Interpreter, *boxes: Tensor) -> bool:
+    """Whether all these ids are of slices that live together, as those of heads do: keys and values stay units of their own."""
+    tied = [part.flatten() for tie in run.slice_ties for part in tie.parts]
+    return bool(tied) and all(bool(torch.isin(box, torch.cat(tied)).all()) for box in boxes)
 
 
 def _everywhere(run: Interpreter, name: str, meets: list[Loose]) -> bool:
@@ -121,7 +126,38 @@ def _everywhere(run: Interpreter, name: str, meets: list[Loose]) -> bool:
     return len({one.dim for one in meets}) == 1
 
 
-def _cuts(run: Interpreter, source: fx.Node, dim: int, count: int) -> tuple[dict[str, int], tuple[fx.Node, ...]] | None:
+_Cut = tuple[str, int, Tensor, tuple[fx.Node, ...]]
+"""A tensor to cut, along which dimension, the ids that its slices meet, and the views whose sizes follow."""
+
+
+def _cuts(run: Interpreter, source: fx.Node, dim: int, box: Tensor) -> list[_Cut]:
+    """What to cut so that `source` is cut along `dim`, where it meets the units of the box; nothing where nothing does that.
+
+    Of tensors that are joined along it each is cut by itself.
+    """
+    if (found := _whole(run, source, dim, len(box))) is not None:
+        cut, views = found
+        return [(name, where, box, views) for name, where in cut.items()]
+    if packet(source.target) not in ("cat", "concat", "concatenate") or _joined(source) != dim:
+        return []
+    cuts: list[_Cut] = []
+    joined: Any = source.args[0]
+    for one, part in zip(joined, box.split([shape_of(one.meta["val"])[dim] for one in joined]), strict=True):
+        if not (some := _cuts(run, one, dim, part)):
+            return []
+        cuts += some
+    return cuts
+
+
+def _joined(node: fx.Node) -> int:
+    """The dimension along which a `cat` joins."""
+    dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
+    return int(dim) % len(shape_of(node.meta["val"]))
+
+
+def _whole(
+    run: Interpreter, source: fx.Node, dim: int, count: int
+) -> tuple[dict[str, int], tuple[fx.Node, ...]] | None:
     """Which tensors to cut along which dimension, so that `source` is cut along `dim`, and which views say so.
 
     None where nothing does that.

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx
+from torch import fx, nn
 
+from paring.analysis.projection import Projection
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import COMPUTED, FeatureNorm, NormSite, Site, module_path, ties_of
 from paring.analysis.weights import is_a
@@ -33,9 +34,10 @@ def keep_shared(run: Interpreter, users: Mapping[str, set[fx.Node]]) -> None:
     for name, nodes in calls.items():
         if name in tables:
             continue
-        foreign = ""
-        if any(module_path(node) != name for node in nodes) and not isinstance(modules[name], Recurrence):
-            foreign = run.called_away(name)
+        away = any(module_path(node) != name for node in nodes) and not isinstance(modules[name], Recurrence)
+        borrowed = f"the weight of '{name}' is used without calling the module" if away else ""
+        run.held_back |= away and not run.free
+        foreign = "" if run.free else borrowed  # where sizes may change, the graph is what counts
         kind = kind_of(modules[name])
         own = () if kind is None else kind.own
         for leaf in ("weight", "bias", "running_mean", "running_var", *own):
@@ -54,8 +56,17 @@ def keep_shared(run: Interpreter, users: Mapping[str, set[fx.Node]]) -> None:
                 site.shared, site.foreign = True, foreign
                 run.keep(site.units, foreign)
                 run.keep(site.columns, f"read by a shared layer: {foreign}")
-        elif len(nodes) > 1:
+            continue
+        for site in sites:
+            site.foreign = "" if _in_attention(run, site) else borrowed
+        if len(nodes) > 1:
             _call_again(run, name, sites, norms)
+
+
+def _in_attention(run: Interpreter, site: Site) -> bool:
+    """Whether the gates of this layer are those of the attention that it is a part of, or no module holds it."""
+    owner = run.net.get_submodule(site.name.rpartition(".")[0])
+    return isinstance(site.module, Projection) or isinstance(owner, nn.MultiheadAttention)
 
 
 def _tied_tables(run: Interpreter, users: Mapping[str, set[fx.Node]], ties: Mapping[str, str]) -> set[str]:

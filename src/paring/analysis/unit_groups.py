@@ -289,7 +289,7 @@ def _group(
         coupling = "layers and directions keep as many"
     rows, left = {**dict.fromkeys(hidden), **rows}, left and not hidden
     some = {name: where for name, where in rows.items() if where is not None}
-    readers = () if reason or heads or hidden else _readers(analysis, inside)
+    readers = () if reason or hidden else _readers(analysis, inside)
     return Group(
         ids, layers, norms, coupling, reason, tuple(rows) or ends, ends, entry, inside[ids], heads, some, readers, left
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -70,6 +70,7 @@ def _rebuilt(net: nn.Module, manifest: dict[str, Any], tensors: dict[str, Tensor
     captures = captures_of(net, manifest["graph"], tensors, path) if "graph" in manifest else None
     stored = {**tensors, **{alias: tensors[name] for alias, name in ties.items()}}
     reads = _swap(net, modules, path)
+    _keep_cut_buffers(net, stored.keys())
     own: dict[str, Any] = net.state_dict(keep_vars=True)
     flexible = _flexible(net, modules)
     missing = sorted(name for name in own.keys() - stored.keys() if name not in flexible or not _is_bias(name))
@@ -179,6 +180,13 @@ def _swap(net: nn.Module, modules: dict[str, str], path: object) -> dict[str, in
                 f"{path} holds another architecture: '{name}' is a {kind} in the file, the factory has {found} there. {_PASS}"
             )
     return reads
+
+
+def _keep_cut_buffers(net: nn.Module, stored: Collection[str]) -> None:
+    """Make buffers that a network makes itself persistent where the file has them, as slices of theirs are gone."""
+    for path, module in net.named_modules():
+        held = {leaf for leaf in module._non_persistent_buffers_set if f"{path}.{leaf}".lstrip(".") in stored}
+        module._non_persistent_buffers_set -= held
 
 
 def _flexible(net: nn.Module, modules: dict[str, str]) -> set[str]:

@@ -47,12 +47,15 @@ def covers_layer(group: Group, wiring: Wiring) -> bool:
 def choose_mounts(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> tuple[Mount, ...] | Refusal:
     """The modules where one gate for the group acts: its fronts, else its ends, else its readers; or why none will do.
 
-    The readers come first where what a closed gate would leave at them is no zero, and cannot be folded.
+    The readers come first where what a closed gate would leave at them is no zero, and cannot be folded, and where a gate on a
+    layer would not govern all that its parameters do.
     """
-    first: Refusal | None = None
+    first = next((r for name in group.layers if (r := of_layer(name, wiring, modules))), None)
     at_readers = _at_readers(group, wiring, modules)
-    if group.at_readers and at_readers:
+    if at_readers and (group.at_readers or first):
         return at_readers
+    if first is not None:
+        return first
     for names in (group.fronts, group.ends):
         carriers = {name: carrier_of(name, modules) for name in names}
         found = next((r for carrier in carriers.values() if (r := of_carrier(carrier, modules.get(carrier)))), None)

@@ -229,9 +229,6 @@ def _coupled(group: Group, wiring: Wiring, modules: dict[str, nn.Module]) -> Sit
     """One gate for a group of units that act in several modules, or the reason why there can be none."""
     if group.reason:
         return Refusal(group.reason)
-    reason = next((r for name in group.layers if (r := of_layer(name, wiring, modules))), None)
-    if reason is not None:
-        return reason
     mounts = choose_mounts(group, wiring, modules)
     if isinstance(mounts, Refusal):
         return mounts

@@ -90,6 +90,7 @@ def _replace(module: nn.Module, leaf: str, plan: ShrinkPlan, name: str, made: di
     new = plan.cut(name, old.detach())
     if not isinstance(old, nn.Parameter):
         setattr(module, leaf, new)
+        module._non_persistent_buffers_set.discard(leaf)  # its class would make it of another size
         return
     parameter = nn.Parameter(new, requires_grad=old.requires_grad)
     parameter.__dict__.update(old.__dict__)
