@@ -146,8 +146,9 @@ def _doubled(net: nn.Module, example: Any) -> tuple[nn.Module, Inputs]:
 
 
 def _halved(gated: GatedCopy) -> tuple[nn.Module, dict[str, Any]]:
-    """The network without the smaller half of every group, and how that went; the gated one has them closed."""
-    mask = torch.cat([_larger_half(part) for part in Magnitude().look(gated, [], _square).split(gated.sizes)])
+    """The network without the smaller half of every group and what is dead as it is, and how that went; the gated one has them closed."""
+    halves = [_larger_half(part) for part in Magnitude().look(gated, [], _square).split(gated.sizes)]
+    mask = torch.cat(halves) & gated.begin
     gated.set(mask)
     asked = gated.shares(mask)["parameters"]
     closed = copy.deepcopy(gated.net)

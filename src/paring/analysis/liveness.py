@@ -144,6 +144,14 @@ def decide(analysis: Interpretation, readers: list[Reader], spare: Collection[st
         needed[one] = len(idle) == 0  # nobody reads an idle unit, so what it computes does not matter
 
 
+def dead_units(analysis: Interpretation) -> Tensor:
+    """Ids that are zero for every input, or that nobody reads, so that removal takes them as they are, (units,) bool."""
+    constants = [torch.where(c == 0, c, torch.nan) for c in agreed(analysis, None)]
+    readers = [*readers_of(analysis, constants), *product_readers(analysis, None)]
+    mixed = [torch.zeros(0, dtype=torch.int64), *(norm.labels for norm in analysis.features)]
+    return ~decide(analysis, readers, (), torch.cat(mixed)).kept[:-1]
+
+
 def _close(needed: Tensor, readers: list[Reader]) -> None:
     """Add what needed rows read, until nothing changes. Backwards, so that a chain takes one pass."""
     count = -1

@@ -18,6 +18,7 @@ from paring.analysis.alone import alone
 from paring.analysis.branches import Branch, find_branches, parameters_beside
 from paring.analysis.capture import capture
 from paring.analysis.interpret import Interpretation, interpret
+from paring.analysis.liveness import dead_units
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import COMPUTED, Alias, Site, module_path
 from paring.analysis.unit_groups import SPREAD, Group, find_groups, find_heads, sole_norm, spread_out
@@ -155,6 +156,7 @@ class Wiring:
     layers, such as attention and recurrent networks. uncounted: modules with arithmetic that is not known -> its name.
     packed: weights that layers pack together, by name. branches: of residual additions. beside: parameters in branches that
     no other row counts -> their entries. mixed (units,): which ids norms over them read, so that they stay unless they are zero.
+    dead (units,): which ids are zero or unread already; None where that was not looked for.
     """
 
     layers: tuple[Layer, ...]
@@ -168,6 +170,7 @@ class Wiring:
     branches: tuple[Branch, ...] = ()
     beside: Mapping[str, int] = field(default_factory=dict)
     mixed: Tensor | None = None
+    dead: Tensor | None = None
 
     @property
     def parts(self) -> tuple[Layer | Norm, ...]:
@@ -188,8 +191,10 @@ class Wiring:
 
 
 @alone()
-def wiring(net: nn.Module, example: Example) -> Wiring:
+def wiring(net: nn.Module, example: Example, *, dead: bool = False) -> Wiring:
     """The wiring of `net` on `example` (a tensor, a tuple of arguments or a mapping of keyword arguments; batch first). `net` is left as it was.
+
+    dead: look for units that are zero or unread already.
 
     Raises `CaptureError` (a `ValueError`) when the network cannot be traced.
     """
@@ -204,7 +209,8 @@ def wiring(net: nn.Module, example: Example) -> Wiring:
     loose = {one.parameter for one in packed.values() if not one.parts}
     inside = {name for branch in branches for name in branch.members}
     beside = {name: n for name, n in parameters_beside(net, found).items() if name in inside - loose}
-    return replace(describe(found), packed=packed, branches=branches, beside=beside)
+    gone = dead_units(found) if dead else None
+    return replace(describe(found), packed=packed, branches=branches, beside=beside, dead=gone)
 
 
 def _packed(net: nn.Module, analysis: Interpretation) -> dict[str, Packed]:

@@ -59,7 +59,7 @@ class GatedCopy:
             ValueError: nothing in it can be gated, or a place is unknown.
         """
         net = refresh(copy.deepcopy(net).eval())
-        found = wiring(net, example)
+        found = wiring(net, example, dead=True)
         model, where = CostModel.of(net, found), sites(net, found, at)
         modules, gates = dict(net.named_modules()), []
         for site in where:
@@ -90,6 +90,21 @@ class GatedCopy:
     def units(self) -> int:
         """All gates."""
         return sum(self.sizes)
+
+    @cached_property
+    def begin(self) -> Tensor:
+        """Which gates are open in the beginning, (units,): not those of units that are zero or unread already. One of each site is."""
+        dead = self.wiring.dead
+        if dead is None:
+            return torch.ones(self.units, dtype=torch.bool)
+        masks = []
+        for number, (site, size) in enumerate(zip(self.sites, self.sizes, strict=True)):
+            open_ = torch.full((size,), site.kind != "units")
+            for name, entry in self.entries(number).items() if site.kind == "units" else ():
+                open_[entry[(entry >= 0) & ~dead[self.wiring.layer(name).labels]]] = True
+            open_[0] |= not bool(open_.any())
+            masks.append(open_)
+        return torch.cat(masks)
 
     def split(self, values: Tensor) -> list[Tensor]:
         """One vector over all gates, by site and in its shape."""

@@ -189,7 +189,7 @@ def find(
         multiple_of: units go in blocks of so many.
         how: what the search goes by.
     """
-    mask, scores = torch.ones(gated.units, dtype=torch.bool), None
+    mask, scores = gated.begin if multiple_of == 1 else torch.ones(gated.units, dtype=torch.bool), None
     repair.apply(mask)
     path: list[tuple[float, float]] = []
     rounds = how.search.rounds_for(asked)
