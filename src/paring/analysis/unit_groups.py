@@ -28,9 +28,9 @@ from torch import Tensor, fx
 
 from paring.analysis import ops
 from paring.analysis.feature_norms import takes_the_mean
-from paring.analysis.grids import Contraction
+from paring.analysis.grids import Contraction, rectangle
 from paring.analysis.interpret import Interpretation
-from paring.analysis.labels import representatives
+from paring.analysis.labels import representatives, varying
 from paring.analysis.memory import base_name
 from paring.analysis.recurrence import Recurrence
 from paring.analysis.state import Site, module_path, packet
@@ -224,8 +224,11 @@ def spread_out(analysis: Interpretation) -> frozenset[int]:
     """
     found: set[int] = set()
     for grid in analysis.grids:
-        rows = grid.labels.reshape(-1, grid.labels.shape[-1]).sort(-1).values
-        if grid.labels.dim() > 1 and (grid.regular or bool((rows != rows[:1]).any())):
+        labels = rectangle(grid.labels, varying(grid.labels))  # what a channel is made of goes together
+        if labels.dim() < 2:
+            continue
+        rows = labels.reshape(-1, labels.shape[-1]).sort(-1).values
+        if grid.regular or bool((rows != rows[:1]).any()):
             found.update(rows.flatten().tolist())
     return frozenset(found)
 
