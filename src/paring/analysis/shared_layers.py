@@ -57,7 +57,7 @@ def keep_shared(run: Interpreter, users: Mapping[str, set[fx.Node]]) -> None:
                 run.keep(site.units, foreign)
                 run.keep(site.columns, f"read by a shared layer: {foreign}")
             continue
-        for site in sites:
+        for site in sites if borrowed else ():
             site.foreign = "" if _in_attention(run, site) else borrowed
         if len(nodes) > 1:
             _call_again(run, name, sites, norms)
