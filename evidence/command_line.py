@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from paring.cli.arguments import first_as, read
+from paring.cli.arguments import read
 from paring.cli.command import CommandError, set_threads
 from paring.cli.freed_memory import keep_freed_memory
 
@@ -56,7 +56,8 @@ def table(words: Sequence[str]) -> int:
     listing = "\n".join(f"  {name:<26} {about}" for name, about in known.items())
     options = read(
         TableArguments,
-        first_as("--name", words),
+        words,
+        first="name",
         prog="python -m evidence table",
         description=(
             "Make a paper's table: results/NAME.json, one row per run. What is there already is not run again, and an "
@@ -136,7 +137,8 @@ def bench(words: Sequence[str]) -> int:
     listing = "\n".join(f"  {name:<16} {bench.about}" for name, bench in BENCHES.items())
     options = read(
         BenchArguments,
-        first_as("--name", words),
+        words,
+        first="name",
         prog="python -m evidence bench",
         description=(
             "Measure, paired in one process: results/NAME.json, one row per measurement. What is there already is not "

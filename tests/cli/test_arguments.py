@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -189,6 +191,43 @@ def test_holds_refused(text: str, why: str) -> None:
 )
 def test_a_method_is_read_from_words(words: list[str], wanted: L0) -> None:
     assert read(L0, words, prog="x", description="") == wanted
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked.
+
+    Args:
+        what: a file.
+        sizes: some numbers.
+        deep: more of it.
+    """
+
+    what: Path
+    sizes: tuple[float, ...] = ()
+    deep: int = 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "job.py --sizes 0.5 0.25 --deep 2",
+        "--what job.py --sizes 0.5 0.25 --deep 2",
+        "--deep 2 job.py --sizes 0.5 0.25",
+        "--sizes 0.5 0.25 --deep 2 job.py",
+        "--sizes 0.5 0.25 --deep=2 --what=job.py",
+    ],
+)
+def test_the_first_word_needs_no_name_and_may_stand_anywhere(words: str) -> None:
+    found = read(Asked, words.split(), prog="x", description="", first="what")
+    assert (found.what, found.sizes, found.deep) == (Path("job.py"), (0.5, 0.25), 2)
+    assert isinstance(found, Asked)
+
+
+def test_a_number_that_is_none_is_refused_by_its_option(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read(Asked, ["job.py", "--sizes", "half"], prog="x", description="", first="what")
+    assert "--sizes: could not convert string to float: 'half'" in capsys.readouterr().err
 
 
 def test_help_shows_defaults_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,6 +66,7 @@ def test_methods_are_found_by_themselves() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_every_command_shows_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """And a default for each option, none of which is empty."""
     assert paring(name, "--help") == 0
     shown, problems = capsys.readouterr()
     assert problems == ""
@@ -73,6 +74,7 @@ def test_help_of_every_command_shows_an_example(name: str, capsys: pytest.Captur
     assert examples(shown)
     assert all(example[0] == name for example in examples(shown))
     assert "dataclass" not in shown.lower()
+    assert "(default: )" not in flat(shown)
 
 
 class _Reached(BaseException):
@@ -100,6 +102,8 @@ def test_every_example_of_every_help_is_a_command_that_works(
         "paring.cli.unpacking.File",
     ):
         monkeypatch.setattr(target, reached)
+    for command in ("prune_command", "sensitivity_command", "packing"):
+        monkeypatch.setattr(f"paring.cli.{command}.check_there", lambda path: None)
     monkeypatch.chdir(tmp_path)
     texts = []
     for words in ([], *([name, "--help"] for name in COMMANDS)):
@@ -171,7 +175,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("train --model lenet5", 1, "lenet5_caffe needs images of at least 16x16, not 8x8; try lenet_300_100"),
         ("train --at units:conv9", 1, "this Sequential has no layer 'conv9'; it has fc1, fc2, fc3"),
         ("train --at units:fc3", 1, "layer 'fc3' cannot be gated: network output"),
-        ("report", 2, "--run PATH"),
+        ("report", 2, "a run's folder (runs/..., runs/demo). (required)"),
         ("report nowhere", 2, "nowhere holds no finished run (result.json is missing); name a run's folder"),
         ("data --fetch imagenet", 2, "--fetch imagenet: there is no such data set; choose from digits"),
         ("demo --seed -1 --out demo", 1, "seed = -1: must be at least 0"),

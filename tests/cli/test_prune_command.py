@@ -86,6 +86,14 @@ def curve(job: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_what_is_not_as_asked_is_said_once(job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--macs", "0.9", "--multiple-of", "16", "--epochs", "0", "--out", str(tmp_path / "run"), *SHORT)
+    assert paring("prune", str(job), *words) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("note: more went than asked") == 1
+    assert "more went than asked" not in shown.err
+
+
 def test_several_sizes_give_a_curve(curve: Path) -> None:
     row = json.loads((curve / "result.json").read_text())
     assert [one["size"] for one in row["networks"]] == ["macs 0.6", "macs 0.3"]
@@ -318,6 +326,9 @@ def test_a_run_of_train_is_pruned(
         (JOB.replace("x, y = batch", "x, y, z = batch"), "--macs 0.5", 1, f"job.py, line {LINE}, in loss(): ValueError: not enough values to unpack"),
         (JOB.replace("cross_entropy(net(x), y)", "cross_entropy(net(x), y).detach()"), "--macs 0.5", 1, "the loss does not depend on the network"),
         ("a\x00b", "--macs 0.5", 1, "job.py"),
+        (JOB.replace("def metric(net)", "def metric(net, x)"), "--macs 0.5", 1, "called as metric(net), and that does not fit: missing a required"),
+        (JOB.replace("def optimizer(parameters)", "def optimizer()"), "--macs 0.5", 1, "called as optimizer(parameters), and that does not fit: too many"),
+        (JOB + "def example(): return 3\n", "--macs 0.5", 1, "example(): an example of what the network takes is a tensor"),
     ],
 )  # fmt: skip
 def test_refused_with_the_line(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from paring import hard, select
 from paring.cli.hold_argument import parse_hold, show_hold
@@ -219,13 +219,37 @@ def _show_relaxation(value: Any) -> list[str]:
     return _show_named(RELAXATIONS)(value)
 
 
-def first_as(flag: str, words: Sequence[str]) -> list[str]:
-    """The words with `flag` in front when the first one is no option: `table NAME` is `table --name NAME`."""
-    return [flag, *words] if words and not words[0].startswith("-") else list(words)
+def _many(kind: Any, spec: Callable[..., Any]) -> Any:
+    """How a tuple of any number of plain values or words is read, an empty one shown as "none"; None for other types."""
+    entry = get_args(kind)[0] if get_origin(kind) is tuple and get_args(kind)[1:] == (...,) else None
+    words = get_args(entry) if get_origin(entry) is Literal else None
+    if words is None and entry not in (float, int, str):
+        return None
+    name = f"{{{','.join(words)}}}" if words else entry.__name__.upper()
+    return spec(
+        nargs="*",
+        metavar=f"[{name} ...]",
+        instance_from_str=lambda args: tuple(map(str if words else entry, args)),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: list(map(str, value)) or ["none"],
+        choices=words,
+    )
 
 
-def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) -> T:
+def _placed(kind: type[T], name: str) -> type[T]:
+    """The same dataclass, with this field read from its place instead of after its name."""
+    import tyro
+
+    word: Any = tyro.conf.Positional[get_type_hints(kind)[name]]
+    return dataclasses.make_dataclass(
+        kind.__name__, [(name, word)], bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__}
+    )
+
+
+def read(kind: type[T], words: Sequence[str], *, prog: str, description: str, first: str = "") -> T:
     """Read a frozen dataclass from command-line words; `--help` and refusals are tyro's.
+
+    first: a field without a default that needs no name in front: `table NAME` is `table --name NAME`.
 
     Raises:
         ImportError: the extra `cli` is not installed.
@@ -235,6 +259,8 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
         import tyro
     except ImportError as error:
         raise ImportError("the command line needs the extra 'cli': pip install 'paring[cli]'") from error
+    if first and not any(word.partition("=")[0] == f"--{first}" for word in words):
+        kind = _placed(kind, first)
     registry = tyro.constructors.ConstructorRegistry()
 
     @registry.primitive_rule
@@ -273,6 +299,8 @@ def read(kind: type[T], words: Sequence[str], *, prog: str, description: str) ->
                 is_instance=lambda value: isinstance(value, int | float | tuple | Mapping),
                 str_from_instance=lambda value: [str(word) for pair in named(value) for word in pair if word != ""],
             )
+        if (many := _many(info.type, tyro.constructors.PrimitiveConstructorSpec)) is not None:
+            return many
         form = forms.get(info.type)
         if form is None:
             return None

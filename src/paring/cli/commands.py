@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from paring.cli.arguments import first_as, read
+from paring.cli.arguments import read
 from paring.cli.command import CommandError, set_threads
 from paring.cli.experiment import RESULT, SMALL
 from paring.cli.index_page import write_index
@@ -146,7 +146,8 @@ class ReportArguments:
 def _report(words: Sequence[str]) -> int:
     options = read(
         ReportArguments,
-        first_as("--run", words),
+        words,
+        first="run",
         prog="paring report",
         description="Layer by layer: what a finished run kept.\n\nexamples:\n  paring report runs/demo\n  paring report runs/lenet_300_100-digits-l0-…",
     )

@@ -16,6 +16,7 @@ The file is the user's own and is run, with its folder in front of `sys.path`, a
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
 import sys
 import traceback
@@ -30,10 +31,12 @@ from torch import nn
 from paring.cli.command import CommandError
 from paring.cli.job import Job, JobError, seed_all
 from paring.cli.meant import meant
+from paring.core import Inputs
 from paring.core.printable import printable
 
 NEEDED = ("net", "batches")
 WANTED = ("loss", "metric", "validate", "example", "optimizer")
+_GIVEN = {"loss": ("net", "batch"), "metric": ("net",), "optimizer": ("parameters",)}  # the others take nothing
 _EXAMPLE = "digits_job.py"
 
 
@@ -84,6 +87,17 @@ def blamed(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_there(path: Path) -> None:
+    """Refuse a path at which there is nothing.
+
+    Raises:
+        CommandError: names it.
+    """
+    if not path.exists():
+        own = _shown(path) if path.suffix == ".py" else "job.py"
+        raise CommandError(f"{_shown(path)}: there is no such file; paring prune --init {own} writes one to begin with")
+
+
 def write_example(path: Path) -> None:
     """Write a job file to begin with; it runs as it is.
 
@@ -103,10 +117,7 @@ def write_example(path: Path) -> None:
 
 
 def _text(path: Path) -> bytes:
-    if not path.exists():
-        raise CommandError(
-            f"{_shown(path)}: there is no such file; paring prune --init {_shown(path)} writes one to begin with"
-        )
+    check_there(path)
     return path.read_bytes()
 
 
@@ -140,6 +151,16 @@ def _job(path: Path, source: bytes, names: dict[str, Any], seed: int) -> Job:
                 f"{_shown(path)}: {name} has to be a function, and is a value of type {type(found).__name__}"
             )
 
+        try:
+            inspect.signature(found).bind(*_GIVEN.get(name, ()))
+        except TypeError as error:
+            call = f"{name}({', '.join(_GIVEN.get(name, ()))})"
+            raise JobError(
+                f"{_shown(path)}{_line(found)}: it is called as {call}, and that does not fit: {error}"
+            ) from error
+        except ValueError:  # what is built in may not say
+            pass
+
     def called(name: str) -> Any:
         if name not in there:
             return None
@@ -153,6 +174,12 @@ def _job(path: Path, source: bytes, names: dict[str, Any], seed: int) -> Job:
     for name, found in (("batches", batches), ("validate", validate)):
         if name in there and not hasattr(found, "__iter__") and not hasattr(found, "__getitem__"):
             raise _returned(path, there[name], f"{name}()", "batches, such as a DataLoader or a list", found)
+    example = called("example")
+    try:
+        Inputs.of(example)
+    except TypeError as error:
+        if "example" in there:
+            raise JobError(f"{_shown(path)}{_line(there['example'])}: example(): {error}") from error
     return Job(
         path.name,
         hashlib.sha256(source).hexdigest(),
@@ -161,7 +188,7 @@ def _job(path: Path, source: bytes, names: dict[str, Any], seed: int) -> Job:
         loss=there.get("loss"),
         metric=there.get("metric"),
         validate=validate,
-        example=called("example"),
+        example=example,
         optimizer=there.get("optimizer"),
         said=tuple(_said(path, names, there)),
         model=type(net).__name__,
@@ -182,9 +209,12 @@ def _own(value: Any, path: Path) -> bool:
 
 
 def _returned(path: Path, function: Callable[..., Any], call: str, wanted: str, got: object) -> JobError:
-    line = f", line {function.__code__.co_firstlineno}" if isinstance(function, FunctionType) else ""
     what = "nothing" if got is None else f"a value of type {type(got).__name__}"
-    return JobError(f"{_shown(path)}{line}: {call} has to return {wanted}, and returned {what}")
+    return JobError(f"{_shown(path)}{_line(function)}: {call} has to return {wanted}, and returned {what}")
+
+
+def _line(function: Callable[..., Any]) -> str:
+    return f", line {function.__code__.co_firstlineno}" if isinstance(function, FunctionType) else ""
 
 
 def _shown(path: Path) -> str:

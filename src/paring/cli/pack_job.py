@@ -18,7 +18,7 @@ from paring.compression.tensors import float_bytes
 from paring.core.default_loss import cross_entropy
 from paring.core.printable import printable
 from paring.files import pack
-from paring.pruning.prune import Metric
+from paring.pruning.prune import Metric, measured
 
 
 def pack_job(
@@ -81,4 +81,4 @@ def _compressed(job: Job, increase: float, compressor: Compressor, lr: float, qu
 @torch.no_grad()
 def _measured(metric: Metric, net: nn.Module) -> float:
     seed_all(0)
-    return float(metric(net))
+    return measured(metric, net)

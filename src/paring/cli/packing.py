@@ -15,12 +15,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from paring.cli.arguments import first_as, read
+from paring.cli.arguments import read
 from paring.cli.bytes_progress import BytesProgress
 from paring.cli.command import CommandError, set_threads
 from paring.cli.compress_progress import CompressProgress
 from paring.cli.compressor_argument import COMPRESSORS, parse_compressor
 from paring.cli.human import exact, percent, size
+from paring.cli.job_file import check_there
 from paring.cli.pack_job import pack_job
 from paring.cli.trained_network import given, network_of
 from paring.compression import Combined, Compressor, Objective, Stage, Training, compress
@@ -79,10 +80,10 @@ class PackArguments:
 
 def pack_command(words: Sequence[str]) -> int:
     """Run `paring pack`."""
-    told = first_as("--what", words)
     options = read(
         PackArguments,
-        told,
+        words,
+        first="what",
         prog="paring pack",
         description=(
             "Write a network to a .pare file (src/paring/files/pare/FORMAT.md). Without --max-loss-increase every number comes "
@@ -106,6 +107,7 @@ def pack_command(words: Sequence[str]) -> int:
     )
     set_threads(options.threads)
     if options.what.suffix == ".py":
+        check_there(options.what)
         return _job(options)
     row, shards = given(options.what)
     if gated := gated_names(shards):

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from paring.cli.arguments import first_as, read
+from paring.cli.arguments import read
 from paring.cli.command import CommandError, set_threads
 from paring.cli.config import digest
 from paring.cli.experiment import RESULT, SMALL, working_in
 from paring.cli.index_page import PAGE, write_index
 from paring.cli.job import Job, seed_all
-from paring.cli.job_file import opened, write_example
+from paring.cli.job_file import check_there, opened, write_example
 from paring.cli.prune_page import prune_page
 from paring.cli.prune_progress import PruneProgress
 from paring.cli.prune_result import METHOD, Made, file_of, read_pruned, result_row, size_of, summary
 from paring.cli.reading import read_json
 from paring.cli.trained_run import run_job
-from paring.core import At, Places
+from paring.core import At, ParingWarning, Places
 from paring.core.printable import printable
 from paring.methods import Budget
 from paring.methods.budget import SIZES
@@ -115,7 +116,8 @@ def prune_command(words: Sequence[str]) -> int:
         return _init(words)
     options = read(
         PruneArguments,
-        first_as("--what", words),
+        words,
+        first="what",
         prog="paring prune",
         description=(
             "Make a trained network smaller: the units that the loss misses least go, exactly, and the small network is trained on "
@@ -131,6 +133,7 @@ def prune_command(words: Sequence[str]) -> int:
             "Interrupted, the same command goes on from its last epoch, bit for bit."
         ),
     )
+    check_there(options.what)
     set_threads(options.threads)
     budgets, search, training, teacher = _values(options)
     with job_of(options.what, options.model, options.data, options.seed) as job:
@@ -187,7 +190,13 @@ def _pruned(
     assert job.example is not None
     sizes = [size_of(budget) for budget in budgets]
     seed_all(options.seed)
-    with PruneProgress(printable(job.name), folder / STATE, sizes, training.epochs, not options.quiet) as progress:
+    with (
+        PruneProgress(printable(job.name), folder / STATE, sizes, training.epochs, not options.quiet) as progress,
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings(
+            "ignore", category=ParingWarning, module=r"paring\.pruning\.pruned"
+        )  # the summary has them
         found = prune(
             job.net,
             job.batches,

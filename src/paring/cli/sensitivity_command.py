@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paring.cli.arguments import first_as, read
+from paring.cli.arguments import read
 from paring.cli.blocks import Html, figure, heading, page, paragraph, table, tiles
 from paring.cli.command import CommandError, set_threads
 from paring.cli.config import digest
 from paring.cli.human import DASH, change, count, exact, share
 from paring.cli.index_page import PAGE
+from paring.cli.job_file import check_there
 from paring.cli.plots import bar_chart, line_chart
 from paring.cli.prune_command import IMPORTANCES, JOB, ImportanceName, job_of
 from paring.cli.prune_progress import GroupsProgress
@@ -71,7 +72,8 @@ def sensitivity_command(words: Sequence[str]) -> int:
     """Run `paring sensitivity`."""
     options = read(
         SensitivityArguments,
-        first_as("--what", words),
+        words,
+        first="what",
         prog="paring sensitivity",
         description=(
             "Which layers can be cut, and which not: for each group of units that can only go together its cost, and the loss "
@@ -84,6 +86,7 @@ def sensitivity_command(words: Sequence[str]) -> int:
             "what comes out: a table, and in a folder below runs/ report.html with the pictures and sensitivity.json."
         ),
     )
+    check_there(options.what)
     set_threads(options.threads)
     if not options.within >= 0:
         raise CommandError(f"--within {options.within:g}: a share of the loss, at least 0")

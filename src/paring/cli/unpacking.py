@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paring.cli.arguments import first_as, read
+from paring.cli.arguments import read
 from paring.cli.bytes_progress import BytesProgress
 from paring.cli.command import CommandError
 from paring.cli.human import DASH, exact, size
@@ -41,7 +41,8 @@ def unpack_command(words: Sequence[str]) -> int:
     """Run `paring unpack`."""
     options = read(
         UnpackArguments,
-        first_as("--file", words),
+        words,
+        first="file",
         prog="paring unpack",
         description=(
             "Decode a .pare file into a .safetensors file, tensor by tensor.\n\nexamples:\n"
@@ -77,7 +78,8 @@ def info_command(words: Sequence[str]) -> int:
     """Run `paring info`."""
     options = read(
         InfoArguments,
-        first_as("--file", words),
+        words,
+        first="file",
         prog="paring info",
         description=(
             "Tensor by tensor, what a .pare file holds: the code, the number of different values, the entropy of their "

@@ -118,7 +118,7 @@ def sites(net: nn.Module, wiring: Wiring, places: At) -> tuple[Site, ...]:
             if place.names(name) and name not in gated:
                 raise ValueError(f"place '{place}': layer '{name}' cannot be gated: {reason}")
         if not fresh:
-            why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            why = "; ".join(f"{name or '(net)'}: {reason}" for name, reason in refused.items())
             nothing = _NOTHING.get(place.kind, "no Linear, Conv or Embedding layer")
             why = why or f"{nothing} is selected"
             raise ValueError(f"no place for gates at '{place}' in this {type(net).__name__}: {why}")

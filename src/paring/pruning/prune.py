@@ -232,10 +232,16 @@ class _Judge:
             losses = [float(scalar(self.loss(net, batch))) for batch in self.batches]
             if not losses:
                 raise ran_out("validate")
-            return Look(sum(losses) / len(losses), None if self.metric is None else _number(self.metric(net)))
+            return Look(sum(losses) / len(losses), None if self.metric is None else measured(self.metric, net))
 
 
-def _number(found: object) -> float:
+def measured(metric: Metric, net: nn.Module) -> float:
+    """The metric of a network.
+
+    Raises:
+        ValueError: it returns no number.
+    """
+    found: object = metric(net)
     try:
         return float(found)  # type: ignore[arg-type]  # whatever the user's metric returns
     except (TypeError, ValueError, RuntimeError) as error:
