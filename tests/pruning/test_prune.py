@@ -111,6 +111,23 @@ def test_the_same_call_goes_on_bit_for_bit(trained: Residual, tmp_path: Path, st
         pr.prune(trained, found, to=pr.Budget(macs=0.3), epochs=2, folder=tmp_path)
 
 
+def test_a_folder_goes_on_with_the_same_optimizer_loss_and_data_alone(tmp_path: Path) -> None:
+    def call(rate: float = 0.01, loss: Any = None, seed: int = 0) -> Any:
+        how = Tune(1, optimizer=lambda p: torch.optim.SGD(p, lr=rate))
+        return pr.prune(
+            seeded(mlp), batches((5,), seed=seed), loss, to=pr.Budget(macs=0.5), training=how, folder=tmp_path
+        )
+
+    call()
+    call()
+    with pytest.raises(CheckpointError, match=r"belongs to another optimizer, SGD with .*'lr': 0.01"):
+        call(rate=0.1)
+    with pytest.raises(CheckpointError, match="another loss or other data: the loss on the first batch was"):
+        call(loss=lambda net, batch: 2 * cross_entropy(net, batch))
+    with pytest.raises(CheckpointError, match="another loss or other data"):
+        call(seed=1)
+
+
 def test_mappings_and_losses_of_their_own() -> None:
     class Answer(dict[str, Tensor]):
         pass

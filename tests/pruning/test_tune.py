@@ -71,7 +71,28 @@ def test_the_teachers_term_is_its_formula(logits: bool) -> None:
         term = 9 * (p * (p.log() - (said / 3).log_softmax(1))).sum(1).mean()
     else:
         term = (said - taught).square().mean() / taught.var()
+        pulls = (
+            (said.softmax(1) - nn.functional.one_hot(y, 3)) / len(x),
+            2 * (said - taught) / said.numel() / taught.var(),
+        )
+        assert pulls[0].norm() < pulls[1].norm()
+        term = term * pulls[0].norm() / pulls[1].norm()
     torch.testing.assert_close(mixed, 0.7 * task + 0.3 * term, check_dtype=False, atol=1e-6, rtol=1e-5)
+
+
+def test_the_teacher_pulls_no_harder_than_the_task_at_answers_of_a_small_spread() -> None:
+    teaching = Teacher(weight=0.5, fades=False).of(_Says(1e-3 * torch.randn(8, 6)), logits=False)
+    said = torch.randn(8, 6, requires_grad=True)
+    student = _Says(said)
+    with teaching.listening(student):
+        answer = student(said)
+        task = (answer - 1e-3 * torch.randn(8, 6)).square().mean()
+        (alone,) = torch.autograd.grad(task, said, retain_graph=True)
+        (mixed,) = torch.autograd.grad(teaching.mix(task, 0.0), said)
+        assert mixed.norm() <= alone.norm() * 1.001
+        student(said)
+        (taught,) = torch.autograd.grad(teaching.mix(0 * said.sum(), 0.0), said)  # nothing else pulls
+        assert taught.norm() > 1000 * alone.norm()
 
 
 @pytest.mark.parametrize(
@@ -136,13 +157,16 @@ class _Says(nn.Module):
         return self.answer
 
 
-def test_a_single_number_is_taught_by_its_distance() -> None:
-    said, taught = torch.tensor([[1.0], [2.0]]), torch.tensor([[2.0], [5.0]])
+@pytest.mark.parametrize(
+    ("said", "taught", "distance"), [([[1.0], [2.0]], [[2.0], [5.0]], ((1 + 9) / 2) / 4.5), ([[1.0]], [[3.0]], 4.0)]
+)
+def test_a_single_number_is_taught_by_its_distance(said: Any, taught: Any, distance: float) -> None:
+    said, taught = torch.tensor(said), torch.tensor(taught)
     teaching = Teacher(weight=1.0).of(_Says(taught), logits=True)
     student = _Says(said)
     with teaching.listening(student):
         student(said)
-        assert float(teaching.mix(torch.zeros(()), 0.0)) == pytest.approx(((1 + 9) / 2) / 4.5)
+        assert float(teaching.mix(torch.zeros(()), 0.0)) == pytest.approx(distance)
 
 
 def test_modules_in_eval_mode_stay_so() -> None:

@@ -221,15 +221,16 @@ def _show_relaxation(value: Any) -> list[str]:
 
 def _many(kind: Any, spec: Callable[..., Any]) -> Any:
     """How a tuple of any number of plain values or words is read, an empty one shown as "none"; None for other types."""
-    entry = get_args(kind)[0] if get_origin(kind) is tuple and get_args(kind)[1:] == (...,) else None
+    entry: Any = get_args(kind)[0] if get_origin(kind) is tuple and get_args(kind)[1:] == (...,) else None
     words = get_args(entry) if get_origin(entry) is Literal else None
     if words is None and entry not in (float, int, str):
         return None
     name = f"{{{','.join(words)}}}" if words else entry.__name__.upper()
+    made: Callable[[str], Any] = str if words else entry
     return spec(
         nargs="*",
         metavar=f"[{name} ...]",
-        instance_from_str=lambda args: tuple(map(str if words else entry, args)),
+        instance_from_str=lambda args: tuple(map(made, args)),
         is_instance=lambda value: isinstance(value, tuple),
         str_from_instance=lambda value: list(map(str, value)) or ["none"],
         choices=words,
@@ -240,7 +241,8 @@ def _placed(kind: type[T], name: str) -> type[T]:
     """The same dataclass, with this field read from its place instead of after its name."""
     import tyro
 
-    word: Any = tyro.conf.Positional[get_type_hints(kind)[name]]
+    positional: Any = tyro.conf.Positional
+    word = positional[get_type_hints(kind)[name]]
     return dataclasses.make_dataclass(
         kind.__name__, [(name, word)], bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__}
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from paring.core import bare_state
 from paring.pruning.gated import GatedCopy
@@ -17,6 +19,7 @@ from paring.pruning.tune import load_versioned
 from paring.train import checkpoint
 from paring.train.checkpoint import CheckpointError
 
+_SAME = 1e-3  # of a loss: other threads and devices add up in another order
 _BAD = (KeyError, ValueError, TypeError, RuntimeError, AttributeError)
 
 
@@ -27,30 +30,52 @@ class Folder:
         path: made if it is not there.
         net: the network that is pruned.
         asked: texts that say what was asked.
+        optimizer: that trains; None where nothing does.
 
     Raises:
         CheckpointError: it belongs to another call, or is damaged.
     """
 
-    def __init__(self, path: Path, net: nn.Module, asked: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, net: nn.Module, asked: tuple[str, ...], optimizer: Optimizer | None = None) -> None:
         self.path = path
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"{path} is a file: name a folder")
         path.mkdir(parents=True, exist_ok=True)
-        call = {"asked": list(asked), "net": _digest(net)}
+        self._call: dict[str, Any] = {"asked": list(asked), "net": _digest(net), "optimizer": _settings(optimizer)}
         found = checkpoint.load(path / "call.pt")
         if found is None:
-            checkpoint.save(path / "call.pt", {**call, "random": random_state()})
+            self._call["random"] = random_state()
+            checkpoint.save(path / "call.pt", self._call)
             return
         stored = found[0]
-        if {name: stored.get(name) for name in call} != call:
-            what = (
-                "another network"
-                if stored.get("asked") == call["asked"]
-                else f"prune({', '.join(stored.get('asked', []))})"
-            )
-            raise CheckpointError(f"{path} belongs to {what}: name another folder, or remove it to begin anew")
+        if stored.get("asked") != self._call["asked"]:
+            raise self._other(f"prune({', '.join(stored.get('asked', []))})")
+        if stored.get("net") != self._call["net"]:
+            raise self._other("another network")
+        if stored.get("optimizer", self._call["optimizer"]) != self._call["optimizer"]:
+            raise self._other(f"another optimizer, {stored['optimizer']}")
         _restore(stored, path)
+        self._call = stored
+
+    def _other(self, what: str) -> CheckpointError:
+        return CheckpointError(f"{self.path} belongs to {what}: name another folder, or remove it to begin anew")
+
+    def judge(self, loss: float) -> None:
+        """Refuse to go on with another loss or other data. loss: of the network as given, on the first batch.
+
+        Raises:
+            CheckpointError: it was another one.
+        """
+        before = self._call.get("loss")
+        if not math.isfinite(loss):  # refused in a moment
+            return
+        if before is None:
+            self._call["loss"] = loss
+            checkpoint.save(self.path / "call.pt", self._call)
+        elif not math.isclose(loss, before, rel_tol=_SAME, abs_tol=1e-6):
+            raise self._other(
+                f"another loss or other data: the loss on the first batch was {before:.6g}, and is {loss:.6g}"
+            )
 
     def choice(self, number: int, gated: GatedCopy) -> tuple[Choice, float] | None:
         """The choice for this budget and the seconds it took, with the gated network as it was left; None: not there yet."""
@@ -93,6 +118,17 @@ def _restore(stored: dict[str, Any], where: Path) -> None:
         set_random_state(stored["random"])
     except _BAD as error:
         raise CheckpointError(f"{where} holds no random state ({error}): name another folder") from error
+
+
+def _settings(optimizer: Optimizer | None) -> str:
+    """An optimizer's class and the numbers of its groups."""
+    if optimizer is None:
+        return ""
+    groups = [
+        {name: one for name, one in group.items() if one is None or isinstance(one, int | float | str | tuple)}
+        for group in optimizer.param_groups
+    ]
+    return f"{type(optimizer).__name__} with {groups[0] if len(groups) == 1 else groups}"
 
 
 def _digest(net: nn.Module) -> str:

@@ -14,14 +14,16 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from paring.analysis.capture import untouched_random
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, short_repr
 from paring.core.default_loss import Loss, again_and_again, count, cross_entropy, ran_out, scalar
 from paring.core.evaluating import evaluating
@@ -136,13 +138,16 @@ def prune(
         [to] if isinstance(to, Budget) else list(to),
     )
     how = _length(epochs, training)
-    _check(net, batches, validate, budgets, how)
+    optimizer = _checked(net, batches, validate, budgets, how)
     asked = (short_repr(tuple(budgets)), short_repr(search), short_repr(how), short_repr(teacher), str(at))
-    kept = None if folder is None else Folder(Path(folder), net, asked)
+    kept = None if folder is None else Folder(Path(folder), net, asked, optimizer)
     if not (seen := list(islice(batches, search.batches))):
         raise ran_out("batches")
     judge = _Judge(loss or cross_entropy, seen if validate is None else validate, metric)
     whole = called_with(net, seen, judge.loss)
+    if kept is not None:
+        with untouched_random():
+            kept.judge(replace(judge, batches=seen[:1], metric=None).look(net).loss)
     given = Inputs.of(example) if example is not None else example_of(net, whole)
     still = {name for name, module in net.named_modules() if net.training and not module.training}
     dense, gated = judge.look(net), GatedCopy.of(net, given, at)
@@ -199,10 +204,10 @@ def _length(epochs: int | None, training: Tune | None) -> Tune:
     return training
 
 
-def _check(
+def _checked(
     net: nn.Module, batches: Iterable[Any], validate: Iterable[Any] | None, budgets: Sequence[Budget], how: Tune
-) -> None:
-    """Refuse what would fail only after the search."""
+) -> Optimizer | None:
+    """Refuse what would fail only after the search; returns the optimizer that would train the network as it is."""
     if not budgets:
         raise ValueError("prune(to=[]) asks for nothing: give a Budget, or several")
     for one in budgets:
@@ -214,8 +219,7 @@ def _check(
         if given is not None:
             again_and_again(name, given)
             count(given, name)
-    if how.epochs:
-        how.make(net)
+    return how.make(net) if how.epochs else None
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,15 @@
 
 done: share of the training that is over. The teacher helps to get back to what it knows; by the end only the task counts, so that a
 network whose original was not trained to the end, or on other data, may become better than it.
-Where the answers are no logits of classes, the squared distance over the teacher's variance takes the KL's place.
+Where the answers are no logits of classes, the squared distance over the teacher's variance takes the KL's place. It pulls at the
+answers no harder than the task does: where its gradient by them is larger, it is scaled down to the length of the task's. Else
+answers of a small spread (heat maps, probabilities) would make steps larger by one over their variance.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -103,13 +105,29 @@ class Teaching:
             )
         with torch.no_grad():
             taught = floats(self.net(*inputs.args, **inputs.kwargs))
-        terms = [self._term(a.float(), b.float()) for a, b in zip(said, taught, strict=True)]
+        term = torch.stack([self._term(a.float(), b.float()) for a, b in zip(said, taught, strict=True)]).mean()
+        pulled = [one for one in said if one.requires_grad]
+        if pulled and loss.requires_grad and any(self._by_classes(one) is None for one in said):
+            task, own = _pull(loss, pulled), _pull(term, pulled)
+            term = term * torch.where((task > 0) & (own > task), task / own.clamp(min=1e-30), 1.0)
         share = self.how.share(done)
-        return (1 - share) * loss + share * torch.stack(terms).mean()
+        return (1 - share) * loss + share * term
+
+    def _by_classes(self, said: Tensor) -> int | None:
+        """The axis of the classes; None for what is compared by its distance. A single number has no distribution."""
+        return None if self.axis is None or said.shape[self.axis] == 1 else self.axis
 
     def _term(self, said: Tensor, taught: Tensor) -> Tensor:
-        if self.axis is None or said.shape[self.axis] == 1:  # a single number has no distribution
-            return F.mse_loss(said, taught) / taught.var().clamp(min=1e-12)
+        axis = self._by_classes(said)
+        if axis is None:
+            return F.mse_loss(said, taught) / (taught.var().clamp(min=1e-12) if taught.numel() > 1 else 1.0)
         t = self.how.temperature
-        said, taught = ((one / t).log_softmax(self.axis) for one in (said, taught))
-        return F.kl_div(said, taught, reduction="none", log_target=True).sum(self.axis).mean() * t * t
+        said, taught = ((one / t).log_softmax(axis) for one in (said, taught))
+        return F.kl_div(said, taught, reduction="none", log_target=True).sum(axis).mean() * t * t
+
+
+def _pull(term: Tensor, answers: Sequence[Tensor]) -> Tensor:
+    """Length of the gradient of a term by the answers."""
+    found = torch.autograd.grad(term, answers, retain_graph=True, allow_unused=True)
+    length: Tensor = torch.stack([torch.zeros(()) if one is None else one.float().norm().cpu() for one in found]).norm()
+    return length
