@@ -164,7 +164,9 @@ def test_narrow_groups_are_spared(residual: GatedCopy) -> None:
         spread.append(float(left.max() / left.min()))
         assert choice.shares["macs"] <= 0.5
     assert spread[0] >= spread[1] > spread[2], spread
-    assert Search().balance == 2.0  # what the measured table was made with
+    assert Search().balance_for(residual.net) == 2.0  # what the measured tables were made with
+    assert Search().balance_for(Block(8, 2)) == 0.0
+    assert Search(balance=0.5).balance_for(residual.net) == 0.5
 
 
 def test_heads_are_balanced_among_themselves() -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import paring as pr
 from paring.core import Inputs, release
+from paring.pruning import repair as repair_module
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
 from paring.pruning.prune import cross_entropy
@@ -87,6 +88,42 @@ def test_convolutions_too_and_grouped_ones_are_left_alone() -> None:
     wanted = rows @ net.b.weight.detach().flatten(1).T
     best = torch.linalg.lstsq(rows[:, kept], wanted).solution
     torch.testing.assert_close(gated.net.b.weight.flatten(1)[:, kept], best.T, atol=1e-6, rtol=1e-4)
+
+
+def test_what_does_not_lower_the_loss_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net = mlp().eval()
+    with torch.no_grad():
+        found = [(x, net(x)) for x, _ in batches((5,))]
+
+    def distance(net: nn.Module, batch: Any) -> torch.Tensor:
+        return F.mse_loss(net(batch[0]), batch[1])
+
+    results = {}
+    for name in ("repaired", "plain", "spoiled"):
+        if name == "spoiled":
+            monkeypatch.setattr(repair_module, "_solve", lambda module, *_: module.weight.mul_(1e3))
+        how = pr.pruning.Search(repair=name != "plain")
+        results[name] = pr.prune(net, found, distance, to=pr.Budget(macs=0.5), epochs=0, search=how)[0].state_dict()
+    assert all(torch.equal(value, results["plain"][name]) for name, value in results["spoiled"].items())
+    assert not torch.equal(results["repaired"]["4.weight"], results["plain"]["4.weight"])
+
+
+def test_it_is_judged_on_batches_that_were_not_fitted() -> None:
+    torch.manual_seed(0)
+    net, found = mlp().eval(), batches((5,), count=6)
+    looked: dict[int, list[str]] = {}
+
+    def loss(net: nn.Module, batch: Any) -> torch.Tensor:
+        number = next(n for n, (x, _) in enumerate(found) if x is batch[0])
+        looked.setdefault(number, []).append("train" if torch.is_grad_enabled() else "look")
+        return cross_entropy(net, batch)
+
+    pr.prune(
+        net, found, loss, to=pr.Budget(macs=0.5), epochs=0, search=pr.pruning.Search(batches=3), validate=found[:1]
+    )
+    assert set(looked) == {0, 1, 2, 3, 4}  # three that are fitted, two that judge
+    assert "train" not in looked[3] + looked[4]
 
 
 def test_frozen_weights_stay() -> None:

@@ -69,7 +69,7 @@ class PruneArguments:
         batches: how many batches the search looks at.
         repair: let what stays take over the work of what goes.
         least: share of the units of each group that stays in any case.
-        balance: how much groups are spared that became narrower than others; 0 goes by the loss right after the cut alone.
+        balance: how much groups are spared that became narrower than others; 0 not at all; left out, 2 for networks with BatchNorm and 0 for others.
         multiple_of: widths come out as multiples of this, which processors like.
         teacher: weight of the dense network's answers in the loss at the first step of training, from 0 (none) to 1; it fades to nothing by the last.
         logits: what the network answers are logits, and the teacher compares them so, though the job has a loss of its own.
@@ -96,7 +96,7 @@ class PruneArguments:
     batches: int = 8
     repair: bool = True
     least: float = 0.0
-    balance: float = 2.0
+    balance: float | None = None
     multiple_of: int = 1
     teacher: float = 0.5
     logits: bool = False

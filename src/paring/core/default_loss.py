@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -85,6 +85,16 @@ def _told(value: Any) -> str:
     if isinstance(value, tuple | list) and 0 < len(value) <= 4:
         return f"a {type(value).__name__} of {', '.join(map(_told, value))}"
     return f"a {type(value).__name__}"
+
+
+@torch.no_grad()
+def mean_loss(net: nn.Module, batches: Collection[Any], loss: Loss) -> float:
+    """Of a network, in the mode it is in, over these batches.
+
+    Raises:
+        ValueError: the loss is no scalar.
+    """
+    return sum(float(scalar(loss(net, batch))) for batch in batches) / len(batches)
 
 
 def scalar(value: object) -> Tensor:

@@ -36,3 +36,8 @@ def renew_statistics(net: nn.Module, batches: Iterable[Any], loss: Loss) -> None
             norm.momentum = momentum
         for module, mode in modes:
             module.training = mode
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    """Whether it has a BatchNorm; by this defaults differ between convolutional networks and transformers."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules())

@@ -36,7 +36,7 @@ from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
 from paring.pruning.pruned import Look, Pruned, SiteRow
 from paring.pruning.repair import Repair
-from paring.pruning.search import Search, Setting, cut, removed, with_costs
+from paring.pruning.search import HELD, Search, Setting, cut, removed, with_costs
 from paring.pruning.teacher import Teacher, class_axis
 from paring.pruning.tune import Tune, tune
 
@@ -141,8 +141,9 @@ def prune(
     optimizer = _checked(net, batches, validate, budgets, how)
     asked = (short_repr(tuple(budgets)), short_repr(search), short_repr(how), short_repr(teacher), str(at))
     kept = None if folder is None else Folder(Path(folder), net, asked, optimizer)
-    if not (seen := list(islice(batches, search.batches))):
+    if not (drawn := list(islice(batches, search.batches + HELD))):
         raise ran_out("batches")
+    seen, held = drawn[: search.batches], drawn[search.batches :] or drawn
     judge = _Judge(loss or cross_entropy, seen if validate is None else validate, metric)
     whole = called_with(net, seen, judge.loss)
     if kept is not None:
@@ -151,7 +152,7 @@ def prune(
     given = Inputs.of(example) if example is not None else example_of(net, whole)
     still = {name for name, module in net.named_modules() if net.training and not module.training}
     dense, gated = judge.look(net), GatedCopy.of(net, given, at)
-    gated, setting = with_costs(gated, budgets, whole), Setting(search, seen, judge.loss, given, whole)
+    gated, setting = with_costs(gated, budgets, whole), Setting(search, seen, held, judge.loss, given, whole)
     teaching = None
     if teacher is not None and how.epochs:
         original = copy.deepcopy(net).eval()

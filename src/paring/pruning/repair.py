@@ -82,15 +82,19 @@ class Repair:
         self.gated.net.load_state_dict(self.original)
 
     @torch.no_grad()
-    def apply(self, mask: Tensor) -> int:
+    def apply(self, mask: Tensor, *, fit: bool = True) -> int:
         """Close what is not in `mask`, (units,), and weigh its readers anew; what both had before is undone.
+
+        Args:
+            mask: True stays.
+            fit: whether readers are weighted anew.
 
         Returns:
             How many layers were weighted anew.
         """
         self.undo()
         modules, count = dict(self.gated.net.named_modules()), 0
-        for name, stays in _columns(self.gated, mask):
+        for name, stays in _columns(self.gated, mask) if fit else ():
             if name in self.moments and self.damping is not None and not bool(stays.all()):
                 _solve(modules[name], stays, self.moments[name], self.damping)
                 count += 1

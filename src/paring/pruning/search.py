@@ -10,11 +10,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from paring.core import Inputs, release
 from paring.core import validate as check
-from paring.core.default_loss import Loss
+from paring.core.default_loss import Loss, mean_loss
 from paring.cost import latency, peak_memory, ratio
 from paring.methods import Budget
 from paring.pruning.calls import few, runs
@@ -22,15 +22,17 @@ from paring.pruning.gated import GatedCopy, Share
 from paring.pruning.importance import Fisher, Importance
 from paring.pruning.knapsack import Choice, choose
 from paring.pruning.latency_table import LatencyTable
-from paring.pruning.norms import renew_statistics
+from paring.pruning.norms import has_batch_norm, renew_statistics
 from paring.pruning.pruned import over
 from paring.pruning.repair import Repair
 from paring.pruning.space import Bytes, Memory
 from paring.removal import Report, compact
 
 STEP = 0.84  # what one round leaves of the network, at least, where nobody says how many there are
+BALANCE = 2.0  # of networks with BatchNorm
 _TRIES = 5  # choices until a measured cost is met
 _NEAR = 0.03  # of it
+HELD = 2  # batches, beyond those that are looked at, that repairs are judged on
 _FULL = 0.98  # of what was asked: this cost decides
 _ROUNDS = 15  # paired measurements of a latency
 _AIMS = {"latency": 1.0, "memory": 0.97}  # of what was asked; memory is a limit
@@ -45,12 +47,13 @@ class Search:
         rounds: the cut is made in so many steps, judged anew before each; None takes as many as leave at least `STEP` of the
             network each: 4 for a half, 8 for a quarter. The widths stand before training either way.
         batches: how many batches are looked at.
-        repair: let what stays take over the work of what goes, by least squares.
+        repair: let what stays take over the work of what goes, by least squares, where that lowers the loss.
         damping: share of the mean variance that least squares adds to each variance.
         least: share of the units of each group that stays in any case; one always does. Residual branches may all go.
         balance: power of (units before / units left) that importance in a group is multiplied with: groups are spared that became
-            narrower than others of their kind (heads, or other units). 0 goes by the loss right after the cut alone, which
-            leaves bottlenecks that training does not mend.
+            narrower than others of their kind (heads, or other units). 0 goes by the loss right after the cut alone. None is
+            `BALANCE` for networks with BatchNorm, where that leaves bottlenecks that training does not mend, and 0 for others,
+            where groups differ in how much they are needed (transformers).
 
     Raises:
         ValueError: a number is out of its range.
@@ -62,17 +65,23 @@ class Search:
     repair: bool = True
     damping: float = 1e-3
     least: float = 0.0
-    balance: float = 2.0
+    balance: float | None = None
 
     def __post_init__(self) -> None:
         check.whole_number(self, "batches", *(("rounds",) if self.rounds is not None else ()))
         check.positive(self, "damping")
-        check.not_negative(self, "balance")
+        check.not_negative(self, *(("balance",) if self.balance is not None else ()))
         check.within(self, "[0, 1)", "least", what="a share of a group's units,")
 
     def rounds_for(self, asked: Mapping[str, float]) -> int:
         """How many rounds for these shares of the dense network."""
         return self.rounds or max(math.ceil(math.log(min(asked.values())) / math.log(STEP) - 1e-9), 1)
+
+    def balance_for(self, net: nn.Module) -> float:
+        """`balance`, or what it is by default for this network."""
+        if self.balance is not None:
+            return self.balance
+        return BALANCE if has_batch_norm(net) else 0.0
 
 
 Measure = Callable[[nn.Module], float]
@@ -86,6 +95,7 @@ class Setting:
     Attributes:
         search: how to look.
         seen: batches to judge on.
+        held: batches that repairs are judged on: others, where there are some.
         loss: of a network on a batch.
         given: what the network is captured with.
         whole: what the loss calls it with, for a batch.
@@ -93,6 +103,7 @@ class Setting:
 
     search: Search
     seen: list[Any]
+    held: list[Any]
     loss: Loss
     given: Inputs
     whole: Inputs
@@ -160,8 +171,7 @@ def cut(
         1
     ]  # one that meets it, if there is any
     if best is not standing:
-        repair.apply(best.mask)
-        renew_statistics(gated.net, how.seen, how.loss)
+        _close(gated, repair, best.mask, how)
         small, report = removed(gated, how)
     return best, small, report
 
@@ -203,16 +213,30 @@ def find(
             targets,
             multiple_of=multiple_of,
             least=how.search.least,
-            balance=how.search.balance,
+            balance=how.search.balance_for(gated.net),
             begin=mask,
             goal=asked,
         )
         mask = choice.mask
-        repair.apply(mask)
-        renew_statistics(gated.net, how.seen, how.loss)
+        _close(gated, repair, mask, how)
         risen = path[-1][1] if path else 0.0  # a round begins where the last one ended
         path += [(share, risen + rise) for share, rise in choice.path[bool(path) :]]
     return Choice(mask, gated.shares(mask), tuple(path))
+
+
+def _close(gated: GatedCopy, repair: Repair, mask: Tensor, how: Setting) -> None:
+    """Close what is not in `mask`, and let what stays take over its work, unless the loss is lower without that.
+
+    Least squares fit the rows that were seen: of a wide layer and few rows, or rows that do not matter (padding), too well.
+    """
+    losses = []
+    for fit in (False, True) if repair.damping is not None else (False,):
+        repair.apply(mask, fit=fit)
+        renew_statistics(gated.net, how.seen, how.loss)
+        losses.append(mean_loss(gated.net, how.held, how.loss))
+    if not losses[-1] <= losses[0]:
+        repair.apply(mask, fit=False)
+        renew_statistics(gated.net, how.seen, how.loss)
 
 
 def removed(gated: GatedCopy, how: Setting) -> tuple[nn.Module, Report]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from paring.core import At, Example, Inputs, Places, Progress, Watch, plain_net
-from paring.core.default_loss import Loss, cross_entropy, scalar
+from paring.core.default_loss import Loss, cross_entropy, mean_loss
 from paring.core.torch_masks import multiplied_in
 from paring.core.unwrap import without_wrapped_parts
 from paring.pruning.calls import example_of
@@ -196,12 +196,12 @@ def sensitivity(
     gated = GatedCopy.of(net, given, at)
     whole = torch.ones(gated.units, dtype=torch.bool)
     gated.set(whole)
-    dense = _mean_loss(gated.net, seen, loss)
+    dense = mean_loss(gated.net, seen, loss)
     judged = search.importance.look(gated, seen, loss)
     repair, renewed = Repair(gated, seen, loss, search.damping if search.repair else None), None
     if search.repair:
         renew_statistics(gated.net, seen, loss)
-        renewed = _mean_loss(gated.net, seen, loss)
+        renewed = mean_loss(gated.net, seen, loss)
     cost, rows, start = gated.model(), [], 0
     for number, (site, size) in enumerate(zip(gated.sites, gated.sizes, strict=True)):
         order = judged[start : start + size].argsort(stable=True) + start
@@ -226,17 +226,12 @@ def _trial(
     left, repaired = gated.shares(mask), None
     repair.undo()
     gated.set(mask)
-    closed = _mean_loss(gated.net, seen, loss)
+    closed = mean_loss(gated.net, seen, loss)
     if repair.damping is not None:
         repair.apply(mask)
         renew_statistics(gated.net, seen, loss)
-        repaired = _mean_loss(gated.net, seen, loss)
+        repaired = mean_loss(gated.net, seen, loss)
     return Trial(share, gone, left["parameters"], left["macs"], closed, repaired)
-
-
-@torch.no_grad()
-def _mean_loss(net: nn.Module, seen: list[Any], loss: Loss) -> float:
-    return sum(float(scalar(loss(net, batch))) for batch in seen) / len(seen)
 
 
 def _told(trial: Trial) -> str:

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from paring.core import Progress, Watch, validate
 from paring.core.default_loss import Loss, count, one_pass, scalar
+from paring.pruning.norms import has_batch_norm
 from paring.pruning.randomness import random_state, set_random_state
 from paring.train import checkpoint
 from paring.train.guard import Diverged
@@ -106,7 +107,7 @@ class Tune:
 
 def default_optimizer(net: nn.Module) -> Optimize:
     """SGD for networks with BatchNorm, AdamW for others; see `Tune`."""
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in net.modules()):
+    if has_batch_norm(net):
         return lambda p: torch.optim.SGD(p, lr=_CNN_RATE, momentum=0.9, nesterov=True, weight_decay=5e-4)
     return lambda p: torch.optim.AdamW(p, lr=_RATE, weight_decay=0.01)
 
