@@ -11,6 +11,7 @@ from evidence.benches import (
     gates,
     inference,
     lossless,
+    pruned_sentences,
     pruned_times,
     removal,
     sweep,
@@ -36,6 +37,12 @@ BENCHES: dict[str, Bench] = {
         "trained networks made smaller and trained on, against Torch-Pruning and simpler ways",
         1,
         trained_networks.run,
+        trains=True,
+    ),
+    "prune-sentences": Bench(
+        "MiniLM as a sentence encoder with part of its MACs, against Torch-Pruning",
+        1,
+        pruned_sentences.run,
         trains=True,
     ),
     "prune-times": Bench(

@@ -119,12 +119,12 @@ def minilm() -> Subject | None:
     @torch.no_grad()
     def qualities(one: nn.Module) -> dict[str, float]:
         said = torch.cat([one(*given) for *given, _ in told[2]])
-        return {"cosine": float((said * taught).sum(1).mean()), "10 nearest": _neighbours(said, taught)}
+        return {"cosine": float((said * taught).sum(1).mean()), "10 nearest": neighbours(said, taught)}
 
     return Subject(net, told[0], told[1], distance, qualities)
 
 
-def _neighbours(said: Tensor, taught: Tensor, count: int = 10) -> float:
+def neighbours(said: Tensor, taught: Tensor, count: int = 10) -> float:
     """Share of the nearest rows by inner product that stay the nearest."""
     near = [(x @ x.T).fill_diagonal_(-9).topk(count, 1).indices for x in (said, taught)]
     same = (near[0][:, :, None] == near[1][:, None, :]).any(2)

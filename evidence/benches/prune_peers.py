@@ -73,24 +73,38 @@ def torch_pruning(importance: str) -> Cut:
     """Torch-Pruning with one of its importances: "GroupMagnitude", "GroupTaylor" or "GroupHessian"."""
 
     def cut(subject: Subject, net: nn.Module, share: float) -> nn.Module:
-        dense, low, high, best = macs(net, subject), 0.0, 1.0, None
-        state = torch.get_rng_state()
-        for _ in range(14):
-            torch.set_rng_state(state)  # every ratio is judged on the same batches
-            middle = (low + high) / 2
-            small = _pruned(subject, copy.deepcopy(net), importance, middle)
-            got = macs(small, subject) / dense
-            if got <= share:
-                best, high = small, middle
-                if got > share - _CLOSE:
-                    break
-            else:
-                low = middle
-        if best is None:
-            raise RuntimeError(f"Torch-Pruning does not reach {share:.0%} of the MACs of {subject.name}")
-        return best
+        dense = macs(net, subject)
+        return bisected(
+            lambda ratio: _pruned(subject, copy.deepcopy(net), importance, ratio),
+            lambda small: macs(small, subject) / dense,
+            share,
+        )
 
     return cut
+
+
+def bisected(cut: Callable[[float], nn.Module], cost: Callable[[nn.Module], float], share: float) -> nn.Module:
+    """The network by the smallest pruning ratio that is found whose cost is at most this share.
+
+    Raises:
+        RuntimeError: no ratio comes down to it.
+    """
+    low, high, best = 0.0, 1.0, None
+    state = torch.get_rng_state()
+    for _ in range(14):
+        torch.set_rng_state(state)  # every ratio is judged on the same batches
+        middle = (low + high) / 2
+        small = cut(middle)
+        got = cost(small)
+        if got <= share:
+            best, high = small, middle
+            if got > share - _CLOSE:
+                break
+        else:
+            low = middle
+    if best is None:
+        raise RuntimeError(f"Torch-Pruning does not reach {share:.0%} of the MACs")
+    return best
 
 
 def _pruned(subject: Subject, net: nn.Module, importance: str, ratio: float) -> nn.Module:

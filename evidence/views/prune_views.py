@@ -32,19 +32,21 @@ def prune_view(results: Results) -> str:
     groups.sort(key=lambda g: (networks.index(g.key["model"]), -g.key["budget"]))
     columns = [
         key_column("network", "model", NETS),
-        ("asked MACs", True, lambda group: f"{group.key['budget']:.0%}".replace("%", " %")),
+        ("asked MACs", True, _budget),
         key_column("way", "method"),
         stat_column("dense (test)", "dense_error", _error),
         stat_column("after the cut (validation)", "cut_error", _error),
         stat_column("trained on (test)", "error", _error),
         ("paring minus this", False, lambda group: difference(_ours(results, group), group.rows)),
         stat_column("parameters", "parameters", exact),
-        stat_column(
-            "CPU seconds to cut", "search_cpu_seconds", lambda value: DASH if value is None else f"{value:.0f}"
-        ),
+        stat_column("CPU seconds to cut", "search_cpu_seconds", _whole),
     ]
     lines = [[text(group) for _, _, text in columns] for group in groups]
     return markdown([head for head, _, _ in columns], lines, 3)
+
+
+def _budget(group: Group) -> str:
+    return _share(group.key["budget"])
 
 
 def _error(value: float | None) -> str:
@@ -58,18 +60,47 @@ def _ours(results: Results, group: Group) -> list[Row]:
     return [row for row in results.rows if all(row.get(key) == value for key, value in wanted.items())]
 
 
-def difference(ours: Sequence[Row], theirs: Sequence[Row]) -> str:
-    """Mean difference of the errors at the same seeds, and its 95 % interval by Student's t."""
-    known = {row["seed"]: row["error"] for row in theirs}
-    found = [row["error"] - known[row["seed"]] for row in ours if row["seed"] in known]
+def difference(ours: Sequence[Row], theirs: Sequence[Row], of: str = "error", digits: int = 2) -> str:
+    """Mean difference at the same seeds, and its 95 % interval by Student's t."""
+    known = {row["seed"]: row[of] for row in theirs}
+    found = [row[of] - known[row["seed"]] for row in ours if row["seed"] in known]
     if not found:
         return DASH
     mean = statistics.fmean(found)
     if len(found) == 1:
-        return f"{mean:+.2f} (one seed)".replace("-", "−")
+        return f"{mean:+.{digits}f} (one seed)".replace("-", "−")
     half = _QUANTILE.get(len(found) - 1, 1.96) * statistics.stdev(found) / math.sqrt(len(found))
-    told = f"{mean:+.2f} ± {half:.2f}".replace("-", "−")
+    told = f"{mean:+.{digits}f} ± {half:.{digits}f}".replace("-", "−")
     return f"**{told}**" if abs(mean) > half else told
+
+
+def sentences_view(results: Results) -> str:
+    """One line per budget and way of a sentence encoder; the last column is our cosine minus theirs over paired seeds."""
+    qualities = ("cosine", "rank_correlation", "neighbours")
+    groups = summarise(
+        results.rows, ("budget", "method"), ("cut_cosine", *qualities, "parameters", "search_cpu_seconds")
+    )
+    columns = [
+        ("asked MACs", True, _budget),
+        key_column("way", "method"),
+        stat_column("cosine after the cut (validation)", "cut_cosine", _third),
+        stat_column("cosine (test)", "cosine", _third),
+        stat_column("rank correlation", "rank_correlation", _third),
+        stat_column("10 nearest kept", "neighbours", _third),
+        ("paring minus this", False, lambda group: difference(_ours(results, group), group.rows, "cosine", 3)),
+        stat_column("parameters", "parameters", exact),
+        stat_column("CPU seconds to cut", "search_cpu_seconds", _whole),
+    ]
+    lines = [[text(group) for _, _, text in columns] for group in groups]
+    return markdown([head for head, _, _ in columns], lines, 2)
+
+
+def _third(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3f}"
+
+
+def _whole(value: float | None) -> str:
+    return DASH if value is None else f"{value:.0f}"
 
 
 def times_view(results: Results) -> str:
@@ -113,6 +144,7 @@ def _share(value: float) -> str:
 
 PRUNE_VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("prune", "rows"): prune_view,
+    ("prune-sentences", "rows"): sentences_view,
     ("prune-times", "rows"): times_view,
     ("prune-times", "latency"): latencies_view,
 }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 
-from evidence.views.prune_views import difference
+from evidence.views.prune_views import difference, sentences_view
+from paring.cli.results import Results
 
 
 def rows(*errors: float) -> list[dict[str, float]]:
@@ -23,3 +24,20 @@ def test_a_difference_is_paired_and_bold_when_it_excludes_zero() -> None:
 
 def test_only_the_same_seeds_are_paired() -> None:
     assert difference([{"seed": 5, "error": 1.0}], rows(2.0)) == "–"
+
+
+def test_sentences_are_compared_by_their_cosines() -> None:
+    def row(method: str, seed: int, cosine: float) -> dict[str, object]:
+        numbers = {"cut_cosine": 0.5, "cosine": cosine, "rank_correlation": 0.8, "neighbours": 0.6}
+        return {
+            "source": "measured",
+            "method": method,
+            "budget": 0.6,
+            "seed": seed,
+            "parameters": 7,
+            "search_cpu_seconds": 3.4,
+            **numbers,
+        }
+
+    told = sentences_view(Results("prune-sentences", "bench", [row("paring", 0, 0.95), row("uniform", 0, 0.9)]))
+    assert "| 60 % | uniform | 0.500 | 0.900 | 0.800 | 0.600 | +0.050 (one seed) | 7 | 3 |" in told
