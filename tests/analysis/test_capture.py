@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import warnings
@@ -17,6 +18,7 @@ import paring as pr
 from paring.analysis.capture import capture
 from paring.analysis.quiet import quiet
 from paring.core import ParingWarning, warn
+from paring.core.fresh import let_go
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 
@@ -258,3 +260,31 @@ def test_lines_behind_operations_are_not_kept_and_whoever_wants_them_has_them_ag
     assert torch.fx.config.do_not_emit_stack_traces == before
     if not before:
         assert any(node.stack_trace for node in torch.export.export(net, (x,), strict=False).graph.nodes)
+
+
+class Remembers(nn.Module):
+    """Keeps what it saw, as maps of attention are kept: in an attribute, in a new list, and in one that is there already."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.all, self.last = nn.Linear(3, 2), list[Tensor](), torch.zeros(1)
+        self.named: dict[str, Tensor] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.a(x)
+        self.new = [self.last]
+        self.all.append(self.last)
+        self.named["last"] = self.last
+        return self.last.relu()
+
+
+def test_a_capture_leaves_no_tensors_without_values_in_attributes() -> None:
+    net, x = Remembers(), torch.randn(2, 3)
+    every, last = net.all, net.last
+    capture(net, x)
+    assert net.all is every
+    assert (net.all, net.named) == ([], {})
+    assert net.last is last
+    assert not hasattr(net, "new")
+    net(x)
+    assert torch.equal(copy.deepcopy(let_go(net)).new[0], net.last)

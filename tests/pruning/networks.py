@@ -44,6 +44,20 @@ def batches(shape: tuple[int, ...], count: int = 4, size: int = 16, seed: int = 
     return found
 
 
+class Auxiliary(nn.Module):
+    """A second head that answers in train mode alone, and an attribute that keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.front, self.back = nn.Linear(5, 24), nn.Linear(24, 32)
+        self.head, self.aux = nn.Linear(32, 3), nn.Linear(24, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        self.seen = [torch.relu(self.front(x))]
+        answer = self.head(torch.relu(self.back(self.seen[0])))
+        return (answer, self.aux(self.seen[0])) if self.training else answer
+
+
 class Shuffled:
     """The same batches in another order in each pass, drawn from torch's global generator."""
 

@@ -18,7 +18,7 @@ from paring.pruning import Search, Teacher, Tune, tune
 from paring.pruning.prune import cross_entropy
 from paring.pruning.pruned import Look
 from paring.train.checkpoint import CheckpointError
-from pruning.networks import Residual, Shuffled, batches, mlp, seeded
+from pruning.networks import Auxiliary, Residual, Shuffled, batches, mlp, seeded
 
 
 @pytest.fixture(scope="module")
@@ -253,6 +253,36 @@ def test_parts_that_are_compiled_come_back_plain() -> None:
     assert net[2] is not inner
     x = torch.randn(4, 5)
     assert torch.equal(small(x), found(x))
+
+
+def test_heads_of_train_mode_are_named_and_what_a_forward_left_is_no_hindrance() -> None:
+    def loss(net: nn.Module, batch: Any) -> Tensor:
+        answer = net(batch[0])
+        return sum(nn.functional.cross_entropy(one, batch[1]) for one in (answer if net.training else [answer]))  # type: ignore[return-value]
+
+    net, found = seeded(Auxiliary), batches((5,))
+    loss(net, found[0])
+    with pytest.raises(ValueError, match="'aux' runs there, and not in eval mode, and reads units that were cut"):
+        pr.prune(net, found, loss, to=pr.Budget(macs=0.5), epochs=1)
+    small, _ = pr.prune(net, found, loss, to=pr.Budget(macs=0.5), epochs=0)
+    assert small.front.out_features < 24
+    small, pruned = pr.prune(net, found, loss, to=pr.Budget(macs=0.5), epochs=1, at="units:!front")
+    assert small.front.out_features == 24
+    assert pruned.training.steps == 4
+    assert net.seen[0].grad_fn is None
+
+
+@pytest.mark.parametrize(
+    ("made", "error", "said"),
+    [
+        (lambda: nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(5, 8)), nn.Linear(8, 3)), pr.CaptureError, "remove_weight_norm"),
+        (lambda: torch.jit.trace(mlp(), torch.randn(2, 5)), ValueError, "hand over the nn.Module that it was made from"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_networks_that_cannot_be_copied_are_refused_in_words(made: Any, error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        pr.prune(made(), batches((5,)), to=pr.Budget(macs=0.5))
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:

@@ -80,6 +80,20 @@ def test_the_teachers_term_is_its_formula(logits: bool) -> None:
     torch.testing.assert_close(mixed, 0.7 * task + 0.3 * term, check_dtype=False, atol=1e-6, rtol=1e-5)
 
 
+def test_the_teacher_compares_what_both_answer() -> None:
+    taught, extra = torch.randn(4, 3), torch.randn(4, 3)
+
+    def term(answer: Any) -> torch.Tensor:
+        teaching, student = Teacher(weight=1.0).of(_Says(taught), logits=False), _Says(answer)
+        with teaching.listening(student):
+            student(extra)
+            return teaching.mix(torch.zeros(()), 0.0)
+
+    assert torch.equal(term((extra, 9 * extra)), term(extra))
+    with pytest.raises(ValueError, match=r"other shapes .*\(4, 2\).*\(4, 3\).*give teacher=None"):
+        term((extra[:, :2], extra))
+
+
 def test_the_teacher_pulls_no_harder_than_the_task_at_answers_of_a_small_spread() -> None:
     teaching = Teacher(weight=0.5, fades=False).of(_Says(1e-3 * torch.randn(8, 6)), logits=False)
     said = torch.randn(8, 6, requires_grad=True)

@@ -134,6 +134,30 @@ def test_noise_of_the_network_is_the_same_on_both_sides() -> None:
     assert torch.allclose(*told, atol=1e-6)
 
 
+class Fourier(nn.Module):
+    """Weights of complex numbers, as networks of Fourier modes have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modes = nn.Parameter(torch.randn(5, dtype=torch.cfloat))
+        self.a, self.b = nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.b(self.a(torch.fft.irfft(torch.fft.rfft(x) * self.modes)).relu())
+        return found
+
+
+def test_complex_weights_keep_both_parts() -> None:
+    torch.manual_seed(0)
+    net, x = Fourier().eval(), torch.randn(4, 8)
+    kill(net.a, 2)
+    small, report = pr.compact(net, x)
+    assert small.a.out_features == 4
+    assert not report.rolled_back
+    assert small.modes.dtype == torch.cfloat
+    assert torch.allclose(small(x), net(x), atol=1e-5)
+
+
 class Spectral(nn.Module):
     def __init__(self) -> None:
         super().__init__()

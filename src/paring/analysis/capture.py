@@ -185,6 +185,7 @@ def _export(net: nn.Module, inputs: Inputs, dynamic: bool, sizes: Sequence[int] 
     shapes = dynamic_shapes(net, inputs, sizes, Dim.AUTO) if dynamic else None
     with (
         untouched_random(),
+        _same_attributes(net),
         _traceable(net),
         own_forward(net),
         plainly(),
@@ -203,6 +204,26 @@ def _traces(net: nn.Module, inputs: Inputs) -> bool:
     except Exception:  # torch.export raises whatever the network's own code raises
         return False
     return True
+
+
+_STOCK = frozenset(vars(nn.Module()))
+
+
+@contextmanager
+def _same_attributes(net: nn.Module) -> Iterator[None]:
+    """What a forward leaves in attributes, lists and mappings of them is gone afterwards: a tracer leaves tensors without values."""
+    held = [(vars(module), {n: v for n, v in vars(module).items() if n not in _STOCK}) for module in net.modules()]
+    filled = [(one, one.copy()) for _, before in held for one in before.values() if isinstance(one, list | dict)]
+    try:
+        yield
+    finally:
+        for now, before in held:
+            for name in now.keys() - before.keys() - _STOCK:
+                del now[name]
+            now.update(before)
+        for one, content in filled:
+            one.clear()
+            one.extend(content) if isinstance(one, list) else one.update(content)
 
 
 @contextmanager

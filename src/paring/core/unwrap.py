@@ -12,12 +12,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from paring.core.answers_only import AnswersOnly
 from paring.core.attachment import STATE_KEY
+from paring.core.fresh import let_go
 from paring.core.layers import Gated
 from paring.core.sharding import is_sharded
 
@@ -99,7 +101,9 @@ def plain_net(net: nn.Module, what: str, error: type[Exception] = ValueError) ->
             f"{what} needs the whole network, but this {type(net).__name__} is sharded over processes. Hand over the network "
             "that run.finish() gathers, or load the full state dict into a network that is not sharded"
         )
-    net = unwrapped(net)
+    net = let_go(unwrapped(net))
+    if isinstance(net, torch.jit.ScriptModule):
+        raise error(f"{what} cannot take a network of torch.jit: hand over the nn.Module that it was made from")
     gated = [name for name, module in net.named_modules() if isinstance(module, Gated)]
     if gated:
         raise error(

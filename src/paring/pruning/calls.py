@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from paring.analysis.capture import untouched_random
 from paring.core import Inputs
 
 _EXAMPLES = 2
@@ -75,10 +76,41 @@ def few(inputs: Inputs) -> Inputs:
 
 
 @torch.no_grad()
-def runs(net: nn.Module, inputs: Inputs) -> bool:
-    """Whether the network takes these arguments, in eval mode."""
+def refuse_lost_training(net: nn.Module, small: nn.Module, inputs: Inputs) -> None:
+    """Refuse a network that does not run in train mode any more, as where a head that is there in train mode alone reads what was cut.
+
+    Args:
+        net: the network as given.
+        small: the one that was cut.
+        inputs: what both take.
+
+    Raises:
+        ValueError: names a part that runs in train mode alone.
+    """
+    if runs(small, inputs, train=True) or not runs(net, inputs, train=True):
+        return
+    called = []
+    for train in (False, True):
+        copied, names = copy.deepcopy(net).train(train), set[str]()
+        for name, module in copied.named_modules():
+            module.register_forward_hook(lambda *_, name=name, names=names: names.add(name))
+        with untouched_random():
+            inputs.call(copied)
+        called.append(names)
+    alone = min(called[1] - called[0], default="")
+    raise ValueError(
+        f"the small network does not run in train mode: {repr(alone) if alone else 'what'} runs there, and not in eval mode, and reads "
+        'units that were cut. Switch it off for the training after the cut, or keep what it reads: at="units:!NAME", with the layer '
+        "in front of it"
+    )
+
+
+@torch.no_grad()
+def runs(net: nn.Module, inputs: Inputs, train: bool = False) -> bool:
+    """Whether the network takes these arguments, in eval or in train mode."""
     try:
-        inputs.call(copy.deepcopy(net).eval())
+        with untouched_random():
+            inputs.call(copy.deepcopy(net).train(train))
     except Exception:  # whatever the network's own code raises
         return False
     return True

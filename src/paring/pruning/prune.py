@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from paring.analysis.capture import untouched_random
+from paring.analysis.capture import check_copies, untouched_random
 from paring.core import At, Example, Inputs, Places, Watch, plain_net, short_repr
 from paring.core.default_loss import Loss, again_and_again, count, cross_entropy, ran_out, scalar
 from paring.core.evaluating import evaluating
 from paring.core.torch_masks import multiplied_in
 from paring.core.unwrap import without_wrapped_parts
 from paring.methods import Budget
-from paring.pruning.calls import Calls, example_of
+from paring.pruning.calls import Calls, example_of, few, refuse_lost_training
 from paring.pruning.folder import Folder
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
@@ -138,6 +138,7 @@ def prune(
         [to] if isinstance(to, Budget) else list(to),
     )
     how = _length(epochs, training)
+    check_copies(net)
     optimizer = _checked(net, batches, validate, budgets, how)
     asked = (short_repr(tuple(budgets)), short_repr(search), short_repr(how), short_repr(teacher), str(at))
     kept = None if folder is None else Folder(Path(folder), net, asked, optimizer)
@@ -170,6 +171,8 @@ def prune(
             choice, small, report = cut(net, gated, repair, budget, setting)
             if kept is not None:
                 kept.keep(number, choice, gated, time.perf_counter() - began)
+        if how.epochs:
+            refuse_lost_training(net, small, few(whole))
         renew_statistics(small, seen, judge.loss)
         searched, after = before + time.perf_counter() - began, judge.look(small)
         file = None if kept is None else kept.training(number)

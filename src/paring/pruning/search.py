@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paring.core import Inputs, release
 from paring.core import validate as check
 from paring.core.default_loss import Loss, mean_loss
+from paring.core.fresh import let_go
 from paring.cost import latency, peak_memory, ratio
 from paring.methods import Budget
 from paring.pruning.calls import few, runs
@@ -244,6 +245,7 @@ def removed(gated: GatedCopy, how: Setting) -> tuple[nn.Module, Report]:
 
     A network in graph form takes what it was captured with: what the loss gives it, where that is more.
     """
+    let_go(gated.net)
     bare = copy.deepcopy(gated.net)
     release(bare)
     small, report = compact(bare, how.given)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paring.analysis.capture import check_copies
 from paring.core import At, Example, Inputs, Places, Progress, Watch, plain_net
 from paring.core.default_loss import Loss, cross_entropy, mean_loss
 from paring.core.torch_masks import multiplied_in
@@ -187,6 +188,7 @@ def sensitivity(
         paring.CaptureError: the network cannot be captured.
     """
     net, loss = multiplied_in(without_wrapped_parts(plain_net(net, "sensitivity"))), loss or cross_entropy
+    check_copies(net)
     if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"sensitivity(shares={tuple(shares)!r}): shares of a group's units that go, each in (0, 1)")
     seen = list(islice(batches, search.batches))

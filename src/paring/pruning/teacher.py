@@ -105,6 +105,13 @@ class Teaching:
             )
         with torch.no_grad():
             taught = floats(self.net(*inputs.args, **inputs.kwargs))
+        if [one.shape for one in said[: len(taught)]] != [one.shape for one in taught]:
+            shapes = ", ".join(str([tuple(one.shape) for one in both]) for both in (said, taught))
+            raise ValueError(
+                f"the teacher answers in eval mode, and tensors of other shapes than the network while it trains ({shapes}): give "
+                "teacher=None"
+            )
+        said = said[: len(taught)]  # an auxiliary head answers in train mode alone
         term = torch.stack([self._term(a.float(), b.float()) for a, b in zip(said, taught, strict=True)]).mean()
         pulled = [one for one in said if one.requires_grad]
         if pulled and loss.requires_grad and any(self._by_classes(one) is None for one in said):

@@ -29,6 +29,7 @@ from paring.removal.modes import same_in_both_modes
 from paring.removal.plan import full_name
 from paring.removal.rewrite import RewriteError, rewrite
 from paring.removal.size_guards import taken
+from paring.removal.tolerances import as_type, in_type
 
 
 class GraphFormError(ValueError):
@@ -121,7 +122,7 @@ class Captures:
         if mode != net.training:
             net = copy.deepcopy(net).train(mode)
         if dtype != self.dtype:
-            net = copy.deepcopy(net).to(dtype)
+            net = in_type(copy.deepcopy(net), dtype)
             example = cast(example, dtype)
         captured = self._captured(net, example)
         specs = captured.program.graph_signature.output_specs
@@ -140,8 +141,8 @@ class Captures:
 
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    """Inputs with floating tensors of this type."""
-    return inputs.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    """Inputs with floating tensors of this type, complex ones of pairs of it."""
+    return inputs.map(lambda tensor: as_type(tensor, dtype))
 
 
 def _dtype(net: nn.Module) -> torch.dtype:

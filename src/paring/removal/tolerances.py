@@ -23,6 +23,19 @@ CONSTANT = 100.0  # what is exactly the same counts as at most so many times wha
 LEAST = 1e-5  # outputs below this are compared as if they were so large: in float64 they are rounding errors of others
 
 
+def as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Floats in this type, complex numbers in pairs of it, others as they are."""
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex())
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def in_type(net: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The same network with all its numbers in this type; `net.to` would make complex ones real."""
+    made: nn.Module = net._apply(lambda tensor: as_type(tensor, dtype))
+    return made
+
+
 def tolerance(dtype: torch.dtype) -> float:
     """Largest relative error between outputs of this type that needs no other explanation than rounding."""
     return EXACT if dtype in (torch.float64, torch.complex128) else HALF.get(dtype, ROUNDED)

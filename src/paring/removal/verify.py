@@ -26,7 +26,7 @@ from paring.removal.apply import apply
 from paring.removal.graph_net import OtherSizes
 from paring.removal.plan import ShrinkPlan
 from paring.removal.streamed import sharing, streamed
-from paring.removal.tolerances import EXACT, differs, gap, one_path, refuse_nan
+from paring.removal.tolerances import EXACT, as_type, differs, gap, in_type, one_path, refuse_nan
 from paring.removal.widened import widened
 
 HEAVY, VAST = 10**7, 5 * 10**7  # parameters of a network: fewer rows; no copy of it in float64
@@ -254,7 +254,7 @@ def _shared(net: nn.Module, plan: ShrinkPlan) -> tuple[Pair, Pair]:
 
 
 def _copies(net: nn.Module, plan: ShrinkPlan, dtype: torch.dtype, make: Make | None) -> tuple[nn.Module, nn.Module]:
-    old = copy.deepcopy(net).to(dtype)
+    old = in_type(copy.deepcopy(net), dtype)
     return old, apply(copy.deepcopy(old), plan) if make is None else make(old)
 
 
@@ -340,7 +340,7 @@ def _entries(inputs: Inputs) -> int:
 
 
 def _cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
-    return inputs.map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return inputs.map(lambda tensor: as_type(tensor, dtype))
 
 
 def _noisy(net: nn.Module, inputs: Inputs) -> bool:
