@@ -19,10 +19,7 @@ from paring.files.qdq import Range, steps_of
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 runtime = pytest.importorskip("onnxruntime")
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),
-    pytest.mark.skipif(torch.__version__ < (2, 7), reason="the exporter of torch 2.6 is another one"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Mixed(nn.Module):

@@ -27,7 +27,6 @@ def run(path: Path, *inputs: Tensor) -> Tensor:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(torch.__version__ < (2, 7), reason="the exporter of torch 2.6 fails on BatchNorm")
 def test_shrunk_networks_of_both_forms(tmp_path: Path) -> None:
     torch.manual_seed(0)
     conv = nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
@@ -47,7 +46,6 @@ def test_shrunk_networks_of_both_forms(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.skipif(torch.__version__ < (2, 7), reason="the exporter of torch 2.6 is another one")
 @pytest.mark.parametrize("kind", ["rms", "plain", "layer"])
 def test_networks_with_a_narrower_stream(tmp_path: Path, kind: str) -> None:
     torch.manual_seed(0)

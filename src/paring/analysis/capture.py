@@ -1,4 +1,4 @@
-"""Capture of a network as a flat graph of tensor operations: a thin adapter over `torch.export` (torch >= 2.6).
+"""Capture of a network as a flat graph of tensor operations: a thin adapter over `torch.export` (torch >= 2.7).
 
 The network is traced in the mode it is in (train or eval), on a batch of two examples if it can, on fake tensors: parameters,
 buffers, training flags and random states stay as they are; a network of transformers returns no cache meanwhile. Every
@@ -187,6 +187,7 @@ def _export(net: nn.Module, inputs: Inputs, dynamic: bool, sizes: Sequence[int] 
         untouched_random(),
         _same_attributes(net),
         _traceable(net),
+        _own_flat_weights(net),
         own_forward(net),
         plainly(),
         unrecorded(),
@@ -237,6 +238,18 @@ def _traceable(net: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.momentum = None
+
+
+@contextmanager
+def _own_flat_weights(net: nn.Module) -> Iterator[None]:
+    """Recurrent layers keep lists of their weights; those of torch before 2.8 hold what it traced with afterwards."""
+    layers = [m for m in net.modules() if isinstance(m, nn.RNNBase)]
+    lists = [(m, list(m._flat_weights), list(m._flat_weight_refs)) for m in layers]
+    try:
+        yield
+    finally:
+        for layer, weights, refs in lists:
+            layer._flat_weights, layer._flat_weight_refs = weights, refs
 
 
 def _signature(net: nn.Module) -> str:

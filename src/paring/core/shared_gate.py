@@ -123,7 +123,7 @@ class SharedGate(Gate):
         values = [ask(part) for part in self.gates()]
         if self._plain and not any(part.dense_shape != part.shape for part in self.gates()):
             return values[0]
-        batches = [v.shape[:1] for v in values if v.dim() == 2]  # no next(): the compiler of torch 2.6 fails on it
+        batches = [v.shape[:1] for v in values if v.dim() == 2]  # no next(), which torch.compile may not follow
         batch = batches[0] if batches else torch.Size()
         laid = [_whole(part, v).expand(*batch, -1) for part, v in zip(self.gates(), values, strict=True)]
         return torch.cat([*laid, values[0].new_full((*batch, 1), rest)], -1)[..., self.index]  # -1 is the last entry

@@ -171,7 +171,7 @@ class GraphNet(nn.Module):
         given = dict(zip(positional, args, strict=False))
         if twice := given.keys() & kwargs.keys():
             raise TypeError(f"{self._kind} got {', '.join(sorted(twice))} twice, by place and by name")
-        given.update(kwargs)  # not |=, which torch.compile of torch 2.6 does not know
+        given.update(kwargs)  # not |=, which torch.compile may not know
         expected = (*positional[:count], *names)
         if unknown := [name for name in given if name not in expected]:
             raise TypeError(f"{self._kind} was captured without {', '.join(unknown)}; pass what the example had")

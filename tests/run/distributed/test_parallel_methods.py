@@ -208,7 +208,6 @@ def main(rank: int, meeting: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__ < (2, 7), reason="fully_shard of torch 2.6 does not run on CPUs")
 def test_two_processes_train_like_one(tmp_path: Path) -> None:
     assert all("agreed" in said for said in together(Path(__file__), tmp_path))
 

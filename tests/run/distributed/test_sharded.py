@@ -186,7 +186,6 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(torch.__version__ < (2, 7), reason="fully_shard of torch 2.6 does not run on CPUs")
 def test_two_processes_train_and_finish_like_one(tmp_path: Path) -> None:
     assert all("agreed" in said for said in together(_CHILD, tmp_path))
 
