@@ -72,7 +72,7 @@ def test_every_example_of_every_help_is_a_command_that_works(
     ("words", "why"),
     [
         ("tables", "there is no command 'tables'; did you mean 'table'? choose one of table, bench, docs"),
-        ("table", "--name STR"),
+        ("table", "Missing from python -m evidence table: NAME"),
         ("table nips2017", "there is no table 'nips2017'; choose one of louizos2018-mnist"),
         ("table louizos2018-mnist --seeds -1", "--seeds -1: must be at least 0"),
         ("table louizos2018-mnist --epochs -1", "--epochs -1: must be at least 0"),

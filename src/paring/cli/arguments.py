@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from paring import hard, select
 from paring.cli.hold_argument import parse_hold, show_hold
@@ -242,7 +242,10 @@ def _placed(kind: type[T], name: str) -> type[T]:
     import tyro
 
     positional: Any = tyro.conf.Positional
-    word = positional[get_type_hints(kind)[name]]
+    hint = get_type_hints(kind)[name]
+    word = positional[hint]
+    if hint is str:
+        word = Annotated[word, tyro.conf.arg(metavar=name.upper())]
     return dataclasses.make_dataclass(
         kind.__name__, [(name, word)], bases=(kind,), frozen=True, namespace={"__doc__": kind.__doc__}
     )
