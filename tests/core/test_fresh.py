@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import paring as pr
 from paring.core.fresh import fresh
+from paring.testing import Chain, chain_batch, difference
 
 
 class Scaled(nn.Module):
@@ -76,3 +77,27 @@ def test_others_are_not_copied_and_modes_stay() -> None:
     assert [m.training for m in again.modules()] == modes
     assert not again.get_submodule("1").kept
     assert net[1].kept == kept
+
+
+class Remembers(Chain):
+    """Keeps what it answered last, as maps of attention are kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = [super().forward(x)]
+        return self.last[0]
+
+
+def test_what_a_forward_keeps_in_attributes_is_no_hindrance_to_training() -> None:
+    torch.manual_seed(0)
+    net, (x, y) = Remembers(), chain_batch()
+    net(x).sum().backward()
+    opt = torch.optim.Adam(net.parameters(), lr=5e-3)
+    method = pr.Stack(pr.GMP(density=0.5, structure=pr.select.Units()), pr.Shrink(every=2))
+    run = pr.attach(net, method, x[:2], optimizer=opt, steps=4)
+    for _ in range(4):
+        opt.zero_grad()
+        nn.functional.cross_entropy(net(x), y).backward()
+        opt.step()
+    small = run.finish()
+    assert difference(small, run.finish(), x) == 0
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in Remembers().parameters())

@@ -25,6 +25,7 @@ from paring.core import (
     unwrapped,
     wrappers,
 )
+from paring.core.fresh import let_go
 from paring.run.distributed.sharded import refuse_sharded
 from paring.run.probe import NetworkProbe
 from paring.run.run import Run
@@ -69,7 +70,7 @@ def attach(
     """
     if not isinstance(net, nn.Module):
         raise TypeError(f"attach needs an nn.Module, got {type(net).__name__}")
-    given, net = net, unwrapped(net)
+    given, net = net, let_go(unwrapped(net))
     if not isinstance(method, Method):
         raise TypeError(f"attach needs a paring method such as paring.L0(...), got {method!r}")
     if is_attached(net) or any(True for _ in gates(net)):

@@ -23,6 +23,7 @@ from torch.func import functional_call
 
 from paring.analysis import Layer, Wiring, wiring
 from paring.core import Gated, Inputs, derived, gateable, set_attachment, strip
+from paring.core.fresh import let_go
 from paring.gates import StochasticGate
 from paring.run.distributed.sharded import refuse_sharded
 from paring.run.surgery.folded import Judged, outputs
@@ -45,7 +46,7 @@ def conditional(net: nn.Module, example: Inputs, multiple_of: int) -> Conditiona
         ValueError: it is sharded, or nothing can be left out of it.
     """
     refuse_sharded(net, "conditional computation")
-    stock = copy.deepcopy(net)
+    stock = copy.deepcopy(let_go(net))
     set_attachment(stock, None)
     strip(stock)
     found = wiring(stock, example)

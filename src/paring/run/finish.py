@@ -11,6 +11,7 @@ from torch import nn
 
 from paring.analysis.autocast import check_forward, is_autocast, take_off
 from paring.core import Inputs, Method, attached, gates, is_sharded, release, set_attachment, unaveraged, unwrapped
+from paring.core.fresh import let_go
 from paring.core.sharding import is_flat
 from paring.gates import input_groups
 from paring.removal import Report, compact
@@ -53,7 +54,7 @@ def finished(
     attached(source)
     check_forward(source)
     if not is_sharded(source):
-        small = source if inplace else copy.deepcopy(source)
+        small = source if inplace else copy.deepcopy(let_go(source))
     elif inplace:
         raise ValueError(
             f"this {type(source).__name__} is sharded over processes, and what is small is whole: leave inplace out"

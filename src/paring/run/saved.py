@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from paring.analysis.capture import untouched_random
 from paring.core import STATE_FIELDS, STATE_KEY, Inputs, Method, TrainingState, attached, short_repr
+from paring.core.fresh import let_go
 from paring.core.norm_statistics import misfit
 from paring.core.printable import printable
 from paring.core.state_file import CheckpointError, read_from, write
@@ -118,7 +119,7 @@ def after_cuts(memory: Any, net: nn.Module, example: Inputs) -> nn.Module:
     if not cuts:
         return net
     try:
-        copy_ = copy.deepcopy(net)
+        copy_ = copy.deepcopy(let_go(net))
         cut_network(copy_, cuts)
         with torch.no_grad(), untouched_random():
             example.call(copy_.eval())

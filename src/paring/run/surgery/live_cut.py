@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from paring.analysis.alone import alone
 from paring.analysis.capture import untouched_random
 from paring.core import Inputs, Refusal, TrainingState, attached, is_attached, unwrapped
+from paring.core.fresh import let_go
 from paring.removal.slices import Dims
 from paring.run.surgery.carry import Carried, Cuts, cut_network, cut_state, shapes_of
 from paring.run.surgery.folded import Judged, outputs
@@ -143,7 +144,7 @@ def step_times(net: nn.Module, cuts: Cuts, example: Inputs, batch: int | None) -
         example: example arguments.
         batch: examples in a step; None: as many as the example has.
     """
-    old, new = copy.deepcopy(net).train(), copy.deepcopy(net).train()
+    old, new = copy.deepcopy(let_go(net)).train(), copy.deepcopy(net).train()
     cut_network(new, cuts)
     inputs = _batched(example, batch, net)
     taken: dict[int, list[float]] = {0: [], 1: []}

@@ -32,7 +32,7 @@ from paring.core import (
     release,
     set_attachment,
 )
-from paring.core.fresh import refresh
+from paring.core.fresh import let_go, refresh
 from paring.core.shared_gate import SharedGate
 from paring.gates import input_groups
 from paring.removal.choose import offenders
@@ -141,7 +141,7 @@ class _Final(Gate):
 
 
 def _closed_copy(net: nn.Module) -> nn.Module:
-    copy_ = copy.deepcopy(net)
+    copy_ = copy.deepcopy(let_go(net))
     set_attachment(copy_, None)
     for _, layer in gated_layers(copy_):
         for kind, _, gate in list(layer.held()):
