@@ -130,11 +130,15 @@ def product(
     contracted = set(one) & set(two) - set(out)
     if not ways_a and not ways_b:
         return _without_units(a, b, (ways_a, ways_b), value)
+    reason = f"meets a tensor that cannot shrink in {place(node)}"
+    if ways_b and not ways_b & contracted and ways_a and ways_a <= contracted & spans_b:
+        a, ways_a = _kept(run, a, reason), set()
+    elif ways_a and not ways_a & contracted and ways_b and ways_b <= contracted & spans_a:
+        b, ways_b = _kept(run, b, reason), set()
     pairs_a, pairs_b = ways_a & contracted, ways_b & contracted
     free_a, free_b = ways_a - set(two), ways_b - set(one)
     if (free_a and free_b) or ((pairs_a or pairs_b) and (free_a or free_b)):
         return None
-    reason = f"meets a tensor that cannot shrink in {place(node)}"
     run.pin(a.labels, {one.index(x) for x in (ways_a & spans_b) - ways_b}, reason)
     run.pin(b.labels, {two.index(x) for x in (ways_b & spans_a) - ways_a}, reason)
     shared = [x for x in out if x in ways_a & ways_b]
@@ -152,6 +156,12 @@ def product(
         labels = either(left, right)
     _record(run, node, a, b, one, two, sizes, meets=bool(pairs_a or pairs_b))
     return State(labels, value)
+
+
+def _kept(run: Interpreter, one: State, reason: str) -> State:
+    """An operand whose units are summed with what has none, beside units of the other that pass through: they stay."""
+    run.keep(one.labels, reason)
+    return State(unlabelled(one.labels.shape), one.value, one.sums)
 
 
 def _operands(

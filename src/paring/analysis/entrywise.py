@@ -9,7 +9,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from paring.analysis.free_rules import meeting
-from paring.analysis.labels import varying
+from paring.analysis.labels import distinct, varying
 from paring.analysis.loose import shrinks
 from paring.analysis.memory import base_name, is_inplace
 from paring.analysis.repeats import either, filled, once
@@ -77,15 +77,14 @@ def met_labels(
         return either(left, right)
     if free and (met := meeting(run, node, a, b, left, right)) is not None:
         return met
-    meet = True
-    labels = left
-    for other, full in ((b, left), (a, right)):
-        units = varying(full)
-        if any(_size(other.labels, d - full.dim()) == 1 for d in units):  # broadcast over units
-            run.keep(other.labels, f"broadcast over other units in {place(node)}")
-            meet = False
-            labels = full
-    if meet:
+    sides = [(b, left), (a, right)]
+    over = [side for side in sides if any(_size(side[0].labels, d - left.dim()) == 1 for d in varying(side[1]))]
+    if len(over) == 2:  # each is broadcast over the units of the other: the fewer stay
+        over = [min(over, key=lambda side: len(distinct(side[0].labels)))]
+    for other, full in over:
+        run.keep(other.labels, f"broadcast over other units in {place(node)}")
+        labels = full
+    if not over:
         if a.labels.numel() > 1 and b.labels.numel() > 1:
             run.couple(left, right, reason)
         labels = either(left, right)

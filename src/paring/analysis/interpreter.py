@@ -135,10 +135,21 @@ class Interpreter:
         users: dict[str, set[fx.Node]] = {}
         for node, held in self._env.items():
             if isinstance(held, Ref):
-                users.setdefault(held.name, set()).update(node.users)
+                users.setdefault(held.name, set()).update(one for one in node.users if not self._same(held, one))
         self._rules.shared(self, users)
         self.loose = self._rules.loose(self)
         return self._finish()
+
+    def parameter(self, node: fx.Node) -> Ref | None:
+        """The parameter or buffer that a node holds, not yet used as an operand; None where it is something else."""
+        held = self._env.get(node)
+        return held if isinstance(held, Ref) else None
+
+    def _same(self, held: Ref, user: fx.Node) -> bool:
+        """Whether a result is the parameter itself, or ends in it by reshapes alone."""
+        if (made := self.parameter(user)) is not None:
+            return made.tensor is held.tensor
+        return packet(user.target) in ops.BARE and bool(user.users) and all(self._same(held, one) for one in user.users)
 
     def note_layouts(self, node: fx.Node, layouts: list[Layout]) -> None:
         """Remember where units lie in something that is no activation."""

@@ -26,6 +26,9 @@ MOVES = CUTS | _names(
 # Moves that only write another shape over the same order of entries.
 RESHAPES = _names("view _unsafe_view reshape flatten unflatten")
 
+# The same, of dimensions of size one as well: every entry stays where it is in memory.
+BARE = RESHAPES | {"squeeze", "unsqueeze"}
+
 # Applied to each entry alone; the other arguments are numbers.
 POINTWISE = _names(
     "relu relu6 gelu sigmoid tanh silu leaky_relu hardswish hardsigmoid hardtanh softplus elu selu celu mish "

@@ -42,6 +42,7 @@ from paring.analysis.norm_rules import batch_norm, group_norm, instance_norm, la
 from paring.analysis.parameter_parts import or_parts
 from paring.analysis.projection import free_linear, linear
 from paring.analysis.recurrent_rules import CELLS, NAMES, cell, recurrent
+from paring.analysis.same_parameter import or_same
 from paring.analysis.scatter_rules import scatter
 from paring.analysis.shuffle_rules import channel_shuffle, glu, pixel_shuffle, rrelu
 from paring.analysis.stacked_weights import TURNS, or_stacked, or_weight
@@ -109,6 +110,7 @@ FIXED: dict[str, Rule] = {
     **_rules(ops.MOVES, one_operand(fixed_move)),
     **_rules(("select", *TURNS), or_weight(one_operand(fixed_move))),
 }
+FIXED |= {name: or_same(FIXED[name]) for name in ops.BARE}
 FREE: dict[str, Rule] = {
     **FREE_LAYERS,
     **ALIKE,
@@ -119,6 +121,7 @@ FREE: dict[str, Rule] = {
     "select": or_weight(or_parts(one_operand(free_move))),
     **_rules(TURNS, or_weight(one_operand(free_move))),
 }
+FREE |= {name: or_same(FREE[name]) for name in ops.BARE}
 
 
 def dead_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:

@@ -41,6 +41,8 @@ def keep_shared(run: Interpreter, users: Mapping[str, set[fx.Node]]) -> None:
         kind = kind_of(modules[name])
         own = () if kind is None else kind.own
         for leaf in ("weight", "bias", "running_mean", "running_var", *own):
+            if isinstance(modules[name], Projection) and leaf == "bias":  # what is added elsewhere is no part of it
+                continue
             full = f"{name}.{leaf}" if name else leaf
             if full in ties:
                 foreign = foreign or f"'{full}' is tied to '{ties[full]}'"
@@ -65,8 +67,10 @@ def keep_shared(run: Interpreter, users: Mapping[str, set[fx.Node]]) -> None:
 
 def _in_attention(run: Interpreter, site: Site) -> bool:
     """Whether the gates of this layer are those of the attention that it is a part of, or no module holds it."""
-    owner = run.net.get_submodule(site.name.rpartition(".")[0])
-    return isinstance(site.module, Projection) or isinstance(owner, nn.MultiheadAttention)
+    path, _, leaf = site.name.rpartition(".")
+    owner = run.net.get_submodule(path)
+    loose = isinstance(site.module, Projection) and leaf not in owner._modules
+    return loose or isinstance(owner, nn.MultiheadAttention)
 
 
 def _tied_tables(run: Interpreter, users: Mapping[str, set[fx.Node]], ties: Mapping[str, str]) -> set[str]:

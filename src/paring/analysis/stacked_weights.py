@@ -20,6 +20,7 @@ from paring.analysis.memory import base_name
 from paring.analysis.projection import Projection
 from paring.analysis.repeats import filled
 from paring.analysis.state import Alias, Ref, Site, State, Weight, shape_of
+from paring.analysis.weights import is_a
 from paring.core import kind_of
 
 if TYPE_CHECKING:
@@ -61,10 +62,17 @@ def or_stacked(rule: Rule) -> Rule:
 
 
 def _plain(run: Interpreter, weight: Weight) -> bool:
-    """Whether this is a whole parameter of a module that is no layer."""
+    """Whether this is a whole parameter of a module that is no layer, or the weight of a Linear that is never called."""
     held, whole = weight.held, run.whole(weight.held)
     owner = run.net.get_submodule(held.name.rpartition(".")[0])
-    return kind_of(owner) is None and isinstance(whole, nn.Parameter) and whole.shape == held.tensor.shape
+    free = kind_of(owner) is None or (is_a(owner, "linear") and held.tensor is owner.weight and not _called(run, held))
+    return free and isinstance(whole, nn.Parameter) and whole.shape == held.tensor.shape
+
+
+def _called(run: Interpreter, held: Ref) -> bool:
+    """Whether a linear map of torch reads the weight as it is."""
+    starts = (node for node in run.captured.nodes if run.captured.tensors.get(node.name) == held.name)
+    return any(base_name(user) == "linear" for node in starts for user in node.users)
 
 
 def _moved(run: Interpreter, node: fx.Node, weight: Weight) -> Weight | None:
