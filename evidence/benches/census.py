@@ -112,7 +112,7 @@ def measure(wild: Wild) -> tuple[dict[str, Any], GatedCopy | None]:
         return {**row, "captured": False, "status": f"not captured: {_short(error)}"}, None
     except Exception as error:
         kind = "no gates" if type(error) is ValueError and "gateable" not in row else f"crash: {type(error).__name__}"
-        return {"captured": False, **row, "status": f"{kind}: {_short(error)}"}, None
+        return {"captured": kind == "no gates", **row, "status": f"{kind}: {_short(error)}"}, None
     row |= {**found, "seconds": time.process_time() - began, "memory": _memory() - before}
     tried: dict[str, Callable[[], str]] = {
         "budget": lambda: _budget(net, inputs),

@@ -212,3 +212,40 @@ def test_refused_with_the_reason() -> None:
         sites(attention, w, ["units", "heads"])
     assert [site.layers for site in sites(attention, w, ["units:!qkv", "heads"])] == [("up",), ("qkv",)]
     assert not list(gates(attention))
+
+
+def test_queries_that_a_norm_over_all_heads_reads_stay_and_so_do_their_heads() -> None:
+    class Normed(Attention):
+        """As in Olmo 2."""
+
+        def __init__(self) -> None:
+            super().__init__(False, True)
+            self.q = nn.Sequential(self.q, nn.RMSNorm(12))  # type: ignore[assignment]
+
+    (row,) = (row for row in pr.groups(Normed().double(), example()) if "q.0" in row.layers)
+    assert (row.gateable, row.reason) == (False, "read by rms_norm in 'q.1'")
+
+
+def test_units_that_go_only_with_a_whole_layer_have_no_gate() -> None:
+    class Spatial(nn.Module):
+        """As in a gMLP: half of the channels times the other half, mixed over positions."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.up, self.norm, self.mix, self.down = (
+                nn.Linear(5, 12),
+                nn.LayerNorm(6),
+                nn.Linear(7, 7),
+                nn.Linear(6, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            u, v = self.up(x).chunk(2, dim=-1)
+            out: Tensor = self.down(u * self.mix(self.norm(v).transpose(1, 2)).transpose(1, 2))
+            return out
+
+    row = next(row for row in pr.groups(Spatial(), torch.randn(2, 7, 5)) if "mix" in row.layers)
+    assert (row.gateable, row.reason) == (
+        False,
+        "its units go only together with all of 'mix', and a layer keeps its last one",
+    )

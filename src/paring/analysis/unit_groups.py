@@ -41,6 +41,7 @@ KEEPS_ZERO = ops.POINTWISE - {
     *("clamp", "clamp_min", "clamp_max", "pow"),
 }
 UNEVEN = "its heads lie in one tensor with others, which has to stay a box, and these stay"
+WHOLE = "its units go only together with all of '{}', and a layer keeps its last one"
 SPREAD = "its units lie along several dimensions of a tensor, which has to stay a box"
 _SUMS = ("add", "sub", "rsub")
 
@@ -146,6 +147,7 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
             stacks.setdefault(stack_of[unit][0], []).append(unit)
         else:
             reason = analysis.kept.get(unit) or analysis.mixed.get(unit) or (SPREAD if unit in spread else "")
+            reason = reason or next((WHOLE.format(name) for name in homes if _whole(firsts[name], unit)), "")
             classes.setdefault((tuple(homes), reason), []).append(unit)
     groups = [
         _with_stream(analysis, _group(analysis, firsts, layers, reason, torch.tensor(ids), torch.arange(len(ids))))
@@ -154,7 +156,8 @@ def find_groups(analysis: Interpretation) -> tuple[Group, ...]:
     for attention, ids in attentions.items():
         inner = (unit for unit, (one, _) in head_of.items() if one == attention)  # scores too, which no layer computes
         places = tuple(name for name in firsts if any(name in owners[unit] for unit in ids))
-        reason = next((analysis.kept[unit] for unit in inner if unit in analysis.kept), "")
+        held = analysis.mixed | analysis.kept  # a gate on values leaves what a norm over all queries reads as it is
+        reason = next((held[unit] for unit in inner if unit in held), "")
         reason = reason or (UNEVEN if _uneven(analysis, ids) else "")
         entry = torch.tensor([head_of[unit][1] for unit in ids])
         groups.append(_group(analysis, firsts, places, reason, torch.tensor(ids), entry, heads=True))
@@ -175,6 +178,11 @@ def _uneven(analysis: Interpretation, ids: list[int]) -> bool:
     boxes = (inside[grid.labels] for grid in analysis.grids if grid.labels.dim() > 2)
     counts = (box.flatten(2).any(2).sum(1) for box in boxes if bool(box.any()))
     return any(bool((count != count[0]).any()) for count in counts)
+
+
+def _whole(site: Site, unit: int) -> bool:
+    """Whether a layer of several units has no other one."""
+    return len(site.units) > 1 and bool((site.units == unit).all())
 
 
 def _stacks(firsts: Mapping[str, Site]) -> dict[int, tuple[tuple[str, bool], int]]:
