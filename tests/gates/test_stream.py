@@ -192,3 +192,16 @@ def test_prune(kind: str) -> None:
     assert not done.notes
     if isinstance(small, Language):
         assert small.head.weight is small.words.weight
+
+
+def test_the_width_of_torchs_own_attention_is_said_to_stay() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+    whole = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    net, words = (
+        nn.Sequential(nn.Embedding(5, 8), whole, nn.LayerNorm(8), nn.Linear(8, 3)).eval(),
+        torch.randint(0, 5, (2, 3)),
+    )
+    with pytest.raises(
+        ValueError, match=r"self_attn.out_proj', which is part of an nn.MultiheadAttention, whose width stays"
+    ):
+        sites(net, wiring(net, Inputs.of(words)), "stream")

@@ -23,6 +23,8 @@ def of_carrier(name: str, module: nn.Module | None) -> Refusal | None:
     norm = near is not None and near.operation in _NORMS
     if known is None:
         kind = type(module).__name__
+        if type(module) is nn.modules.linear.NonDynamicallyQuantizableLinear:
+            return Refusal(f"read or written by '{name}', which is part of an nn.MultiheadAttention, whose width stays")
         what = f"its norm '{name}' is a {kind}, which carries no gates"
         return Refusal(what if norm else f"its class {kind} is not a stock layer")
     if (replaced := of_instance(name, module)) is not None:
