@@ -22,7 +22,6 @@ from evidence.benches.any_subjects import distance, neighbours
 from evidence.benches.book import Asked, Book
 from evidence.benches.prune_peers import bisected
 from evidence.benches.tools import lenient, module
-from paring.cost import latency
 from paring.pruning import Tune, tune
 
 SEEDS = 3
@@ -107,7 +106,6 @@ def measure(
     done = tune(small, train, distance, how)
     spent = time.process_time() - began
     small.eval()
-    times = latency({"dense": net, "small": small}, tuple(column[:_BATCH] for column in test[:2]), repeats=10)
     return {
         "model": "minilm",
         "data": "lines of tinyshakespeare",
@@ -122,8 +120,6 @@ def measure(
         "steps": done.steps,
         "search_cpu_seconds": searched,
         "train_cpu_seconds": spent,
-        "latency_ms": times["small"].median_s * 1e3,
-        "dense_latency_ms": times["dense"].median_s * 1e3,
     }
 
 
@@ -162,33 +158,29 @@ def ours(multiple_of: int = 1) -> Way:
     return cut
 
 
-def torch_pruning(importance: str) -> Way:
-    """Torch-Pruning with its "GroupMagnitude" or "GroupTaylor": one shot, global, the ratio found by bisection."""
+def torch_pruning(net: nn.Module, calibration: list[Batch], share: float) -> nn.Module:
+    """Torch-Pruning by group L2: one shot, global, the ratio found by bisection.
 
-    def cut(net: nn.Module, calibration: list[Batch], share: float) -> nn.Module:
-        dense = macs(net, calibration[0])
-        return bisected(
-            lambda ratio: _cut(net, calibration, importance, ratio),
-            lambda one: macs(one, calibration[0]) / dense,
-            share,
-        )
-
-    return cut
+    Its other importances are gradients, and the distance to the network's own answers has none.
+    """
+    batch = calibration[0]
+    dense = macs(net, batch)
+    return bisected(lambda ratio: _cut(net, batch, ratio), lambda one: macs(one, batch) / dense, share)
 
 
-def _cut(dense: nn.Module, calibration: list[Batch], importance: str, ratio: float) -> nn.Module:
+def _cut(dense: nn.Module, batch: Batch, ratio: float) -> nn.Module:
     tp = module("torch_pruning", "Torch-Pruning")
     net = copy.deepcopy(dense)
     attentions: list[Any] = [one for one in net.modules() if hasattr(one, "num_attention_heads")]
     heads = {layer: one.num_attention_heads for one in attentions for layer in (one.query, one.key, one.value)}
     inner = {*heads, *(layer for name, layer in net.named_modules() if name.endswith("intermediate.dense"))}
     kinds = (nn.Linear, nn.Embedding, nn.LayerNorm)
-    ids, mask, _ = calibration[0]
+    ids, mask, _ = batch
     with lenient():
         pruner = tp.pruner.BasePruner(
             net,
             {"input_ids": ids[:2], "attention_mask": mask[:2]},
-            importance=getattr(tp.importance, f"{importance}Importance")(),
+            importance=tp.importance.GroupMagnitudeImportance(),
             global_pruning=True,
             pruning_ratio=ratio,
             max_pruning_ratio=0.95,
@@ -198,22 +190,17 @@ def _cut(dense: nn.Module, calibration: list[Batch], importance: str, ratio: flo
             prune_head_dims=False,
             head_pruning_ratio=ratio,
         )
-    if importance == "GroupTaylor":
-        for batch in calibration:
-            distance(net, batch).backward()
     with lenient():
         for group in pruner.step(interactive=True):
             group.prune()
     for one in attentions:
         one.num_attention_heads = one.query.out_features // one.attention_head_size
         one.all_head_size = one.query.out_features
-    net.zero_grad()
     return net
 
 
 WAYS: dict[str, Way] = {
     "paring": ours(),
-    "Torch-Pruning, L2": torch_pruning("GroupMagnitude"),
-    "Torch-Pruning, Taylor": torch_pruning("GroupTaylor"),
+    "Torch-Pruning, L2": torch_pruning,
     "paring, widths in eights": ours(multiple_of=8),
 }
