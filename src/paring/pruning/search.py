@@ -48,7 +48,7 @@ class Search:
         rounds: the cut is made in so many steps, judged anew before each; None takes as many as leave at least `STEP` of the
             network each: 4 for a half, 8 for a quarter. The widths stand before training either way.
         batches: how many batches are looked at.
-        repair: let what stays take over the work of what goes, by least squares, where that lowers the loss.
+        repair: let what stays take over the work of what goes, by least squares, where that lowers the loss of two further batches.
         damping: share of the mean variance that least squares adds to each variance.
         least: share of the units of each group that stays in any case; one always does. Residual branches may all go.
         balance: power of (units before / units left) that importance in a group is multiplied with: groups are spared that became
