@@ -277,6 +277,9 @@ class Remembers(nn.Module):
         return self.last.relu()
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 8), reason="torch 2.7 captures no network that keeps tensors in new attributes"
+)
 def test_a_capture_leaves_no_tensors_without_values_in_attributes() -> None:
     net, x = Remembers(), torch.randn(2, 3)
     every, last = net.all, net.last

@@ -100,7 +100,7 @@ ALONE: dict[str, Function] = {
     "addcmul_": lambda h: h.clone().addcmul_(h.sin(), h.cos()),
     "cross correlation of places": lambda h: torch.cdist(h, h),
 }
-if torch.__version__ < "2.7":  # cannot trace it
+if torch.__version__ < (2, 8):  # cannot trace it
     del ALONE["quantile"]
 # What mixes channels, or puts them in another order.
 MIXED: dict[str, Function] = {

@@ -136,6 +136,7 @@ def schedulers() -> Iterator[Any]:
     )
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter in `scheduler.step:UserWarning")  # torch 2.7 says it to itself
 @pytest.mark.parametrize("early", [True, False], ids=["made before attach", "made after"])
 @pytest.mark.parametrize("make", [pytest.param(make, id=name) for name, make in schedulers()])
 def test_gates_follow_the_rate_of_the_weights_under_any_scheduler(make: Callable[..., Any], early: bool) -> None:
