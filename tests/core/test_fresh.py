@@ -87,6 +87,7 @@ class Remembers(Chain):
         return self.last[0]
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 8), reason="torch 2.7 captures no network that keeps tensors in attributes")
 def test_what_a_forward_keeps_in_attributes_is_no_hindrance_to_training() -> None:
     torch.manual_seed(0)
     net, (x, y) = Remembers(), chain_batch()

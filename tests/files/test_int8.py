@@ -52,6 +52,9 @@ def off(found: Any, expected: Tensor) -> float:
     return float(np.linalg.norm(found - expected.detach().numpy()) / expected.detach().norm())
 
 
+@pytest.mark.skipif(
+    torch.__version__ < (2, 8), reason="torch 2.7 writes an opset that this test's reader does not know"
+)
 def test_a_network_of_several_kinds(tmp_path: Path) -> None:
     net, calibration = Mixed().eval(), batches(3, 14, 14)
     path = tmp_path / "net.onnx"

@@ -255,6 +255,7 @@ def test_parts_that_are_compiled_come_back_plain() -> None:
     assert torch.equal(small(x), found(x))
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 8), reason="torch 2.7 captures no network that keeps tensors in attributes")
 def test_heads_of_train_mode_are_named_and_what_a_forward_left_is_no_hindrance() -> None:
     def loss(net: nn.Module, batch: Any) -> Tensor:
         answer = net(batch[0])
