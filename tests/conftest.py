@@ -28,6 +28,19 @@ settings.register_profile(
 settings.load_profile("paring")
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a test file draws while it is imported is the same in every run; torch's own first seed is not."""
+    if isinstance(collector, pytest.Module):
+        torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any]) -> None:
+    """So is what a fixture of a file or of the session draws, whichever test comes first and asks for it."""
+    if fixturedef.scope != "function":
+        torch.manual_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _steady() -> Iterator[None]:
     threads = torch.get_num_threads()

@@ -12,6 +12,7 @@ from evidence.tables.khoram2018 import KHORAM, KHORAM_CIFAR
 from evidence.tables.louizos2018 import MNIST, RELAXATIONS
 from evidence.tables.savarese2020 import SMALL
 from evidence.tables.savarese2020_cifar import SAVARESE
+from evidence.tables.savarese2020_equal import EQUAL, TUNING
 from evidence.tables.savarese2020_starts import STARTS
 from evidence.tables.table import Entry, Table, run_table
 
@@ -22,6 +23,8 @@ TABLES: dict[str, Table] = {
         RELAXATIONS,
         SMALL,
         STARTS,
+        TUNING,
+        EQUAL,
         ABLATIONS,
         SAVARESE,
         FRANKLE,

@@ -3,8 +3,9 @@
 The recipe is that of `savarese2020-small`; runs that both tables hold are trained once where they share `--runs`. Every row
 of a method that can be asked for a density is at 10 % and 2 %:
 
-* Continuous Sparsification: as it is; β = 1 with a threshold afterwards; the authors' factor 1/σ(s0); β growing by epoch;
-  the initial logit s0, with the density given and (as published) without one; learning rates of the logits;
+* Continuous Sparsification: as it is; β = 1 with a threshold afterwards, and each of the two switches in it alone (no growing
+  β, no steering towards the density); other final β, numbers of rounds and λ; the authors' factor 1/σ(s0); β growing by
+  epoch; the initial logit s0, with the density given and (as published) without one; learning rates of the logits;
 * L0 under five relaxations, and with other learning rates of its gates;
 * allocation transplants: magnitude pruning (GMP) at the layer-wise densities that Continuous Sparsification, STR or the
   formula of Erdős-Rényi kernels gave, to tell what the allocation does from what the method does;
@@ -40,6 +41,16 @@ def _searches(density: float) -> Iterator[tuple[str, Method]]:
     plain = ContinuousSparsification(density=density, rewind="1ep")
     yield "CS", plain
     yield "CS, β = 1 and a threshold", replace(plain, final_beta=1.0, steer=False)
+    yield "CS, β = 1, steered", replace(plain, final_beta=1.0)
+    yield "CS, not steered", replace(plain, steer=False)
+    for beta in (20.0, 2000.0):
+        yield f"CS, final β = {beta:g}", replace(plain, final_beta=beta)
+    for searches in (1, 2, 5):
+        yield (
+            f"CS, {searches} rounds of search" if searches > 1 else "CS, one round of search",
+            replace(plain, searches=searches),
+        )
+    yield "CS, λ = 1e-6", replace(plain, rate=1e-6)
     yield "CS, factor 1/σ(s0)", replace(plain, rescale=True)
     yield "CS, β by epoch", replace(plain, per="epoch")
     for s0 in (-0.1, 0.1):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from evidence.comparison import upper_bound
 from paring.cli.config import plain
 from paring.cli.experiment import RESULT, SMALL, Experiment, working_in
 from paring.cli.results import Results, Row
@@ -157,12 +158,11 @@ class Compression(Experiment):
 def mark_zero_loss(results: Results) -> Results:
     """Say which rows are at zero loss.
 
-    For each network and compressor that is the operating point with the fewest bytes whose mean validation error is within one
-    standard error of the dense mean.
+    For each network and compressor that is the operating point with the fewest bytes that is not worse by more than a margin:
+    the one-sided 95 % upper bound of the difference of validation errors, each network's after minus before, is at most one
+    standard error of the dense networks (of all seeds). A point of one seed has no such bound.
 
-    The standard error is that of all dense networks of the table (0 for a single one); a point is compared with the mean of
-    the networks that it compressed, so that points of fewer seeds are compared like with like. A row's compressor is its
-    method up to a colon, what follows is the operating point.
+    A row's compressor is its method up to a colon, what follows is the operating point.
     """
     rows: list[Row] = [{**row} for row in results.rows]
     measured = [row for row in rows if row["source"] == "measured" and "dense_validation_error" in row]
@@ -176,7 +176,7 @@ def mark_zero_loss(results: Results) -> Results:
         fit = {
             name: statistics.fmean(r["bytes"] for r in rs)
             for name, rs in points.items()
-            if statistics.fmean(r["validation_error"] - r["dense_validation_error"] for r in rs) <= limit
+            if upper_bound([r["validation_error"] - r["dense_validation_error"] for r in rs]) <= limit
         }
         best = min(fit, key=lambda name: fit[name]) if fit else None
         for row in mine:

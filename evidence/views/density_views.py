@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evidence.comparison import paired, told
 from paring.cli.grid import DATA, NETWORKS, markdown
 from paring.cli.human import DASH, seconds
 from paring.cli.plots import line_chart
@@ -84,7 +85,9 @@ def _tasks(results: Results) -> dict[tuple[str, str], dict[str, list[Row]]]:
 
 
 def density_view(results: Results, columns: Sequence[float] = COLUMNS, near: float = 1.25) -> str:
-    """Error at every density of `columns`, the sparsest subnetwork that matches, the best one, and what one costs.
+    """Error at every density of `columns`, the sparsest subnetwork that matches, the sparsest of all, and what that one costs.
+
+    Up to which error a subnetwork matches stands in the line of the dense network.
 
     Args:
         results: rows of a table.
@@ -95,9 +98,10 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS, near: flo
         "network",
         "data",
         "method",
+        "100 %",
         *(f"{100 * d:g} %" for d in columns),
         "sparsest matching",
-        "best",
+        "sparsest",
         "epochs",
         "training",
     )
@@ -112,9 +116,8 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS, near: flo
                 blank = [DASH] * len(columns)
                 epochs = statistics.fmean(row["epochs"] for row in rows)
                 time = seconds(statistics.fmean(row["train_seconds"] for row in rows))
-                lines.append(
-                    (*first, *blank, DASH, f"{_error([row['error'] for row in rows])} dense", f"{epochs:g}", time)
-                )
+                judge = f"(up to {bar:.2f})" if name == "dense" and bar is not None else DASH
+                lines.append((*first, _error([row["error"] for row in rows]), *blank, judge, DASH, f"{epochs:g}", time))
                 continue
             found = points(rows)
             quoted = rows[0]["source"] == "quoted"
@@ -122,14 +125,14 @@ def density_view(results: Results, columns: Sequence[float] = COLUMNS, near: flo
                 one for one in found if bar is not None and matches(one.density, one.errors, bar, seeds - one.seeds)
             ]
             sparsest = _told(min(matching, key=lambda point: point.density)) if matching else "none"
-            best = min(found, key=lambda point: point.error)
             last = found[-1]
             lines.append(
                 (
                     *first,
+                    _cell(found, 1.0, 1.0),
                     *(_cell(found, density, near) for density in columns),
                     DASH if quoted or bar is None else sparsest,
-                    _told(best),
+                    _told(last),
                     "quoted" if quoted or last.epochs is None else f"{last.epochs:g}",
                     seconds(last.seconds),
                 )
@@ -180,22 +183,31 @@ def density_chart(results: Results, model: str, data: str, names: Sequence[str] 
     return line_chart(series, "open weights, %", "test error, %", title, logx=True, logy=True, levels=levels)
 
 
-def choice_view(results: Results) -> str:
-    """Validation error of every way (rows) at every density (columns), by network and length; the lowest of a column in bold."""
+def choice_view(results: Results, families: Sequence[str] = ("",)) -> str:
+    """Validation error of every way (rows) at every density (columns), by network and length; the lowest of a column in bold.
+
+    Args:
+        results: rows of a table.
+        families: beginnings of the ways' names; each has its own lowest.
+    """
     errors: dict[tuple[str, int, str, str], list[float]] = {}
     for row in results.rows:
         name, _, setting = row["method"].partition(": ")
         errors.setdefault((row["model"], row["epochs"], name, setting), []).append(row["validation_error"])
-    best: dict[tuple[str, int, str], float] = {}
-    for (model, epochs, _, setting), found in errors.items():
-        column = (model, epochs, setting)
-        best[column] = min(best.get(column, math.inf), statistics.fmean(found))
+    best: dict[tuple[str, int, str, str], float] = {}
+
+    def column(model: str, epochs: int, name: str, setting: str) -> tuple[str, int, str, str]:
+        return (model, epochs, next(family for family in families if name.startswith(family)), setting)
+
+    for way, found in errors.items():
+        best[column(*way)] = min(best.get(column(*way), math.inf), statistics.fmean(found))
 
     def cell(model: str, epochs: int, name: str, setting: str) -> str:
         found = errors.get((model, epochs, name, setting))
         if found is None:
             return DASH
-        return f"**{_error(found)}**" if statistics.fmean(found) == best[model, epochs, setting] else _error(found)
+        lowest = statistics.fmean(found) == best[column(model, epochs, name, setting)]
+        return f"**{_error(found)}**" if lowest else _error(found)
 
     settings = sorted({setting for *_, setting in errors}, key=lambda share: -float(share.removesuffix(" %")))
     lines = [
@@ -203,6 +215,41 @@ def choice_view(results: Results) -> str:
         for model, epochs, name in dict.fromkeys(way[:3] for way in errors)
     ]
     return markdown(("network", "epochs", "method", *settings), lines, words=3)
+
+
+def equal_view(results: Results) -> str:
+    """One line per task, density and method: its error, the paired difference to the dense network, and to which it is what.
+
+    "Ahead of", "level with" and "behind" follow from the paired differences at this density (`evidence.comparison`).
+    """
+    heads = ("data", "density", "method", "error %", "minus dense", "ahead of", "level with", "behind", "seeds")
+    lines = []
+    for (_, data), methods in _tasks(results).items():
+        dense = _by_seed(methods.get("dense", []))
+        lines.append(
+            (DATA.get(data, data), "100 %", "dense", _error(list(dense.values())), *[DASH] * 4, str(len(dense)))
+        )
+        groups: dict[str, dict[str, dict[int, float]]] = {}
+        for name, rows in methods.items():
+            for row in () if name == "dense" else rows:
+                density = str(row["method"]).partition(": ")[2]
+                groups.setdefault(density, {}).setdefault(name, {})[row["seed"]] = row["error"]
+        for density, found in groups.items():
+            for name, errors in found.items():
+                words: dict[str, list[str]] = {"ahead": [], "level": [], "behind": []}
+                for other, theirs in found.items():
+                    if other != name and (difference := paired(errors, theirs)) is not None:
+                        words[difference.word].append(other)
+                outcome = ("; ".join(words[word]) or DASH for word in ("ahead", "level", "behind"))
+                mean = _error(list(errors.values()))
+                lines.append(
+                    (DATA.get(data, data), density, name, mean, told(errors, dense), *outcome, str(len(errors)))
+                )
+    return markdown(heads, lines, words=3)
+
+
+def _by_seed(rows: Sequence[Row]) -> dict[int, float]:
+    return {row["seed"]: row["error"] for row in rows}
 
 
 def layers_view(results: Results) -> str:

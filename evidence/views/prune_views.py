@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Callable, Sequence
 
+from evidence.comparison import told
 from paring.cli.grid import NETWORKS, key_column, markdown, stat_column
 from paring.cli.human import DASH, exact, percent
 from paring.cli.results import Group, Results, Row, summarise
 
 OURS = "paring"
-_QUANTILE = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""97.5 % quantiles of Student's t by degrees of freedom."""
 _KEYS = ("model", "data", "budget", "method")
 _VALUES = ("error", "cut_error", "dense_error", "macs", "parameters", "search_cpu_seconds")
 NETS = {
@@ -62,16 +59,8 @@ def _ours(results: Results, group: Group) -> list[Row]:
 
 def difference(ours: Sequence[Row], theirs: Sequence[Row], of: str = "error", digits: int = 2) -> str:
     """Mean difference at the same seeds, and its 95 % interval by Student's t."""
-    known = {row["seed"]: row[of] for row in theirs}
-    found = [row[of] - known[row["seed"]] for row in ours if row["seed"] in known]
-    if not found:
-        return DASH
-    mean = statistics.fmean(found)
-    if len(found) == 1:
-        return f"{mean:+.{digits}f} (one seed)".replace("-", "−")
-    half = _QUANTILE.get(len(found) - 1, 1.96) * statistics.stdev(found) / math.sqrt(len(found))
-    told = f"{mean:+.{digits}f} ± {half:.{digits}f}".replace("-", "−")
-    return f"**{told}**" if abs(mean) > half else told
+    mine, other = ({row["seed"]: row[of] for row in rows} for rows in (ours, theirs))
+    return told(mine, other, digits)
 
 
 def sentences_view(results: Results) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
+from evidence.tables.savarese2020_equal import WAYS
 from evidence.views.bench_views import BENCH_VIEWS
 from evidence.views.byte_views import bytes_chart, bytes_view, layer_bits_view, zero_loss_view
 from evidence.views.census_views import CENSUS_VIEWS
@@ -20,6 +21,7 @@ from evidence.views.density_views import (
     choice_view,
     density_chart,
     density_view,
+    equal_view,
     layers_short_view,
     layers_view,
 )
@@ -241,6 +243,8 @@ VIEWS: dict[tuple[str, str], Callable[[Results], str]] = {
     ("savarese2020", "rows"): partial(density_view, columns=(0.5, 0.17, 0.1, 0.05, 0.03, 0.02)),
     ("savarese2020-small", "rows"): density_view,
     ("savarese2020-starts", "rows"): choice_view,
+    ("savarese2020-tuning", "rows"): partial(choice_view, families=tuple(WAYS)),
+    ("savarese2020-equal", "rows"): equal_view,
     ("savarese2020-ablations", "rows"): partial(density_view, columns=(0.1, 0.02, 0.01)),
     ("frankle2020", "rows"): partial(density_view, columns=(0.51, 0.41, 0.21, 0.168, 0.107, 0.069, 0.02), near=1.1),
     ("he2018", "rows"): layers_view,

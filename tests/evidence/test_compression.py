@@ -74,18 +74,29 @@ def marked_rows(method: str, size: int, errors: tuple[float, ...]) -> list[dict[
     ]
 
 
-def test_points_of_fewer_seeds_are_compared_with_the_networks_they_compressed() -> None:
-    """Seed 0 is the best dense network: a point of that seed alone is not helped by the worse ones of the others."""
-    rest = 0.2 / math.sqrt(3)
-    given = [*marked_rows("b: 9", 400, (1.0, 1.2, 1.4)), *marked_rows("a: 1", 300, (1.0 + rest - 0.01,))]
-    given += marked_rows("a: 2", 100, (1.0 + rest + 0.01,))
+def test_zero_loss_is_a_bound_of_the_paired_difference() -> None:
+    """A mean within the margin is not enough: the seeds have to agree. One seed cannot."""
+    given = [
+        *marked_rows("sure: 1", 300, (1.01, 1.21, 1.42)),
+        *marked_rows("sure: 2", 200, (1.1, 1.3, 1.52)),
+        *marked_rows("unsure: 1", 300, (0.7, 1.2, 1.7)),
+        *marked_rows("one seed: 1", 300, (0.5,)),
+    ]
     found = mark_zero_loss(Results("x", "c", given))
-    assert {row["method"] for row in found.rows if row["zero_loss"]} == {"b: 9", "a: 1"}
+    assert {row["method"] for row in found.rows if row["zero_loss"]} == {"sure: 1"}
+
+
+def test_the_margin_is_one_standard_error_of_the_dense_networks() -> None:
+    margin = 0.2 / math.sqrt(3)
+    for excess, marked in ((-1e-6, True), (1e-6, False)):
+        rows = marked_rows("a: 1", 300, tuple(dense + margin + excess for dense in (1.0, 1.2, 1.4)))
+        found = mark_zero_loss(Results("x", "c", rows))
+        assert all(row["zero_loss"] == marked for row in found.rows)
 
 
 def test_the_smallest_at_zero_loss_and_quoted_rows_are_shown() -> None:
     told = {"ratio": 2.0, "error": 1.5, "dense_error": 1.4}
-    given = [{**row, **told} for row in (*marked_rows("a: 1", 300, (1.0,)), *marked_rows("b: 1", 200, (1.0,)))]
+    given = [{**row, **told} for row in (*marked_rows("a: 1", 300, (1.0, 1.2)), *marked_rows("b: 1", 200, (1.0, 1.2)))]
     given.append(
         {"run": "quoted/m/c", "source": "quoted", "model": "m", "data": "d", "method": "c", "ratio": 9.0, "error": 2}
     )
@@ -95,20 +106,14 @@ def test_the_smallest_at_zero_loss_and_quoted_rows_are_shown() -> None:
     assert "| m | c |  | – | 9.0 | 2.00 | – | – | – | quoted |" in bytes_view(marked)
 
 
-def test_zero_loss_is_the_smallest_point_within_one_standard_error() -> None:
+def test_zero_loss_is_the_smallest_point_that_holds() -> None:
     rows = marked_rows
-    limit = 1.2 + 0.2 / math.sqrt(3)
-    given = Results(
-        "x",
-        "c",
-        [
-            *rows("a: 1", 300, (1.2, 1.2, 1.2)),
-            *rows("a: 2", 200, (limit - 0.01,) * 3),
-            *rows("a: 3", 100, (limit + 0.01,) * 3),
-            *rows("b: 1", 50, (9.0, 9.0, 9.0)),
-        ],
-    )
-    marked = mark_zero_loss(given)
+    given = [
+        *rows("a: 1", 300, (1.0, 1.2, 1.4)),
+        *rows("a: 2", 200, (1.01, 1.2, 1.4)),
+        *rows("a: 3", 100, (1.3, 1.6, 1.7)),
+    ]
+    marked = mark_zero_loss(Results("x", "c", [*given, *rows("b: 1", 50, (9.0, 9.0, 9.0))]))
     assert {row["method"] for row in marked.rows if row["zero_loss"]} == {"a: 2"}
     assert sum(row["zero_loss"] for row in marked.rows) == 3
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evidence.tables import TABLES
-from evidence.views.density_views import choice_view, density_chart, density_view, layers_view, points
+from evidence.views.density_views import choice_view, density_chart, density_view, equal_view, layers_view, points
 from evidence.views.views import FIGURES, VIEWS, find
 from paring.cli.results import Results
 
@@ -59,15 +59,15 @@ def test_the_table() -> None:
     ).splitlines()
     cells = {line.split("|")[3].strip(): [cell.strip() for cell in line.split("|")[4:-1]] for line in shown[2:]}
     dash = "–"
-    assert cells["dense"][-3:] == ["2.10 ± 0.14 dense", "8", "1 min 00 s"]
-    assert cells["dense, 16 epochs"][-4:] == [dash, "1.00 dense", "16", "1 min 00 s"]  # and nothing is judged by it
+    assert cells["dense"] == ["2.10 ± 0.14", *[dash] * 7, "(up to 2.24)", dash, "8", "1 min 00 s"]
+    assert cells["dense, 16 epochs"] == ["1.00", *[dash] * 9, "16", "1 min 00 s"]  # and nothing is judged by it
     assert cells["GMP"] == [
-        *("2.20 ± 0.14", dash, "3.00 ± 0.14", dash, dash, dash, dash),
-        *("50 % at 2.20", "50 % at 2.20", "8", "1 min 00 s"),
+        *(dash, "2.20 ± 0.14", dash, "3.00 ± 0.14", dash, dash, dash, dash),
+        *("50 % at 2.20", "10 % at 3.00", "8", "1 min 00 s"),
     ]
-    assert cells["IMP"][0] == "2.10 ± 0.00"
-    assert cells["IMP"][1] == "2.50 ± 0.14"  # 25 % stands in the column of 20 %
-    assert cells["IMP"][7:9] == ["50 % at 2.10", "50 % at 2.10"]
+    assert cells["IMP"][1] == "2.10 ± 0.00"
+    assert cells["IMP"][2] == "2.50 ± 0.14"  # 25 % stands in the column of 20 %
+    assert cells["IMP"][8:10] == ["50 % at 2.10", "25 % at 2.50"]
 
 
 def test_the_chart_and_the_names_of_the_views() -> None:
@@ -104,9 +104,9 @@ def test_quoted_rows_stand_beside_ours_and_are_not_judged_by_our_networks() -> N
         Results("frankle2020", "python -m evidence table frankle2020", [*ROWS, *quoted]), (0.5,)
     ).splitlines()
     cells = {line.split("|")[3].strip(): [cell.strip() for cell in line.split("|")[4:-1]] for line in shown[2:]}
-    assert cells["IMP (paper)"] == ["1.00", "–", "50 % at 1.00", "quoted", "–"]
-    assert cells["dense (paper)"] == ["–", "–", "100 % at 2.00", "quoted", "–"]
-    assert cells["GMP"][:2] == ["2.20 ± 0.14", "50 % at 2.20"], "our dense networks stay the bar"
+    assert cells["IMP (paper)"] == ["–", "1.00", "–", "50 % at 1.00", "quoted", "–"]
+    assert cells["dense (paper)"] == ["2.00", "–", "–", "100 % at 2.00", "quoted", "–"]
+    assert cells["GMP"][1:3] == ["2.20 ± 0.14", "50 % at 2.20"], "our dense networks stay the bar"
     assert density_chart(Results("frankle2020", "x", quoted), "lenet_300_100", "mnist") is not None
 
 
@@ -202,3 +202,25 @@ def test_the_short_view_of_layers_has_a_line_per_method() -> None:
     ]
     lines = find(VIEWS, "he2018", "short")(Results("he2018", "c", rows)).splitlines()
     assert lines[2:] == [f"| Conv-4 (16), MNIST | {name} | 1.50 ± 0.71 | 50.0 % | 25.0 % |" for name in ("a", "b")]
+
+
+def test_every_family_has_its_own_lowest() -> None:
+    rows = [
+        row(f"{name}: 5 %", 0, 0.05, 9.0, validation_error=error)
+        for name, error in (("L0 from 1", 3.0), ("L0 from 2", 2.0), ("GMP until 1", 5.0), ("GMP until 2", 4.0))
+    ]
+    shown = choice_view(Results("savarese2020-tuning", "x", rows), ("L0", "GMP"))
+    assert [line.split("|")[4].strip() for line in shown.splitlines()[2:]] == ["3.00", "**2.00**", "5.00", "**4.00**"]
+
+
+def test_words_follow_from_paired_differences() -> None:
+    """L0 is ahead at every seed; GMP and CS differ by as much as seeds do."""
+    errors = {"L0": (1.0, 1.1, 1.2), "GMP": (2.0, 2.1, 2.3), "CS": (2.1, 2.0, 2.3)}
+    dense = [row("dense", seed, 1.0, 0.9 + 0.1 * seed) for seed in range(4)]
+    rows = [row(f"{name}: 2 %", seed, 0.02, one) for name, found in errors.items() for seed, one in enumerate(found)]
+    lines = equal_view(Results("savarese2020-equal", "x", [*dense, *rows])).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+    assert cells[0] == ["MNIST", "100 %", "dense", "1.05 ± 0.13", "–", "–", "–", "–", "4"]
+    assert cells[1][2:] == ["L0", "1.10 ± 0.10", "**+0.10 ± 0.00**", "GMP; CS", "–", "–", "3"]
+    assert [cells[2][n] for n in (2, 5, 6, 7)] == ["GMP", "–", "CS", "L0"]
+    assert [cells[3][n] for n in (2, 5, 6, 7)] == ["CS", "–", "GMP", "L0"]

@@ -176,6 +176,7 @@ def test_rigl_exchanges_by_gradient_and_skips_the_step(allocation: select.Alloca
                 assert torch.equal(
                     opt.state[p]["momentum_buffer"] != 0, (buffer != 0) & (opt.state[p]["momentum_buffer"] != 0)
                 )
+        if done == 5:  # later exchanges are small, and may give back what they took
             assert any(not torch.equal(gate.mask, held[name]) for name, gate in masks(net).items())
 
 
