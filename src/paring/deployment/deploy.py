@@ -127,9 +127,9 @@ class _Work:
             )
             found = forms(layer)
             if layer not in seen:
-                found = "its own forward was not called on the example"
-            if isinstance(found, str):
-                lines[name] = replace(line, reason=found)
+                found = Refusal("its own forward was not called on the example")
+            if isinstance(found, Refusal):
+                lines[name] = replace(line, reason=found.reason)
                 continue
             made = {form: make() for form, make in found.items()}
             lines[name], form = self._best(line, layer, made, seen[layer])

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from paring.core.answers_only import AnswersOnly
+from paring.core.refusal import Refusal
 from paring.deployment.sparse_layers import SparseConv, SparseLinear
 from paring.deployment.torch_sparse import TorchSparseLinear, TwoFourLinear, block_of, is_two_four
 
@@ -24,22 +25,22 @@ def zeros(layer: nn.Module) -> float:
     return float((weight == 0).sum()) / max(1, weight.numel())
 
 
-def forms(layer: nn.Module) -> dict[str, Form] | str:
+def forms(layer: nn.Module) -> dict[str, Form] | Refusal:
     """By name; or why there are none."""
     if type(layer) not in (nn.Linear, nn.Conv1d, nn.Conv2d):
-        return "no sparse form of this class"
+        return Refusal("no sparse form of this class")
     assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d)
     if any(getattr(layer, kind) for kind in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")):
-        return "it has hooks"
+        return Refusal("it has hooks")
     if zeros(layer) < FEWEST:
-        return "few zeros"
+        return Refusal("few zeros")
     weight = layer.weight.detach()
     if weight.is_cuda:
         if isinstance(layer, nn.Linear) and weight.dtype in (torch.float16, torch.bfloat16) and is_two_four(weight):
             return {"2:4": partial(TwoFourLinear, layer)}
-        return "on CUDA only linear layers in half precision with two zeros in every four weights"
+        return Refusal("on CUDA only linear layers in half precision with two zeros in every four weights")
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
-        return f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}: only float32 on the CPU"
+        return Refusal(f"{str(weight.dtype).removeprefix('torch.')} on {weight.device.type}: only float32 on the CPU")
     return _linear(layer) if isinstance(layer, nn.Linear) else _convolution(layer)
 
 
@@ -52,11 +53,11 @@ def _linear(layer: nn.Linear) -> dict[str, Form]:
     return found
 
 
-def _convolution(layer: nn.Conv1d | nn.Conv2d) -> dict[str, Form] | str:
+def _convolution(layer: nn.Conv1d | nn.Conv2d) -> dict[str, Form] | Refusal:
     if layer.padding_mode != "zeros":
-        return f"padding by {layer.padding_mode}"
+        return Refusal(f"padding by {layer.padding_mode}")
     if not _compiles():
-        return "its kernel needs numba: pip install 'paring[bits]'"
+        return Refusal("its kernel needs numba: pip install 'paring[bits]'")
     return {"packed": partial(SparseConv, layer)}
 
 

@@ -23,6 +23,7 @@ from paring.analysis.weights import is_a
 from paring.core import Example, Inputs
 from paring.core.evaluating import evaluating
 from paring.core.nested import as_nested, as_shapes
+from paring.core.refusal import Refusal
 from paring.core.select_linear import SelectLinear
 from paring.removal.graph_net import NAMES, GraphNet, Recipe, Script
 from paring.removal.modes import same_in_both_modes
@@ -164,7 +165,7 @@ def graph_form(
     captured network has to be possible. Raises `GraphFormError` when it cannot be captured with any batch size, or
     holds what is not understood.
     """
-    scripts: dict[bool, Script | str] = dict.fromkeys((False, True), "it was not asked for")
+    scripts: dict[bool, Script | Refusal] = dict.fromkeys((False, True), Refusal("it was not asked for"))
     changed = ""
     own = captures.net.training
     written: dict[int, tuple[Script, str]] = {}
@@ -178,7 +179,7 @@ def graph_form(
         except (CaptureError, GraphFormError, RewriteError) as error:
             if mode == own or len(modes) == 1:
                 raise GraphFormError(str(error)) from error
-            scripts[mode] = str(error)
+            scripts[mode] = Refusal(str(error))
     once = not isinstance(captures.net, GraphNet)
     recipe = Recipe(keeps.masks, as_shapes(as_nested(captures.example)), captures.sizes) if once else None
     return GraphNet(small, scripts, _argument_names(captures), recipe), changed

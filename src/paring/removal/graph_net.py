@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
+from paring.core.refusal import Refusal
 from paring.core.zeros import Zeros
 
 NAMES: dict[str, object] = {
@@ -103,7 +104,7 @@ class GraphNet(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, scripts: dict[bool, Script | str], names: tuple[str, ...], recipe: Recipe | None
+        self, net: nn.Module, scripts: dict[bool, Script | Refusal], names: tuple[str, ...], recipe: Recipe | None
     ) -> None:
         """net: holds the parameters. scripts: training -> captured forward, or why there is none.
 
@@ -145,7 +146,7 @@ class GraphNet(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         script = self._scripts[self.training]
-        if isinstance(script, str):
+        if isinstance(script, Refusal):
             raise ValueError(f"{self._kind} has no graph for {'train' if self.training else 'eval'} mode: {script}")
         leaves, spec = pytree.tree_flatten(self._arranged(script, args, kwargs))
         if spec != script.inputs:
