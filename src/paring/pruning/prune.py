@@ -142,7 +142,8 @@ def prune(
     optimizer = _checked(net, batches, validate, budgets, how)
     asked = (short_repr(tuple(budgets)), short_repr(search), short_repr(how), short_repr(teacher), str(at))
     kept = None if folder is None else Folder(Path(folder), net, asked, optimizer)
-    if not (drawn := list(islice(batches, search.batches + HELD))):
+    stream = iter(batches)
+    if not (drawn := list(islice(stream, search.batches + HELD))):
         raise ran_out("batches")
     seen, held = drawn[: search.batches], drawn[search.batches :] or drawn
     judge = _Judge(loss or cross_entropy, seen if validate is None else validate, metric)
@@ -160,7 +161,8 @@ def prune(
         with torch.no_grad():
             axis = class_axis(whole.call(original), seen[0])
         teaching = teacher.of(original, loss is None, axis)
-    repair = Repair(gated, seen, judge.loss, search.damping if search.repair else None)
+    repair = Repair(gated, seen, judge.loss, fit=search.repair, damping=search.damping, more=stream)
+    del stream  # processes that load data may end
     made = []
     for number, budget in enumerate(budgets):
         began, before = time.perf_counter(), 0.0

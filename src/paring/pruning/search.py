@@ -49,7 +49,8 @@ class Search:
             network each: 4 for a half, 8 for a quarter. The widths stand before training either way.
         batches: how many batches are looked at.
         repair: let what stays take over the work of what goes, by least squares, where that lowers the loss of two further batches.
-        damping: share of the mean variance that least squares adds to each variance.
+        damping: share of the mean variance that least squares adds to each variance. None is 0.001, and 0.1 for layers that read
+            positions of sequences, where little of what one position needs was seen.
         least: share of the units of each group that stays in any case; one always does. Residual branches may all go.
         balance: power of (units before / units left) that importance in a group is multiplied with: groups are spared that became
             narrower than others of their kind (heads, or other units). 0 goes by the loss right after the cut alone. None is
@@ -64,13 +65,13 @@ class Search:
     rounds: int | None = None
     batches: int = 8
     repair: bool = True
-    damping: float = 1e-3
+    damping: float | None = None
     least: float = 0.0
     balance: float | None = None
 
     def __post_init__(self) -> None:
         check.whole_number(self, "batches", *(("rounds",) if self.rounds is not None else ()))
-        check.positive(self, "damping")
+        check.positive(self, *(("damping",) if self.damping is not None else ()))
         check.not_negative(self, *(("balance",) if self.balance is not None else ()))
         check.within(self, "[0, 1)", "least", what="a share of a group's units,")
 
@@ -231,7 +232,7 @@ def _close(gated: GatedCopy, repair: Repair, mask: Tensor, how: Setting) -> None
     Least squares fit the rows that were seen: of a wide layer and few rows, or rows that do not matter (padding), too well.
     """
     losses = []
-    for fit in (False, True) if repair.damping is not None else (False,):
+    for fit in (False, True) if repair.fits else (False,):
         repair.apply(mask, fit=fit)
         renew_statistics(gated.net, how.seen, how.loss)
         losses.append(mean_loss(gated.net, how.held, how.loss))

@@ -191,7 +191,8 @@ def sensitivity(
     check_copies(net)
     if not shares or not all(0 < share < 1 for share in shares):
         raise ValueError(f"sensitivity(shares={tuple(shares)!r}): shares of a group's units that go, each in (0, 1)")
-    seen = list(islice(batches, search.batches))
+    stream = iter(batches)
+    seen = list(islice(stream, search.batches))
     if not seen:
         raise ValueError("batches is empty: give an iterable of at least one batch, such as a DataLoader or a list")
     given = Inputs.of(example) if example is not None else example_of(net, called_with(net, seen, loss))
@@ -200,7 +201,7 @@ def sensitivity(
     gated.set(whole)
     dense = mean_loss(gated.net, seen, loss)
     judged = search.importance.look(gated, seen, loss)
-    repair, renewed = Repair(gated, seen, loss, search.damping if search.repair else None), None
+    repair, renewed = Repair(gated, seen, loss, fit=search.repair, damping=search.damping, more=stream), None
     if search.repair:
         renew_statistics(gated.net, seen, loss)
         renewed = mean_loss(gated.net, seen, loss)
@@ -229,7 +230,7 @@ def _trial(
     repair.undo()
     gated.set(mask)
     closed = mean_loss(gated.net, seen, loss)
-    if repair.damping is not None:
+    if repair.fits:
         repair.apply(mask)
         renew_statistics(gated.net, seen, loss)
         repaired = mean_loss(gated.net, seen, loss)
