@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import paring as pr
 from paring.core import Inputs, release
+from paring.core.default_loss import mean_loss
 from paring.pruning import repair as repair_module
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
@@ -66,6 +67,89 @@ def test_it_is_least_squares(bias: bool) -> None:
     if bias:
         torch.testing.assert_close(gated.net[2].bias, weights[6], atol=1e-6, rtol=1e-5)
     assert not gated.net[2].weight[:, [1, 5]].any()
+
+
+class Tagger(nn.Module):
+    """Positions of sequences, one of which carries far more than the others, and a mask of padding."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.wide, self.out = nn.Linear(5, width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor, attention_mask: Tensor) -> Tensor:
+        said: Tensor = self.out(self.wide(x).tanh() * x[..., :1].abs().clamp(min=1))
+        return said * attention_mask[..., None]
+
+
+def sequences(count: int, size: int = 8, length: int = 6) -> list[tuple[Tensor, Tensor]]:
+    torch.manual_seed(7)
+    found = []
+    for _ in range(count):
+        x, real = torch.randn(size, length, 5).double(), torch.ones(size, length).long()
+        x[:, 0] *= 1000
+        real[: size // 2, length // 2 :] = 0
+        found.append((x, real))
+    return found
+
+
+def distance_to(teacher: nn.Module) -> Any:
+    """A loss: the mean distance of answers of length 1."""
+
+    def loss(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        ours, theirs = (F.normalize(one(batch[0], attention_mask=batch[1]), dim=-1) for one in (net, teacher))
+        return (ours - theirs.detach()).square().mean()
+
+    return loss
+
+
+def test_along_sequences_errors_are_relative_and_padding_does_not_count() -> None:
+    net, found = seeded(Tagger).double(), sequences(4)
+    gated = GatedCopy.of(net, Inputs((found[0][0][:2],), {"attention_mask": found[0][1][:2]}), "units")
+    Repair(gated, found, distance_to(net), damping=1e-13).apply(closed(gated, "wide", [1, 5]))
+    release(gated.net)
+    x = torch.cat([x[real != 0] for x, real in found])
+    hidden = net.wide(x).tanh() * x[..., :1].abs().clamp(min=1)
+    wanted = net.out(hidden)
+    weights = []
+    for one, real in found:  # 1 / |y|², a batch at a time
+        y = net.out(net.wide(one).tanh() * one[..., :1].abs().clamp(min=1))[real != 0].square().sum(1)
+        weights.append(1 / (y + 1e-3 * y.median()))
+    root = torch.cat(weights).sqrt()[:, None].detach()
+    kept = torch.tensor([0, 2, 3, 4, 6, 7])
+    columns = torch.cat([hidden[:, kept], torch.ones(len(x), 1).double()], 1)
+    best = torch.linalg.lstsq(columns * root, wanted * root).solution
+    torch.testing.assert_close(gated.net.get_parameter("out.weight")[:, kept], best[:6].T, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(gated.net.get_parameter("out.bias"), best[6], atol=1e-6, rtol=1e-5)
+
+
+def test_a_position_that_carries_far_more_does_not_decide_alone() -> None:
+    """Relative errors keep what all positions say; absolute ones (2-D rows, that of the layer alone) keep the first one's."""
+    net, found = seeded(lambda: Tagger(32)).double(), sequences(8)
+    example = Inputs((found[0][0][:2],), {"attention_mask": found[0][1][:2]})
+    loss, held = distance_to(net), sequences(9)[8:]
+    losses = {}
+    for name in ("not at all", "relative", "absolute"):
+        gated = GatedCopy.of(net, example, "units")
+        mask = closed(gated, "wide", list(range(8)))
+        repair = Repair(gated, found, loss)
+        if name == "absolute":
+            repair.moments = {"out": repair_module.Moments(torch.zeros(32, 32).double(), torch.zeros(32).double())}
+            for x, real in found:
+                repair.moments["out"].add((net.wide(x).tanh() * x[..., :1].abs().clamp(min=1))[real != 0].detach())
+        repair.apply(mask, fit=name != "not at all")
+        losses[name] = float(mean_loss(gated.net, held, loss))
+    assert losses["relative"] < 0.5 * min(losses["absolute"], losses["not at all"]), losses
+
+
+@pytest.mark.parametrize(("width", "taken"), [(8, 0), (30, 5), (2_000, 14)])
+def test_wide_layers_see_more_batches(width: int, taken: int) -> None:
+    """36 rows a batch: 72 of two are enough for 8 columns (64 rows), not for 30 (240); at most 8 times as many batches."""
+    net, found = seeded(lambda: Tagger(width)).double(), sequences(2)
+    gated = GatedCopy.of(net, Inputs((found[0][0][:2],), {"attention_mask": found[0][1][:2]}), "units")
+    more = iter(sequences(20))
+    repair = Repair(gated, found, distance_to(net), more=more)
+    assert 20 - len(list(more)) == taken
+    assert repair.moments["out"].count == 36 * (2 + taken)
 
 
 def test_convolutions_too_and_grouped_ones_are_left_alone() -> None:
@@ -122,7 +206,7 @@ def test_it_is_judged_on_batches_that_were_not_fitted() -> None:
     pr.prune(
         net, found, loss, to=pr.Budget(macs=0.5), epochs=0, search=pr.pruning.Search(batches=3), validate=found[:1]
     )
-    assert set(looked) == {0, 1, 2, 3, 4}  # three that are fitted, two that judge
+    assert set(looked) == {0, 1, 2, 3, 4, 5}  # three that are fitted, two that judge, one more for the moments
     assert "train" not in looked[3] + looked[4]
 
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import paring as pr
 from paring.core import Progress
 from paring.pruning import Magnitude, Search, Sensitivity
+from paring.pruning.repair import DAMPING
 from paring.pruning.sensitivity import GroupTrials, Trial
 
 Batch = tuple[Tensor, Tensor]
@@ -86,7 +87,7 @@ def test_the_losses_are_those_of_networks_without_the_units(net: nn.Module, batc
         said = read @ net.get_parameter("8.weight").T
         mean = read.mean(0)
         left = (read - mean)[:, stays]
-        ridge = search.damping * left.square().mean(0).mean()
+        ridge = DAMPING * left.square().mean(0).mean()
         gram = left.T @ left / len(left) + ridge * torch.eye(3, dtype=torch.float64)
         lost = (read - mean)[:, gone] @ net.get_parameter("8.weight")[:, gone].T
         closed.get_parameter("8.weight")[:, stays] += torch.linalg.solve(gram, left.T @ lost / len(left)).T
