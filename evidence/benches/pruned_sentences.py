@@ -26,7 +26,6 @@ from paring.pruning import Tune, tune
 
 SEEDS = 3
 BUDGETS = (0.6,)
-CALIBRATION = 16
 _BATCH, _VALIDATION, _TEST = 16, 256, 512
 _TUNE = Tune(1, lambda p: torch.optim.AdamW(p, lr=3e-4, weight_decay=0.01), clip=1.0)
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -96,9 +95,8 @@ def measure(
     """One row: cut, train on, and judge."""
     train, validation, test = parts
     torch.manual_seed(1_000 + seed)
-    calibration = [batch for batch, _ in zip(train, range(CALIBRATION), strict=False)]
     began = time.process_time()
-    small = WAYS[way](net, calibration, share)
+    small = WAYS[way](net, train, share)
     searched = time.process_time() - began
     cut = qualities(small, validation)
     torch.manual_seed(seed)
@@ -145,25 +143,25 @@ def qualities(net: nn.Module, part: Batch) -> dict[str, float]:
     }
 
 
-Way = Callable[[nn.Module, list[Batch], float], nn.Module]
+Way = Callable[[nn.Module, Lines, float], nn.Module]
 
 
 def ours(multiple_of: int = 1) -> Way:
     """`pr.prune` without training."""
 
-    def cut(net: nn.Module, calibration: list[Batch], share: float) -> nn.Module:
+    def cut(net: nn.Module, train: Lines, share: float) -> nn.Module:
         budget = pr.Budget(macs=share, multiple_of=multiple_of)
-        return pr.prune(net, calibration, distance, to=budget, epochs=0, teacher=None)[0]
+        return pr.prune(net, train, distance, to=budget, epochs=0, teacher=None)[0]
 
     return cut
 
 
-def torch_pruning(net: nn.Module, calibration: list[Batch], share: float) -> nn.Module:
+def torch_pruning(net: nn.Module, train: Lines, share: float) -> nn.Module:
     """Torch-Pruning by group L2: one shot, global, the ratio found by bisection.
 
     Its other importances are gradients, and the distance to the network's own answers has none.
     """
-    batch = calibration[0]
+    batch = next(iter(train))
     dense = macs(net, batch)
     return bisected(lambda ratio: _cut(net, batch, ratio), lambda one: macs(one, batch) / dense, share)
 
