@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 import paring as pr
 from paring.pruning import Magnitude, Search, Teacher, Tune, tune
+from paring.pruning.gated import GatedCopy
 from paring.pruning.prune import cross_entropy
 from paring.pruning.pruned import Look
 from paring.train.checkpoint import CheckpointError
@@ -263,8 +264,13 @@ def test_heads_of_train_mode_are_named_and_what_a_forward_left_is_no_hindrance()
 
     net, found = seeded(Auxiliary), batches((5,))
     loss(net, found[0])
+
+    class Never:
+        def look(self, gated: GatedCopy, batches: Any, loss: Any) -> Tensor:
+            raise AssertionError("refused before anything is searched")
+
     with pytest.raises(ValueError, match="'aux' runs there, and not in eval mode, and reads units that were cut"):
-        pr.prune(net, found, loss, to=pr.Budget(macs=0.5), epochs=1)
+        pr.prune(net, found, loss, to=pr.Budget(macs=0.5), epochs=1, search=Search(importance=Never()))
     small, _ = pr.prune(net, found, loss, to=pr.Budget(macs=0.5), epochs=0)
     assert small.front.out_features < 24
     small, pruned = pr.prune(net, found, loss, to=pr.Budget(macs=0.5), epochs=1, at="units:!front")

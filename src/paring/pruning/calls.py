@@ -89,6 +89,17 @@ def refuse_lost_training(net: nn.Module, small: nn.Module, inputs: Inputs) -> No
     """
     if runs(small, inputs, train=True) or not runs(net, inputs, train=True):
         return
+    alone = train_mode_alone(net, inputs)
+    part = f"{alone[0]!r} runs there, and not in eval mode, and" if alone else "something in its forward"
+    raise ValueError(
+        f"the small network does not run in train mode: {part} reads units that were cut. Switch it off for the training after "
+        'the cut, or keep what it reads: at="units:!NAME", with the layer in front of it'
+    )
+
+
+@torch.no_grad()
+def train_mode_alone(net: nn.Module, inputs: Inputs) -> list[str]:
+    """Modules with parameters that are called in train mode and not in eval mode, by name."""
     called = []
     for train in (False, True):
         copied, names = copy.deepcopy(net).train(train), set[str]()
@@ -97,12 +108,8 @@ def refuse_lost_training(net: nn.Module, small: nn.Module, inputs: Inputs) -> No
         with untouched_random():
             inputs.call(copied)
         called.append(names)
-    alone = min(called[1] - called[0], default="")
-    raise ValueError(
-        f"the small network does not run in train mode: {repr(alone) if alone else 'what'} runs there, and not in eval mode, and reads "
-        'units that were cut. Switch it off for the training after the cut, or keep what it reads: at="units:!NAME", with the layer '
-        "in front of it"
-    )
+    held = {name for name, module in net.named_modules() if any(True for _ in module.parameters())}
+    return sorted((called[1] - called[0]) & held)
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ from paring.core.evaluating import evaluating
 from paring.core.torch_masks import multiplied_in
 from paring.core.unwrap import without_wrapped_parts
 from paring.methods import Budget
-from paring.pruning.calls import Calls, example_of, few, refuse_lost_training
+from paring.pruning.calls import Calls, example_of, few, refuse_lost_training, runs, train_mode_alone
 from paring.pruning.folder import Folder
 from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
@@ -163,6 +163,8 @@ def prune(
         teaching = teacher.of(original, loss is None, axis)
     repair = Repair(gated, seen, judge.loss, fit=search.repair, damping=search.damping, more=stream)
     del stream  # processes that load data may end
+    if how.epochs and runs(net, few(whole), train=True) and train_mode_alone(net, few(whole)):
+        _try_training(net, gated, setting)
     made = []
     for number, budget in enumerate(budgets):
         began, before = time.perf_counter(), 0.0
@@ -256,6 +258,21 @@ def measured(metric: Metric, net: nn.Module) -> float:
         return float(found)  # type: ignore[arg-type]  # whatever the user's metric returns
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"metric(net) has to return one number, and returned a {type(found).__name__}") from error
+
+
+def _try_training(net: nn.Module, gated: GatedCopy, setting: Setting) -> None:
+    """Before anything is searched: does the network train without a unit of each group?
+
+    Raises:
+        ValueError: it does not, since a part that runs in train mode alone reads what was cut.
+    """
+    starts = torch.tensor([0, *gated.sizes[:-1]]).cumsum(0)
+    mask = torch.ones(gated.units, dtype=torch.bool)
+    mask[starts[torch.tensor(gated.sizes) > 1]] = False
+    gated.set(mask)
+    small, _ = removed(gated, setting)
+    gated.set(torch.ones_like(mask))
+    refuse_lost_training(net, small, few(setting.whole))
 
 
 def called_with(net: nn.Module, seen: list[Any], loss: Loss) -> Inputs:
