@@ -19,6 +19,7 @@ from paring.pruning.gated import GatedCopy
 from paring.pruning.norms import renew_statistics
 from paring.pruning.prune import cross_entropy
 from paring.pruning.repair import Repair
+from paring.pruning.search import Setting, _close
 from pruning.networks import Residual, batches, mlp, seeded
 
 
@@ -139,6 +140,24 @@ def test_a_position_that_carries_far_more_does_not_decide_alone() -> None:
         repair.apply(mask, fit=name != "not at all")
         losses[name] = float(mean_loss(gated.net, held, loss))
     assert losses["relative"] < 0.5 * min(losses["absolute"], losses["not at all"]), losses
+
+
+def test_the_way_with_the_lowest_loss_on_batches_that_were_not_fitted_is_taken() -> None:
+    net, found = seeded(lambda: Tagger(32)).double(), sequences(12)
+    gated = GatedCopy.of(net, Inputs((found[0][0][:2],), {"attention_mask": found[0][1][:2]}), "units")
+    loss, example = distance_to(net), Inputs((found[0][0][:2], found[0][1][:2]))
+    repair = Repair(gated, found[:8], loss)
+    assert repair.dampings == (repair_module.DAMPING, repair_module.POSITIONS_DAMPING)
+    mask, losses = closed(gated, "wide", list(range(8))), []
+    for way in ({"fit": False}, *({"positions": damping} for damping in repair.dampings)):
+        repair.apply(mask, **way)  # type: ignore[arg-type]
+        losses.append(float(mean_loss(gated.net, found[10:], loss)))
+    assert len(set(losses)) == 3
+    _close(gated, repair, mask, Setting(pr.Search(), found[:8], found[10:], loss, example, example))
+    assert float(mean_loss(gated.net, found[10:], loss)) == min(losses)
+    assert Repair(gated, found[:8], loss, damping=0.5).dampings == (repair_module.POSITIONS_DAMPING,), (
+        "one is asked for"
+    )
 
 
 @pytest.mark.parametrize(("width", "taken"), [(8, 0), (30, 5), (2_000, 14)])

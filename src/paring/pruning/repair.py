@@ -73,11 +73,6 @@ class Moments:
         """Whether more rows would change little."""
         return self.count >= _ENOUGH * len(self.first)
 
-    @property
-    def damping(self) -> float:
-        """What is added to each variance, as a share of their mean, by default."""
-        return POSITIONS_DAMPING if self.relative else DAMPING
-
 
 class Repair:
     """A network in which the readers of what goes can be weighted anew, always from the weights that they had.
@@ -121,17 +116,24 @@ class Repair:
     def _lacking(self) -> bool:
         return not all(seen.enough for seen in self.moments.values() if seen.count)
 
+    @property
+    def dampings(self) -> tuple[float, ...]:
+        """What is worth trying for `positions`."""
+        both = self.damping is None and any(seen.relative for seen in self.moments.values())
+        return (DAMPING, POSITIONS_DAMPING) if both else (POSITIONS_DAMPING,)
+
     def undo(self) -> None:
         """All weights and statistics are those of the beginning; the gates stay as they are."""
         self.gated.net.load_state_dict(self.original)
 
     @torch.no_grad()
-    def apply(self, mask: Tensor, *, fit: bool = True) -> int:
+    def apply(self, mask: Tensor, *, fit: bool = True, positions: float = POSITIONS_DAMPING) -> int:
         """Close what is not in `mask`, (units,), and weigh its readers anew; what both had before is undone.
 
         Args:
             mask: True stays.
             fit: whether readers are weighted anew.
+            positions: damping of those that read positions, where none was given for all.
 
         Returns:
             How many layers were weighted anew.
@@ -141,7 +143,8 @@ class Repair:
         for name, stays in _columns(self.gated, mask) if fit else ():
             if name in self.moments and not bool(stays.all()):
                 seen = self.moments[name]
-                _solve(modules[name], stays, seen, seen.damping if self.damping is None else self.damping)
+                own = positions if seen.relative else DAMPING
+                _solve(modules[name], stays, seen, own if self.damping is None else self.damping)
                 count += 1
         self.gated.set(mask)
         return count
