@@ -222,13 +222,15 @@ def equal_view(results: Results) -> str:
 
     "Ahead of", "level with" and "behind" follow from the paired differences at this density (`evidence.comparison`).
     """
-    heads = ("data", "density", "method", "error %", "minus dense", "ahead of", "level with", "behind", "seeds")
+    heads = (
+        *("network", "data", "density", "method", "error %", "minus dense"),
+        *("ahead of", "level with", "behind", "seeds"),
+    )
     lines = []
-    for (_, data), methods in _tasks(results).items():
+    for (model, data), methods in _tasks(results).items():
+        task = (NETWORKS.get(model, model), DATA.get(data, data))
         dense = _by_seed(methods.get("dense", []))
-        lines.append(
-            (DATA.get(data, data), "100 %", "dense", _error(list(dense.values())), *[DASH] * 4, str(len(dense)))
-        )
+        lines.append((*task, "100 %", "dense", _error(list(dense.values())), *[DASH] * 4, str(len(dense))))
         groups: dict[str, dict[str, dict[int, float]]] = {}
         for name, rows in methods.items():
             for row in () if name == "dense" else rows:
@@ -242,10 +244,31 @@ def equal_view(results: Results) -> str:
                         words[difference.word].append(other)
                 outcome = ("; ".join(words[word]) or DASH for word in ("ahead", "level", "behind"))
                 mean = _error(list(errors.values()))
-                lines.append(
-                    (DATA.get(data, data), density, name, mean, told(errors, dense), *outcome, str(len(errors)))
-                )
-    return markdown(heads, lines, words=3)
+                lines.append((*task, density, name, mean, told(errors, dense), *outcome, str(len(errors))))
+    return markdown(heads, lines, words=4)
+
+
+def equal_cost_view(results: Results) -> str:
+    """`equal_view` of what `savarese2020-small` has at the cost of Continuous Sparsification, at the densities that all were asked for."""
+    rows: list[Row] = []
+    for methods in _tasks(results).values():
+        lengths = {name.rpartition(", ")[2] for name in methods if name.startswith("dense, ")}
+        names = {
+            name: name.partition(f", {length}")[0] for length in lengths for name in methods if name.endswith(length)
+        }
+        names |= {"CS": "CS, ticket retrained", "CS, weights kept": "CS, weights kept"}
+        asked = [
+            {str(row["method"]).partition(": ")[2] for row in methods.get(name, [])}
+            for name in names
+            if name[:5] != "dense"
+        ]
+        common = set.intersection(*asked) if asked else set()
+        for name, told_as in names.items():
+            for row in methods.get(name, []):
+                density = str(row["method"]).partition(": ")[2]
+                if density in common or told_as == "dense":
+                    rows.append({**row, "method": f"{told_as}: {density}" if density else told_as})
+    return equal_view(Results(results.name, results.command, rows))
 
 
 def _by_seed(rows: Sequence[Row]) -> dict[int, float]:

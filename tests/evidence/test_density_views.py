@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from evidence.tables import TABLES
-from evidence.views.density_views import choice_view, density_chart, density_view, equal_view, layers_view, points
+from evidence.views.density_views import (
+    choice_view,
+    density_chart,
+    density_view,
+    equal_cost_view,
+    equal_view,
+    layers_view,
+    points,
+)
 from evidence.views.views import FIGURES, VIEWS, find
 from paring.cli.results import Results
 
@@ -220,7 +228,21 @@ def test_words_follow_from_paired_differences() -> None:
     rows = [row(f"{name}: 2 %", seed, 0.02, one) for name, found in errors.items() for seed, one in enumerate(found)]
     lines = equal_view(Results("savarese2020-equal", "x", [*dense, *rows])).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
-    assert cells[0] == ["MNIST", "100 %", "dense", "1.05 ± 0.13", "–", "–", "–", "–", "4"]
-    assert cells[1][2:] == ["L0", "1.10 ± 0.10", "**+0.10 ± 0.00**", "GMP; CS", "–", "–", "3"]
-    assert [cells[2][n] for n in (2, 5, 6, 7)] == ["GMP", "–", "CS", "L0"]
-    assert [cells[3][n] for n in (2, 5, 6, 7)] == ["CS", "–", "GMP", "L0"]
+    assert cells[0] == ["LeNet-300-100", "MNIST", "100 %", "dense", "1.05 ± 0.13", "–", "–", "–", "–", "4"]
+    assert cells[1][3:] == ["L0", "1.10 ± 0.10", "**+0.10 ± 0.00**", "GMP; CS", "–", "–", "3"]
+    assert [cells[2][n] for n in (3, 6, 7, 8)] == ["GMP", "–", "CS", "L0"]
+    assert [cells[3][n] for n in (3, 6, 7, 8)] == ["CS", "–", "GMP", "L0"]
+
+
+def test_equal_cost_takes_the_lengths_of_the_longer_dense_network_and_common_densities() -> None:
+    told = (
+        *("dense", "dense, 16 epochs", "CS: 2 %", "CS: 50 %", "CS, weights kept: 2 %"),
+        *("L0: 2 %", "L0, 16 epochs: 2 %", "GMP, one threshold, 16 epochs: 2 %"),
+    )
+    rows = [row(name, seed, 0.02, 3.0 + number) for number, name in enumerate(told) for seed in range(2)]
+    lines = equal_cost_view(Results("savarese2020-small", "x", rows)).splitlines()[2:]
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
+    assert [(one[2], one[3], one[4].split(" ")[0]) for one in cells] == [
+        *(("100 %", "dense", "4.00"), ("2 %", "L0", "9.00"), ("2 %", "GMP, one threshold", "10.00")),
+        *(("2 %", "CS, ticket retrained", "5.00"), ("2 %", "CS, weights kept", "7.00")),
+    ]
