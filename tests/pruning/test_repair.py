@@ -155,6 +155,8 @@ def test_the_way_with_the_lowest_loss_on_batches_that_were_not_fitted_is_taken()
     assert len(set(losses)) == 3
     _close(gated, repair, mask, Setting(pr.Search(), found[:8], found[10:], loss, example, example))
     assert float(mean_loss(gated.net, found[10:], loss)) == min(losses)
+    _close(gated, repair, mask, Setting(pr.Search(), found[:8], found[:8], loss, example, example))
+    assert float(mean_loss(gated.net, found[10:], loss)) == losses[-1], "nothing to judge on: the larger damping"
     assert Repair(gated, found[:8], loss, damping=0.5).dampings == (repair_module.POSITIONS_DAMPING,), (
         "one is asked for"
     )

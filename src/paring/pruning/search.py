@@ -229,11 +229,13 @@ def find(
 def _close(gated: GatedCopy, repair: Repair, mask: Tensor, how: Setting) -> None:
     """Close what is not in `mask`, and let what stays take over its work, in the way that has the lowest loss; or not at all.
 
-    Least squares fit the rows that were seen: of a wide layer and few rows too well.
+    Least squares fit the rows that were seen: of a wide layer and few rows too well. Where there are no further batches to
+    judge on, the larger damping is taken: on what was fitted the smaller one is always better.
     """
     ways: list[dict[str, Any]] = [{"fit": False}]
     if repair.fits:
-        ways += [{"positions": damping} for damping in repair.dampings]
+        fresh = how.held[0] is not how.seen[0]
+        ways += [{"positions": damping} for damping in repair.dampings[0 if fresh else -1 :]]
     losses = []
     for way in ways:
         repair.apply(mask, **way)
