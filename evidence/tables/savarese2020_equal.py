@@ -81,7 +81,7 @@ TUNED: dict[str, dict[float, float]] = {
     "CS, weights kept": {0.1: 3, 0.02: 10, 0.005: 10},
     "L0": {0.1: 0.8, 0.02: 0.5, 0.005: 0.2},
     "GMP": {0.1: 0.5, 0.02: 0.75, 0.005: 0.5},
-    "RigL": {0.1: 30, 0.02: 30, 0.005: 30},
+    "RigL": {0.1: 30, 0.02: 30, 0.005: 100},
 }
 """The lowest validation error of `savarese2020-tuning`, by method and density."""
 
