@@ -1,6 +1,6 @@
 """Two ways at the same seeds: the mean difference, its interval by Student's t, and the word that follows from it.
 
-Every page takes its words from here: *ahead* and *behind* where the 95 % interval of the paired difference excludes zero, else
+Tables take their words from here: *ahead* and *behind* where the 95 % interval of the paired difference excludes zero, else
 *level*. Lower is better, as for errors.
 """
 
